@@ -1,0 +1,47 @@
+package sa
+
+import (
+	"net/netip"
+
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// Action is something that the caller performs for a machine. The set is
+// closed: Send, AddSA, UpdateSA, DeleteSA, AddPolicy, DeletePolicy, Emit.
+type Action interface{ action() }
+
+// Send sends an IKE datagram. Port 4500 at either end means that the
+// transport puts the non-ESP marker in front.
+type Send struct {
+	Local, Remote netip.AddrPort
+	Datagram      []byte
+}
+
+// AddSA installs an SA in the data plane.
+type AddSA struct{ SA ipsec.SA }
+
+// UpdateSA moves an SA to new outer addresses.
+type UpdateSA struct {
+	ID ipsec.SAID
+	To ipsec.SAUpdate
+}
+
+// DeleteSA removes an SA.
+type DeleteSA struct{ ID ipsec.SAID }
+
+// AddPolicy adds or replaces a policy.
+type AddPolicy struct{ Policy ipsec.Policy }
+
+// DeletePolicy removes a policy.
+type DeletePolicy struct{ ID ipsec.PolicyID }
+
+// Emit reports an event.
+type Emit struct{ Event Event }
+
+func (Send) action()         {}
+func (AddSA) action()        {}
+func (UpdateSA) action()     {}
+func (DeleteSA) action()     {}
+func (AddPolicy) action()    {}
+func (DeletePolicy) action() {}
+func (Emit) action()         {}

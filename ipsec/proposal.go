@@ -1,0 +1,169 @@
+package ipsec
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Proposal is one offer of an SA payload: a protocol, the sender's SPI and the
+// transforms to choose one of each type from, in order of preference
+// (RFC 7296, section 3.3).
+type Proposal struct {
+	Number     uint8 // position in the SA payload, from 1; zero when not on the wire
+	Protocol   Protocol
+	SPI        []byte // 0, 4 (ESP, AH) or 8 (IKE) octets
+	Transforms []Transform
+}
+
+// Of returns the transforms of one type, in order of preference.
+func (p Proposal) Of(t TransformType) []Transform {
+	var of []Transform
+	for _, tr := range p.Transforms {
+		if tr.Type == t {
+			of = append(of, tr)
+		}
+	}
+	return of
+}
+
+// Get returns the transform of a type in a chosen proposal, where each type
+// occurs at most once; ok is false when the type does not occur.
+func (p Proposal) Get(t TransformType) (tr Transform, ok bool) {
+	for _, tr := range p.Transforms {
+		if tr.Type == t {
+			return tr, true
+		}
+	}
+	return Transform{}, false
+}
+
+// Without returns a copy of the proposal that lacks one transform type. The
+// ESP proposals of an IKE_AUTH exchange go without groups.
+func (p Proposal) Without(t TransformType) Proposal {
+	p.Transforms = slices.DeleteFunc(slices.Clone(p.Transforms), func(tr Transform) bool { return tr.Type == t })
+	return p
+}
+
+// String lists the algorithms as "ESP: AES-CBC-256, HMAC-SHA2-256-128, no ESN".
+func (p Proposal) String() string {
+	names := make([]string, len(p.Transforms))
+	for i, tr := range p.Transforms {
+		names[i] = tr.String()
+	}
+	return p.Protocol.String() + ": " + strings.Join(names, ", ")
+}
+
+// MismatchError tells why two lists of proposals have nothing in common: for
+// the pair of proposals that came closest, the first transform type on which
+// they differ and what each side had there.
+type MismatchError struct {
+	Protocol Protocol
+	Type     TransformType // zero when no proposal was for the wanted protocol
+	Ours     []Transform
+	Theirs   []Transform
+}
+
+func (e *MismatchError) Error() string {
+	if e.Type == 0 {
+		return fmt.Sprintf("no proposal for %s", e.Protocol)
+	}
+	return fmt.Sprintf("%s: no common %s: we have %s, the peer has %s",
+		e.Protocol, e.Type, TransformList(e.Ours), TransformList(e.Theirs))
+}
+
+// TransformList joins names for a message; an empty list reads "none".
+func TransformList(list []Transform) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	names := make([]string, len(list))
+	for i, tr := range list {
+		names[i] = tr.String()
+	}
+	return strings.Join(names, ", ")
+}
+
+// Choose selects the proposal to answer with: the first of theirs that one of
+// ours, taken in our order of preference, agrees with. The result carries
+// their number and SPI and exactly one transform of each type. The error is
+// always a *MismatchError.
+func Choose(ours, theirs []Proposal) (Proposal, error) {
+	best, bestDepth := &MismatchError{}, -1
+	if len(ours) > 0 {
+		best.Protocol = ours[0].Protocol
+	}
+	for _, our := range ours {
+		for _, their := range theirs {
+			if our.Protocol != their.Protocol {
+				continue
+			}
+			chosen, mismatch, depth := match(our, their)
+			if mismatch == nil {
+				return chosen, nil
+			}
+			if depth > bestDepth {
+				best, bestDepth = mismatch, depth
+			}
+		}
+	}
+	return Proposal{}, best
+}
+
+// transformOrder is the order in which types are matched, and so the order in
+// which a mismatch is blamed.
+var transformOrder = []TransformType{
+	TransformEncryption, TransformIntegrity, TransformPRF, TransformGroup, TransformESN,
+}
+
+// match intersects two proposals. depth counts the types that agreed before
+// the mismatch.
+func match(our, their Proposal) (chosen Proposal, mismatch *MismatchError, depth int) {
+	chosen = Proposal{Number: their.Number, Protocol: their.Protocol, SPI: slices.Clone(their.SPI)}
+	for _, their := range their.Transforms {
+		if !slices.Contains(transformOrder, their.Type) {
+			// A type that we do not know cannot be agreed on (RFC 7296, 3.3.6).
+			return Proposal{}, &MismatchError{our.Protocol, their.Type, nil, []Transform{their}}, depth
+		}
+	}
+	for _, t := range transformOrder {
+		mine, yours := our.Of(t), their.Of(t)
+		if enc, _ := chosen.Get(TransformEncryption); t == TransformIntegrity && enc.IsAEAD() {
+			// A combined-mode cipher goes with no integrity transform, or with
+			// NONE (RFC 7296, section 3.3.3). The peer may have put the ones of
+			// its other ciphers into the same proposal.
+			mine, yours = nil, slices.DeleteFunc(yours, func(tr Transform) bool { return tr.ID != IntegrityNone })
+		}
+		mine, yours = withDefault(t, our.Protocol, mine), withDefault(t, our.Protocol, yours)
+		if len(mine) == 0 && len(yours) == 0 {
+			continue
+		}
+		i := slices.IndexFunc(mine, func(tr Transform) bool { return slices.Contains(yours, tr) })
+		if i < 0 {
+			return Proposal{}, &MismatchError{our.Protocol, t, mine, yours}, depth
+		}
+		depth++
+		explicit := slices.Contains(their.Transforms, mine[i])
+		if explicit {
+			chosen.Transforms = append(chosen.Transforms, mine[i])
+		}
+	}
+	return chosen, nil, depth
+}
+
+// withDefault spells out what an absent transform means: no integrity, no
+// group, and for ESP no extended sequence numbers.
+func withDefault(t TransformType, p Protocol, list []Transform) []Transform {
+	if len(list) > 0 {
+		return list
+	}
+	switch {
+	case t == TransformIntegrity:
+		return []Transform{Integrity(IntegrityNone)}
+	case t == TransformGroup && p != ProtocolIKE:
+		return []Transform{Group(GroupNone)}
+	case t == TransformESN && p != ProtocolIKE:
+		return []Transform{ESN(false)}
+	}
+	return nil
+}
