@@ -1,0 +1,81 @@
+# vpngw: `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+export CGO_ENABLED ?= 0
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+TOOL    := go tool -modfile=deploy/tools/go.mod
+FUZZTIME ?= 10s
+BENCH_SECONDS ?= 10
+
+# Packages whose tests need root and make network namespaces of their own.
+NETNS_PACKAGES := ./dataplane/... ./ike/... ./cmd/...
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## install the Debian packages that run and test need
+	@deploy/deps.sh
+
+.PHONY: build
+build: ## build bin/vpngwd, bin/vpnctl and bin/vpnbench (static)
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
+
+.PHONY: run
+run: deps build ## show a tunnel to strongSwan carrying traffic (ONCE=1: then end)
+	go run ./deploy/lab $(if $(ONCE),--once)
+
+.PHONY: test
+test: deps build lint unit race netns sdk e2e fuzz ## everything that CI runs
+	@echo "all tests ran; nothing was skipped"
+
+.PHONY: unit
+unit: ## unit tests, no root needed
+	go test -shuffle=on ./...
+
+.PHONY: race
+race: ## unit tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race -shuffle=on ./...
+
+.PHONY: netns
+netns: ## package tests that need root and network namespaces
+	go test -tags netns -run 'NetNS' -count=1 $(NETNS_PACKAGES)
+
+.PHONY: sdk
+sdk: build ## the official Go SDK against the daemon
+	cd deploy/sdktest && go test -count=1 ./...
+
+.PHONY: e2e
+e2e: build ## scenarios against strongSwan in network namespaces (root)
+	go test -tags e2e -count=1 -timeout 30m ./deploy/e2e/...
+
+.PHONY: lint
+lint: ## formatting, vet, golangci-lint, generated files, go.mod
+	$(TOOL) golangci-lint run ./...
+	go mod tidy -diff
+	deploy/check-generated.sh
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (default 10s)
+	deploy/fuzz.sh $(FUZZTIME)
+
+.PHONY: soak
+soak: build ## long fuzzing and the long e2e scenarios
+	deploy/fuzz.sh 2m
+	VPNGW_E2E_SOAK=1 go test -tags e2e -count=1 -timeout 90m -run Soak ./deploy/e2e/...
+
+.PHONY: bench
+bench: deps build ## micro benchmarks and the comparison with peers
+	go test -run '^$$' -bench . -benchmem ./ipsec/... ./dataplane/... ./ike/...
+	bin/vpnbench esp --seconds $(BENCH_SECONDS)
+
+.PHONY: generate
+generate: ## regenerate what is generated from control/api/openapi.yaml
+	go generate ./...
+
+.PHONY: clean
+clean: ## remove build results
+	rm -rf bin

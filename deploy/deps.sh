@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that `make run` and `make test` use and that are
+# not there yet. Needs root only when something is missing.
+set -euo pipefail
+
+packages=(
+  # the peer: stock strongSwan
+  charon-systemd strongswan-swanctl libstrongswan-standard-plugins
+  libstrongswan-extra-plugins libcharon-extra-plugins
+  # namespaces, NAT, captures, load
+  iproute2 nftables conntrack iputils-ping iperf3 tcpdump tshark procps ca-certificates
+  # the race detector
+  gcc libc6-dev
+)
+
+missing=()
+for p in "${packages[@]}"; do
+  [ "$(dpkg-query -W -f '${Status}' "$p" 2>/dev/null)" = "install ok installed" ] || missing+=("$p")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+echo "installing: ${missing[*]}"
+if [ "$(id -u)" != 0 ]; then
+  echo "deps: needs root; run: sudo apt-get install ${missing[*]}" >&2
+  exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
