@@ -15,6 +15,9 @@ type Action interface{ action() }
 type Send struct {
 	Local, Remote netip.AddrPort
 	Datagram      []byte
+	// Keepalive marks the one octet 0xFF that keeps a NAT's mapping alive
+	// (RFC 3948, section 2.3). It goes out without the marker.
+	Keepalive bool
 }
 
 // AddSA installs an SA in the data plane.
@@ -32,7 +35,9 @@ type DeleteSA struct{ ID ipsec.SAID }
 // AddPolicy adds or replaces a policy.
 type AddPolicy struct{ Policy ipsec.Policy }
 
-// DeletePolicy removes a policy.
+// DeletePolicy removes a policy. While one machine of a connection replaces
+// another, both hold the same policies: the caller counts the holders and
+// removes a policy with its last one.
 type DeletePolicy struct{ ID ipsec.PolicyID }
 
 // Emit reports an event.

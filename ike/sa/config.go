@@ -53,6 +53,14 @@ type Connection struct {
 	Children []Child
 }
 
+// SameIdentity reports whether a live IKE SA of the connection can serve the
+// next configuration. It cannot when an address, an identity or the encapsulation
+// differs: those are agreed on in IKE_SA_INIT and IKE_AUTH.
+func (c *Connection) SameIdentity(next *Connection) bool {
+	return c.Name == next.Name && c.Local == next.Local && c.Remote == next.Remote &&
+		c.LocalID == next.LocalID && c.RemoteID == next.RemoteID && c.ForceEncap == next.ForceEncap
+}
+
 // DPD is the liveness check (RFC 7296, section 2.4): after Interval without a
 // sign of life a probe is sent and repeated every Timeout, three times.
 type DPD struct {
@@ -85,6 +93,14 @@ type Env struct {
 	// when it speaks to local: first those with that very remote address, then
 	// those without one. A responder narrows them by identity in IKE_AUTH.
 	Candidates func(local, remote netip.Addr) []*Connection
+
+	// QuerySA, when set, returns an SA's counters. An inbound packet is a sign
+	// of life, and the first one on a new SA shows that the peer uses it.
+	QuerySA func(ipsec.SAID) (ipsec.SAState, error)
+
+	// InitialContact, when set, reports whether IKE_AUTH tells the peer that we
+	// know of no other IKE SA with it (RFC 7296, section 2.4).
+	InitialContact func(*Connection) bool
 
 	// KeyLog, when set, is handed the keys of each SA for a packet analyser.
 	// It is for an explicit debug switch only.

@@ -43,6 +43,10 @@ type Event struct {
 	Reason      Reason
 	Diagnosis   *Diagnosis // of Failed, and of IKEDown and ChildDown where there is one
 	Established bool       // Failed: an established IKE SA stays
+
+	// InitialContact, of IKEUp: the peer says that it knows of no other IKE SA
+	// with us (RFC 7296, section 2.4).
+	InitialContact bool
 }
 
 // Reason is the short cause of a failed negotiation or of a teardown. The

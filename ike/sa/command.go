@@ -1,0 +1,61 @@
+package sa
+
+import (
+	"net/netip"
+
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// Command is something that a machine is told by its surroundings. The set is
+// closed: Update, Terminate, RekeyIKE, RekeyChild, Acquire, Expired, Moved,
+// Refused.
+type Command interface{ command() }
+
+// Update gives the machine a new configuration of its connection. A new PSK
+// counts from the next IKE_AUTH, DPD at once, lifetimes and IKE proposals from
+// the next rekey. A child whose selectors, proposals or interface differ is
+// deleted and, where the connection initiates, set up anew; the others are left
+// alone. A change for which Connection.SameIdentity is false ends the machine.
+type Update struct{ Connection *Connection }
+
+// Terminate deletes the IKE SA and with it all children. The SAs are removed
+// from the data plane at once; the machine is done when the peer has answered
+// or some seconds have passed.
+type Terminate struct{ Reason Reason }
+
+// RekeyIKE replaces the IKE SA now.
+type RekeyIKE struct{}
+
+// RekeyChild replaces a child now, or sets it up where it is down.
+type RekeyChild struct{ ReqID uint32 }
+
+// Acquire says that traffic waits for a child, which is set up at once.
+type Acquire struct{ ReqID uint32 }
+
+// Expired says that an SA has reached a limit in octets, packets or time.
+type Expired struct {
+	ID   ipsec.SAID
+	Hard bool // it passes no more packets; else it is time to rekey
+}
+
+// Moved says that an authenticated ESP packet came from a new address.
+type Moved struct {
+	ID   ipsec.SAID
+	From netip.AddrPort
+}
+
+// Refused says that the data plane refused an AddSA, UpdateSA or AddPolicy. The
+// child that needed it is removed whole.
+type Refused struct {
+	ReqID uint32
+	Err   error
+}
+
+func (Update) command()     {}
+func (Terminate) command()  {}
+func (RekeyIKE) command()   {}
+func (RekeyChild) command() {}
+func (Acquire) command()    {}
+func (Expired) command()    {}
+func (Moved) command()      {}
+func (Refused) command()    {}

@@ -1,0 +1,44 @@
+package sa
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// Status is a machine as it stands, for people and the API. It holds no key.
+type Status struct {
+	Connection string // empty while a responder does not know it
+	IKE        []IKEStatus
+	Children   []ChildStatus
+}
+
+// IKEStatus is one IKE SA. While it is rekeyed there are two.
+type IKEStatus struct {
+	State                      State
+	Initiator                  bool // we began it
+	InitiatorSPI, ResponderSPI uint64
+	Local, Remote              netip.AddrPort
+	LocalID, RemoteID          Identity
+	Proposal                   ipsec.Proposal
+	NATLocal, NATRemote        bool // a NAT is in front of us, of the peer
+	Encap                      bool // ESP goes in UDP
+	Fragmentation              bool // RFC 7383 was agreed on
+
+	Established, RekeyAt, ExpireAt time.Time // zero: not yet, never
+	LastSeen                       time.Time // of an authenticated IKE message
+}
+
+// ChildStatus is one CHILD_SA. While it is rekeyed there are two.
+type ChildStatus struct {
+	Name          string
+	ReqID         uint32
+	State         State
+	Initiator     bool       // we began the exchange that made it
+	In, Out       ipsec.SAID // as the data plane knows them
+	Proposal      ipsec.Proposal
+	Local, Remote []ipsec.TrafficSelector
+
+	Established, RekeyAt, ExpireAt time.Time
+}
