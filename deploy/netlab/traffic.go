@@ -1,0 +1,216 @@
+package netlab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Ping is a stream of echo requests under way.
+type Ping struct{ process *Process }
+
+// PingReport is what became of a stream of echo requests.
+type PingReport struct {
+	Sent int
+	Lost []int // sequence numbers without an answer, from 1
+}
+
+// String names the lost ones.
+func (r PingReport) String() string {
+	return fmt.Sprintf("%d of %d pings lost %v", len(r.Lost), r.Sent, r.Lost)
+}
+
+// StartPing sends echo requests until Finish. Source may be the zero Addr.
+func (n *Namespace) StartPing(name string, source, target netip.Addr, every time.Duration) (*Ping, error) {
+	args := []string{"ping", "-n", "-i", fmt.Sprintf("%.3f", every.Seconds())}
+	if source.IsValid() {
+		args = append(args, "-I", source.String())
+	}
+	process, err := n.Start(name, nil, append(args, target.String())...)
+	if err != nil {
+		return nil, err
+	}
+	return &Ping{process}, nil
+}
+
+// Received returns how many answers came so far.
+func (p *Ping) Received() int { return len(pingAnswer.FindAllString(p.process.Output(), -1)) }
+
+// Finish ends the stream. The last request is left out of the report, since its
+// answer may have been under way.
+func (p *Ping) Finish(ctx context.Context) (PingReport, error) {
+	if err := p.process.Signal(unix.SIGINT); err != nil {
+		return PingReport{}, err
+	}
+	err := p.process.Wait(ctx) // ping fails when no answer came: the report says so
+	if ctx.Err() != nil {
+		return PingReport{}, err
+	}
+	return parsePing(p.process.Output())
+}
+
+var (
+	pingAnswer  = regexp.MustCompile(`(?m)^\d+ bytes from .* icmp_seq=(\d+) `)
+	pingSummary = regexp.MustCompile(`(?m)^(\d+) packets transmitted, (\d+) received`)
+)
+
+func parsePing(out string) (PingReport, error) {
+	summary := pingSummary.FindStringSubmatch(out)
+	if summary == nil {
+		return PingReport{}, fmt.Errorf("ping ended without a summary: %s", out)
+	}
+	sent, err := strconv.Atoi(summary[1])
+	if err != nil {
+		return PingReport{}, err
+	}
+	answered := map[int]bool{}
+	for _, m := range pingAnswer.FindAllStringSubmatch(out, -1) {
+		seq, err := strconv.Atoi(m[1])
+		if err != nil {
+			return PingReport{}, err
+		}
+		answered[seq] = true
+	}
+	report := PingReport{Sent: max(sent-1, 0)}
+	for seq := 1; seq < sent; seq++ {
+		if !answered[seq] {
+			report.Lost = append(report.Lost, seq)
+		}
+	}
+	return report, nil
+}
+
+// WaitPing sends single echo requests until one is answered.
+func (n *Namespace) WaitPing(ctx context.Context, source, target netip.Addr) error {
+	args := []string{"ping", "-n", "-c", "1", "-W", "0.5"}
+	if source.IsValid() {
+		args = append(args, "-I", source.String())
+	}
+	tries := 0
+	err := Poll(ctx, 100*time.Millisecond, func() (bool, error) {
+		tries++
+		_, err := n.Run(ctx, append(args, target.String())...)
+		return err == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s does not answer %s after %d pings: %w", target, n.Name, tries, err)
+	}
+	return nil
+}
+
+// IPerf says what iperf3 is to do. The zero value is one TCP flow for ten
+// seconds.
+type IPerf struct {
+	Duration time.Duration
+	UDP      bool
+	Rate     string // the wanted rate, such as "50M" bit/s; empty: unlimited, for UDP 1 Mbit/s
+	Length   int    // octets of a datagram; zero: iperf3's own
+	Reverse  bool   // from the server to the client
+	Port     int    // zero: 5201
+}
+
+// IPerfReport is what the receiver got.
+type IPerfReport struct {
+	BitsPerSecond float64
+	Packets, Lost int // UDP
+	Retransmits   int // TCP
+}
+
+// String reads "0.95 Gbit/s, 3 retransmits" or "50 Mbit/s, 1 of 900 datagrams lost".
+func (r IPerfReport) String() string {
+	rate := fmt.Sprintf("%.2f Gbit/s", r.BitsPerSecond/1e9)
+	if r.BitsPerSecond < 1e9 {
+		rate = fmt.Sprintf("%.0f Mbit/s", r.BitsPerSecond/1e6)
+	}
+	if r.Packets > 0 {
+		return fmt.Sprintf("%s, %d of %d datagrams lost", rate, r.Lost, r.Packets)
+	}
+	return fmt.Sprintf("%s, %d retransmits", rate, r.Retransmits)
+}
+
+// RunIPerf runs iperf3 from client to the address of server.
+func RunIPerf(ctx context.Context, client, server *Namespace, address netip.Addr, what IPerf) (IPerfReport, error) {
+	if what.Duration == 0 {
+		what.Duration = 10 * time.Second
+	}
+	if what.Port == 0 {
+		what.Port = 5201
+	}
+	port := strconv.Itoa(what.Port)
+	listener, err := server.Start("iperf3-server-"+port, nil, "iperf3", "-s", "-1", "-B", address.String(), "-p", port)
+	if err != nil {
+		return IPerfReport{}, err
+	}
+	defer listener.Kill() //nolint:errcheck // it ends by itself after one test
+	starting, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err = Poll(starting, 20*time.Millisecond, func() (bool, error) { return listener.listens(what.Port), nil })
+	if err != nil {
+		return IPerfReport{}, fmt.Errorf("iperf3 does not listen: %w: %s", err, listener.Errors())
+	}
+
+	args := []string{"iperf3", "-J", "-c", address.String(), "-p", port, "-t", fmt.Sprint(int(what.Duration.Seconds())), "--connect-timeout", "5000"}
+	if what.UDP {
+		args = append(args, "-u")
+	}
+	if what.Rate != "" {
+		args = append(args, "-b", what.Rate)
+	}
+	if what.Length > 0 {
+		args = append(args, "-l", strconv.Itoa(what.Length))
+	}
+	if what.Reverse {
+		args = append(args, "-R")
+	}
+	running, cancel := context.WithTimeout(ctx, what.Duration+20*time.Second)
+	defer cancel()
+	out, err := client.Run(running, args...)
+	report, parseErr := parseIPerf(out, what.UDP)
+	if err != nil && parseErr == nil {
+		parseErr = err
+	}
+	return report, parseErr
+}
+
+func parseIPerf(out string, udp bool) (IPerfReport, error) {
+	type sum struct {
+		BitsPerSecond float64 `json:"bits_per_second"`
+		Retransmits   int     `json:"retransmits"`
+		Packets       int     `json:"packets"`
+		LostPackets   int     `json:"lost_packets"`
+	}
+	var result struct {
+		Error string `json:"error"`
+		End   struct {
+			Sum         sum `json:"sum"`
+			SumSent     sum `json:"sum_sent"`
+			SumReceived sum `json:"sum_received"`
+		} `json:"end"`
+	}
+	if strings.TrimSpace(out) == "" {
+		return IPerfReport{}, errors.New("iperf3 printed nothing")
+	}
+	if err := json.Unmarshal([]byte(out), &result); err != nil {
+		return IPerfReport{}, fmt.Errorf("read iperf3's report: %w", err)
+	}
+	if result.Error != "" {
+		return IPerfReport{}, fmt.Errorf("iperf3: %s", result.Error)
+	}
+	end := result.End
+	if udp {
+		return IPerfReport{
+			BitsPerSecond: end.Sum.BitsPerSecond * (1 - float64(end.Sum.LostPackets)/float64(max(end.Sum.Packets, 1))),
+			Packets:       end.Sum.Packets,
+			Lost:          end.Sum.LostPackets,
+		}, nil
+	}
+	return IPerfReport{BitsPerSecond: end.SumReceived.BitsPerSecond, Retransmits: end.SumSent.Retransmits}, nil
+}
