@@ -1,0 +1,486 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+)
+
+// config is the daemon's configuration file; docs/configuration.md describes
+// every key. Keys that the file does not name keep the values of defaults.
+type config struct {
+	Node      nodeConfig      `yaml:"node"`
+	DataDir   string          `yaml:"data_dir"`
+	Log       logConfig       `yaml:"log"`
+	Store     storeConfig     `yaml:"store"`
+	API       apiConfig       `yaml:"api"`
+	Metrics   metricsConfig   `yaml:"metrics"`
+	Dataplane dataplaneConfig `yaml:"dataplane"`
+	IKE       ikeConfig       `yaml:"ike"`
+	Inventory inventoryConfig `yaml:"inventory"`
+	Debug     debugConfig     `yaml:"debug"`
+}
+
+type nodeConfig struct {
+	Name             string `yaml:"name"`
+	AvailabilityZone string `yaml:"availability_zone"`
+}
+
+type logConfig struct {
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}
+
+type storeConfig struct {
+	Backend   string   `yaml:"backend"`
+	Endpoints []string `yaml:"endpoints"`
+}
+
+type apiConfig struct {
+	Listen      string             `yaml:"listen"`
+	TLS         tlsConfig          `yaml:"tls"`
+	Credentials []credentialConfig `yaml:"credentials"`
+	Users       []userConfig       `yaml:"users"`
+}
+
+// tlsConfig is "auto" (a self-signed certificate, kept in the data directory),
+// "off" (plain HTTP, on a loopback address only), or a certificate with its key.
+type tlsConfig struct {
+	Mode            string
+	CertificateFile string
+	KeyFile         string
+}
+
+// Modes of tlsConfig.
+const (
+	tlsAuto  = "auto"
+	tlsOff   = "off"
+	tlsFiles = "files"
+)
+
+// UnmarshalYAML takes a word or a mapping.
+func (t *tlsConfig) UnmarshalYAML(unmarshal func(any) error) error {
+	var word string
+	if unmarshal(&word) == nil {
+		*t = tlsConfig{Mode: word}
+		return nil
+	}
+	var files struct {
+		CertificateFile string `yaml:"certificate_file"`
+		KeyFile         string `yaml:"key_file"`
+	}
+	if err := unmarshal(&files); err != nil {
+		return err
+	}
+	*t = tlsConfig{Mode: tlsFiles, CertificateFile: files.CertificateFile, KeyFile: files.KeyFile}
+	return nil
+}
+
+type credentialConfig struct {
+	AccessKey     string `yaml:"access_key"`
+	SecretKey     string `yaml:"secret_key"`
+	SecretKeyFile string `yaml:"secret_key_file"`
+	SecretKeyEnv  string `yaml:"secret_key_env"`
+	Role          string `yaml:"role"`
+	ProjectID     string `yaml:"project_id"`
+}
+
+type userConfig struct {
+	Name         string `yaml:"name"`
+	Domain       string `yaml:"domain"`
+	Password     string `yaml:"password"`
+	PasswordFile string `yaml:"password_file"`
+	PasswordEnv  string `yaml:"password_env"`
+	Role         string `yaml:"role"`
+	ProjectID    string `yaml:"project_id"`
+	ProjectName  string `yaml:"project_name"`
+}
+
+type metricsConfig struct {
+	Listen string `yaml:"listen"`
+}
+
+type dataplaneConfig struct {
+	Backend            string `yaml:"backend"`
+	TunName            string `yaml:"tun_name"`
+	Queues             int    `yaml:"queues"`
+	OuterMTU           int    `yaml:"outer_mtu"`
+	ForceEncapsulation bool   `yaml:"force_encapsulation"`
+}
+
+type ikeConfig struct {
+	Retransmit retransmitConfig `yaml:"retransmit"`
+}
+
+type retransmitConfig struct {
+	Initial time.Duration `yaml:"initial"`
+	Factor  float64       `yaml:"factor"`
+	Tries   int           `yaml:"tries"`
+}
+
+// inventoryConfig is the cloud around the gateway, so that ids in the API
+// resolve to addresses of this node.
+type inventoryConfig struct {
+	AvailabilityZones []string    `yaml:"availability_zones"`
+	VPCs              []vpcConfig `yaml:"vpcs"`
+	EIPs              []eipConfig `yaml:"eips"`
+}
+
+type vpcConfig struct {
+	ID      string         `yaml:"id"`
+	Name    string         `yaml:"name"`
+	CIDR    string         `yaml:"cidr"`
+	Subnets []subnetConfig `yaml:"subnets"`
+}
+
+type subnetConfig struct {
+	ID   string `yaml:"id"`
+	Name string `yaml:"name"`
+	CIDR string `yaml:"cidr"`
+}
+
+type eipConfig struct {
+	ID             string `yaml:"id"`
+	Address        string `yaml:"address"`
+	PrivateAddress string `yaml:"private_address"`
+	Interface      string `yaml:"interface"`
+	Type           string `yaml:"type"`
+	BandwidthMbps  int    `yaml:"bandwidth_mbps"`
+}
+
+type debugConfig struct {
+	KeyLogDir string `yaml:"key_log_dir"`
+}
+
+func defaults() config {
+	name, _ := os.Hostname()
+	return config{
+		Node:      nodeConfig{Name: name},
+		DataDir:   "/var/lib/vpngw",
+		Log:       logConfig{Level: "info", Format: "text"},
+		Store:     storeConfig{Backend: "bbolt"},
+		API:       apiConfig{Listen: "127.0.0.1:8443", TLS: tlsConfig{Mode: tlsAuto}},
+		Metrics:   metricsConfig{Listen: "127.0.0.1:9090"},
+		Dataplane: dataplaneConfig{Backend: "auto", TunName: "vpngw0", ForceEncapsulation: true},
+	}
+}
+
+// maxConfigSize bounds the configuration file, in octets.
+const maxConfigSize = 16 << 20
+
+// loadConfig reads, decodes and checks a configuration file, and replaces each
+// secret that is named by a file or an environment variable with its value.
+// The error names the line, or else the key, and never holds a secret.
+func loadConfig(path string, getenv func(string) string) (*config, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	defer file.Close()
+	c := defaults()
+	decoder := yaml.NewDecoder(io.LimitReader(file, maxConfigSize), yaml.Strict())
+	if err := decoder.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		// The source lines stay out of the message: one may hold a secret.
+		return nil, fmt.Errorf("%s: %s", path, yaml.FormatError(err, false, false))
+	}
+	if reflect.ValueOf(c).IsZero() {
+		c = defaults() // a file of comments alone is a null document, which clears the value
+	}
+	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: holds more than one YAML document", path)
+	}
+	if err := errors.Join(c.resolveSecrets(getenv), c.check()); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &c, nil
+}
+
+func (c *config) resolveSecrets(getenv func(string) string) error {
+	var errs []error
+	for i := range c.API.Credentials {
+		k := &c.API.Credentials[i]
+		key := fmt.Sprintf("api.credentials[%d].secret_key", i)
+		errs = append(errs, resolveSecret(key, &k.SecretKey, k.SecretKeyFile, k.SecretKeyEnv, getenv))
+	}
+	for i := range c.API.Users {
+		u := &c.API.Users[i]
+		key := fmt.Sprintf("api.users[%d].password", i)
+		errs = append(errs, resolveSecret(key, &u.Password, u.PasswordFile, u.PasswordEnv, getenv))
+	}
+	return errors.Join(errs...)
+}
+
+// resolveSecret fills value from exactly one of the three sources. Of a file,
+// one line end at its end is not part of the secret.
+func resolveSecret(key string, value *string, file, env string, getenv func(string) string) error {
+	given := 0
+	for _, source := range []string{*value, file, env} {
+		if source != "" {
+			given++
+		}
+	}
+	if given != 1 {
+		return fmt.Errorf("%s: give exactly one of %[1]s, %[1]s_file and %[1]s_env", key)
+	}
+	switch {
+	case file != "":
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("%s_file: %w", key, err)
+		}
+		*value = strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
+	case env != "":
+		*value = getenv(env)
+	}
+	if *value == "" {
+		return fmt.Errorf("%s: is empty", key)
+	}
+	return nil
+}
+
+// problems gathers what is wrong with a configuration, each with its key.
+type problems []error
+
+func (p *problems) add(key, format string, args ...any) {
+	*p = append(*p, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+}
+
+// oneOf adds a problem unless value is one of the words.
+func (p *problems) oneOf(key, value string, words ...string) {
+	for _, w := range words {
+		if value == w {
+			return
+		}
+	}
+	p.add(key, "%q is not one of %s", value, strings.Join(words, ", "))
+}
+
+// check returns everything that is wrong, joined.
+func (c *config) check() error {
+	var p problems
+	if c.Node.Name == "" {
+		p.add("node.name", "is empty")
+	}
+	if c.DataDir == "" {
+		p.add("data_dir", "is empty")
+	}
+	var level slog.Level
+	if level.UnmarshalText([]byte(c.Log.Level)) != nil {
+		p.add("log.level", "%q is not one of debug, info, warn, error", c.Log.Level)
+	}
+	p.oneOf("log.format", c.Log.Format, "text", "json")
+	switch c.Store.Backend {
+	case "bbolt":
+		if len(c.Store.Endpoints) > 0 {
+			p.add("store.endpoints", "goes with backend etcd only")
+		}
+	case "etcd":
+		p.add("store.backend", "etcd is not supported by this release; use bbolt")
+	default:
+		p.oneOf("store.backend", c.Store.Backend, "bbolt")
+	}
+	c.checkAPI(&p)
+	if c.Metrics.Listen != "" {
+		if _, err := netip.ParseAddrPort(c.Metrics.Listen); err != nil {
+			p.add("metrics.listen", "%q is not an address with a port", c.Metrics.Listen)
+		}
+	}
+	c.checkEngines(&p)
+	c.checkInventory(&p)
+	return errors.Join(p...)
+}
+
+func (c *config) checkAPI(p *problems) {
+	listen, err := netip.ParseAddrPort(c.API.Listen)
+	if err != nil {
+		p.add("api.listen", "%q is not an address with a port", c.API.Listen)
+	}
+	switch c.API.TLS.Mode {
+	case tlsAuto:
+	case tlsOff:
+		if err == nil && !listen.Addr().IsLoopback() {
+			p.add("api.tls", "off is for loopback addresses only, and api.listen is %s", c.API.Listen)
+		}
+	case tlsFiles:
+		if c.API.TLS.CertificateFile == "" || c.API.TLS.KeyFile == "" {
+			p.add("api.tls", "needs both certificate_file and key_file")
+		}
+	default:
+		p.add("api.tls", "%q is not one of auto, off, or a mapping of certificate_file and key_file", c.API.TLS.Mode)
+	}
+	seen := make(map[string]bool)
+	for i, k := range c.API.Credentials {
+		key := fmt.Sprintf("api.credentials[%d].", i)
+		if k.AccessKey == "" {
+			p.add(key+"access_key", "is required")
+		}
+		if seen[k.AccessKey] {
+			p.add(key+"access_key", "%q occurs twice", k.AccessKey)
+		}
+		seen[k.AccessKey] = true
+		p.oneOf(key+"role", k.Role, roles...)
+		if k.ProjectID == "" {
+			p.add(key+"project_id", "is required")
+		}
+	}
+	names := make(map[[2]string]bool)
+	for i, u := range c.API.Users {
+		key := fmt.Sprintf("api.users[%d].", i)
+		if u.Name == "" {
+			p.add(key+"name", "is required")
+		}
+		if names[[2]string{u.Domain, u.Name}] {
+			p.add(key+"name", "%q occurs twice in domain %q", u.Name, u.Domain)
+		}
+		names[[2]string{u.Domain, u.Name}] = true
+		p.oneOf(key+"role", u.Role, roles...)
+		if u.ProjectID == "" {
+			p.add(key+"project_id", "is required")
+		}
+	}
+}
+
+// roles are the roles of credentials and users.
+var roles = []string{"admin", "operator", "readonly"}
+
+// Bounds of the outer MTU: the minimum of IPv6 (RFC 8200, section 5), below
+// which IPsec leaves too little, and jumbo frames.
+const minOuterMTU, maxOuterMTU = 1280, 9216
+
+func (c *config) checkEngines(p *problems) {
+	switch c.Dataplane.Backend {
+	case "auto", "userspace":
+	case "kernel":
+		p.add("dataplane.backend", "kernel is not supported by this release; use userspace or auto")
+	default:
+		p.oneOf("dataplane.backend", c.Dataplane.Backend, "auto", "userspace")
+	}
+	if n := len(c.Dataplane.TunName); n == 0 || n > 15 || strings.ContainsAny(c.Dataplane.TunName, "/ \t%") {
+		p.add("dataplane.tun_name", "%q is not a device name of 1 to 15 octets", c.Dataplane.TunName)
+	}
+	if c.Dataplane.Queues < 0 || c.Dataplane.Queues > 256 {
+		p.add("dataplane.queues", "%d is not in 0-256 (0: one for each CPU)", c.Dataplane.Queues)
+	}
+	if m := c.Dataplane.OuterMTU; m != 0 && (m < minOuterMTU || m > maxOuterMTU) {
+		p.add("dataplane.outer_mtu", "%d is not in %d-%d (0: that of the interface)", m, minOuterMTU, maxOuterMTU)
+	}
+	r := c.IKE.Retransmit
+	if r == (retransmitConfig{}) {
+		return // the key exchange has defaults of its own
+	}
+	if r.Initial < 100*time.Millisecond || r.Initial > time.Minute {
+		p.add("ike.retransmit.initial", "%s is not in 100ms-1m", r.Initial)
+	}
+	if r.Factor < 1 || r.Factor > 10 {
+		p.add("ike.retransmit.factor", "%g is not in 1-10", r.Factor)
+	}
+	if r.Tries < 1 || r.Tries > 20 {
+		p.add("ike.retransmit.tries", "%d is not in 1-20", r.Tries)
+	}
+}
+
+func (c *config) checkInventory(p *problems) {
+	zone := c.Node.AvailabilityZone
+	found := zone == ""
+	for _, z := range c.Inventory.AvailabilityZones {
+		found = found || z == zone
+	}
+	if !found {
+		p.add("node.availability_zone", "%q is not in inventory.availability_zones", zone)
+	}
+	ids := make(map[string]string)
+	unique := func(key, id string) {
+		switch other, taken := ids[id]; {
+		case id == "":
+			p.add(key, "is required")
+		case taken:
+			p.add(key, "%q is that of %s, too", id, other)
+		default:
+			ids[id] = key
+		}
+	}
+	for i, v := range c.Inventory.VPCs {
+		key := fmt.Sprintf("inventory.vpcs[%d]", i)
+		unique(key+".id", v.ID)
+		network := checkCIDR(p, key+".cidr", v.CIDR)
+		for j, s := range v.Subnets {
+			key := fmt.Sprintf("%s.subnets[%d]", key, j)
+			unique(key+".id", s.ID)
+			subnet := checkCIDR(p, key+".cidr", s.CIDR)
+			if network.IsValid() && subnet.IsValid() &&
+				(subnet.Bits() < network.Bits() || !network.Contains(subnet.Addr())) {
+				p.add(key+".cidr", "%s is not within %s of the VPC", subnet, network)
+			}
+		}
+	}
+	local := make(map[netip.Addr]string)
+	for i, e := range c.Inventory.EIPs {
+		key := fmt.Sprintf("inventory.eips[%d]", i)
+		unique(key+".id", e.ID)
+		bind := checkAddress(p, key+".address", e.Address)
+		if e.PrivateAddress != "" {
+			bind = checkAddress(p, key+".private_address", e.PrivateAddress)
+		}
+		if other, taken := local[bind]; bind.IsValid() && taken {
+			p.add(key, "%s is the local address of %s, too", bind, other)
+		}
+		local[bind] = key
+		if e.BandwidthMbps < 0 {
+			p.add(key+".bandwidth_mbps", "is negative")
+		}
+	}
+}
+
+func checkCIDR(p *problems, key, value string) netip.Prefix {
+	prefix, err := netip.ParsePrefix(value)
+	switch {
+	case err != nil:
+		p.add(key, "%q is not a CIDR", value)
+	case prefix != prefix.Masked():
+		p.add(key, "%s has host bits; the network is %s", prefix, prefix.Masked())
+	}
+	return prefix
+}
+
+func checkAddress(p *problems, key, value string) netip.Addr {
+	a, err := netip.ParseAddr(value)
+	if err != nil || a.IsUnspecified() || a.IsMulticast() {
+		p.add(key, "%q is not the address of a host", value)
+		return netip.Addr{}
+	}
+	return a
+}
+
+// restartKeys names the parts of the configuration that differ from old and
+// take effect at the next start only.
+func (c *config) restartKeys(old *config) []string {
+	var keys []string
+	for _, part := range []struct {
+		key   string
+		equal bool
+	}{
+		{"node", c.Node == old.Node},
+		{"data_dir", c.DataDir == old.DataDir},
+		{"log.format", c.Log.Format == old.Log.Format},
+		{"store", c.Store.Backend == old.Store.Backend},
+		{"api.listen", c.API.Listen == old.API.Listen},
+		{"api.tls", c.API.TLS == old.API.TLS},
+		{"metrics", c.Metrics == old.Metrics},
+		{"dataplane", c.Dataplane == old.Dataplane},
+		{"ike", c.IKE == old.IKE},
+		{"debug", c.Debug == old.Debug},
+	} {
+		if !part.equal {
+			keys = append(keys, part.key)
+		}
+	}
+	return keys
+}

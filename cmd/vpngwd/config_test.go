@@ -1,0 +1,167 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// wholeConfig is the file that the architecture pins, with everything in it.
+const wholeConfig = `
+node: {name: node-1, availability_zone: az1}
+data_dir: /var/lib/vpngw
+log: {level: debug, format: json}
+store: {backend: bbolt}
+api:
+  listen: 127.0.0.1:8443
+  tls: auto
+  credentials: [{access_key: AK1, secret_key: very-secret, role: admin, project_id: p1}]
+  users: [{name: alice, domain: d, password: pass-word, role: readonly, project_id: p1, project_name: one}]
+metrics: {listen: 127.0.0.1:9090}
+dataplane: {backend: auto}
+ike: {retransmit: {initial: 1s, factor: 1.5, tries: 3}}
+inventory:
+  availability_zones: [az1, az2]
+  vpcs: [{id: v1, cidr: 10.10.0.0/16, subnets: [{id: s1, cidr: 10.10.0.0/24}]}]
+  eips: [{id: e1, address: 203.0.113.10, interface: eth0, type: 5_bgp, bandwidth_mbps: 300}]
+debug: {key_log_dir: keys}
+`
+
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "vpngwd.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func noEnv(string) string { return "" }
+
+func TestLoadConfig(t *testing.T) {
+	c, err := loadConfig(writeConfig(t, wholeConfig), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Node.Name != "node-1" || c.API.TLS.Mode != tlsAuto || c.API.Credentials[0].SecretKey != "very-secret" ||
+		c.IKE.Retransmit.Initial != time.Second || c.Inventory.VPCs[0].Subnets[0].CIDR != "10.10.0.0/24" ||
+		c.Inventory.EIPs[0].BandwidthMbps != 300 || c.API.Users[0].ProjectName != "one" {
+		t.Errorf("decoded %+v", c)
+	}
+	if !c.Dataplane.ForceEncapsulation || c.Dataplane.TunName != "vpngw0" {
+		t.Errorf("keys that the file does not name lost their defaults: %+v", c.Dataplane)
+	}
+}
+
+func TestLoadConfigDefaults(t *testing.T) {
+	c, err := loadConfig(writeConfig(t, "# empty\n"), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Node.Name == "" || c.DataDir != "/var/lib/vpngw" || c.API.Listen != "127.0.0.1:8443" || c.Metrics.Listen != "127.0.0.1:9090" {
+		t.Errorf("defaults are %+v", c)
+	}
+}
+
+func TestLoadConfigRefuses(t *testing.T) {
+	// Each case replaces one piece of the whole configuration.
+	for _, tc := range []struct{ name, old, new, want string }{
+		{"unknown key, with its line", "store: {backend: bbolt}", "store: {backend: bbolt}\nstorage: 1", `[6:1] unknown field "storage"`},
+		{"unknown nested key", "tls: auto", "tls: auto\n  lisen: x", `[9:3] unknown field "lisen"`},
+		{"unknown TLS key", "tls: auto", "tls: {certificate: x}", `unknown field "certificate"`},
+		{"key twice", "metrics: {listen", "metrics: {}\nmetrics: {listen", "already defined"},
+		{"wrong type", "tries: 3", "tries: many", "cannot unmarshal"},
+		{"second document", "metrics:", "---\nmetrics:", "more than one YAML document"},
+		{"log level", "level: debug", "level: loud", "log.level"},
+		{"log format", "format: json", "format: xml", "log.format"},
+		{"etcd", "backend: bbolt", "backend: etcd", "etcd is not supported"},
+		{"store", "backend: bbolt", "backend: sqlite", "store.backend"},
+		{"endpoints", "backend: bbolt", "backend: bbolt, endpoints: [a]", "store.endpoints"},
+		{"kernel", "backend: auto", "backend: kernel", "kernel is not supported"},
+		{"backend", "backend: auto", "backend: dpdk", "dataplane.backend"},
+		{"device", "backend: auto", "backend: auto, tun_name: a-name-of-16-oct", "dataplane.tun_name"},
+		{"queues", "backend: auto", "backend: auto, queues: 257", "dataplane.queues"},
+		{"mtu", "backend: auto", "backend: auto, outer_mtu: 1279", "dataplane.outer_mtu"},
+		{"listen", "127.0.0.1:8443", "localhost", "api.listen"},
+		{"metrics", "127.0.0.1:9090", "9090", "metrics.listen"},
+		{"plain HTTP on the net", "127.0.0.1:8443\n  tls: auto", "0.0.0.0:8443\n  tls: off", "loopback"},
+		{"tls word", "tls: auto", "tls: maybe", "api.tls"},
+		{"tls files", "tls: auto", "tls: {certificate_file: a}", "both certificate_file and key_file"},
+		{"no access key", "access_key: AK1, ", "", "api.credentials[0].access_key"},
+		{"no secret", "secret_key: very-secret, ", "", "api.credentials[0].secret_key: give exactly one"},
+		{"two secrets", "secret_key: very-secret", "secret_key: very-secret, secret_key_env: E", "exactly one"},
+		{"secret file", "secret_key: very-secret", "secret_key_file: missing", "no such file"},
+		{"secret variable", "secret_key: very-secret", "secret_key_env: NOT_SET", "is empty"},
+		{"role", "role: admin", "role: root", "api.credentials[0].role"},
+		{"user role", "role: readonly", "role: root", "api.users[0].role"},
+		{"user password", "password: pass-word, ", "", "api.users[0].password"},
+		{"project", "role: admin, project_id: p1", "role: admin", "api.credentials[0].project_id"},
+		{"same access key", "project_id: p1}]", "project_id: p1}, {access_key: AK1, secret_key: b, role: admin, project_id: p}]", "occurs twice"},
+		{"zone", "availability_zone: az1", "availability_zone: az9", "node.availability_zone"},
+		{"vpc", "cidr: 10.10.0.0/16", "cidr: 10.10.0.0", "inventory.vpcs[0].cidr"},
+		{"host bits", "cidr: 10.10.0.0/16", "cidr: 10.10.0.1/16", "the network is 10.10.0.0/16"},
+		{"subnet outside", "cidr: 10.10.0.0/24", "cidr: 10.11.0.0/24", "not within 10.10.0.0/16"},
+		{"same id", "id: s1", "id: v1", "is that of inventory.vpcs[0].id"},
+		{"no id", "id: e1, ", "", "inventory.eips[0].id"},
+		{"eip", "address: 203.0.113.10", "address: gateway", "inventory.eips[0].address"},
+		{"same eip", "bandwidth_mbps: 300}", "bandwidth_mbps: 300}, {id: e2, address: 203.0.113.10}", "is the local address of inventory.eips[0]"},
+		{"factor", "factor: 1.5", "factor: 0.5", "ike.retransmit.factor"},
+		{"initial", "initial: 1s", "initial: 1ms", "ike.retransmit.initial"},
+		{"tries", "tries: 3", "tries: 21", "ike.retransmit.tries"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			text := strings.Replace(wholeConfig, tc.old, tc.new, 1)
+			if text == wholeConfig {
+				t.Fatalf("%q is not in the configuration", tc.old)
+			}
+			_, err := loadConfig(writeConfig(t, text), noEnv)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("error %v, want one with %q", err, tc.want)
+			}
+			if strings.Contains(err.Error(), "very-secret") || strings.Contains(err.Error(), "pass-word") {
+				t.Errorf("the error holds a secret: %v", err)
+			}
+		})
+	}
+}
+
+func TestSecretSources(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte("from-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(wholeConfig, "secret_key: very-secret", "secret_key_file: "+file, 1)
+	text = strings.Replace(text, "password: pass-word", "password_env: PASSWORD", 1)
+	c, err := loadConfig(writeConfig(t, text), func(name string) string {
+		return map[string]string{"PASSWORD": "from-env"}[name]
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.API.Credentials[0].SecretKey != "from-file" || c.API.Users[0].Password != "from-env" {
+		t.Errorf("secrets are %q and %q", c.API.Credentials[0].SecretKey, c.API.Users[0].Password)
+	}
+}
+
+func TestRestartKeys(t *testing.T) {
+	path := writeConfig(t, wholeConfig)
+	old, err := loadConfig(path, noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := loadConfig(path, noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Log.Level, c.Inventory.EIPs = "warn", nil
+	if keys := c.restartKeys(old); len(keys) != 0 {
+		t.Errorf("%q need a restart, and can change live", keys)
+	}
+	c.DataDir, c.API.Listen = "/elsewhere", "127.0.0.1:1"
+	if keys := c.restartKeys(old); !slices.Equal(keys, []string{"data_dir", "api.listen"}) {
+		t.Errorf("%q need a restart", keys)
+	}
+}

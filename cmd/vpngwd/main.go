@@ -1,0 +1,87 @@
+// Command vpngwd is the VPN gateway daemon: the REST API, its store, the
+// reconciler and the engines behind them.
+//
+//	vpngwd check --config FILE    say what is wrong with a configuration file
+//	vpngwd doctor [--config FILE] say what this host lacks, and the line to add
+//	vpngwd version                print the version
+//
+// Exit codes: 0 when all is well, 1 when the daemon failed or the doctor found
+// that it would, 2 when the arguments or the configuration are wrong.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"os"
+)
+
+// version is set by the build.
+var version = "dev"
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+const usage = `usage:
+  vpngwd check --config FILE       check a configuration file
+  vpngwd doctor [--config FILE]    check this host
+  vpngwd version                   print the version
+`
+
+func main() {
+	os.Exit(command(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// command runs one command line and returns the exit code.
+func command(args []string, stdout, stderr io.Writer) int {
+	verb := ""
+	if len(args) > 0 && len(args[0]) > 0 && args[0][0] != '-' {
+		verb, args = args[0], args[1:]
+	}
+	flags := flag.NewFlagSet("vpngwd", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	path := flags.String("config", "", "configuration file")
+	showVersion := flags.Bool("version", false, "print the version")
+	if err := flags.Parse(args); err != nil {
+		return exitUsage
+	}
+	if *showVersion {
+		verb = "version"
+	}
+	if flags.NArg() > 0 || (*path == "" && verb == "check") {
+		fmt.Fprint(stderr, usage)
+		return exitUsage
+	}
+
+	var c *config
+	if *path != "" {
+		var err error
+		if c, err = loadConfig(*path, os.Getenv); err != nil {
+			fmt.Fprintln(stderr, "vpngwd:", err)
+			return exitUsage
+		}
+	}
+	switch verb {
+	case "check":
+		if warning := c.openSecrets(*path); warning != "" {
+			fmt.Fprintln(stderr, "vpngwd: warning:", warning)
+		}
+		fmt.Fprintln(stdout, *path+": ok")
+		return exitOK
+	case "doctor":
+		if !report(stdout, thisHost().examine(c)) {
+			return exitFailed
+		}
+		return exitOK
+	case "version":
+		fmt.Fprintln(stdout, "vpngwd", version)
+		return exitOK
+	}
+	fmt.Fprint(stderr, usage)
+	return exitUsage
+}
