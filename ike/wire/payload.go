@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"fmt"
 	"net/netip"
 
 	"github.com/vpngw/vpngw/ipsec"
@@ -30,6 +31,21 @@ const (
 	TypeEAP         PayloadType = 48
 	TypeEncryptedFr PayloadType = 53 // RFC 7383
 )
+
+var payloadNames = map[PayloadType]string{
+	NoNextPayload: "none", TypeSA: "SA", TypeKE: "KE", TypeIDi: "IDi", TypeIDr: "IDr", TypeCert: "CERT",
+	TypeCertReq: "CERTREQ", TypeAuth: "AUTH", TypeNonce: "Nonce", TypeNotify: "N", TypeDelete: "D",
+	TypeVendorID: "V", TypeTSi: "TSi", TypeTSr: "TSr", TypeEncrypted: "SK", TypeConfig: "CP",
+	TypeEAP: "EAP", TypeEncryptedFr: "SKF",
+}
+
+// String returns the notation of the RFC, such as "TSi".
+func (t PayloadType) String() string {
+	if name, ok := payloadNames[t]; ok {
+		return name
+	}
+	return fmt.Sprintf("payload %d", uint8(t))
+}
 
 // Payload is one payload of an IKEv2 message.
 type Payload interface {
@@ -67,6 +83,8 @@ type ID struct {
 	Responder bool // IDr
 	IDType    IDType
 	Data      []byte
+
+	reserved [3]byte // as received; AUTH covers it
 }
 
 // Cert carries a certificate (section 3.6).

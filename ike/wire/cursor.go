@@ -1,0 +1,82 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// cursor reads big-endian fields from the front of a payload. After the first
+// read past the end all reads give zero values, and err is set.
+type cursor struct {
+	rest []byte
+	at   int // offset of rest in the payload's body
+	err  *Error
+}
+
+// take returns the next n octets, which alias the input.
+func (c *cursor) take(n int, what string) []byte {
+	if c.err != nil {
+		return nil
+	}
+	if n < 0 || n > len(c.rest) {
+		c.err = syntaxError(c.at, "%s needs %d octets, %d are left", what, n, len(c.rest))
+		return nil
+	}
+	b := c.rest[:n:n]
+	c.rest, c.at = c.rest[n:], c.at+n
+	return b
+}
+
+func (c *cursor) uint8(what string) uint8 {
+	if b := c.take(1, what); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (c *cursor) uint16(what string) uint16 {
+	if b := c.take(2, what); b != nil {
+		return binary.BigEndian.Uint16(b)
+	}
+	return 0
+}
+
+func (c *cursor) uint32(what string) uint32 {
+	if b := c.take(4, what); b != nil {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+// bytes returns a copy of the next n octets; nil when n is zero.
+func (c *cursor) bytes(n int, what string) []byte {
+	b := c.take(n, what)
+	if len(b) == 0 {
+		return nil
+	}
+	return bytes.Clone(b)
+}
+
+// remainder returns a copy of all that is left; nil when that is nothing.
+func (c *cursor) remainder() []byte { return c.bytes(len(c.rest), "data") }
+
+// sub returns a cursor over the next n octets.
+func (c *cursor) sub(n int, what string) *cursor {
+	at := c.at
+	rest := c.take(n, what)
+	return &cursor{rest: rest, at: at, err: c.err}
+}
+
+// fail records an error at the current place, unless there is an earlier one.
+func (c *cursor) fail(format string, args ...any) {
+	if c.err == nil {
+		c.err = syntaxError(c.at, format, args...)
+	}
+}
+
+// end fails when octets are left over.
+func (c *cursor) end() {
+	if len(c.rest) > 0 {
+		c.fail("%d trailing octets", len(c.rest))
+	}
+}

@@ -1,0 +1,226 @@
+package wire
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// captures returns the datagrams in testdata, which are hexadecimal text.
+func captures(t testing.TB) map[string][]byte {
+	t.Helper()
+	files, err := filepath.Glob("testdata/*.hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string][]byte{}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[strings.TrimSuffix(filepath.Base(name), ".hex")] = unhex(t, string(text))
+	}
+	return all
+}
+
+func FuzzHeader(f *testing.F) {
+	for _, b := range captures(f) {
+		f.Add(b[:HeaderLen])
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := ParseHeader(b)
+		if err != nil {
+			return
+		}
+		// Reserved flags are the only bits that do not come back.
+		want := slices.Clone(b[:HeaderLen])
+		want[19] &= flagInitiator | flagVersion | flagResponse
+		if got := h.Append(nil); !bytes.Equal(got, want) {
+			t.Errorf("got %x, want %x", got, want)
+		}
+	})
+}
+
+// FuzzPayload is one target for the parser of each payload: the type is input.
+func FuzzPayload(f *testing.F) {
+	for _, p := range everyPayload() {
+		body, err := p.appendBody(nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(byte(p.Type()), body)
+	}
+	f.Fuzz(func(t *testing.T, kind byte, body []byte) {
+		p, e := parsePayload(PayloadType(kind), false, body)
+		if e != nil {
+			return
+		}
+		checkStable(t, p)
+	})
+}
+
+// checkStable asserts that what a payload is written as reads as itself.
+func checkStable(t *testing.T, p Payload) {
+	t.Helper()
+	b, err := p.appendBody(nil)
+	if err != nil {
+		if emptied(p) {
+			return
+		}
+		t.Fatalf("%s parsed but not written: %v", p.Type(), err)
+	}
+	again, e := parsePayload(p.Type(), false, b)
+	if e != nil {
+		t.Fatalf("%s written but not parsed: %v", p.Type(), e)
+	}
+	if id, ok := p.(*ID); ok {
+		id.reserved = [3]byte{} // sent as zero
+	}
+	if sa, ok := p.(*SA); ok {
+		for i := range sa.Proposals { // zero means: by position
+			if sa.Proposals[i].Number == 0 {
+				sa.Proposals[i].Number = uint8(i + 1)
+			}
+		}
+	}
+	if !reflect.DeepEqual(again, p) {
+		t.Fatalf("got %+v, want %+v", again, p)
+	}
+}
+
+// emptied reports whether a payload has lost all that it had because nothing
+// of it was known. That cannot be written.
+func emptied(p Payload) bool {
+	switch p := p.(type) {
+	case *SA:
+		return len(p.Proposals) == 0
+	case *TS:
+		return len(p.Selectors) == 0
+	}
+	return false
+}
+
+func FuzzParse(f *testing.F) {
+	for _, b := range captures(f) {
+		f.Add(b)
+	}
+	raw, err := exampleMessage().Append(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := Parse(b)
+		if err != nil {
+			return
+		}
+		_ = m.Check()
+		_ = m.String()
+		if m.Encrypted() || slices.ContainsFunc(m.Payloads, emptied) {
+			return
+		}
+		once, err := m.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Parse(once)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if twice, err := again.Append(nil); err != nil || !bytes.Equal(once, twice) {
+			t.Errorf("not stable: %x, %x, %v", once, twice, err)
+		}
+	})
+}
+
+// FuzzOpen feeds the parsers behind the decryption.
+func FuzzOpen(f *testing.F) {
+	plain, first, err := appendChain(nil, everyPayload())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(byte(first), plain, []byte{})
+	f.Add(byte(TypeEncrypted), []byte{0, 0, 0, 4}, []byte{3})
+	f.Fuzz(func(t *testing.T, first byte, plain, flips []byte) {
+		if len(plain) > 4096 {
+			return
+		}
+		c := newGCM(t, 1)
+		raw, err := exampleMessage().protect(c, envelope{kind: TypeEncrypted, first: PayloadType(first)}, plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		genuine := true
+		for i, b := range flips {
+			at := (HeaderLen + i*7) % len(raw)
+			raw[at] ^= b
+			genuine = genuine && b == 0
+		}
+		m, err := Parse(raw)
+		if err != nil {
+			return
+		}
+		err = m.Open(raw, c)
+		if genuine && !m.Authenticated() {
+			t.Fatalf("a genuine message was refused: %v", err)
+		}
+		if m.Authenticated() && err == nil {
+			_ = m.Check()
+			for _, p := range m.Payloads {
+				checkStable(t, p)
+			}
+		}
+	})
+}
+
+// FuzzReassembler feeds authentic and other fragments in any order.
+func FuzzReassembler(f *testing.F) {
+	f.Add([]byte{0x10, 0x20, 0x30})
+	f.Add([]byte{0x31, 0x12, 0x23, 0x80})
+	f.Fuzz(func(t *testing.T, steps []byte) {
+		if len(steps) > 64 {
+			return
+		}
+		c := newGCM(t, 1)
+		plain, first, err := appendChain(nil, byType(TypeNonce, TypeVendorID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &Reassembler{}
+		for _, step := range steps {
+			// Bits: forged, three of number, one of total, one of message id.
+			total := 3 + int(step&1)
+			env := envelope{kind: TypeEncryptedFr, number: 1 + int(step>>4&7)%total, total: total}
+			if env.number == 1 {
+				env.first = first
+			}
+			m := exampleMessage()
+			m.MessageID += uint32(step >> 1 & 1)
+			size := (len(plain) + total - 1) / total
+			raw, err := m.protect(c, env, plain[(env.number-1)*size:min(env.number*size, len(plain))])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if step&0x80 != 0 {
+				raw[len(raw)-1] ^= 1
+			}
+			fragment, err := Parse(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := r.missing
+			whole, err := r.Add(raw, fragment, c)
+			if step&0x80 != 0 && (whole != nil || r.missing != before) {
+				t.Fatal("a forged fragment had an effect")
+			}
+			if whole != nil && (err != nil || !reflect.DeepEqual(whole.Payloads, byType(TypeNonce, TypeVendorID))) {
+				t.Fatalf("got %v, %v", whole, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,48 @@
+package wire
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// Type returns TypeConfig.
+func (*Config) Type() PayloadType { return TypeConfig }
+
+// parseConfig reads a configuration payload: a type, three reserved octets and
+// attributes (RFC 7296, section 3.15).
+//
+//	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//	|R|         Attribute Type      |            Length             |
+//	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//	~                             Value                             ~
+//	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+func parseConfig(c *cursor) *Config {
+	p := &Config{ConfigType: ConfigType(c.uint8("configuration type"))}
+	c.take(3, "reserved field")
+	for c.err == nil && len(c.rest) > 0 {
+		if len(p.Attributes) == MaxConfigAttributes {
+			c.fail("more than %d attributes", MaxConfigAttributes)
+			break
+		}
+		kind := c.uint16("attribute type") & 0x7fff
+		value := c.bytes(int(c.uint16("attribute length")), "attribute value")
+		p.Attributes = append(p.Attributes, ConfigAttribute{Type: kind, Value: value})
+	}
+	return p
+}
+
+func (p *Config) appendBody(b []byte) ([]byte, error) {
+	if len(p.Attributes) > MaxConfigAttributes {
+		return nil, fmt.Errorf("%d attributes, more than %d", len(p.Attributes), MaxConfigAttributes)
+	}
+	b = append(b, byte(p.ConfigType), 0, 0, 0)
+	for _, a := range p.Attributes {
+		if a.Type > 0x7fff || len(a.Value) > 65535 {
+			return nil, fmt.Errorf("attribute %d of %d octets does not fit", a.Type, len(a.Value))
+		}
+		b = binary.BigEndian.AppendUint16(b, a.Type)
+		b = binary.BigEndian.AppendUint16(b, uint16(len(a.Value)))
+		b = append(b, a.Value...)
+	}
+	return b, nil
+}
