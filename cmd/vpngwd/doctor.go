@@ -359,7 +359,7 @@ func (e *eipConfig) localAddress() (netip.Addr, error) {
 // users may read. It is empty when all is well.
 func (c *config) openSecrets(path string) string {
 	info, err := os.Stat(path)
-	if err != nil || info.Mode().Perm()&0o044 == 0 {
+	if err != nil || info.Mode().Perm()&0o004 == 0 {
 		return ""
 	}
 	inline := slices.ContainsFunc(c.API.Credentials, func(k credentialConfig) bool {
@@ -370,5 +370,5 @@ func (c *config) openSecrets(path string) string {
 	if !inline {
 		return ""
 	}
-	return fmt.Sprintf("%s holds secrets and can be read by others: chmod 0600 %[1]s", path)
+	return fmt.Sprintf("%s holds secrets and can be read by everybody: chmod o-r %[1]s", path)
 }

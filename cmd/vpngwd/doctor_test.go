@@ -189,7 +189,7 @@ func TestOpenSecrets(t *testing.T) {
 	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if w := c.openSecrets(path); !strings.Contains(w, "chmod 0600") {
+	if w := c.openSecrets(path); !strings.Contains(w, "chmod o-r") {
 		t.Errorf("a file of mode 0644 gives %q", w)
 	}
 }
