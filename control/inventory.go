@@ -1,0 +1,168 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Inventory is the cloud around the gateways: what the ids in requests resolve
+// to. It is declared in the daemon's configuration.
+type Inventory struct {
+	AvailabilityZones []string `yaml:"availability_zones"`
+	VPCs              []VPC    `yaml:"vpcs"`
+	EIPs              []EIP    `yaml:"eips"`
+}
+
+// VPC is a virtual private cloud with its subnets.
+type VPC struct {
+	ID      string       `yaml:"id"`
+	CIDR    netip.Prefix `yaml:"cidr"`
+	Subnets []Subnet     `yaml:"subnets"`
+}
+
+// Subnet is a subnet of a VPC.
+type Subnet struct {
+	ID   string       `yaml:"id"`
+	CIDR netip.Prefix `yaml:"cidr"`
+}
+
+// EIP is an elastic public address.
+type EIP struct {
+	ID      string     `yaml:"id"`
+	Address netip.Addr `yaml:"address"` // as peers see it
+	// PrivateAddress is the address of the host where a NAT stands in front
+	// of it; the zero Addr where the host has Address itself.
+	PrivateAddress netip.Addr `yaml:"private_address"`
+	Interface      string     `yaml:"interface"`
+	Type           string     `yaml:"type"`           // default 5_bgp
+	BandwidthMbps  int        `yaml:"bandwidth_mbps"` // default 300
+	BandwidthID    string     `yaml:"bandwidth_id"`   // default: derived from ID
+	BandwidthName  string     `yaml:"bandwidth_name"`
+	ChargeMode     string     `yaml:"charge_mode"` // bandwidth (default) or traffic
+	Shared         bool       `yaml:"shared"`      // the bandwidth is shared with other EIPs
+}
+
+// HostAddress returns the address that the host itself has.
+func (e *EIP) HostAddress() netip.Addr {
+	if e.PrivateAddress.IsValid() {
+		return e.PrivateAddress
+	}
+	return e.Address
+}
+
+// VPC returns a VPC by its id.
+func (inv *Inventory) VPC(id string) (*VPC, bool) {
+	i := slices.IndexFunc(inv.VPCs, func(v VPC) bool { return v.ID == id })
+	if i < 0 {
+		return nil, false
+	}
+	return &inv.VPCs[i], true
+}
+
+// Subnet returns a subnet of the VPC by its id.
+func (v *VPC) Subnet(id string) (*Subnet, bool) {
+	i := slices.IndexFunc(v.Subnets, func(s Subnet) bool { return s.ID == id })
+	if i < 0 {
+		return nil, false
+	}
+	return &v.Subnets[i], true
+}
+
+// EIP returns an EIP by its id.
+func (inv *Inventory) EIP(id string) (*EIP, bool) {
+	i := slices.IndexFunc(inv.EIPs, func(e EIP) bool { return e.ID == id })
+	if i < 0 {
+		return nil, false
+	}
+	return &inv.EIPs[i], true
+}
+
+// LocalAddress returns the address of the host behind a slot of a gateway:
+// what a tunnel of that slot is bound to. It differs from g.Address where a
+// NAT stands in front of the host.
+func (inv *Inventory) LocalAddress(g *Gateway, s Slot) (netip.Addr, error) {
+	if g.NetworkType == NetworkPrivate {
+		return g.AccessPrivateIPs[s-1], nil
+	}
+	eip, ok := inv.EIP(g.EIPs[s-1].ID)
+	if !ok {
+		return netip.Addr{}, fmt.Errorf("eip %s of gateway %s is not in the inventory", g.EIPs[s-1].ID, g.ID)
+	}
+	return eip.HostAddress(), nil
+}
+
+// Validate checks that the inventory is complete and free of contradictions,
+// and fills in its defaults. All defects are reported, joined.
+func (inv *Inventory) Validate() error {
+	var errs []error
+	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+
+	ids := map[string]string{}
+	unique := func(path, id string) {
+		if id == "" || len(id) > 64 {
+			add("%s.id: 1 to 64 characters are wanted", path)
+		} else if other, taken := ids[id]; taken {
+			add("%s.id: %s is the id of %s too", path, id, other)
+		}
+		ids[id] = path
+	}
+
+	zones := map[string]bool{}
+	for i, zone := range inv.AvailabilityZones {
+		if zone == "" || zones[zone] {
+			add("inventory.availability_zones[%d]: a name that stands there once is wanted", i)
+		}
+		zones[zone] = true
+	}
+	for i := range inv.VPCs {
+		v := &inv.VPCs[i]
+		path := fmt.Sprintf("inventory.vpcs[%d]", i)
+		unique(path, v.ID)
+		if !v.CIDR.IsValid() || v.CIDR != v.CIDR.Masked() {
+			add("%s.cidr: a network without host bits is wanted", path)
+		}
+		for j, s := range v.Subnets {
+			path := fmt.Sprintf("%s.subnets[%d]", path, j)
+			unique(path, s.ID)
+			if !s.CIDR.IsValid() || s.CIDR != s.CIDR.Masked() {
+				add("%s.cidr: a network without host bits is wanted", path)
+			} else if v.CIDR.IsValid() && !contains(v.CIDR, s.CIDR) {
+				add("%s.cidr: %s is not in %s of its vpc", path, s.CIDR, v.CIDR)
+			}
+		}
+	}
+	addresses := map[netip.Addr]string{}
+	for i := range inv.EIPs {
+		e := &inv.EIPs[i]
+		path := fmt.Sprintf("inventory.eips[%d]", i)
+		unique(path, e.ID)
+		e.fillDefaults()
+		if !e.Address.Is4() {
+			add("%s.address: an IPv4 address is wanted", path)
+		}
+		if e.PrivateAddress.IsValid() && !e.PrivateAddress.Is4() {
+			add("%s.private_address: an IPv4 address is wanted", path)
+		}
+		if other, taken := addresses[e.HostAddress()]; taken {
+			add("%s: has the address %s of %s", path, e.HostAddress(), other)
+		}
+		addresses[e.HostAddress()] = path
+		if !slices.Contains(eipTypes, e.Type) {
+			add("%s.type: one of %v is wanted", path, eipTypes)
+		}
+		if !slices.Contains(chargeModes, e.ChargeMode) {
+			add("%s.charge_mode: one of %v is wanted", path, chargeModes)
+		}
+		if e.BandwidthMbps < 1 || e.BandwidthMbps > maxBandwidthMbps {
+			add("%s.bandwidth_mbps: 1 to %d is wanted", path, maxBandwidthMbps)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// contains tells whether inner lies inside outer, or is equal to it.
+func contains(outer, inner netip.Prefix) bool {
+	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
+}

@@ -1,0 +1,89 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// Table is the typed view of the entries under one prefix. Values are JSON.
+type Table[T any] struct {
+	store  Store
+	prefix string
+}
+
+// Row is an entry of a table. Key is relative to the table's prefix.
+type Row[T any] struct {
+	Key      string
+	Value    T
+	Created  int64
+	Modified int64
+}
+
+// NewTable returns the table of the entries whose keys begin with prefix,
+// which ends in a slash so that no table holds another.
+func NewTable[T any](s Store, prefix string) Table[T] {
+	return Table[T]{store: s, prefix: strings.TrimSuffix(prefix, "/") + "/"}
+}
+
+// Prefix returns what the keys of the table begin with.
+func (t Table[T]) Prefix() string { return t.prefix }
+
+// Get returns one row, or ErrNotFound.
+func (t Table[T]) Get(ctx context.Context, key string) (Row[T], error) {
+	e, err := t.store.Get(ctx, t.prefix+key)
+	if err != nil {
+		return Row[T]{}, err
+	}
+	return t.Decode(e)
+}
+
+// List returns the rows whose keys begin with under, in the order of their
+// keys, and the revision they are of.
+func (t Table[T]) List(ctx context.Context, under string) ([]Row[T], int64, error) {
+	entries, rev, err := t.store.List(ctx, t.prefix+under)
+	if err != nil {
+		return nil, 0, err
+	}
+	rows := make([]Row[T], 0, len(entries))
+	for _, e := range entries {
+		row, err := t.Decode(e)
+		if err != nil {
+			return nil, 0, err
+		}
+		rows = append(rows, row)
+	}
+	return rows, rev, nil
+}
+
+// Put returns the operation that sets a row.
+func (t Table[T]) Put(key string, value T) (Op, error) {
+	b, err := json.Marshal(value)
+	if err != nil {
+		return Op{}, fmt.Errorf("encode %s%s: %w", t.prefix, key, err)
+	}
+	return Put(t.prefix+key, b), nil
+}
+
+// Delete returns the operation that removes a row.
+func (t Table[T]) Delete(key string) Op { return Delete(t.prefix + key) }
+
+// Check returns the condition that a row was last changed at revision; zero
+// says that there is none.
+func (t Table[T]) Check(key string, revision int64) Check {
+	return Check{Key: t.prefix + key, Revision: revision}
+}
+
+// Decode reads a row from an entry of the table, such as a watch reports it.
+func (t Table[T]) Decode(e Entry) (Row[T], error) {
+	key, ok := strings.CutPrefix(e.Key, t.prefix)
+	if !ok {
+		return Row[T]{}, fmt.Errorf("key %q is not of table %q", e.Key, t.prefix)
+	}
+	row := Row[T]{Key: key, Created: e.Created, Modified: e.Modified}
+	if err := json.Unmarshal(e.Value, &row.Value); err != nil {
+		return Row[T]{}, fmt.Errorf("decode %q: %w", e.Key, err)
+	}
+	return row, nil
+}
