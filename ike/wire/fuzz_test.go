@@ -2,34 +2,13 @@ package wire
 
 import (
 	"bytes"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
 )
 
-// captures returns the datagrams in testdata, which are hexadecimal text.
-func captures(t testing.TB) map[string][]byte {
-	t.Helper()
-	files, err := filepath.Glob("testdata/*.hex")
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := map[string][]byte{}
-	for _, name := range files {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all[strings.TrimSuffix(filepath.Base(name), ".hex")] = unhex(t, string(text))
-	}
-	return all
-}
-
 func FuzzHeader(f *testing.F) {
-	for _, b := range captures(f) {
+	for _, b := range readRecording(f).raws {
 		f.Add(b[:HeaderLen])
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -106,7 +85,7 @@ func emptied(p Payload) bool {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, b := range captures(f) {
+	for _, b := range readRecording(f).raws {
 		f.Add(b)
 	}
 	raw, err := exampleMessage().Append(nil)
