@@ -411,20 +411,34 @@ func TestNewRefuses(t *testing.T) {
 		want        string
 		unsupported bool
 	}{
-		{"reserved SPI", base(func(sa *ipsec.SA) { sa.SPI = 255 }),
-			"SA 000000ff: spi 000000ff: values below 00000100 are reserved", false},
-		{"short key", base(func(sa *ipsec.SA) { sa.EncryptionKey = sa.EncryptionKey[1:] }),
-			"SA c0ffee01: key of AES-CBC-128: has 15 octets, needs 16", false},
-		{"short integrity key", base(func(sa *ipsec.SA) { sa.IntegrityKey = nil }),
-			"SA c0ffee01: key of HMAC-SHA2-256-128: has 0 octets, needs 32", false},
-		{"no integrity", base(func(sa *ipsec.SA) { sa.Integrity, sa.IntegrityKey = ipsec.Transform{}, nil }),
-			"SA c0ffee01: integrity: a cipher without authentication needs an integrity algorithm", false},
-		{"integrity of no name", base(func(sa *ipsec.SA) { sa.Integrity = ipsec.Integrity(99) }),
-			"SA c0ffee01: integrity integrity algorithm 99: not supported by this data plane", true},
-		{"NULL", base(func(sa *ipsec.SA) { sa.Encryption = ipsec.Encryption(ipsec.EncryptionNull, 0) }),
-			"SA c0ffee01: encryption NULL: not supported by this data plane", true},
-		{"odd key length", base(func(sa *ipsec.SA) { sa.Encryption.KeyBits = 160 }),
-			"SA c0ffee01: encryption encryption algorithm 12 (160-bit key): not supported by this data plane", true},
+		{
+			"reserved SPI", base(func(sa *ipsec.SA) { sa.SPI = 255 }),
+			"SA 000000ff: spi 000000ff: values below 00000100 are reserved", false,
+		},
+		{
+			"short key", base(func(sa *ipsec.SA) { sa.EncryptionKey = sa.EncryptionKey[1:] }),
+			"SA c0ffee01: key of AES-CBC-128: has 15 octets, needs 16", false,
+		},
+		{
+			"short integrity key", base(func(sa *ipsec.SA) { sa.IntegrityKey = nil }),
+			"SA c0ffee01: key of HMAC-SHA2-256-128: has 0 octets, needs 32", false,
+		},
+		{
+			"no integrity", base(func(sa *ipsec.SA) { sa.Integrity, sa.IntegrityKey = ipsec.Transform{}, nil }),
+			"SA c0ffee01: integrity: a cipher without authentication needs an integrity algorithm", false,
+		},
+		{
+			"integrity of no name", base(func(sa *ipsec.SA) { sa.Integrity = ipsec.Integrity(99) }),
+			"SA c0ffee01: integrity integrity algorithm 99: not supported by this data plane", true,
+		},
+		{
+			"NULL", base(func(sa *ipsec.SA) { sa.Encryption = ipsec.Encryption(ipsec.EncryptionNull, 0) }),
+			"SA c0ffee01: encryption NULL: not supported by this data plane", true,
+		},
+		{
+			"odd key length", base(func(sa *ipsec.SA) { sa.Encryption.KeyBits = 160 }),
+			"SA c0ffee01: encryption encryption algorithm 12 (160-bit key): not supported by this data plane", true,
+		},
 		{"GCM without salt", base(func(sa *ipsec.SA) {
 			sa.Encryption = ipsec.Encryption(ipsec.EncryptionAESGCM16, 128)
 			sa.Integrity, sa.IntegrityKey = ipsec.Transform{}, nil

@@ -59,7 +59,7 @@ func NewOutbound(sa *ipsec.SA) (*Outbound, error) {
 		// sequence number encrypted under a random key of this purpose alone
 		// is that, and never repeats.
 		var key [32]byte
-		rand.Read(key[:]) //nolint:errcheck // It never fails (crypto/rand).
+		rand.Read(key[:]) // never fails
 		o.ivBlock, err = aes.NewCipher(key[:])
 		clear(key[:])
 		if err != nil {
@@ -236,10 +236,10 @@ func appendAAD(buf *[fixedLen + 4]byte, spi ipsec.SPI, seq uint64, esn bool) []b
 // not sent (RFC 4303, section 2.2.1).
 func computeICV(mac hash.Hash, sum *[64]byte, packet []byte, seq uint64, esn bool, scratch *[fixedLen + 4]byte) []byte {
 	mac.Reset()
-	mac.Write(packet) //nolint:errcheck // A hash never fails.
+	mac.Write(packet)
 	if esn {
 		binary.BigEndian.PutUint32(scratch[:], uint32(seq>>32))
-		mac.Write(scratch[:4]) //nolint:errcheck // A hash never fails.
+		mac.Write(scratch[:4])
 	}
 	return mac.Sum(sum[:0])
 }

@@ -3,7 +3,7 @@ package esp
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/des" //nolint:staticcheck // 3DES is for peers that have nothing newer.
+	"crypto/des"
 	"crypto/hmac"
 	"crypto/md5"
 	"crypto/sha1"
@@ -164,6 +164,9 @@ func newMAC(alg ipsec.Transform, key []byte) (hash.Cloner, int, error) {
 	if !ok {
 		return nil, 0, fmt.Errorf("integrity %s: hash cannot be cloned: %w", alg, ipsec.ErrUnsupported)
 	}
+	if _, err := cloner.Clone(); err != nil {
+		return nil, 0, fmt.Errorf("integrity %s: %w", alg, err)
+	}
 	return cloner, icvLen, nil
 }
 
@@ -179,8 +182,7 @@ func checkKey(alg ipsec.Transform, key []byte, want int) error {
 func (t *transform) cloneMAC() hash.Hash {
 	clone, err := t.mac.Clone()
 	if err != nil {
-		// Only a hash outside the standard library cannot be cloned.
-		panic("esp: " + err.Error())
+		panic(err) //nolint:forbidigo // newMAC has cloned it once already.
 	}
 	return clone
 }
