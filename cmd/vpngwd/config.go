@@ -8,25 +8,29 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/vpngw/vpngw/control"
 )
 
 // config is the daemon's configuration file; docs/configuration.md describes
 // every key. Keys that the file does not name keep the values of defaults.
 type config struct {
-	Node      nodeConfig      `yaml:"node"`
-	DataDir   string          `yaml:"data_dir"`
-	Log       logConfig       `yaml:"log"`
-	Store     storeConfig     `yaml:"store"`
-	API       apiConfig       `yaml:"api"`
-	Metrics   metricsConfig   `yaml:"metrics"`
-	Dataplane dataplaneConfig `yaml:"dataplane"`
-	IKE       ikeConfig       `yaml:"ike"`
-	Inventory inventoryConfig `yaml:"inventory"`
-	Debug     debugConfig     `yaml:"debug"`
+	Node      nodeConfig        `yaml:"node"`
+	DataDir   string            `yaml:"data_dir"`
+	Log       logConfig         `yaml:"log"`
+	Store     storeConfig       `yaml:"store"`
+	API       apiConfig         `yaml:"api"`
+	Metrics   metricsConfig     `yaml:"metrics"`
+	Dataplane dataplaneConfig   `yaml:"dataplane"`
+	IKE       ikeConfig         `yaml:"ike"`
+	Inventory control.Inventory `yaml:"inventory"`
+	Limits    control.Limits    `yaml:"limits"`
+	Debug     debugConfig       `yaml:"debug"`
 }
 
 type nodeConfig struct {
@@ -124,36 +128,6 @@ type retransmitConfig struct {
 	Initial time.Duration `yaml:"initial"`
 	Factor  float64       `yaml:"factor"`
 	Tries   int           `yaml:"tries"`
-}
-
-// inventoryConfig is the cloud around the gateway, so that ids in the API
-// resolve to addresses of this node.
-type inventoryConfig struct {
-	AvailabilityZones []string    `yaml:"availability_zones"`
-	VPCs              []vpcConfig `yaml:"vpcs"`
-	EIPs              []eipConfig `yaml:"eips"`
-}
-
-type vpcConfig struct {
-	ID      string         `yaml:"id"`
-	Name    string         `yaml:"name"`
-	CIDR    string         `yaml:"cidr"`
-	Subnets []subnetConfig `yaml:"subnets"`
-}
-
-type subnetConfig struct {
-	ID   string `yaml:"id"`
-	Name string `yaml:"name"`
-	CIDR string `yaml:"cidr"`
-}
-
-type eipConfig struct {
-	ID             string `yaml:"id"`
-	Address        string `yaml:"address"`
-	PrivateAddress string `yaml:"private_address"`
-	Interface      string `yaml:"interface"`
-	Type           string `yaml:"type"`
-	BandwidthMbps  int    `yaml:"bandwidth_mbps"`
 }
 
 type debugConfig struct {
@@ -255,12 +229,9 @@ func (p *problems) add(key, format string, args ...any) {
 
 // oneOf adds a problem unless value is one of the words.
 func (p *problems) oneOf(key, value string, words ...string) {
-	for _, w := range words {
-		if value == w {
-			return
-		}
+	if !slices.Contains(words, value) {
+		p.add(key, "%q is not one of %s", value, strings.Join(words, ", "))
 	}
-	p.add(key, "%q is not one of %s", value, strings.Join(words, ", "))
 }
 
 // check returns everything that is wrong, joined.
@@ -388,75 +359,13 @@ func (c *config) checkEngines(p *problems) {
 }
 
 func (c *config) checkInventory(p *problems) {
-	zone := c.Node.AvailabilityZone
-	found := zone == ""
-	for _, z := range c.Inventory.AvailabilityZones {
-		found = found || z == zone
+	if err := c.Inventory.Validate(); err != nil {
+		*p = append(*p, err)
 	}
-	if !found {
+	zone := c.Node.AvailabilityZone
+	if zone != "" && !slices.Contains(c.Inventory.AvailabilityZones, zone) {
 		p.add("node.availability_zone", "%q is not in inventory.availability_zones", zone)
 	}
-	ids := make(map[string]string)
-	unique := func(key, id string) {
-		switch other, taken := ids[id]; {
-		case id == "":
-			p.add(key, "is required")
-		case taken:
-			p.add(key, "%q is that of %s, too", id, other)
-		default:
-			ids[id] = key
-		}
-	}
-	for i, v := range c.Inventory.VPCs {
-		key := fmt.Sprintf("inventory.vpcs[%d]", i)
-		unique(key+".id", v.ID)
-		network := checkCIDR(p, key+".cidr", v.CIDR)
-		for j, s := range v.Subnets {
-			key := fmt.Sprintf("%s.subnets[%d]", key, j)
-			unique(key+".id", s.ID)
-			subnet := checkCIDR(p, key+".cidr", s.CIDR)
-			if network.IsValid() && subnet.IsValid() &&
-				(subnet.Bits() < network.Bits() || !network.Contains(subnet.Addr())) {
-				p.add(key+".cidr", "%s is not within %s of the VPC", subnet, network)
-			}
-		}
-	}
-	local := make(map[netip.Addr]string)
-	for i, e := range c.Inventory.EIPs {
-		key := fmt.Sprintf("inventory.eips[%d]", i)
-		unique(key+".id", e.ID)
-		bind := checkAddress(p, key+".address", e.Address)
-		if e.PrivateAddress != "" {
-			bind = checkAddress(p, key+".private_address", e.PrivateAddress)
-		}
-		if other, taken := local[bind]; bind.IsValid() && taken {
-			p.add(key, "%s is the local address of %s, too", bind, other)
-		}
-		local[bind] = key
-		if e.BandwidthMbps < 0 {
-			p.add(key+".bandwidth_mbps", "is negative")
-		}
-	}
-}
-
-func checkCIDR(p *problems, key, value string) netip.Prefix {
-	prefix, err := netip.ParsePrefix(value)
-	switch {
-	case err != nil:
-		p.add(key, "%q is not a CIDR", value)
-	case prefix != prefix.Masked():
-		p.add(key, "%s has host bits; the network is %s", prefix, prefix.Masked())
-	}
-	return prefix
-}
-
-func checkAddress(p *problems, key, value string) netip.Addr {
-	a, err := netip.ParseAddr(value)
-	if err != nil || a.IsUnspecified() || a.IsMulticast() {
-		p.add(key, "%q is not the address of a host", value)
-		return netip.Addr{}
-	}
-	return a
 }
 
 // restartKeys names the parts of the configuration that differ from old and
@@ -470,6 +379,7 @@ func (c *config) restartKeys(old *config) []string {
 		{"node", c.Node == old.Node},
 		{"data_dir", c.DataDir == old.DataDir},
 		{"log.format", c.Log.Format == old.Log.Format},
+		{"limits", reflect.DeepEqual(c.Limits, old.Limits)},
 		{"store", c.Store.Backend == old.Store.Backend},
 		{"api.listen", c.API.Listen == old.API.Listen},
 		{"api.tls", c.API.TLS == old.API.TLS},

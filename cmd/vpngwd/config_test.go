@@ -47,7 +47,7 @@ func TestLoadConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Node.Name != "node-1" || c.API.TLS.Mode != tlsAuto || c.API.Credentials[0].SecretKey != "very-secret" ||
-		c.IKE.Retransmit.Initial != time.Second || c.Inventory.VPCs[0].Subnets[0].CIDR != "10.10.0.0/24" ||
+		c.IKE.Retransmit.Initial != time.Second || c.Inventory.VPCs[0].Subnets[0].CIDR.String() != "10.10.0.0/24" ||
 		c.Inventory.EIPs[0].BandwidthMbps != 300 || c.API.Users[0].ProjectName != "one" {
 		t.Errorf("decoded %+v", c)
 	}
@@ -101,13 +101,13 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"project", "role: admin, project_id: p1", "role: admin", "api.credentials[0].project_id"},
 		{"same access key", "project_id: p1}]", "project_id: p1}, {access_key: AK1, secret_key: b, role: admin, project_id: p}]", "occurs twice"},
 		{"zone", "availability_zone: az1", "availability_zone: az9", "node.availability_zone"},
-		{"vpc", "cidr: 10.10.0.0/16", "cidr: 10.10.0.0", "inventory.vpcs[0].cidr"},
-		{"host bits", "cidr: 10.10.0.0/16", "cidr: 10.10.0.1/16", "the network is 10.10.0.0/16"},
-		{"subnet outside", "cidr: 10.10.0.0/24", "cidr: 10.11.0.0/24", "not within 10.10.0.0/16"},
-		{"same id", "id: s1", "id: v1", "is that of inventory.vpcs[0].id"},
+		{"vpc", "cidr: 10.10.0.0/16", "cidr: 10.10.0.0", "10.10.0.0"},
+		{"host bits", "cidr: 10.10.0.0/16", "cidr: 10.10.0.1/16", "inventory.vpcs[0].cidr: a network without host bits"},
+		{"subnet outside", "cidr: 10.10.0.0/24", "cidr: 10.11.0.0/24", "not in 10.10.0.0/16 of its vpc"},
+		{"same id", "id: s1", "id: v1", "is the id of inventory.vpcs[0] too"},
 		{"no id", "id: e1, ", "", "inventory.eips[0].id"},
-		{"eip", "address: 203.0.113.10", "address: gateway", "inventory.eips[0].address"},
-		{"same eip", "bandwidth_mbps: 300}", "bandwidth_mbps: 300}, {id: e2, address: 203.0.113.10}", "is the local address of inventory.eips[0]"},
+		{"eip", "address: 203.0.113.10", "address: gateway", "gateway"},
+		{"same eip", "bandwidth_mbps: 300}", "bandwidth_mbps: 300}, {id: e2, address: 203.0.113.10}", "has the address 203.0.113.10 of inventory.eips[0]"},
 		{"factor", "factor: 1.5", "factor: 0.5", "ike.retransmit.factor"},
 		{"initial", "initial: 1s", "initial: 1ms", "ike.retransmit.initial"},
 		{"tries", "tries: 3", "tries: 21", "ike.retransmit.tries"},

@@ -256,10 +256,7 @@ func (h *host) inventory(c *config) []finding {
 	}
 	var findings []finding
 	for _, e := range c.Inventory.EIPs {
-		a, err := e.localAddress()
-		if err != nil {
-			continue // loadConfig has told
-		}
+		a := e.HostAddress()
 		link, here := addresses[a]
 		if !here {
 			device := e.Interface
@@ -345,14 +342,6 @@ func udpOffload() (send, receive error) {
 	defer unix.Close(fd) //nolint:errcheck // nothing was written
 	return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 1200),
 		unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
-}
-
-// localAddress is the address that the EIP has on this host.
-func (e *eipConfig) localAddress() (netip.Addr, error) {
-	if e.PrivateAddress != "" {
-		return netip.ParseAddr(e.PrivateAddress)
-	}
-	return netip.ParseAddr(e.Address)
 }
 
 // openSecrets warns of a configuration file that holds secrets and that other
