@@ -1,0 +1,457 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/vpngw/vpngw/control/store"
+)
+
+// Where objects are kept. Below each stands project/id.
+const (
+	prefixSpec             = "spec/"
+	prefixGateways         = prefixSpec + string(KindGateway)
+	prefixCustomerGateways = prefixSpec + string(KindCustomerGateway)
+	prefixConnections      = prefixSpec + string(KindConnection)
+	prefixGatewayStatus    = "status/" + string(KindGateway)
+	prefixConnectionStatus = "status/" + string(KindConnection)
+	prefixConnectionLog    = "log/" + string(KindConnection)
+
+	// keyGuard changes with every change to a specification. A writer checks
+	// it, so the rules that span objects are decided on what is still true
+	// when the decision is written.
+	keyGuard = "guard"
+)
+
+const changeAttempts = 16
+
+// Objects is the typed view of the store that the Service and the reconciler
+// share. Its methods may be called from several goroutines.
+type Objects struct {
+	store store.Store
+	key   *SealingKey
+
+	gateways         store.Table[Gateway]
+	customerGateways store.Table[CustomerGateway]
+	connections      store.Table[storedConnection]
+	gatewayStatus    store.Table[GatewayStatus]
+	connectionStatus store.Table[ConnectionStatus]
+	connectionLog    store.Table[[]LogLine]
+
+	changing sync.Mutex // keeps writers of this process from conflicts
+	logging  sync.Mutex
+}
+
+// storedConnection is a connection with its secrets sealed.
+type storedConnection struct {
+	Connection
+	SealedPSK []byte `json:"sealed_psk,omitempty"`
+}
+
+// NewObjects returns the view of a store whose secrets are sealed with key.
+func NewObjects(s store.Store, key *SealingKey) *Objects {
+	return &Objects{
+		store:            s,
+		key:              key,
+		gateways:         store.NewTable[Gateway](s, prefixGateways),
+		customerGateways: store.NewTable[CustomerGateway](s, prefixCustomerGateways),
+		connections:      store.NewTable[storedConnection](s, prefixConnections),
+		gatewayStatus:    store.NewTable[GatewayStatus](s, prefixGatewayStatus),
+		connectionStatus: store.NewTable[ConnectionStatus](s, prefixConnectionStatus),
+		connectionLog:    store.NewTable[[]LogLine](s, prefixConnectionLog),
+	}
+}
+
+// Snapshot is every object as of one revision, with its status.
+type Snapshot struct {
+	Revision         int64 // Watch from here
+	Gateways         []Gateway
+	CustomerGateways []CustomerGateway
+	Connections      []Connection
+	GatewayStatus    map[string]GatewayStatus    // by id
+	ConnectionStatus map[string]ConnectionStatus // by id
+	// Unreadable are the objects that could not be decoded, by id: they do
+	// not stand in the lists above.
+	Unreadable map[string]error
+}
+
+// Snapshot reads all objects. One that cannot be read does not hide the others.
+func (o *Objects) Snapshot(ctx context.Context) (*Snapshot, error) {
+	s := &Snapshot{
+		GatewayStatus:    map[string]GatewayStatus{},
+		ConnectionStatus: map[string]ConnectionStatus{},
+		Unreadable:       map[string]error{},
+	}
+	entries, rev, err := o.store.List(ctx, prefixSpec)
+	if err != nil {
+		return nil, fmt.Errorf("list objects: %w", err)
+	}
+	s.Revision = rev
+	for _, e := range entries {
+		kind, _, id, ok := splitSpecKey(e.Key)
+		if !ok {
+			continue
+		}
+		if err := o.decodeInto(s, kind, e); err != nil {
+			s.Unreadable[id] = err
+		}
+	}
+	gateways, _, err := o.gatewayStatus.List(ctx, "")
+	if err != nil {
+		return nil, fmt.Errorf("list gateway status: %w", err)
+	}
+	for _, row := range gateways {
+		s.GatewayStatus[idOf(row.Key)] = row.Value
+	}
+	connections, _, err := o.connectionStatus.List(ctx, "")
+	if err != nil {
+		return nil, fmt.Errorf("list connection status: %w", err)
+	}
+	for _, row := range connections {
+		s.ConnectionStatus[idOf(row.Key)] = row.Value
+	}
+	return s, nil
+}
+
+func (o *Objects) decodeInto(s *Snapshot, kind Kind, e store.Entry) error {
+	switch kind {
+	case KindGateway:
+		row, err := o.gateways.Decode(e)
+		if err != nil {
+			return err
+		}
+		s.Gateways = append(s.Gateways, row.Value)
+	case KindCustomerGateway:
+		row, err := o.customerGateways.Decode(e)
+		if err != nil {
+			return err
+		}
+		s.CustomerGateways = append(s.CustomerGateways, row.Value)
+	case KindConnection:
+		row, err := o.connections.Decode(e)
+		if err != nil {
+			return err
+		}
+		c, err := o.unseal(row.Value)
+		if err != nil {
+			return err
+		}
+		s.Connections = append(s.Connections, c)
+	default:
+		return fmt.Errorf("kind %q is unknown", kind)
+	}
+	return nil
+}
+
+// Change says that the specification of an object changed.
+type Change struct {
+	Kind    Kind
+	Project string
+	ID      string
+	Deleted bool // finalised, it is gone
+}
+
+// Watch reports the changes to specifications after a revision, as
+// store.Store.Watch does: when the channel is closed while ctx goes on, take a
+// new Snapshot and watch from it. It fails with store.ErrCompacted likewise.
+func (o *Objects) Watch(ctx context.Context, after int64) (<-chan []Change, error) {
+	events, err := o.store.Watch(ctx, prefixSpec, after)
+	if err != nil {
+		return nil, err
+	}
+	changes := make(chan []Change)
+	go func() {
+		defer close(changes)
+		for batch := range events {
+			var out []Change
+			for _, e := range batch {
+				if kind, project, id, ok := splitSpecKey(e.Key); ok {
+					out = append(out, Change{Kind: kind, Project: project, ID: id, Deleted: e.Deleted})
+				}
+			}
+			select {
+			case changes <- out:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return changes, nil
+}
+
+// SetGatewayStatus writes the status of a gateway. It is for the reconciler
+// alone. It fails with store.ErrNotFound when the gateway is gone.
+func (o *Objects) SetGatewayStatus(ctx context.Context, project, id string, s GatewayStatus) error {
+	return setStatus(ctx, o, o.gatewayStatus, prefixGateways, project, id, s)
+}
+
+// SetConnectionStatus writes the status of a connection. It is for the
+// reconciler alone. It fails with store.ErrNotFound when the connection is
+// gone.
+func (o *Objects) SetConnectionStatus(ctx context.Context, project, id string, s ConnectionStatus) error {
+	return setStatus(ctx, o, o.connectionStatus, prefixConnections, project, id, s)
+}
+
+// setStatus writes a status unless its object was finalised meanwhile, so none
+// is left behind.
+func setStatus[T any](ctx context.Context, o *Objects, t store.Table[T], specs, project, id string, status T) error {
+	key, err := objectKey(project, id)
+	if err != nil {
+		return err
+	}
+	put, err := t.Put(key, status)
+	if err != nil {
+		return err
+	}
+	for range changeAttempts {
+		var spec store.Entry
+		if spec, err = o.store.Get(ctx, specs+"/"+key); err != nil {
+			return err
+		}
+		_, err = o.store.Txn(ctx, []store.Check{{Key: spec.Key, Revision: spec.Modified}}, []store.Op{put})
+		if !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+	return err
+}
+
+// AppendLog adds lines to the log of a connection, oldest first. The log keeps
+// the latest 200.
+func (o *Objects) AppendLog(ctx context.Context, project, id string, lines ...LogLine) error {
+	key, err := objectKey(project, id)
+	if err != nil {
+		return err
+	}
+	o.logging.Lock()
+	defer o.logging.Unlock()
+	row, err := o.connectionLog.Get(ctx, key)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	return setStatus(ctx, o, o.connectionLog, prefixConnections, project, id, extendLog(row.Value, lines))
+}
+
+// Log returns the log of a connection, newest line first.
+func (o *Objects) Log(ctx context.Context, project, id string) ([]LogLine, error) {
+	key, err := objectKey(project, id)
+	if err != nil {
+		return nil, err
+	}
+	row, err := o.connectionLog.Get(ctx, key)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	slices.Reverse(row.Value)
+	return row.Value, nil
+}
+
+// FinalizeGateway removes a gateway that was taken down: it must have been
+// asked to be deleted and have no connections left. One that is gone is no
+// error. It is for the reconciler alone.
+func (o *Objects) FinalizeGateway(ctx context.Context, project, id string) error {
+	return o.change(ctx, func(tx *transaction) error {
+		g, err := tx.gateway(project, id)
+		switch {
+		case isNotFound(err):
+			return nil
+		case err != nil:
+			return err
+		case !g.DeletionRequested:
+			return fmt.Errorf("gateway %s: its deletion was not asked for", id)
+		}
+		connections, err := tx.connections(project)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(connections, func(c Connection) bool { return c.GatewayID == id }) {
+			return fmt.Errorf("gateway %s: it has connections", id)
+		}
+		key := project + "/" + id
+		tx.ops = append(tx.ops, o.gateways.Delete(key), o.gatewayStatus.Delete(key))
+		return nil
+	})
+}
+
+// FinalizeConnection removes a connection that was taken down, its status and
+// its log: it must have been asked to be deleted. One that is gone is no
+// error. It is for the reconciler alone.
+func (o *Objects) FinalizeConnection(ctx context.Context, project, id string) error {
+	return o.change(ctx, func(tx *transaction) error {
+		key, err := objectKey(project, id)
+		if err != nil {
+			return err
+		}
+		// A connection whose secret cannot be opened must still go.
+		row, err := o.connections.Get(ctx, key)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return nil
+		case err != nil:
+			return err
+		case !row.Value.DeletionRequested:
+			return fmt.Errorf("connection %s: its deletion was not asked for", id)
+		}
+		tx.ops = append(tx.ops, o.connections.Delete(key), o.connectionStatus.Delete(key), o.connectionLog.Delete(key))
+		return nil
+	})
+}
+
+func (o *Objects) seal(c Connection) storedConnection {
+	return storedConnection{Connection: c, SealedPSK: o.key.Seal(c.PSK, pskPlace(&c))}
+}
+
+func (o *Objects) unseal(s storedConnection) (Connection, error) {
+	var err error
+	s.PSK, err = o.key.Open(s.SealedPSK, pskPlace(&s.Connection))
+	return s.Connection, err
+}
+
+func pskPlace(c *Connection) string { return "psk of connection " + c.Project + "/" + c.ID }
+
+// transaction collects the changes of one write to specifications. What it
+// reads cannot change before the changes are written: else all is done again.
+type transaction struct {
+	ctx     context.Context
+	objects *Objects
+	ops     []store.Op
+}
+
+// change runs decide and writes the changes it collected, at once or, when it
+// fails, not at all. A decision that another writer has overtaken is repeated.
+func (o *Objects) change(ctx context.Context, decide func(*transaction) error) error {
+	o.changing.Lock()
+	defer o.changing.Unlock()
+	var err error
+	for range changeAttempts {
+		guard, getErr := o.store.Get(ctx, keyGuard)
+		if getErr != nil && !errors.Is(getErr, store.ErrNotFound) {
+			return getErr
+		}
+		tx := &transaction{ctx: ctx, objects: o}
+		if err := decide(tx); err != nil || len(tx.ops) == 0 {
+			return err
+		}
+		_, err = o.store.Txn(ctx,
+			[]store.Check{{Key: keyGuard, Revision: guard.Modified}},
+			append(tx.ops, store.Put(keyGuard, nil)))
+		if !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+	return &Error{Code: CodeBusy, Status: 400, Message: "The system is busy, please try later."}
+}
+
+func (tx *transaction) gateway(project, id string) (Gateway, error) {
+	return get(tx.ctx, tx.objects.gateways, project, id)
+}
+
+func (tx *transaction) customerGateway(project, id string) (CustomerGateway, error) {
+	return get(tx.ctx, tx.objects.customerGateways, project, id)
+}
+
+func (tx *transaction) connection(project, id string) (Connection, error) {
+	s, err := get(tx.ctx, tx.objects.connections, project, id)
+	if err != nil {
+		return Connection{}, err
+	}
+	return tx.objects.unseal(s)
+}
+
+// gateways returns those of a project, or of all when project is empty.
+func (tx *transaction) gateways(project string) ([]Gateway, error) {
+	return list(tx.ctx, tx.objects.gateways, project)
+}
+
+func (tx *transaction) customerGateways(project string) ([]CustomerGateway, error) {
+	return list(tx.ctx, tx.objects.customerGateways, project)
+}
+
+// connections returns those of a project, without their secrets.
+func (tx *transaction) connections(project string) ([]Connection, error) {
+	stored, err := list(tx.ctx, tx.objects.connections, project)
+	out := make([]Connection, len(stored))
+	for i := range stored {
+		out[i] = stored[i].Connection
+	}
+	return out, err
+}
+
+func (tx *transaction) putGateway(g Gateway) error {
+	return put(tx, tx.objects.gateways, g.Meta, g)
+}
+
+func (tx *transaction) putCustomerGateway(c CustomerGateway) error {
+	return put(tx, tx.objects.customerGateways, c.Meta, c)
+}
+
+func (tx *transaction) putConnection(c Connection) error {
+	return put(tx, tx.objects.connections, c.Meta, tx.objects.seal(c))
+}
+
+func put[T any](tx *transaction, t store.Table[T], m Meta, value T) error {
+	op, err := t.Put(m.Project+"/"+m.ID, value)
+	if err == nil {
+		tx.ops = append(tx.ops, op)
+	}
+	return err
+}
+
+// get returns one object; an id that is not there yields the error that the
+// caller of the API is shown.
+func get[T any](ctx context.Context, t store.Table[T], project, id string) (T, error) {
+	var none T
+	key, err := objectKey(project, id)
+	if err != nil {
+		return none, err
+	}
+	row, err := t.Get(ctx, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return none, NotFound()
+	}
+	return row.Value, err
+}
+
+func list[T any](ctx context.Context, t store.Table[T], project string) ([]T, error) {
+	under := ""
+	if project != "" {
+		under = project + "/"
+	}
+	rows, _, err := t.List(ctx, under)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]T, len(rows))
+	for i, row := range rows {
+		out[i] = row.Value
+	}
+	return out, nil
+}
+
+// objectKey joins project and id. Either could carry a slash that makes the
+// key that of another project's object: then there is no such object.
+func objectKey(project, id string) (string, error) {
+	if project == "" || id == "" || len(project)+len(id) > 256 || strings.Contains(project+id, "/") {
+		return "", NotFound()
+	}
+	return project + "/" + id, nil
+}
+
+func splitSpecKey(key string) (kind Kind, project, id string, ok bool) {
+	parts := strings.Split(strings.TrimPrefix(key, prefixSpec), "/")
+	if len(parts) != 3 {
+		return "", "", "", false
+	}
+	return Kind(parts[0]), parts[1], parts[2], true
+}
+
+func idOf(key string) string { return key[strings.LastIndexByte(key, '/')+1:] }
+
+func isNotFound(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == CodeNotFound
+}

@@ -1,0 +1,117 @@
+package control
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const sealingKeySize = 32
+
+// SealingKey encrypts the secrets of stored objects, by AES-256-GCM with
+// random nonces. The key is kept in a file apart from the store, so that a
+// copy of the store alone reveals no secret.
+type SealingKey struct{ aead cipher.AEAD }
+
+// LoadSealingKey reads the key from a file of mode 0600. If there is none, a
+// new key is made and written there first. Without its key a store's secrets
+// are lost: keep a copy of the file.
+func LoadSealingKey(path string) (*SealingKey, error) {
+	text, err := readPrivate(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = createSealingKey(path); err == nil {
+			text, err = readPrivate(path)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sealing key: %w", err)
+	}
+	defer clear(text)
+	key := make([]byte, hex.DecodedLen(len(text)))
+	defer clear(key)
+	if _, err := hex.Decode(key, text); err != nil || len(key) != sealingKeySize {
+		return nil, fmt.Errorf("sealing key %s: %d hexadecimal digits are wanted", path, 2*sealingKeySize)
+	}
+	return newSealingKey(key)
+}
+
+func newSealingKey(key []byte) (*SealingKey, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("sealing key: %w", err)
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return nil, fmt.Errorf("sealing key: %w", err)
+	}
+	return &SealingKey{aead: aead}, nil
+}
+
+func readPrivate(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return nil, fmt.Errorf("%s has mode %#o: others can read it, wanted is 0600", path, mode)
+	}
+	text := make([]byte, 2*sealingKeySize+1)
+	n, err := f.Read(text)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return text[:len(strings.TrimRight(string(text[:n]), "\n"))], nil
+}
+
+// createSealingKey writes a new key. The file appears whole or not at all, and
+// never replaces one that another process made meanwhile.
+func createSealingKey(path string) (err error) {
+	key := make([]byte, sealingKeySize)
+	defer clear(key)
+	if _, err := rand.Read(key); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".sealing-key-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
+	_, err = fmt.Fprintf(f, "%x\n", key)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// Seal encrypts a secret for one place: it opens there only.
+func (k *SealingKey) Seal(s Secret, place string) []byte {
+	return k.aead.Seal(nil, nil, []byte(s.text), []byte(place))
+}
+
+// Open decrypts what Seal made for the same place.
+func (k *SealingKey) Open(sealed []byte, place string) (Secret, error) {
+	text, err := k.aead.Open(nil, nil, sealed, []byte(place))
+	if err != nil {
+		return Secret{}, fmt.Errorf("secret of %s: it was sealed with another key or damaged", place)
+	}
+	return Secret{text: string(text)}, nil
+}
