@@ -1,0 +1,59 @@
+// Command vpnctl is the command line of the VPN REST API. It shows and changes
+// gateways, customer gateways and connections, brings a project to what a YAML
+// file says, and tells why a connection is down.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vpngw/vpngw/cmd/vpnctl/client"
+)
+
+// Exit codes. They are part of the interface: scripts rely on them.
+const (
+	exitOK       = 0
+	exitFailure  = 1 // the API refused, cannot be reached, or an object failed
+	exitUsage    = 2 // wrong arguments, settings or file
+	exitNotFound = 3
+	exitDenied   = 4 // wrong credentials or not permitted
+	exitTimeout  = 5 // --wait ended before the object was ready
+)
+
+// usageError is a failure of the caller's input.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	err := newCommand(os.Getenv).ExecuteContext(ctx)
+	stop()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(os.Stderr, "vpnctl:", err)
+	}
+	os.Exit(exitCode(err))
+}
+
+func exitCode(err error) int {
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, client.ErrTimeout):
+		return exitTimeout
+	case client.IsNotFound(err):
+		return exitNotFound
+	case client.IsDenied(err):
+		return exitDenied
+	default:
+		return exitFailure
+	}
+}

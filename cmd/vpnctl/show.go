@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/goccy/go-yaml"
+	"github.com/spf13/cobra"
+
+	"github.com/vpngw/vpngw/cmd/vpnctl/client"
+)
+
+// column is one column of a table.
+type column struct {
+	title string
+	value func(client.Object) string
+}
+
+func member(title, name string) column {
+	return column{title, func(o client.Object) string { return o.Text(name) }}
+}
+
+func nested(title, outer, inner string) column {
+	return column{title, func(o client.Object) string {
+		m, _ := o[outer].(map[string]any)
+		return client.Object(m).Text(inner)
+	}}
+}
+
+// columns are those of a kind's table.
+var columns = map[string][]column{
+	client.Gateways.Name: {
+		member("NAME", "name"), member("STATUS", "status"), member("FLAVOR", "flavor"), member("MODE", "ha_mode"),
+		nested("ADDRESS 1", "eip1", "ip_address"), nested("ADDRESS 2", "eip2", "ip_address"),
+		member("CONNECTIONS", "used_connection_number"), member("LOCAL SUBNETS", "local_subnets"), member("ID", "id"),
+	},
+	client.CustomerGateways.Name: {
+		member("NAME", "name"), member("TYPE", "id_type"), member("VALUE", "id_value"), member("BGP ASN", "bgp_asn"), member("ID", "id"),
+	},
+	client.Connections.Name: {
+		member("NAME", "name"), member("STATUS", "status"), member("STYLE", "style"),
+		nested("IKE", "ikepolicy", "ike_version"), nested("ENCRYPTION", "ipsecpolicy", "encryption_algorithm"),
+		nested("LOCAL ID", "ikepolicy", "local_id"), nested("PEER ID", "ikepolicy", "peer_id"),
+		member("PEER SUBNETS", "peer_subnets"), member("ID", "id"),
+	},
+}
+
+// show prints rows as a table, or whole in another format.
+func (t *tool) show(w io.Writer, rows []client.Object, columns []column, whole any) error {
+	switch t.output {
+	case "json":
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(whole)
+	case "yaml":
+		b, err := yaml.Marshal(whole)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(b)
+		return err
+	}
+	table := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+	titles := make([]string, len(columns))
+	for i, c := range columns {
+		titles[i] = c.title
+	}
+	fmt.Fprintln(table, strings.Join(titles, "\t"))
+	for _, row := range rows {
+		cells := make([]string, len(columns))
+		for i, c := range columns {
+			if cells[i] = c.value(row); cells[i] == "" {
+				cells[i] = "-"
+			}
+		}
+		fmt.Fprintln(table, strings.Join(cells, "\t"))
+	}
+	return table.Flush()
+}
+
+// statusColumns are those of the table of states.
+var statusColumns = []column{
+	member("CONNECTION", "name"), member("STATUS", "status"), member("GATEWAY", "gateway"),
+	member("LOCAL ID", "local"), member("PEER ID", "peer"),
+	{"SA, OR THE REASON WHEN DOWN", func(o client.Object) string { return o.Text("sa") + o.Text("reason") }},
+}
+
+func (t *tool) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status [CONNECTION]",
+		Short: "Show how the connections are and why one is down",
+		Args:  arguments(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			api, err := t.settings.client(t.getenv)
+			if err != nil {
+				return err
+			}
+			ctx := cmd.Context()
+			connections, err := api.List(ctx, client.Connections)
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				one, err := client.Pick(connections, client.Connections, args[0])
+				if err != nil {
+					return err
+				}
+				connections = []client.Object{one}
+			}
+			rows, err := states(ctx, api, connections)
+			if err != nil {
+				return err
+			}
+			return t.show(cmd.OutOrStdout(), rows, statusColumns, rows)
+		},
+	}
+}
+
+// states gathers for each connection what tells how it is.
+func states(ctx context.Context, api *client.Client, connections []client.Object) ([]client.Object, error) {
+	gateways, err := api.List(ctx, client.Gateways)
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]string{}
+	for _, g := range gateways {
+		names[g.ID()] = g.Name()
+	}
+	rows := []client.Object{}
+	for _, c := range connections {
+		policy, _ := c["ikepolicy"].(map[string]any)
+		row := client.Object{
+			"name": c.Name(), "id": c.ID(), "status": c.Status(), "gateway": names[c.Text("vgw_id")],
+			"local": client.Object(policy).Text("local_id"), "peer": client.Object(policy).Text("peer_id"),
+		}
+		lines, err := api.Log(ctx, c.ID())
+		if err != nil {
+			return nil, err
+		}
+		if c.Status() == "ACTIVE" {
+			row["sa"] = lastAgreed(lines)
+		} else {
+			row["reason"] = reasonOf(lines)
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
