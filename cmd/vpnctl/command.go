@@ -132,7 +132,7 @@ func (t *tool) readFile(cmd *cobra.Command, name string) (*declare.File, error) 
 	if name == "" {
 		return nil, usageError{errors.New("filename: is missing; give -f FILE")}
 	}
-	var in io.Reader = cmd.InOrStdin()
+	in := cmd.InOrStdin()
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {

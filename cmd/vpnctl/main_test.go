@@ -32,7 +32,7 @@ const up = "2026-11-23T12:18:19.988000+00:00 host-203-0-113-10 ipsec_ike[7]: [20
 	"(IfIndex=[0], PolicyName=[office-1], SeqNum=[0], PeerAddress=[198.51.100.10], PeerPort=[4500]) - child c1; AES-GCM-128; SPI in 0a, out 0b"
 
 // vpnctl runs the program and returns what it printed and its exit code.
-func vpnctl(ctx context.Context, env map[string]string, stdin string, args ...string) (string, error, int) {
+func vpnctl(ctx context.Context, env map[string]string, stdin string, args ...string) (string, int, error) {
 	c := newCommand(func(name string) string { return env[name] })
 	var out bytes.Buffer
 	c.SetOut(&out)
@@ -40,7 +40,7 @@ func vpnctl(ctx context.Context, env map[string]string, stdin string, args ...st
 	c.SetIn(strings.NewReader(stdin))
 	c.SetArgs(append(args, "--poll", "1ms"))
 	err := c.ExecuteContext(ctx)
-	return out.String(), err, exitCode(err)
+	return out.String(), exitCode(err), err
 }
 
 func environment(t *testing.T, server *clienttest.Server) map[string]string {
@@ -55,7 +55,7 @@ func TestApplyShowAndDelete(t *testing.T) {
 	env := environment(t, server)
 	expect := func(code int, args []string, want ...string) string {
 		t.Helper()
-		out, err, have := vpnctl(t.Context(), env, file, args...)
+		out, have, err := vpnctl(t.Context(), env, file, args...)
 		if err != nil {
 			out += err.Error()
 		}
@@ -125,7 +125,7 @@ func TestExitCodes(t *testing.T) {
 		if test.change != nil {
 			test.change(env)
 		}
-		_, err, code := vpnctl(t.Context(), env, file, test.args...)
+		_, code, err := vpnctl(t.Context(), env, file, test.args...)
 		if code != test.code || err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: exit code %d, want %d: %v", name, code, test.code, err)
 		}
@@ -166,12 +166,12 @@ func TestSettingsComeInOrder(t *testing.T) {
 		{"flag", []string{"status", "--project", "flag"}, "variable"},
 	} {
 		env["VPNGW_PROJECT"] = test.set
-		if _, err, _ := vpnctl(t.Context(), env, "", test.args...); project != test.want {
+		if _, _, err := vpnctl(t.Context(), env, "", test.args...); project != test.want {
 			t.Errorf("have %q, want %q: %v", project, test.want, err)
 		}
 	}
 	bad := write("bad.yaml", "endpoint: x\nsecret_kee: SECRET\n")
-	_, err, code := vpnctl(t.Context(), env, "", "status", "--config", bad)
+	_, code, err := vpnctl(t.Context(), env, "", "status", "--config", bad)
 	if code != exitUsage || !strings.Contains(err.Error(), `[2:1] unknown field "secret_kee"`) || strings.Contains(err.Error(), "SECRET") {
 		t.Errorf("a wrong key: %d, %v", code, err)
 	}
@@ -180,7 +180,7 @@ func TestSettingsComeInOrder(t *testing.T) {
 func TestFollowShowsEachLineOnce(t *testing.T) {
 	server := clienttest.New(t)
 	env := environment(t, server)
-	if _, err, _ := vpnctl(t.Context(), env, file, "apply", "-f", "-"); err != nil {
+	if _, _, err := vpnctl(t.Context(), env, file, "apply", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
 	server.Log("v3", client.LogLine{Time: 1, Text: "one"})
@@ -199,7 +199,7 @@ func TestFollowShowsEachLineOnce(t *testing.T) {
 	}
 	timer := time.AfterFunc(20*time.Second, cancel)
 	defer timer.Stop()
-	out, err, _ := vpnctl(ctx, env, "", "logs", "-f", "office-1")
+	out, _, err := vpnctl(ctx, env, "", "logs", "-f", "office-1")
 	if err != nil || out != "one\ntwo\nthree\n" {
 		t.Errorf("have %q, %v", out, err)
 	}

@@ -42,7 +42,7 @@ func Open(ctx context.Context) (*Lab, error) {
 		return nil, err
 	}
 	var random [3]byte
-	rand.Read(random[:]) //nolint:errcheck // crypto/rand.Read never fails
+	rand.Read(random[:])
 	id := hex.EncodeToString(random[:])
 	dir := filepath.Join(os.TempDir(), dirPrefix+id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -94,7 +94,7 @@ func (l *Lab) Close() error {
 	defer cancel()
 	var wait sync.WaitGroup
 	for _, p := range processes {
-		wait.Go(func() { p.Stop() })
+		wait.Go(func() { _ = p.Stop() }) // what stays is killed below
 	}
 	wait.Wait()
 	for _, n := range namespaces {

@@ -79,7 +79,7 @@ func startPeers(ctx context.Context, t *testing.T, top *netlab.Topology, siteIni
 	return gateway, site
 }
 
-func TestTunnelBetweenStrongSwans(t *testing.T) {
+func TestNetNSTunnelBetweenStrongSwans(t *testing.T) {
 	t.Parallel()
 	top, ctx := newTopology(t, netlab.Config{Sites: []netlab.SiteConfig{{}}})
 	before, err := top.Gateway.HostState(ctx)
@@ -148,7 +148,7 @@ func TestTunnelBetweenStrongSwans(t *testing.T) {
 	}
 }
 
-func TestMappingChanges(t *testing.T) {
+func TestNetNSMappingChanges(t *testing.T) {
 	t.Parallel()
 	for name, config := range map[string]netlab.Config{
 		"site masqueraded":    {Sites: []netlab.SiteConfig{{NAT: true}}},
@@ -199,7 +199,7 @@ func TestMappingChanges(t *testing.T) {
 	}
 }
 
-func TestDialFromNamespace(t *testing.T) {
+func TestNetNSDialFromNamespace(t *testing.T) {
 	t.Parallel()
 	top, ctx := newTopology(t, netlab.Config{Sites: []netlab.SiteConfig{{}, {}}})
 	if err := top.Sites[1].Router.WaitPing(ctx, netip.Addr{}, top.Public[1]); err != nil {
@@ -218,7 +218,7 @@ func TestDialFromNamespace(t *testing.T) {
 	}
 }
 
-func TestSweepRemovesDeadLabs(t *testing.T) {
+func TestNetNSSweepRemovesDeadLabs(t *testing.T) {
 	top, ctx := newTopology(t, netlab.Config{Sites: []netlab.SiteConfig{{}}})
 	// A lab whose owner is gone, with a process left in it.
 	sleep, err := top.Gateway.Start("sleep", nil, "sleep", "1000")

@@ -48,12 +48,12 @@ func (n *Namespace) Start(name string, env []string, args ...string) (*Process, 
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	defer stdout.Close() //nolint:errcheck // the program has its own descriptor
+	defer stdout.Close()
 	stderr, err := appendTo(p.stderr)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	defer stderr.Close() //nolint:errcheck // the program has its own descriptor
+	defer stderr.Close()
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)

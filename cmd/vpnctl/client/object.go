@@ -42,7 +42,7 @@ var Kinds = []Kind{Gateways, CustomerGateways, Connections}
 // Object is one object as the API answers it.
 type Object map[string]any
 
-// ID, Name and Status are members that an object may lack; then they are empty.
+// ID returns the object's id. Members that an object lacks are empty.
 func (o Object) ID() string { return o.Text("id") }
 
 // Name returns the object's name.
