@@ -1,0 +1,300 @@
+package udp
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// Ports of IKE (RFC 7296, section 2) and of IKE and ESP in UDP (RFC 3948).
+const (
+	PortIKE  = 500
+	PortNATT = 4500
+)
+
+// Origin is where an ESP packet came from.
+type Origin struct {
+	Local, Remote netip.AddrPort // the ports are zero without UDP
+	Encap         bool           // carried in UDP
+	TOS           uint8          // type of service or traffic class of the outer header
+}
+
+// Receiver takes the ESP packets of one socket. Its methods are called by that
+// socket's goroutine.
+type Receiver interface {
+	// ReceiveESP takes one packet, from the SPI on. The packet may be changed
+	// and stays valid until FlushESP returns; from does not outlast the call.
+	ReceiveESP(from *Origin, packet []byte)
+	// FlushESP is called when no more packets are at hand.
+	FlushESP()
+	// Close is called when the socket is gone.
+	Close()
+}
+
+// IKEHandler takes an IKE message without its non-ESP marker. The datagram is
+// the handler's to keep. It is called by the goroutines of several sockets and
+// must not block.
+type IKEHandler func(local, remote netip.AddrPort, datagram []byte)
+
+// Options of a Mux. The zero value has the standard ports.
+type Options struct {
+	Logger *slog.Logger // nil: no log
+	// Sockets on UDP 4500 of each address; the kernel spreads peers over them,
+	// so that several cores receive. Zero means 1.
+	Sockets int
+	// NoRawESP leaves out the sockets for IP protocol 50, which need
+	// CAP_NET_RAW.
+	NoRawESP bool
+	// IKEPort and NATTPort take the place of PortIKE and PortNATT, for tests
+	// without privileges.
+	IKEPort, NATTPort uint16
+}
+
+// Mux owns the outer sockets of all local addresses. Its methods may be called
+// by several goroutines.
+type Mux struct {
+	options Options
+	log     *slog.Logger
+	ike     atomic.Pointer[IKEHandler]
+	esp     atomic.Pointer[func() Receiver]
+	table   atomic.Pointer[socketTable]
+	senders atomic.Uint32
+	stats   counters
+
+	mu     sync.Mutex
+	hosts  map[netip.Addr][]*socket // guarded by mu
+	closed bool                     // guarded by mu
+	done   sync.WaitGroup
+}
+
+// socketTable finds the sockets to send from: by address and port, the port
+// being zero for raw ESP. It does not change once published.
+type socketTable map[netip.AddrPort][]*socket
+
+// New returns a Mux without sockets.
+func New(o Options) *Mux {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Sockets < 1 {
+		o.Sockets = 1
+	}
+	if o.IKEPort == 0 {
+		o.IKEPort = PortIKE
+	}
+	if o.NATTPort == 0 {
+		o.NATTPort = PortNATT
+	}
+	m := &Mux{options: o, log: o.Logger, hosts: map[netip.Addr][]*socket{}}
+	m.table.Store(&socketTable{})
+	return m
+}
+
+// OnIKE sets who gets the IKE messages. Without a handler they are dropped and
+// counted.
+func (m *Mux) OnIKE(h IKEHandler) { m.ike.Store(&h) }
+
+// OnESP sets who gets the ESP packets. newReceiver is called once for each
+// socket, when its first ESP packet arrives. Without one they are dropped and
+// counted.
+func (m *Mux) OnESP(newReceiver func() Receiver) { m.esp.Store(&newReceiver) }
+
+// SetAddresses opens and closes sockets so that exactly these local addresses
+// are served; sockets of addresses that stay are not touched. It goes on past
+// an address that fails and joins the errors.
+func (m *Mux) SetAddresses(want []netip.Addr) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return errors.New("udp: closed")
+	}
+	var errs []error
+	keep := map[netip.Addr]bool{}
+	for _, a := range want {
+		a = a.Unmap()
+		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
+			errs = append(errs, fmt.Errorf("udp: address %s: must be a unicast address of this host", a))
+			continue
+		}
+		keep[a] = true
+		if m.hosts[a] != nil {
+			continue
+		}
+		sockets, err := m.open(a)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		m.hosts[a] = sockets
+		m.log.Info("listening", "address", a, "ike_port", m.options.IKEPort,
+			"natt_port", m.options.NATTPort, "raw_esp", !m.options.NoRawESP)
+	}
+	var gone []*socket
+	for a, sockets := range m.hosts {
+		if !keep[a] {
+			gone = append(gone, sockets...)
+			delete(m.hosts, a)
+			m.log.Info("no longer listening", "address", a)
+		}
+	}
+	m.publish()
+	for _, s := range gone {
+		s.file.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// Addresses returns the local addresses served.
+func (m *Mux) Addresses() []netip.Addr {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []netip.Addr
+	for a := range m.hosts {
+		list = append(list, a)
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return list
+}
+
+// open opens all sockets of an address and starts their goroutines.
+func (m *Mux) open(a netip.Addr) (sockets []*socket, err error) {
+	defer func() {
+		if err != nil {
+			for _, s := range sockets {
+				s.file.Close()
+			}
+		}
+	}()
+	add := func(kind socketKind, port uint16) error {
+		s, err := openSocket(m, kind, netip.AddrPortFrom(a, port))
+		if err != nil {
+			return err
+		}
+		sockets = append(sockets, s)
+		return nil
+	}
+	if err := add(kindIKE, m.options.IKEPort); err != nil {
+		return sockets, err
+	}
+	for range m.options.Sockets {
+		if err := add(kindNATT, m.options.NATTPort); err != nil {
+			return sockets, err
+		}
+	}
+	if !m.options.NoRawESP {
+		if err := add(kindRaw, 0); err != nil {
+			return sockets, err
+		}
+	}
+	for _, s := range sockets {
+		m.done.Go(s.run)
+	}
+	return sockets, nil
+}
+
+// publish makes the table that senders read. The caller holds mu.
+func (m *Mux) publish() {
+	table := socketTable{}
+	for _, sockets := range m.hosts {
+		for _, s := range sockets {
+			table[s.local] = append(table[s.local], s)
+		}
+	}
+	m.table.Store(&table)
+}
+
+// Close closes all sockets and waits for their goroutines.
+func (m *Mux) Close() error {
+	m.mu.Lock()
+	m.closed = true
+	for a, sockets := range m.hosts {
+		for _, s := range sockets {
+			s.file.Close()
+		}
+		delete(m.hosts, a)
+	}
+	m.publish()
+	m.mu.Unlock()
+	m.done.Wait()
+	return nil
+}
+
+// find returns a socket to send from. Of several it is always the same one for
+// the same number.
+func (m *Mux) find(local netip.AddrPort, number uint32) (*socket, error) {
+	sockets := (*m.table.Load())[local]
+	if len(sockets) == 0 {
+		return nil, &NoSocketError{local}
+	}
+	return sockets[number%uint32(len(sockets))], nil
+}
+
+// NoSocketError says that there is no socket on a local address.
+type NoSocketError struct{ Local netip.AddrPort }
+
+func (e *NoSocketError) Error() string {
+	if e.Local.Port() == 0 {
+		return fmt.Sprintf("udp: no socket for raw ESP on %s", e.Local.Addr())
+	}
+	return fmt.Sprintf("udp: no socket on %s", e.Local)
+}
+
+// SendIKE sends an IKE message from a local address and port, with the
+// non-ESP marker before it on port 4500. The one octet 0xff, a NAT keepalive,
+// goes as it is. Nothing is said about arrival: only local faults are errors.
+func (m *Mux) SendIKE(local, remote netip.AddrPort, datagram []byte) error {
+	s, err := m.find(local, 0)
+	if err != nil {
+		return err
+	}
+	if s.kind == kindNATT && !isKeepalive(datagram) {
+		marked := make([]byte, markerLen+len(datagram))
+		copy(marked[markerLen:], datagram)
+		datagram = marked
+	}
+	if err := s.sendTo(remote, datagram); err != nil {
+		m.stats.sendErrors.Add(1)
+		return fmt.Errorf("udp: send %d octets from %s to %s: %w", len(datagram), local, remote, err)
+	}
+	return nil
+}
+
+const (
+	markerLen     = 4    // octets of the non-ESP marker, all zero
+	keepaliveByte = 0xff // RFC 3948, section 2.3
+)
+
+func isKeepalive(datagram []byte) bool {
+	return len(datagram) == 1 && datagram[0] == keepaliveByte
+}
+
+// counters are kept where they are rare enough to be shared by all sockets.
+type counters struct {
+	ikeReceived, keepalives, short, ikeDropped, espDropped, truncated, receiveErrors, sendErrors atomic.Uint64
+}
+
+// Stats are counts since New, in datagrams.
+type Stats struct {
+	IKEReceived   uint64
+	Keepalives    uint64
+	Short         uint64 // too short to be IKE or ESP
+	Truncated     uint64 // longer than any datagram may be
+	IKEDropped    uint64 // IKE without a handler
+	ESPDropped    uint64 // ESP without a receiver
+	ReceiveErrors uint64 // failed system calls
+	SendErrors    uint64
+}
+
+// Stats returns the counts.
+func (m *Mux) Stats() Stats {
+	c := &m.stats
+	return Stats{
+		IKEReceived: c.ikeReceived.Load(), Keepalives: c.keepalives.Load(), Short: c.short.Load(),
+		Truncated: c.truncated.Load(), IKEDropped: c.ikeDropped.Load(), ESPDropped: c.espDropped.Load(),
+		ReceiveErrors: c.receiveErrors.Load(), SendErrors: c.sendErrors.Load(),
+	}
+}

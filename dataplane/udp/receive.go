@@ -1,0 +1,212 @@
+package udp
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	rawBatch   = 64       // datagrams a system call brings from a raw socket
+	rawRoom    = 10 << 10 // octets for each
+	nattBatch  = 4        // trains of datagrams a system call brings from UDP 4500
+	maxReceive = 65535    // octets of a datagram, or of a train that GRO made
+	minESP     = 8        // SPI and sequence number
+)
+
+// reader is what the goroutine of a socket works with.
+type reader struct {
+	s        *socket
+	receiver Receiver // nil until the first ESP packet
+	origin   Origin
+
+	msgs  []mmsghdr
+	iovs  []unix.Iovec
+	names []name
+	ctrls []control
+	bufs  [][]byte
+
+	lastName name // the name that origin.Remote was read from
+
+	n    int // what recvmmsg returned
+	err  error
+	recv func(fd uintptr) bool
+}
+
+func newReader(s *socket) *reader {
+	batch, room := nattBatch, maxReceive
+	switch s.kind {
+	case kindRaw:
+		batch, room = rawBatch, rawRoom
+	case kindIKE:
+		batch = 1
+	}
+	r := &reader{
+		s: s, msgs: make([]mmsghdr, batch), iovs: make([]unix.Iovec, batch),
+		names: make([]name, batch), ctrls: make([]control, batch), bufs: make([][]byte, batch),
+	}
+	r.origin.Local = s.local
+	r.origin.Encap = s.kind == kindNATT
+	memory := make([]byte, batch*room)
+	for i := range batch {
+		r.bufs[i] = memory[i*room : (i+1)*room : (i+1)*room]
+		r.iovs[i].Base = unsafe.SliceData(r.bufs[i])
+		r.iovs[i].SetLen(room)
+		h := &r.msgs[i].hdr
+		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
+		h.Control = (*byte)(unsafe.Pointer(&r.ctrls[i]))
+		h.Iov = &r.iovs[i]
+		h.SetIovlen(1)
+	}
+	r.recv = func(fd uintptr) bool {
+		for {
+			n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(unsafe.SliceData(r.msgs))),
+				uintptr(len(r.msgs)), unix.MSG_DONTWAIT, 0, 0)
+			switch errno {
+			case 0:
+				r.n, r.err = int(n), nil
+				return true
+			case unix.EINTR:
+			case unix.EAGAIN:
+				return false
+			default:
+				r.n, r.err = 0, errno
+				return true
+			}
+		}
+	}
+	return r
+}
+
+// run reads until the socket is closed. An error of the network that the
+// kernel reports on the socket concerns one peer and ends nothing.
+func (s *socket) run() {
+	r := newReader(s)
+	defer func() {
+		if r.receiver != nil {
+			r.receiver.Close()
+		}
+	}()
+	var failures int
+	for {
+		for i := range r.msgs {
+			h := &r.msgs[i].hdr
+			h.Namelen = uint32(unsafe.Sizeof(r.names[i]))
+			h.SetControllen(int(unsafe.Sizeof(r.ctrls[i])))
+			h.Flags = 0
+		}
+		if s.conn.Read(r.recv) != nil {
+			return
+		}
+		if r.err != nil {
+			s.mux.stats.receiveErrors.Add(1)
+			if failures++; failures > 10 {
+				time.Sleep(10 * time.Millisecond) // it does not go away by itself: do not spin
+			}
+			continue
+		}
+		failures = 0
+		for i := range r.n {
+			r.message(i)
+		}
+		if r.receiver != nil {
+			r.receiver.FlushESP()
+		}
+	}
+}
+
+// message takes one message of recvmmsg apart.
+func (r *reader) message(i int) {
+	m := &r.msgs[i]
+	if m.hdr.Flags&unix.MSG_TRUNC != 0 {
+		r.s.mux.stats.truncated.Add(1)
+		return
+	}
+	data := r.bufs[i][:m.n]
+	if r.names[i] != r.lastName {
+		r.lastName = r.names[i]
+		r.origin.Remote = r.names[i].addrPort()
+	}
+	segment := len(data)
+	r.origin.TOS = 0
+	r.ctrls[i].each(int(m.hdr.Controllen), func(level, typ int32, value []byte) {
+		switch {
+		case level == unix.IPPROTO_UDP && typ == unix.UDP_GRO && len(value) >= 4:
+			segment = int(binary.NativeEndian.Uint32(value))
+		case level == unix.IPPROTO_IP && typ == unix.IP_TOS && len(value) >= 1:
+			r.origin.TOS = value[0]
+		case level == unix.IPPROTO_IPV6 && typ == unix.IPV6_TCLASS && len(value) >= 4:
+			r.origin.TOS = uint8(binary.NativeEndian.Uint32(value))
+		}
+	})
+	if r.s.kind == kindRaw {
+		r.raw(data)
+		return
+	}
+	for segment > 0 && len(data) > segment {
+		r.datagram(data[:segment:segment])
+		data = data[segment:]
+	}
+	r.datagram(data[:len(data):len(data)])
+}
+
+// raw takes a packet of a raw socket: IPv4 comes with its header.
+func (r *reader) raw(data []byte) {
+	if !r.s.v6 {
+		if len(data) < 20 || len(data) < int(data[0]&0xf)*4 {
+			r.s.mux.stats.short.Add(1)
+			return
+		}
+		r.origin.TOS = data[1]
+		data = data[int(data[0]&0xf)*4:]
+	}
+	r.origin.Remote = netip.AddrPortFrom(r.origin.Remote.Addr(), 0)
+	r.deliver(data[:len(data):len(data)])
+}
+
+// datagram sorts one UDP datagram.
+func (r *reader) datagram(data []byte) {
+	stats := &r.s.mux.stats
+	switch {
+	case r.s.kind == kindIKE:
+		r.deliverIKE(data)
+	case isKeepalive(data):
+		stats.keepalives.Add(1)
+	case len(data) < minESP:
+		stats.short.Add(1)
+	case binary.BigEndian.Uint32(data) == 0:
+		r.deliverIKE(data[markerLen:])
+	default:
+		r.deliver(data)
+	}
+}
+
+func (r *reader) deliverIKE(data []byte) {
+	stats := &r.s.mux.stats
+	stats.ikeReceived.Add(1)
+	h := r.s.mux.ike.Load()
+	if h == nil {
+		stats.ikeDropped.Add(1)
+		return
+	}
+	(*h)(r.s.local, r.origin.Remote, append([]byte(nil), data...))
+}
+
+func (r *reader) deliver(packet []byte) {
+	if len(packet) < minESP {
+		r.s.mux.stats.short.Add(1)
+		return
+	}
+	if r.receiver == nil {
+		newReceiver := r.s.mux.esp.Load()
+		if newReceiver == nil {
+			r.s.mux.stats.espDropped.Add(1)
+			return
+		}
+		r.receiver = (*newReceiver)()
+	}
+	r.receiver.ReceiveESP(&r.origin, packet)
+}

@@ -1,0 +1,258 @@
+package udp
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits of one Send.
+const (
+	// MaxSegments is the packets that one UDP_SEGMENT call may carry.
+	MaxSegments = 64
+	// MaxOctets is the octets that it may carry: what fits an IP packet.
+	MaxOctets = 65400
+)
+
+// Path is the outer way of an SA's packets. It does not change.
+type Path struct {
+	Local, Remote netip.AddrPort
+	Encap         bool
+	name          name
+	nameLen       uint32
+}
+
+// NewPath returns the path between two addresses: with encap in UDP, else as IP
+// protocol 50, in which case the ports do not count. The error names the
+// address that is not fit.
+func NewPath(local, remote netip.AddrPort, encap bool) (*Path, error) {
+	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
+	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	if !local.Addr().IsValid() || !remote.Addr().IsValid() || local.Addr().Is4() != remote.Addr().Is4() {
+		return nil, fmt.Errorf("udp: path from %s to %s: both must be addresses of one family", local, remote)
+	}
+	if !encap {
+		local, remote = netip.AddrPortFrom(local.Addr(), 0), netip.AddrPortFrom(remote.Addr(), 0)
+	} else if local.Port() == 0 || remote.Port() == 0 {
+		return nil, fmt.Errorf("udp: path from %s to %s: ports must not be zero", local, remote)
+	}
+	p := &Path{Local: local, Remote: remote, Encap: encap}
+	p.nameLen = p.name.set(remote)
+	return p, nil
+}
+
+// HeaderLen returns the octets of the IP and UDP headers before each packet.
+func (p *Path) HeaderLen() int {
+	n := 20
+	if p.Local.Addr().Is6() {
+		n = 40
+	}
+	if p.Encap {
+		n += 8
+	}
+	return n
+}
+
+// gsoState remembers that a socket's device cannot do UDP_SEGMENT.
+type gsoState struct{ off atomic.Bool }
+
+// ErrTooBig is wrapped by Send's error when packets were longer than the path
+// MTU. They were sent all the same, in fragments.
+var ErrTooBig = errors.New("longer than the path MTU")
+
+// Sender sends ESP packets for one goroutine at a time.
+type Sender struct {
+	mux    *Mux
+	number uint32
+
+	msgs  []mmsghdr
+	iovs  []unix.Iovec
+	ctrl  control
+	first int // of msgs, for send
+	n     int // of messages that the kernel took
+	errno unix.Errno
+	send  func(fd uintptr)
+	wait  func(fd uintptr) bool
+}
+
+// NewSender returns a Sender for one more goroutine.
+func (m *Mux) NewSender() *Sender {
+	s := &Sender{
+		mux: m, number: m.senders.Add(1),
+		msgs: make([]mmsghdr, MaxSegments), iovs: make([]unix.Iovec, MaxSegments),
+	}
+	s.send = func(fd uintptr) {
+		for {
+			batch := s.msgs[s.first:]
+			n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(unsafe.SliceData(batch))),
+				uintptr(len(batch)), 0, 0, 0)
+			if errno != unix.EINTR {
+				s.n, s.errno = int(n), errno
+				return
+			}
+		}
+	}
+	s.wait = func(fd uintptr) bool {
+		s.send(fd)
+		return s.errno != unix.EAGAIN
+	}
+	return s
+}
+
+// Send sends the ESP packets that lie one behind the other in data. All have
+// size octets, save the last, which may have fewer; there are at most
+// MaxSegments of them and MaxOctets in all. tos is the type of service or
+// traffic class of the outer header. Send waits while the socket's buffer is
+// full.
+//
+// failed counts the packets that were not sent. An error that wraps ErrTooBig
+// says that the packets should become smaller.
+func (s *Sender) Send(p *Path, data []byte, size int, tos uint8) (failed int, err error) {
+	packets := (len(data) + size - 1) / size
+	socket, err := s.mux.find(p.Local, s.number)
+	if err != nil {
+		return packets, err
+	}
+	if packets > 1 && p.Encap && !socket.noGSO.off.Load() {
+		err := s.sendTrain(socket, p, data, size, tos)
+		switch {
+		case err == nil:
+			return 0, nil
+		case errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOPROTOOPT):
+			// The device cannot compute checksums, or the kernel is older
+			// than 4.18.
+			socket.noGSO.off.Store(true)
+		case errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL):
+			// A train is never fragmented; its packets alone are.
+			failed, err := s.sendEach(socket, p, data, size, tos)
+			if err == nil {
+				err = fmt.Errorf("udp: %d octets to %s: %w", size, p.Remote, ErrTooBig)
+			}
+			return failed, err
+		default:
+			s.mux.stats.sendErrors.Add(1)
+			return packets, fmt.Errorf("udp: send to %s: %w", p.Remote, err)
+		}
+	}
+	return s.sendEach(socket, p, data, size, tos)
+}
+
+// control writes the control messages and returns their length.
+func (s *Sender) control(p *Path, segment int, tos uint8) int {
+	at := 0
+	if segment != 0 {
+		var v [2]byte
+		binary.NativeEndian.PutUint16(v[:], uint16(segment))
+		at = s.ctrl.put(at, unix.IPPROTO_UDP, unix.UDP_SEGMENT, v[:])
+	}
+	if tos != 0 {
+		var v [4]byte
+		binary.NativeEndian.PutUint32(v[:], uint32(tos))
+		level, typ := int32(unix.IPPROTO_IP), int32(unix.IP_TOS)
+		if p.Local.Addr().Is6() {
+			level, typ = unix.IPPROTO_IPV6, unix.IPV6_TCLASS
+		}
+		at = s.ctrl.put(at, level, typ, v[:])
+	}
+	return at
+}
+
+// prepare fills in message i.
+func (s *Sender) prepare(i int, p *Path, data []byte, controlLen int) {
+	s.iovs[i].Base = unsafe.SliceData(data)
+	s.iovs[i].SetLen(len(data))
+	h := &s.msgs[i].hdr
+	h.Name, h.Namelen = (*byte)(unsafe.Pointer(&p.name)), p.nameLen
+	h.Iov = &s.iovs[i]
+	h.SetIovlen(1)
+	h.Control = nil
+	if controlLen > 0 {
+		h.Control = (*byte)(unsafe.Pointer(&s.ctrl))
+	}
+	h.SetControllen(controlLen)
+}
+
+// sendTrain sends all packets as one message, which the kernel cuts.
+func (s *Sender) sendTrain(socket *socket, p *Path, data []byte, size int, tos uint8) error {
+	s.prepare(0, p, data, s.control(p, size, tos))
+	return s.call(socket, 0, 1)
+}
+
+// sendEach sends each packet as a message, all with as few calls as possible.
+func (s *Sender) sendEach(socket *socket, p *Path, data []byte, size int, tos uint8) (failed int, err error) {
+	controlLen := s.control(p, 0, tos)
+	count := 0
+	for ; len(data) > 0; count++ {
+		n := min(size, len(data))
+		s.prepare(count, p, data[:n], controlLen)
+		data = data[n:]
+	}
+	for at := 0; at < count; {
+		if e := s.call(socket, at, count); e != nil {
+			s.mux.stats.sendErrors.Add(1)
+			failed++
+			if err == nil {
+				err = fmt.Errorf("udp: send to %s: %w", p.Remote, e)
+			}
+			at++ // the kernel stopped at this one
+			continue
+		}
+		at += s.n
+	}
+	return failed, err
+}
+
+// call gives messages from first to end to the kernel, which takes at least
+// one of them, or fails at the first.
+func (s *Sender) call(socket *socket, first, end int) error {
+	all := s.msgs
+	s.msgs, s.first = all[:end], first
+	closed := socket.conn.Control(s.send)
+	if closed == nil && s.errno == unix.EAGAIN {
+		closed = socket.conn.Write(s.wait)
+	}
+	s.msgs = all
+	if closed != nil {
+		return os.ErrClosed
+	}
+	if s.errno != 0 {
+		return s.errno
+	}
+	return nil
+}
+
+// PathMTU returns the largest outer IP packet, in octets, that the kernel
+// believes to reach a remote address: the MTU of the route, or less when a
+// router said so (RFC 1191, RFC 8201).
+func (m *Mux) PathMTU(local, remote netip.Addr) (int, error) {
+	local, remote = local.Unmap(), remote.Unmap()
+	family, level, option := unix.AF_INET, unix.IPPROTO_IP, unix.IP_MTU
+	if local.Is6() {
+		family, level, option = unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_MTU
+	}
+	fail := func(step string, err error) (int, error) {
+		return 0, fmt.Errorf("udp: path MTU from %s to %s: %s: %w", local, remote, step, err)
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return fail("socket", err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // Nothing was written to it.
+	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(local, 0))); err != nil {
+		return fail("bind", err)
+	}
+	if err := unix.Connect(fd, sockaddr(netip.AddrPortFrom(remote, PortNATT))); err != nil {
+		return fail("connect", err)
+	}
+	mtu, err := unix.GetsockoptInt(fd, level, option)
+	if err != nil {
+		return fail("ask", err)
+	}
+	return mtu, nil
+}

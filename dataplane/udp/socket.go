@@ -1,0 +1,141 @@
+package udp
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+type socketKind uint8
+
+const (
+	kindIKE  socketKind = iota + 1 // UDP 500
+	kindNATT                       // UDP 4500
+	kindRaw                        // IP protocol 50
+)
+
+// socketBuffer is the octets that the kernel may hold for a socket in each
+// direction: 10 ms at 3 Gbit/s.
+const socketBuffer = 4 << 20
+
+// socket is one outer socket. Its goroutine reads; any goroutine sends.
+type socket struct {
+	mux   *Mux
+	kind  socketKind
+	local netip.AddrPort
+	v6    bool
+	file  *os.File
+	conn  syscall.RawConn
+	noGSO gsoState
+}
+
+func openSocket(m *Mux, kind socketKind, local netip.AddrPort) (*socket, error) {
+	s := &socket{mux: m, kind: kind, local: local, v6: local.Addr().Is6()}
+	what := fmt.Sprintf("udp: socket on %s", local)
+	typ, protocol := unix.SOCK_DGRAM, unix.IPPROTO_UDP
+	if kind == kindRaw {
+		what = fmt.Sprintf("udp: raw ESP socket on %s", local.Addr())
+		typ, protocol = unix.SOCK_RAW, unix.IPPROTO_ESP
+	}
+	family := unix.AF_INET
+	if s.v6 {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	if err := s.configure(fd); err != nil {
+		unix.Close(fd) //nolint:errcheck // The first error is the one to report.
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	s.file = os.NewFile(uintptr(fd), "socket")
+	if s.conn, err = s.file.SyscallConn(); err != nil {
+		s.file.Close()
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return s, nil
+}
+
+// configure sets the options and binds.
+func (s *socket) configure(fd int) error {
+	set := func(name string, level, option, value int) error {
+		if err := unix.SetsockoptInt(fd, level, option, value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+		return nil
+	}
+	for _, o := range []struct{ forced, plain int }{
+		{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF},
+	} {
+		// Without CAP_NET_ADMIN the size is what net.core.*mem_max allows.
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o.forced, socketBuffer) != nil {
+			if err := set("socket buffer", unix.SOL_SOCKET, o.plain, socketBuffer); err != nil {
+				return err
+			}
+		}
+	}
+	var err error
+	if s.v6 {
+		if err = set("IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err == nil {
+			err = set("IPV6_MTU_DISCOVER", unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_WANT)
+		}
+		if err == nil {
+			err = set("IPV6_RECVTCLASS", unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1)
+		}
+	} else {
+		if err = set("IP_MTU_DISCOVER", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_WANT); err == nil {
+			err = set("IP_RECVTOS", unix.IPPROTO_IP, unix.IP_RECVTOS, 1)
+		}
+	}
+	if err == nil && s.kind == kindNATT {
+		if s.mux.options.Sockets > 1 {
+			err = set("SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+		}
+		// Kernels before 5.0 have no UDP_GRO; then each datagram comes alone.
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, sockaddr(s.local)); err != nil {
+		return fmt.Errorf("bind: %w", err)
+	}
+	return nil
+}
+
+// sockaddr converts an address and port.
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
+// sendTo sends one datagram, waiting while the socket's buffer is full.
+func (s *socket) sendTo(remote netip.AddrPort, datagram []byte) error {
+	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	if remote.Addr().Is6() != s.v6 || !remote.IsValid() {
+		return fmt.Errorf("address %s: must be of the family of %s", remote, s.local)
+	}
+	to := sockaddr(remote)
+	var err error
+	if closed := s.conn.Write(func(fd uintptr) bool {
+		for {
+			err = unix.Sendto(int(fd), datagram, 0, to)
+			switch err {
+			case unix.EINTR:
+			case unix.EAGAIN:
+				return false
+			default:
+				return true
+			}
+		}
+	}); closed != nil {
+		return os.ErrClosed
+	}
+	return err
+}
