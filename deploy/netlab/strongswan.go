@@ -68,7 +68,7 @@ func (s *StrongSwan) Start(ctx context.Context, config string) error {
 	if err := os.Remove(s.socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	process, err := s.namespace.Start(s.Name, s.environment(), "charon-systemd")
+	process, err := s.namespace.Start(s.Name, s.Environment(), "charon-systemd")
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (s *StrongSwan) Load(ctx context.Context, config string) error {
 
 // Control runs swanctl against this charon.
 func (s *StrongSwan) Control(ctx context.Context, args ...string) (string, error) {
-	command := append([]string{"env"}, s.environment()...)
+	command := append([]string{"env"}, s.Environment()...)
 	command = append(command, "swanctl", args[0], "--uri", "unix://"+s.socket())
 	return run(ctx, "", append(command, args[1:]...)...)
 }
@@ -175,7 +175,8 @@ func (s *StrongSwan) Log() string { return contents(filepath.Join(s.dir, "log"))
 
 func (s *StrongSwan) socket() string { return filepath.Join(s.dir, "vici") }
 
-func (s *StrongSwan) environment() []string {
+// Environment are the variables that swanctl takes to find this charon.
+func (s *StrongSwan) Environment() []string {
 	return []string{
 		"STRONGSWAN_CONF=" + filepath.Join(s.dir, "strongswan.conf"),
 		"SWANCTL_DIR=" + filepath.Join(s.dir, "swanctl"),

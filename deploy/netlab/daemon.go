@@ -1,0 +1,202 @@
+package netlab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/vpngw/vpngw/cmd/vpnctl/client"
+)
+
+// The inventory of the gateway and who may ask its API.
+const (
+	VPC       = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0001"
+	Subnet1   = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0011"
+	Subnet2   = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0012"
+	EIP1      = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0021"
+	EIP2      = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0022"
+	Project   = "lab"
+	accessKey = "LABACCESSKEY"
+	secretKey = "lab-secret-key-of-no-worth"
+
+	apiEndpoint = "https://127.0.0.1:8443"
+	metrics     = "http://127.0.0.1:9090"
+)
+
+// Daemon is a vpngwd in the gateway's namespace, with its store.
+type Daemon struct {
+	// KeyDir is where the daemon writes Wireshark's tables of keys; empty
+	// without DaemonOptions.KeyLog.
+	KeyDir string
+
+	topology *Topology
+	program  string
+	dir      string
+	process  *Process
+}
+
+// DaemonOptions change the daemon's configuration.
+type DaemonOptions struct {
+	// KeyLog makes the daemon write its keys into KeyDir.
+	KeyLog bool
+	// Retransmit shortens the rhythm of unanswered requests, so that an
+	// unreachable peer is given up within seconds.
+	Retransmit bool
+	Debug      bool // log level
+}
+
+// StartDaemon starts the vpngwd whose program file is given and waits until it
+// is ready.
+func (t *Topology) StartDaemon(ctx context.Context, program string, o DaemonOptions) (*Daemon, error) {
+	program, err := filepath.Abs(program)
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{topology: t, program: program, dir: filepath.Join(t.Dir, "vpngwd")}
+	if err := os.MkdirAll(filepath.Join(d.dir, "data"), 0o700); err != nil {
+		return nil, fmt.Errorf("configure vpngwd: %w", err)
+	}
+	if o.KeyLog {
+		d.KeyDir = filepath.Join(d.dir, "keys")
+	}
+	if err := os.WriteFile(d.config(), []byte(d.render(o)), 0o600); err != nil {
+		return nil, fmt.Errorf("configure vpngwd: %w", err)
+	}
+	if err := d.Start(ctx); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Daemon) config() string { return filepath.Join(d.dir, "vpngwd.yaml") }
+
+func (d *Daemon) render(o DaemonOptions) string {
+	var b strings.Builder
+	level := "info"
+	if o.Debug {
+		level = "debug"
+	}
+	fmt.Fprintf(&b, `node: {name: lab, availability_zone: az1}
+data_dir: %s
+log: {level: %s, format: text}
+api:
+  listen: %s
+  tls: auto
+  credentials: [{access_key: %s, secret_key: %s, role: admin, project_id: %s}]
+metrics: {listen: %s}
+dataplane: {backend: userspace}
+inventory:
+  availability_zones: [az1, az2]
+  vpcs:
+    - id: %s
+      cidr: 10.10.0.0/16
+      subnets: [{id: %s, cidr: %s}, {id: %s, cidr: %s}]
+  eips:
+`, filepath.Join(d.dir, "data"), level, strings.TrimPrefix(apiEndpoint, "https://"), accessKey, secretKey, Project,
+		strings.TrimPrefix(metrics, "http://"), VPC, Subnet1, d.topology.CloudSubnets[0], Subnet2, d.topology.CloudSubnets[1])
+	for i, id := range []string{EIP1, EIP2} {
+		private := ""
+		if d.topology.Local[i] != d.topology.Public[i] {
+			private = fmt.Sprintf(", private_address: %s", d.topology.Local[i])
+		}
+		fmt.Fprintf(&b, "    - {id: %s, address: %s%s, interface: %s, type: 5_bgp, bandwidth_mbps: 300}\n", id, d.topology.Public[i], private, WAN)
+	}
+	if o.Retransmit {
+		b.WriteString("ike: {retransmit: {initial: 500ms, factor: 1.5, tries: 3}}\n")
+	}
+	if d.KeyDir != "" {
+		fmt.Fprintf(&b, "debug: {key_log_dir: %s}\n", d.KeyDir)
+	}
+	return b.String()
+}
+
+// Start starts a daemon that was stopped or killed, from the store it left.
+func (d *Daemon) Start(ctx context.Context) error {
+	process, err := d.topology.Gateway.Start("vpngwd", nil, d.program, "--config", d.config())
+	if err != nil {
+		return err
+	}
+	d.process = process
+	ready, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	err = Poll(ready, 50*time.Millisecond, func() (bool, error) {
+		select {
+		case <-process.Done():
+			return false, fmt.Errorf("it ended at once: %w", process.Wait(ready))
+		default:
+		}
+		_, err := d.get(ready, "/readyz")
+		return err == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("start vpngwd: %w\n%s", err, d.Log())
+	}
+	return nil
+}
+
+// get reads a page of the metrics listener.
+func (d *Daemon) get(ctx context.Context, path string) (string, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, metrics+path, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	transport := &http.Transport{DialContext: d.topology.Gateway.DialContext, DisableKeepAlives: true}
+	answer, err := transport.RoundTrip(r)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	var b strings.Builder
+	if err := answer.Write(&b); err != nil {
+		return "", err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return b.String(), errors.New(answer.Status)
+	}
+	return b.String(), nil
+}
+
+// Metrics returns the daemon's metrics in Prometheus's text format.
+func (d *Daemon) Metrics(ctx context.Context) (string, error) { return d.get(ctx, "/metrics") }
+
+// PID returns the process id of the daemon.
+func (d *Daemon) PID() int { return d.process.PID }
+
+// Stop ends the daemon with SIGTERM and returns how it ended.
+func (d *Daemon) Stop() error { return d.process.Stop() }
+
+// Kill ends the daemon with SIGKILL.
+func (d *Daemon) Kill() error { return d.process.Kill() }
+
+// Log returns what the daemon wrote to standard error.
+func (d *Daemon) Log() string { return d.process.Errors() }
+
+// CA is the file of the API's own certificate.
+func (d *Daemon) CA() string { return filepath.Join(d.dir, "data", "api.crt") }
+
+// Client returns a client of the daemon's API that dials inside the gateway's
+// namespace.
+func (d *Daemon) Client() (*client.Client, error) {
+	ca, err := os.ReadFile(d.CA())
+	if err != nil {
+		return nil, fmt.Errorf("certificate of the API: %w", err)
+	}
+	return client.New(client.Options{
+		Endpoint: apiEndpoint, ProjectID: Project, AccessKey: accessKey, SecretKey: secretKey,
+		CA: ca, DialContext: d.topology.Gateway.DialContext,
+	})
+}
+
+// Environment are the variables that vpnctl takes, to be run in the gateway's
+// namespace.
+func (d *Daemon) Environment() []string {
+	return []string{
+		"VPNGW_ENDPOINT=" + apiEndpoint, "VPNGW_PROJECT=" + Project,
+		"VPNGW_ACCESS_KEY=" + accessKey, "VPNGW_SECRET_KEY=" + secretKey, "VPNGW_CA=" + d.CA(),
+	}
+}
