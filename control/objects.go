@@ -236,6 +236,12 @@ func (o *Objects) AppendLog(ctx context.Context, project, id string, lines ...Lo
 	return setStatus(ctx, o, o.connectionLog, prefixConnections, project, id, extendLog(row.Value, lines))
 }
 
+// SetLog replaces the log of a connection, oldest line first. It is for the
+// reconciler alone.
+func (o *Objects) SetLog(ctx context.Context, project, id string, lines []LogLine) error {
+	return setStatus(ctx, o, o.connectionLog, prefixConnections, project, id, extendLog(nil, lines))
+}
+
 // Log returns the log of a connection, newest line first.
 func (o *Objects) Log(ctx context.Context, project, id string) ([]LogLine, error) {
 	key, err := objectKey(project, id)
@@ -354,14 +360,6 @@ func (tx *transaction) customerGateway(project, id string) (CustomerGateway, err
 	return get(tx.ctx, tx.objects.customerGateways, project, id)
 }
 
-func (tx *transaction) connection(project, id string) (Connection, error) {
-	s, err := get(tx.ctx, tx.objects.connections, project, id)
-	if err != nil {
-		return Connection{}, err
-	}
-	return tx.objects.unseal(s)
-}
-
 // gateways returns those of a project, or of all when project is empty.
 func (tx *transaction) gateways(project string) ([]Gateway, error) {
 	return list(tx.ctx, tx.objects.gateways, project)
@@ -391,6 +389,26 @@ func (tx *transaction) putCustomerGateway(c CustomerGateway) error {
 
 func (tx *transaction) putConnection(c Connection) error {
 	return put(tx, tx.objects.connections, c.Meta, tx.objects.seal(c))
+}
+
+// gatewayStatus returns the status of a gateway, the zero one where there is
+// none yet.
+func (tx *transaction) gatewayStatus(m Meta) (GatewayStatus, error) {
+	row, err := tx.objects.gatewayStatus.Get(tx.ctx, m.Project+"/"+m.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		err = nil
+	}
+	return row.Value, err
+}
+
+// connectionStatus returns the status of a connection, the zero one where
+// there is none yet.
+func (tx *transaction) connectionStatus(m Meta) (ConnectionStatus, error) {
+	row, err := tx.objects.connectionStatus.Get(tx.ctx, m.Project+"/"+m.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		err = nil
+	}
+	return row.Value, err
 }
 
 func put[T any](tx *transaction, t store.Table[T], m Meta, value T) error {

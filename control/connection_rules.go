@@ -1,0 +1,239 @@
+package control
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// connectionDraft is a connection that is being decided on, with what its
+// rules look at.
+type connectionDraft struct {
+	Connection
+	gateway          *Gateway
+	customerGateway  *CustomerGateway
+	inventory        *Inventory
+	others           []Connection // of the project
+	customerGateways map[string]CustomerGateway
+}
+
+// connectionRules are the rules that hold for a connection at any time, beyond
+// those of its single members.
+var connectionRules = []func(*connectionDraft) *Error{
+	peerSubnetsOfStyle,
+	peerSubnetsAreNotReserved,
+	peerSubnetsAreNotLocal,
+	policyRulesOfStyle,
+	nqaIsStatic,
+	hubIsBGP,
+	bgpHasASN,
+	templateIsNonFixedIP,
+	tunnelIsOneNetwork,
+	tunnelIsUnique,
+	roleOfSlot,
+	gcmIsIKEv2,
+	namedPeerIsNotMainMode,
+	peerHasIdentity,
+	peerIsUnique,
+}
+
+// peerSubnetsOfStyle: an enterprise router learns the routes itself, so with
+// one only the styles that make routes of the peer subnets have them.
+func peerSubnetsOfStyle(d *connectionDraft) *Error {
+	field := peerSubnetsField(d.gateway)
+	absent := d.gateway.AttachmentType == AttachER && (d.Style == StylePolicy || d.Style == StyleBGP)
+	switch {
+	case absent && len(d.PeerSubnets) > 0:
+		return Invalid(field, "must be absent with attachment_type er and style %s", d.Style)
+	case !absent && len(d.PeerSubnets) == 0:
+		return Invalid(field, "is required")
+	}
+	return nil
+}
+
+// reservedNetworks cannot be behind a peer: the cloud uses some itself, others
+// are no unicast networks.
+var reservedNetworks = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("100.64.0.0/10"),
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("214.0.0.0/8"),
+	netip.MustParsePrefix("224.0.0.0/3"),
+	netip.MustParsePrefix("::/8"),
+	netip.MustParsePrefix("fe80::/10"),
+	netip.MustParsePrefix("ff00::/8"),
+}
+
+func peerSubnetsAreNotReserved(d *connectionDraft) *Error {
+	for i, n := range d.PeerSubnets {
+		for _, reserved := range reservedNetworks {
+			if n.Overlaps(reserved) {
+				return Invalid(fmt.Sprintf("%s[%d]", peerSubnetsField(d.gateway), i), "%s overlaps the reserved network %s", n, reserved)
+			}
+		}
+	}
+	return nil
+}
+
+// peerSubnetsAreNotLocal: they may overlap the local subnets, since the longer
+// prefix wins, but not leave it open which side an address is on.
+func peerSubnetsAreNotLocal(d *connectionDraft) *Error {
+	vpcID := d.gateway.VPCID
+	if vpcID == "" {
+		vpcID = d.gateway.AccessVPCID
+	}
+	vpc, _ := d.inventory.VPC(vpcID)
+	for i, n := range d.PeerSubnets {
+		field := fmt.Sprintf("%s[%d]", peerSubnetsField(d.gateway), i)
+		for _, local := range d.gateway.LocalSubnets {
+			if n == local {
+				return Invalid(field, "%s is a local subnet of the gateway", n)
+			}
+		}
+		if vpc == nil {
+			continue
+		}
+		for _, s := range vpc.Subnets {
+			if contains(s.CIDR, n) {
+				return Invalid(field, "%s lies in subnet %s (%s) of the gateway's VPC", n, s.ID, s.CIDR)
+			}
+		}
+	}
+	return nil
+}
+
+func policyRulesOfStyle(d *connectionDraft) *Error {
+	field := policyRulesField(d.gateway)
+	switch {
+	case d.Style == StylePolicy && len(d.PolicyRules) == 0:
+		return Invalid(field, "is required with style policy")
+	case d.Style != StylePolicy && len(d.PolicyRules) > 0:
+		return Invalid(field, "must be absent with style %s", d.Style)
+	}
+	return nil
+}
+
+func nqaIsStatic(d *connectionDraft) *Error {
+	if d.EnableNQA && d.Style != StyleStatic {
+		return Invalid("enable_nqa", "must be false with style %s", d.Style)
+	}
+	return nil
+}
+
+func hubIsBGP(d *connectionDraft) *Error {
+	if d.EnableHub && d.Style != StyleBGP {
+		return Invalid("enable_hub", "must be false with style %s", d.Style)
+	}
+	return nil
+}
+
+func bgpHasASN(d *connectionDraft) *Error {
+	if d.Style == StyleBGP && d.customerGateway.BGPASN == 0 {
+		return Invalid("cgw_id", "style bgp wants a customer gateway with bgp_asn")
+	}
+	return nil
+}
+
+func templateIsNonFixedIP(d *connectionDraft) *Error {
+	template, nonFixed := d.Style == StylePolicyTemplate, d.gateway.Flavor.NonFixedIP()
+	switch {
+	case template && !nonFixed:
+		return Invalid("style", "policy-template wants a gateway of a NonFixedIP flavor")
+	case template && d.customerGateway.IDType != IDTypeFQDN:
+		return Invalid("cgw_id", "style policy-template wants a customer gateway of id_type fqdn")
+	}
+	return nil
+}
+
+func tunnelIsOneNetwork(d *connectionDraft) *Error {
+	local, peer := d.TunnelLocal, d.TunnelPeer
+	if !local.IsValid() || !peer.IsValid() {
+		return nil // the other one follows from it
+	}
+	if local.Masked() != peer.Masked() || local == peer {
+		return Invalid("tunnel_peer_address", "must be the other host of %s, the network of tunnel_local_address", local.Masked())
+	}
+	return nil
+}
+
+// tunnelIsUnique: the two addresses of a gateway have their interfaces apart,
+// so one network may occur on both, but not twice on one.
+func tunnelIsUnique(d *connectionDraft) *Error {
+	field, a := "tunnel_local_address", d.TunnelLocal
+	if !a.IsValid() {
+		field, a = "tunnel_peer_address", d.TunnelPeer
+	}
+	for _, o := range d.onSlot() {
+		if a.IsValid() && a.Masked() == o.TunnelLocal.Masked() {
+			return Invalid(field, "%s is used by connection %s of the same gateway address", a.Masked(), o.ID)
+		}
+	}
+	return nil
+}
+
+func roleOfSlot(d *connectionDraft) *Error {
+	if d.gateway.HAMode != ActiveStandby {
+		return nil
+	}
+	want := RoleMaster
+	if d.Slot == Slot2 {
+		want = RoleSlave
+	}
+	if d.HARole != want {
+		return Invalid("ha_role", "must be %s on this address of an active-standby gateway", want)
+	}
+	return nil
+}
+
+// gcmIsIKEv2: no RFC defines an IKEv1 phase 1 with an AEAD.
+func gcmIsIKEv2(d *connectionDraft) *Error {
+	if d.IKE.Version == IKEv1 && d.IKE.Encryption.IsAEAD() {
+		return Invalid("ikepolicy.encryption_algorithm", "%s is not defined for ike_version v1", d.IKE.Encryption)
+	}
+	return nil
+}
+
+// namedPeerIsNotMainMode: main mode chooses the key before it learns the
+// identity, so with pre-shared keys the address must be known.
+func namedPeerIsNotMainMode(d *connectionDraft) *Error {
+	if d.customerGateway.IDType == IDTypeFQDN && d.IKE.NegotiationMode == ModeMain && d.IKE.AuthenticationMethod == AuthPreShare {
+		return Invalid("ikepolicy.phase1_negotiation_mode", "must be aggressive with a customer gateway of id_type fqdn")
+	}
+	return nil
+}
+
+func peerHasIdentity(d *connectionDraft) *Error {
+	if d.customerGateway.IDType == IDTypeFQDN && d.IKE.PeerIDType == IDTypeIP && d.IKE.PeerID == "" {
+		return Invalid("ikepolicy.peer_id", "is required with peer_id_type ip and a customer gateway of id_type fqdn")
+	}
+	return nil
+}
+
+// peerIsUnique: a gateway address must be able to tell its peers apart, by
+// their address or, where that is not known, by their identity.
+func peerIsUnique(d *connectionDraft) *Error {
+	for _, o := range d.onSlot() {
+		cgw := d.customerGateways[o.CustomerGatewayID]
+		switch {
+		case o.CustomerGatewayID == d.CustomerGatewayID:
+			return Invalid("cgw_id", "connection %s has this customer gateway on the same vgw_ip", o.ID)
+		case cgw.IDValue == d.customerGateway.IDValue:
+			return Invalid("cgw_id", "connection %s has a customer gateway of the same id_value on the same vgw_ip", o.ID)
+		case cgw.IDType == IDTypeFQDN && d.customerGateway.IDType == IDTypeFQDN &&
+			o.IKE.PeerIDType == d.IKE.PeerIDType && o.IKE.PeerID == d.IKE.PeerID:
+			return Invalid("ikepolicy.peer_id", "connection %s has the same one on the same vgw_ip", o.ID)
+		}
+	}
+	return nil
+}
+
+// onSlot returns the other connections of the same gateway address.
+func (d *connectionDraft) onSlot() []Connection {
+	var found []Connection
+	for _, o := range d.others {
+		if o.ID != d.ID && o.GatewayID == d.GatewayID && o.Slot == d.Slot {
+			found = append(found, o)
+		}
+	}
+	return found
+}

@@ -1,0 +1,159 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Service performs the calls of the API on the objects. Each call that changes
+// something is one transaction; it returns when the specification is stored,
+// and the reconciler makes it true later. Refusals are of type *Error.
+//
+// Every method takes the project of the caller: objects of other projects do
+// not exist for it.
+type Service struct {
+	objects   *Objects
+	inventory atomic.Pointer[Inventory]
+	limits    Limits
+	random    io.Reader
+	now       func() time.Time
+}
+
+// ServiceOptions is what a Service needs. Objects and Inventory are required.
+type ServiceOptions struct {
+	Objects   *Objects
+	Inventory *Inventory // validated; not to be changed afterwards
+	Limits    Limits
+	Random    io.Reader        // default crypto/rand.Reader
+	Now       func() time.Time // default time.Now
+}
+
+// NewService returns a Service.
+func NewService(o ServiceOptions) (*Service, error) {
+	if o.Objects == nil || o.Inventory == nil {
+		return nil, errors.New("service: objects and inventory are required")
+	}
+	s := &Service{objects: o.Objects, limits: o.Limits, random: o.Random, now: o.Now}
+	if s.random == nil {
+		s.random = rand.Reader
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.inventory.Store(o.Inventory)
+	return s, nil
+}
+
+// SetInventory replaces the inventory. Objects that refer to what is no longer
+// there stay as they are.
+func (s *Service) SetInventory(inv *Inventory) { s.inventory.Store(inv) }
+
+// Page asks for a part of a list, newest objects first. The zero Page asks for
+// as many as a page may have.
+type Page struct {
+	Limit  *int
+	Marker string // NextMarker of the page before; empty for the first one
+}
+
+// List is a page of a list.
+type List[T any] struct {
+	Items      []T
+	Total      int    // of the project, whatever the filter and the page
+	NextMarker string // empty only when Items is
+}
+
+// paginate cuts a page out of the items, all of which match.
+func paginate[T any](items []T, created func(*T) time.Time, page Page, most int) (List[T], error) {
+	limit := most
+	if page.Limit != nil {
+		limit = *page.Limit
+	}
+	if limit < 0 || limit > most {
+		return List[T]{}, Invalid("limit", "must be from 0 to %d", most)
+	}
+	if page.Marker != "" {
+		marker, err := time.Parse(time.RFC3339Nano, page.Marker)
+		if err != nil {
+			return List[T]{}, Invalid("marker", "must be the next_marker of the page before")
+		}
+		items = slices.DeleteFunc(items, func(t T) bool { return !created(&t).Before(marker) })
+	}
+	newestFirst(items, created)
+	l := List[T]{Items: items[:min(limit, len(items))]}
+	if n := len(l.Items); n > 0 {
+		l.NextMarker = FormatTime(created(&l.Items[n-1]))
+	}
+	return l, nil
+}
+
+// newMeta completes the common part of a new object. Its time of creation is
+// later than that of all others.
+func (s *Service) newMeta(m Meta, project string, others []Meta) (Meta, error) {
+	id, err := uuid.NewRandomFromReader(s.random)
+	if err != nil {
+		return Meta{}, fmt.Errorf("random id: %w", err)
+	}
+	m.ID, m.Project, m.Generation = id.String(), project, 1
+	m.CreatedAt = s.now().UTC().Truncate(time.Millisecond)
+	for _, o := range others {
+		if !o.CreatedAt.Before(m.CreatedAt) {
+			m.CreatedAt = o.CreatedAt.Add(time.Millisecond)
+		}
+	}
+	m.UpdatedAt = m.CreatedAt
+	return m, nil
+}
+
+// touch marks a specification as changed.
+func (s *Service) touch(m *Meta) {
+	m.Generation++
+	m.UpdatedAt = s.now().UTC().Truncate(time.Millisecond)
+}
+
+func metas[T any](objects []T, meta func(*T) Meta) []Meta {
+	out := make([]Meta, len(objects))
+	for i := range objects {
+		out[i] = meta(&objects[i])
+	}
+	return out
+}
+
+func quotaExceeded(what string, limit int) *Error {
+	return invalidRequest(fmt.Sprintf("quota exceeded: %s, at most %d", what, limit))
+}
+
+// validProject refuses project ids that cannot be part of a key.
+func validProject(project string) error {
+	if len(project) < 1 || len(project) > 64 {
+		return Invalid("project_id", "must have 1 to 64 characters")
+	}
+	for _, r := range project {
+		if !isASCIIAlnum(r) && r != '-' && r != '_' {
+			return Invalid("project_id", "may hold letters, digits, '-' and '_' only")
+		}
+	}
+	return nil
+}
+
+// read returns a transaction for reading only.
+func (s *Service) read(ctx context.Context) *transaction {
+	return &transaction{ctx: ctx, objects: s.objects}
+}
+
+func matches(filter []string, v string) bool {
+	return len(filter) == 0 || slices.Contains(filter, v)
+}
+
+func newestFirst[T any](items []T, created func(*T) time.Time) {
+	slices.SortStableFunc(items, func(a, b T) int {
+		return created(&b).Compare(created(&a))
+	})
+}

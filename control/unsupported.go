@@ -1,0 +1,59 @@
+package control
+
+import "slices"
+
+// unsupported refuses what the API knows and this release cannot do: an
+// option that is accepted must be one that works. The rules of the options
+// stand elsewhere and are complete, so making one work means to delete its
+// line here.
+func (p *parser) unsupported(field, what string) {
+	p.fail(field, "%s this release does not support", what)
+}
+
+// unsupportedGateway refuses gateways of kinds that no data plane carries yet.
+func unsupportedGateway(d *gatewayDraft) *Error {
+	p := &parser{}
+	if d.Flavor == FlavorGM {
+		p.unsupported("flavor", "GM is a flavor that")
+	}
+	if d.Flavor.NonFixedIP() {
+		p.unsupported("flavor", string(d.Flavor)+" is a flavor that")
+	}
+	if d.AttachmentType == AttachER {
+		p.unsupported("attachment_type", "er is an attachment that")
+	}
+	if d.IPVersion == IPv6 {
+		p.unsupported("ip_version", "ipv6 is a family that")
+	}
+	if d.NetworkType == NetworkPrivate && !d.AccessPrivateIPs[0].IsValid() {
+		p.unsupported("access_private_ip_1", "leaving the private addresses to be chosen is something that")
+	}
+	return p.err
+}
+
+// unsupportedConnection refuses connections that no engine establishes yet.
+func unsupportedConnection(d *connectionDraft) *Error {
+	p := &parser{}
+	if d.Style == StyleBGP || d.Style == StylePolicyTemplate {
+		p.unsupported("style", string(d.Style)+" is a style that")
+	}
+	if d.EnableNQA {
+		p.unsupported("enable_nqa", "probing is something that")
+	}
+	if d.IKE.Version == IKEv1 {
+		p.unsupported("ikepolicy.ike_version", "v1 is a version that")
+	}
+	unsupportedAlgorithm(p, "ikepolicy.encryption_algorithm", d.IKE.Encryption, TripleDES)
+	unsupportedAlgorithm(p, "ikepolicy.authentication_algorithm", d.IKE.Authentication, MD5)
+	unsupportedAlgorithm(p, "ikepolicy.dh_group", d.IKE.Group, Group1, Group2, Group5)
+	unsupportedAlgorithm(p, "ipsecpolicy.encryption_algorithm", d.IPsec.Encryption, TripleDES)
+	unsupportedAlgorithm(p, "ipsecpolicy.authentication_algorithm", d.IPsec.Authentication, MD5)
+	unsupportedAlgorithm(p, "ipsecpolicy.pfs", d.IPsec.PFS, Group1, Group2, Group5)
+	return p.err
+}
+
+func unsupportedAlgorithm[T ~string](p *parser, field string, have T, missing ...T) {
+	if slices.Contains(missing, have) {
+		p.unsupported(field, string(have)+" is an algorithm that")
+	}
+}
