@@ -186,35 +186,27 @@ func SelectorList(list []TrafficSelector) string {
 	return strings.Join(names, ", ")
 }
 
+// MaxSelectors is the most traffic selectors that one payload holds (RFC 7296,
+// section 3.13).
+const MaxSelectors = 255
+
 // Narrow returns what an offer of traffic selectors leaves of the allowed ones
 // (RFC 7296, section 2.9): every intersection, without those that another one
-// contains, in the order of the offer. It is empty when they share nothing.
+// contains, in the order of the offer, and at most MaxSelectors. It is empty
+// when they share nothing.
 func Narrow(allowed, offered []TrafficSelector) []TrafficSelector {
-	var all []TrafficSelector
+	var kept []TrafficSelector
 	for _, o := range offered {
 		for _, a := range allowed {
-			if both, ok := a.Intersect(o); ok {
-				all = append(all, both)
+			both, ok := a.Intersect(o)
+			if !ok || slices.ContainsFunc(kept, func(k TrafficSelector) bool { return k.Contains(both) }) {
+				continue
 			}
-		}
-	}
-	return dropContained(all)
-}
-
-// dropContained removes selectors that another selector of the list contains,
-// the later one of two equals.
-func dropContained(all []TrafficSelector) []TrafficSelector {
-	var kept []TrafficSelector
-	for i, s := range all {
-		contained := false
-		for j, t := range all {
-			if i != j && t.Contains(s) && (!s.Contains(t) || j < i) {
-				contained = true
-				break
+			kept = slices.DeleteFunc(kept, both.Contains)
+			if len(kept) == MaxSelectors {
+				return kept
 			}
-		}
-		if !contained {
-			kept = append(kept, s)
+			kept = append(kept, both)
 		}
 	}
 	return kept
