@@ -7,15 +7,16 @@ import (
 
 // Codes of the API's errors.
 const (
-	CodeInvalid     = "VPN.0001" // 400: a rule is broken
-	CodeInternal    = "VPN.0002" // 500
-	CodeForbidden   = "VPN.0003" // 403: not permitted, or not ready
-	CodeNotFound    = "VPN.0004" // 404
-	CodeBusy        = "VPN.0030" // 400: too much at once
-	CodeRepeated    = "VPN.0031" // 400: clashes with an operation under way
-	statusNotReady  = http.StatusForbidden
-	statusNotCaller = http.StatusUnauthorized
+	CodeInvalid   = "VPN.0001" // 400: a rule is broken
+	CodeInternal  = "VPN.0002" // 500
+	CodeForbidden = "VPN.0003" // 403: not permitted, or not ready
+	CodeNotFound  = "VPN.0004" // 404
+	CodeBusy      = "VPN.0030" // 400: too much at once
+	CodeRepeated  = "VPN.0031" // 400: clashes with an operation under way
 )
+
+// statusNotReady is the only published HTTP status of the code of NotReady.
+const statusNotReady = http.StatusForbidden
 
 // Error is a refusal that the caller of the API is shown as it stands. Any
 // other error is internal: it is logged and answered without its text.
@@ -42,6 +43,11 @@ func NotFound() *Error {
 	return &Error{Code: CodeNotFound, Status: http.StatusNotFound, Message: "resource not found"}
 }
 
+// Busy returns the refusal of a change that others kept overtaking.
+func Busy() *Error {
+	return &Error{Code: CodeBusy, Status: http.StatusBadRequest, Message: "The system is busy, please try later."}
+}
+
 // Forbidden returns the refusal of a caller who lacks the permission.
 func Forbidden(why string, args ...any) *Error {
 	return &Error{Code: CodeForbidden, Status: http.StatusForbidden, Message: "Authentication failed: " + fmt.Sprintf(why, args...)}
@@ -50,7 +56,7 @@ func Forbidden(why string, args ...any) *Error {
 // Unauthenticated returns the refusal of a caller who did not prove who they
 // are.
 func Unauthenticated(why string, args ...any) *Error {
-	return &Error{Code: CodeForbidden, Status: statusNotCaller, Message: "Authentication failed: " + fmt.Sprintf(why, args...)}
+	return &Error{Code: CodeForbidden, Status: http.StatusUnauthorized, Message: "Authentication failed: " + fmt.Sprintf(why, args...)}
 }
 
 // NotReady returns the refusal of a change to an object that is being worked

@@ -14,7 +14,6 @@ const (
 	maxCustomerIDLen       = 128
 	minPSKLen              = 8
 	maxPSKLen              = 128
-	maxLogLines            = 200
 	maxCustomerGatewayPage = 200
 	maxConnectionPage      = 2000
 

@@ -6,6 +6,9 @@ import (
 	"unicode/utf8"
 )
 
+// MaxLogLines is how many lines the log of a connection keeps.
+const MaxLogLines = 200
+
 const maxLogMessage = 1024 // octets
 
 // LogLine is one line of a connection's log.
@@ -14,16 +17,17 @@ type LogLine struct {
 	Message string    `json:"message"` // the raw message, time and host included
 }
 
-// extendLog appends lines to a log and drops the oldest ones beyond the limit.
-func extendLog(log, lines []LogLine) []LogLine {
-	for _, l := range lines {
+// boundLog returns the latest lines, each cut to a bounded length.
+func boundLog(lines []LogLine) []LogLine {
+	lines = slices.Clone(lines[max(0, len(lines)-MaxLogLines):])
+	for i := range lines {
+		l := &lines[i]
 		if end := maxLogMessage; len(l.Message) > end {
 			for end > 0 && !utf8.RuneStart(l.Message[end]) {
 				end--
 			}
 			l.Message = l.Message[:end]
 		}
-		log = append(log, l)
 	}
-	return slices.Delete(log, 0, max(0, len(log)-maxLogLines))
+	return lines
 }

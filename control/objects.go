@@ -43,7 +43,6 @@ type Objects struct {
 	connectionLog    store.Table[[]LogLine]
 
 	changing sync.Mutex // keeps writers of this process from conflicts
-	logging  sync.Mutex
 }
 
 // storedConnection is a connection with its secrets sealed.
@@ -220,26 +219,11 @@ func setStatus[T any](ctx context.Context, o *Objects, t store.Table[T], specs, 
 	return err
 }
 
-// AppendLog adds lines to the log of a connection, oldest first. The log keeps
-// the latest 200.
-func (o *Objects) AppendLog(ctx context.Context, project, id string, lines ...LogLine) error {
-	key, err := objectKey(project, id)
-	if err != nil {
-		return err
-	}
-	o.logging.Lock()
-	defer o.logging.Unlock()
-	row, err := o.connectionLog.Get(ctx, key)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	return setStatus(ctx, o, o.connectionLog, prefixConnections, project, id, extendLog(row.Value, lines))
-}
-
-// SetLog replaces the log of a connection, oldest line first. It is for the
-// reconciler alone.
+// SetLog replaces the log of a connection by lines, oldest first, of which it
+// keeps the latest MaxLogLines. It is for the reconciler alone. It fails with
+// store.ErrNotFound when the connection is gone.
 func (o *Objects) SetLog(ctx context.Context, project, id string, lines []LogLine) error {
-	return setStatus(ctx, o, o.connectionLog, prefixConnections, project, id, extendLog(nil, lines))
+	return setStatus(ctx, o, o.connectionLog, prefixConnections, project, id, boundLog(lines))
 }
 
 // Log returns the log of a connection, newest line first.
@@ -349,7 +333,7 @@ func (o *Objects) change(ctx context.Context, decide func(*transaction) error) e
 			return err
 		}
 	}
-	return &Error{Code: CodeBusy, Status: 400, Message: "The system is busy, please try later."}
+	return Busy()
 }
 
 func (tx *transaction) gateway(project, id string) (Gateway, error) {
