@@ -1,7 +1,11 @@
 package sa
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/vpngw/vpngw/ike/wire"
@@ -13,6 +17,40 @@ import (
 type Identity struct {
 	Type wire.IDType
 	Data string // raw octets; 4 or 16 for an address
+}
+
+// String reads "ipv4 192.0.2.1", "fqdn gw.example", or gives the octets in
+// hexadecimal where they are no text.
+func (i Identity) String() string {
+	switch i.Type {
+	case wire.IDIPv4Addr, wire.IDIPv6Addr:
+		if a, ok := netip.AddrFromSlice([]byte(i.Data)); ok {
+			if a.Is4() {
+				return "ipv4 " + a.String()
+			}
+			return "ipv6 " + a.String()
+		}
+	case wire.IDFQDN:
+		return "fqdn " + printable(i.Data)
+	case wire.IDRFC822Addr:
+		return "email " + printable(i.Data)
+	case wire.IDKeyID:
+		return "key id " + printable(i.Data)
+	case wire.IDDERASN1DN:
+		return fmt.Sprintf("distinguished name 0x%x", i.Data)
+	case wire.IDDERASN1GN:
+		return fmt.Sprintf("general name 0x%x", i.Data)
+	}
+	return fmt.Sprintf("identity of type %d 0x%x", uint8(i.Type), i.Data)
+}
+
+// printable returns a peer's text fit for a log line.
+func printable(s string) string {
+	const longest = 256
+	if s == "" || len(s) > longest || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fmt.Sprintf("0x%x", s[:min(len(s), longest)])
+	}
+	return s
 }
 
 // AddressIdentity returns the identity of an address.
@@ -51,6 +89,117 @@ type Connection struct {
 	ForceEncap bool
 
 	Children []Child
+}
+
+// Validate returns an error that names the first field that breaks a rule.
+func (c *Connection) Validate() error {
+	switch {
+	case c.Name == "":
+		return errors.New("connection: name is empty")
+	case !c.Local.IsValid() || c.Local.IsUnspecified():
+		return fmt.Errorf("connection %s: local: %s is no address", c.Name, c.Local)
+	case c.Remote.IsValid() && c.Remote.BitLen() != c.Local.BitLen():
+		return fmt.Errorf("connection %s: remote: %s is of another family than %s", c.Name, c.Remote, c.Local)
+	case c.Initiate && !c.Remote.IsValid():
+		return fmt.Errorf("connection %s: remote: needed to initiate", c.Name)
+	case c.LocalID.Type == 0 || c.RemoteID.Type == 0:
+		return fmt.Errorf("connection %s: identities: both are needed", c.Name)
+	case len(c.PSK) == 0:
+		return fmt.Errorf("connection %s: pre-shared key is empty", c.Name)
+	case c.Lifetime < 0 || c.DPD.Interval < 0 || c.DPD.Timeout < 0:
+		return fmt.Errorf("connection %s: times must not be negative", c.Name)
+	case len(c.Children) == 0:
+		return fmt.Errorf("connection %s: children: at least one is needed", c.Name)
+	}
+	if err := validProposals(ipsec.ProtocolIKE, c.Proposals); err != nil {
+		return fmt.Errorf("connection %s: %w", c.Name, err)
+	}
+	for i := range c.Children {
+		if err := c.Children[i].validate(); err != nil {
+			return fmt.Errorf("connection %s: child %s: %w", c.Name, c.Children[i].Name, err)
+		}
+		for _, other := range c.Children[:i] {
+			if other.Name == c.Children[i].Name || other.ReqID == c.Children[i].ReqID {
+				return fmt.Errorf("connection %s: child %s: name or reqid occurs twice", c.Name, other.Name)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Child) validate() error {
+	if err := validProposals(ipsec.ProtocolESP, c.Proposals); err != nil {
+		return err
+	}
+	for _, list := range [][]ipsec.TrafficSelector{c.Local, c.Remote} {
+		if len(list) == 0 || len(list) > wire.MaxSelectors {
+			return fmt.Errorf("selectors: %d, must be 1 to %d a side", len(list), wire.MaxSelectors)
+		}
+		for _, ts := range list {
+			if !ts.Valid() {
+				return fmt.Errorf("selectors: %s is not valid", ts)
+			}
+		}
+	}
+	return nil
+}
+
+// validProposals checks that each proposal has what its protocol needs, and
+// that this package has the algorithms.
+func validProposals(protocol ipsec.Protocol, list []ipsec.Proposal) error {
+	if len(list) == 0 || len(list) > wire.MaxProposals {
+		return fmt.Errorf("%s proposals: %d, must be 1 to %d", protocol, len(list), wire.MaxProposals)
+	}
+	for _, p := range list {
+		if p.Protocol != protocol {
+			return fmt.Errorf("%s proposals: one is for %s", protocol, p.Protocol)
+		}
+		aead, plain := false, false
+		for _, t := range p.Transforms {
+			if !supported(protocol, t) {
+				return fmt.Errorf("%s proposals: %s is not supported", protocol, t)
+			}
+			aead = aead || t.IsAEAD()
+			plain = plain || t.Type == ipsec.TransformEncryption && !t.IsAEAD()
+		}
+		switch {
+		case !aead && !plain:
+			return fmt.Errorf("%s proposals: no encryption algorithm", protocol)
+		case aead && plain:
+			return fmt.Errorf("%s proposals: AEAD and other ciphers belong in proposals of their own", protocol)
+		case plain && !slices.ContainsFunc(p.Of(ipsec.TransformIntegrity), func(t ipsec.Transform) bool { return t.ID != ipsec.IntegrityNone }):
+			return fmt.Errorf("%s proposals: no integrity algorithm", protocol)
+		case aead && len(p.Of(ipsec.TransformIntegrity)) > 0:
+			return fmt.Errorf("%s proposals: an AEAD cipher takes no integrity algorithm", protocol)
+		case protocol == ipsec.ProtocolIKE && len(p.Of(ipsec.TransformPRF)) == 0:
+			return fmt.Errorf("%s proposals: no pseudorandom function", protocol)
+		case protocol == ipsec.ProtocolIKE && !offers([]ipsec.Proposal{p}, firstGroup([]ipsec.Proposal{p})):
+			return fmt.Errorf("%s proposals: no DH group", protocol)
+		}
+	}
+	return nil
+}
+
+// supported reports whether a transform can be negotiated for a protocol.
+func supported(protocol ipsec.Protocol, t ipsec.Transform) bool {
+	ike := protocol == ipsec.ProtocolIKE
+	switch t.Type {
+	case ipsec.TransformEncryption:
+		_, err := keyLen(t)
+		return err == nil && !(ike && t.ID == ipsec.EncryptionNull)
+	case ipsec.TransformPRF:
+		_, ok := prfs[t.ID]
+		return ike && ok
+	case ipsec.TransformIntegrity:
+		_, ok := integrities[t.ID]
+		return ok
+	case ipsec.TransformGroup:
+		_, ok := groups[t.ID]
+		return ok || !ike && t.ID == ipsec.GroupNone
+	case ipsec.TransformESN:
+		return !ike && t.ID <= ipsec.ESNEnabled
+	}
+	return false
 }
 
 // SameIdentity reports whether a live IKE SA of the connection can serve the

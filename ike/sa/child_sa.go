@@ -1,0 +1,437 @@
+package sa
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+const (
+	// lingerTime is how long a deleted child still receives what was under way.
+	lingerTime = 5 * time.Second
+	// probeInterval is how often we look whether the peer uses a new SA.
+	probeInterval = 500 * time.Millisecond
+	// Bounds of the wait before a child that failed is tried again.
+	minRetry, maxRetry = time.Second, time.Minute
+)
+
+// slot is one configured child: its configuration, its policies, and when it is
+// tried again. The CHILD_SAs that follow each other over rekeys share it.
+type slot struct {
+	cfg      Child
+	removed  bool // no longer configured
+	busy     bool // an exchange of ours for it is queued or under way
+	wanted   bool // traffic or a command asked for it
+	failures int
+	retryAt  time.Time
+	policies []ipsec.Policy
+}
+
+// childSA is one CHILD_SA: two ESP SAs.
+type childSA struct {
+	m         *Machine
+	slot      *slot
+	state     State
+	initiator bool // we began the exchange that made it
+	in, out   ipsec.SPI
+	path      path
+	proposal  ipsec.Proposal
+	local     []ipsec.TrafficSelector
+	remote    []ipsec.TrafficSelector
+	keys      *childKeys // until the data plane has them
+	nonce     []byte     // the lower one of its exchange (rekey collisions)
+
+	hasIn, hasOut bool // installed in the data plane
+	rekeys        bool // it follows another child
+	// successor is what the peer's rekey exchange made of this child. It sends
+	// once this one is deleted or the peer uses it.
+	successor *childSA
+
+	established time.Time
+
+	rekeyAt, expireAt time.Time
+	redundantAt       time.Time // see redundantTimeout
+	probeAt           time.Time // see probeInterval
+	goneAt            time.Time // see lingerTime
+}
+
+func (c *childSA) inID() ipsec.SAID  { return ipsec.SAID{Dst: c.path.local.Addr(), SPI: c.in} }
+func (c *childSA) outID() ipsec.SAID { return ipsec.SAID{Dst: c.path.remote.Addr(), SPI: c.out} }
+
+// setState moves the child on, as ikeSA.setState does.
+func (c *childSA) setState(next State) bool {
+	if c.state == next {
+		return true
+	}
+	if !next.follows(c.state) {
+		c.m.drop("defect: child SA from " + c.state.String() + " to " + next.String())
+		return false
+	}
+	c.state = next
+	return true
+}
+
+// counts reports whether the child stands for its slot: it is up, or will be
+// once the peer deletes the one before it.
+func (c *childSA) counts() bool {
+	return c.state == Connecting || c.state == Established || c.state == Rekeying
+}
+
+// up reports whether the slot has a child.
+func (m *Machine) up(k *slot) bool {
+	return slices.ContainsFunc(m.children, func(c *childSA) bool { return c.slot == k && c.counts() })
+}
+
+// carries reports whether the slot still has a child with an outbound SA.
+func (m *Machine) carries(k *slot) bool {
+	return slices.ContainsFunc(m.children, func(c *childSA) bool { return c.slot == k && c.hasOut })
+}
+
+// childByID finds a child by one of its SAs.
+func (m *Machine) childByID(id ipsec.SAID) *childSA {
+	i := slices.IndexFunc(m.children, func(c *childSA) bool {
+		return c.hasIn && c.inID() == id || c.hasOut && c.outID() == id
+	})
+	if i < 0 {
+		return nil
+	}
+	return m.children[i]
+}
+
+// childByOut finds a child by the peer's inbound SPI, as the peer names it.
+func (m *Machine) childByOut(spi ipsec.SPI) *childSA {
+	i := slices.IndexFunc(m.children, func(c *childSA) bool { return c.out == spi && c.state != Deleted })
+	if i < 0 {
+		return nil
+	}
+	return m.children[i]
+}
+
+// slotByReqID finds a configured child.
+func (m *Machine) slotByReqID(id uint32) *slot {
+	i := slices.IndexFunc(m.slots, func(k *slot) bool { return k.cfg.ReqID == id })
+	if i < 0 {
+		return nil
+	}
+	return m.slots[i]
+}
+
+// sa returns the child's SA of one direction for the data plane.
+func (c *childSA) sa(d ipsec.Direction) ipsec.SA {
+	enc, _ := c.proposal.Get(ipsec.TransformEncryption)
+	integ, _ := c.proposal.Get(ipsec.TransformIntegrity)
+	esn, _ := c.proposal.Get(ipsec.TransformESN)
+	sa := ipsec.SA{
+		Direction: d, Encap: c.path.encap, ReqID: c.slot.cfg.ReqID, IfID: c.slot.cfg.IfID,
+		Encryption: enc, Integrity: integ, ESN: esn.ID == ipsec.ESNEnabled,
+		Local: slices.Clone(c.local), Remote: slices.Clone(c.remote),
+	}
+	sa.Lifetime = c.lifetime(sa.ESN)
+	src, dst := c.path.local, c.path.remote
+	fromInitiator := c.initiator
+	sa.SPI = c.out
+	if d == ipsec.In {
+		src, dst = dst, src
+		fromInitiator = !fromInitiator
+		sa.SPI, sa.ReplayWindow = c.in, c.slot.cfg.ReplayWindow
+	}
+	sa.Src, sa.Dst = src.Addr(), dst.Addr()
+	if c.path.encap {
+		sa.SrcPort, sa.DstPort = src.Port(), dst.Port()
+	}
+	encKey, integKey := c.keys.encR, c.keys.integR
+	if fromInitiator {
+		encKey, integKey = c.keys.encI, c.keys.integI
+	}
+	sa.EncryptionKey, sa.IntegrityKey = bytes.Clone(encKey), bytes.Clone(integKey)
+	return sa
+}
+
+// lifetime returns the limits for the data plane. The time of a rekey is ours
+// to watch; the hard end in time is there for the case that we are no more.
+// Without extended sequence numbers an SA ends before they run out.
+func (c *childSA) lifetime(esn bool) ipsec.Lifetime {
+	cfg := c.slot.cfg.Lifetime
+	l := ipsec.Lifetime{HardBytes: cfg.HardBytes, HardPackets: cfg.HardPackets}
+	if cfg.Hard > 0 {
+		l.Hard = cfg.Hard + 2*lingerTime
+	}
+	const lastSequence = 1<<32 - 1
+	if !esn && (l.HardPackets == 0 || l.HardPackets > lastSequence) {
+		l.HardPackets = lastSequence
+	}
+	fraction := c.m.softFraction(c.initiator)
+	l.SoftBytes = uint64(float64(l.HardBytes) * fraction)
+	l.SoftPackets = uint64(float64(l.HardPackets) * fraction)
+	return l
+}
+
+// addIn makes the child receive, before the peer learns that it may send.
+func (c *childSA) addIn() {
+	c.add(ipsec.In)
+	c.hasIn = true
+	c.slot.protect(c, ipsec.In)
+}
+
+// addOut makes the child send, which completes it. It is up, or has followed
+// another one.
+func (c *childSA) addOut() {
+	if c.hasOut || c.state == Deleting || c.state == Deleted {
+		return
+	}
+	c.add(ipsec.Out)
+	c.hasOut = true
+	c.slot.protect(c, ipsec.Out)
+	c.slot.prune(c)
+	c.keys.wipe()
+	c.keys = nil
+	c.probeAt = time.Time{}
+	c.setState(Established)
+	c.established = c.m.now
+	if life := c.slot.cfg.Lifetime.Hard; life > 0 {
+		c.rekeyAt = c.m.now.Add(c.m.soft(life, c.initiator))
+		c.expireAt = c.m.now.Add(life)
+	}
+	c.slot.failures, c.slot.wanted, c.slot.retryAt = 0, false, time.Time{}
+	kind := ChildUp
+	if c.rekeys {
+		kind = ChildRekeyed
+	}
+	c.m.emit(Emit{c.event(kind)})
+}
+
+func (c *childSA) add(d ipsec.Direction) {
+	sa := c.sa(d)
+	c.m.emit(AddSA{sa})
+	if c.m.env.KeyLog != nil {
+		logged := sa
+		logged.EncryptionKey, logged.IntegrityKey = bytes.Clone(sa.EncryptionKey), bytes.Clone(sa.IntegrityKey)
+		c.m.env.KeyLog(Keys{ESP: &logged})
+	}
+}
+
+// remove takes the child out of the data plane. With linger it receives for a
+// while what the peer has sent already.
+func (c *childSA) remove(linger bool) {
+	if c.state == Deleted {
+		return
+	}
+	c.setState(Deleted)
+	c.stopTimers()
+	if c.keys != nil {
+		c.keys.wipe()
+		c.keys = nil
+	}
+	if c.hasOut {
+		c.m.emit(DeleteSA{c.outID()})
+		c.hasOut = false
+	}
+	if c.hasIn && linger {
+		c.goneAt = c.m.now.Add(lingerTime)
+		return
+	}
+	c.gone()
+}
+
+func (c *childSA) stopTimers() {
+	c.rekeyAt, c.expireAt, c.redundantAt, c.probeAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+}
+
+// gone ends what remove has left of the child.
+func (c *childSA) gone() {
+	c.goneAt = time.Time{}
+	if c.hasIn {
+		c.m.emit(DeleteSA{c.inID()})
+		c.hasIn = false
+	}
+}
+
+// protect adds the policies of one direction for the child's selectors.
+func (k *slot) protect(c *childSA, d ipsec.Direction) {
+	for _, p := range c.policies(d) {
+		i := slices.IndexFunc(k.policies, func(have ipsec.Policy) bool { return have.PolicyID == p.PolicyID })
+		switch {
+		case i < 0:
+			k.policies = append(k.policies, p)
+		case k.policies[i] == p:
+			continue // a rekey leaves it
+		default:
+			k.policies[i] = p
+		}
+		c.m.emit(AddPolicy{p})
+	}
+}
+
+// policies returns one policy for each pair of the child's selectors.
+func (c *childSA) policies(d ipsec.Direction) []ipsec.Policy {
+	list := make([]ipsec.Policy, 0, len(c.local)*len(c.remote))
+	for _, local := range c.local {
+		for _, remote := range c.remote {
+			list = append(list, ipsec.Policy{
+				PolicyID: ipsec.PolicyID{
+					Direction: d, Local: local, Remote: remote,
+					Priority: ipsec.PriorityProtect, IfID: c.slot.cfg.IfID,
+				},
+				Action: ipsec.Protect, ReqID: c.slot.cfg.ReqID,
+				TunnelLocal: c.path.local.Addr(), TunnelRemote: c.path.remote.Addr(),
+			})
+		}
+	}
+	return list
+}
+
+// prune removes the policies that a completed child no longer has.
+func (k *slot) prune(c *childSA) {
+	keep := append(c.policies(ipsec.In), c.policies(ipsec.Out)...)
+	k.policies = slices.DeleteFunc(k.policies, func(p ipsec.Policy) bool {
+		if slices.ContainsFunc(keep, func(q ipsec.Policy) bool { return q.PolicyID == p.PolicyID }) {
+			return false
+		}
+		c.m.emit(DeletePolicy{p.PolicyID})
+		return true
+	})
+}
+
+// redirect puts new outer addresses into the policies.
+func (k *slot) redirect(m *Machine, p *path) {
+	for i := range k.policies {
+		policy := &k.policies[i]
+		if policy.TunnelLocal != p.local.Addr() || policy.TunnelRemote != p.remote.Addr() {
+			policy.TunnelLocal, policy.TunnelRemote = p.local.Addr(), p.remote.Addr()
+			m.emit(AddPolicy{*policy})
+		}
+	}
+}
+
+// unprotect removes all policies.
+func (k *slot) unprotect(m *Machine) {
+	for _, p := range k.policies {
+		m.emit(DeletePolicy{p.PolicyID})
+	}
+	k.policies = nil
+}
+
+// dropChild ends a child that the peer has ended, too. What follows it takes
+// over first, so that traffic has an SA at any time.
+func (m *Machine) dropChild(c *childSA, reason Reason) {
+	wasUp := c.hasOut
+	c.handOver()
+	c.remove(true)
+	if wasUp {
+		m.lost(c, reason, nil)
+	}
+}
+
+// deleteChild ends a child by a DELETE to the peer. It sends no more, and
+// receives until the peer has answered.
+func (m *Machine) deleteChild(c *childSA, reason Reason, d *Diagnosis) {
+	if c.state == Deleting || c.state == Deleted {
+		return
+	}
+	if m.current == nil {
+		c.remove(true)
+		return
+	}
+	wasUp := c.hasOut
+	c.handOver()
+	c.setState(Deleting)
+	c.stopTimers()
+	if c.hasOut {
+		m.emit(DeleteSA{c.outID()})
+		c.hasOut = false
+	}
+	m.current.enqueue(&deleteChild{c})
+	if wasUp {
+		m.lost(c, reason, d)
+	}
+}
+
+// handOver makes the successor send.
+func (c *childSA) handOver() {
+	if next := c.successor; next != nil && next.state == Connecting {
+		next.addOut()
+	}
+	c.successor = nil
+	for _, other := range c.m.children {
+		if other.successor == c {
+			other.successor = nil
+		}
+	}
+}
+
+// lost reports that a child was the last of its slot, if so.
+func (m *Machine) lost(c *childSA, reason Reason, d *Diagnosis) {
+	if m.carries(c.slot) {
+		return
+	}
+	if !m.up(c.slot) {
+		c.slot.unprotect(m)
+	}
+	e := c.event(ChildDown)
+	e.Reason, e.Diagnosis = reason, d
+	m.emit(Emit{e})
+	m.restore(c.slot)
+}
+
+// restore plans a child that went down to be set up again.
+func (m *Machine) restore(k *slot) {
+	if k.removed || k.busy || m.up(k) || m.conn == nil || !m.conn.Initiate && !k.wanted {
+		return
+	}
+	wait := min(minRetry<<min(k.failures, 10), maxRetry)
+	k.failures++
+	k.retryAt = m.now.Add(m.jitter(wait))
+}
+
+// retry sets a child up that is wanted and not there.
+func (m *Machine) retry(k *slot) {
+	if k.removed || k.busy || m.up(k) || !m.Established() {
+		return
+	}
+	m.createChild(k)
+}
+
+// acquire sets a child up because traffic waits for it.
+func (m *Machine) acquire(reqID uint32) {
+	if k := m.slotByReqID(reqID); k != nil && !m.up(k) {
+		k.wanted = true
+		if k.failures == 0 || k.retryAt.IsZero() {
+			m.retry(k)
+		}
+	}
+}
+
+// expired handles a limit that the data plane has met.
+func (m *Machine) expired(e Expired) {
+	c := m.childByID(e.ID)
+	switch {
+	case c == nil:
+	case e.Hard && c.state != Deleted:
+		c.expire()
+	default:
+		c.rekeyDue()
+	}
+}
+
+// expire deletes a child at the end of its life.
+func (c *childSA) expire() {
+	if c.state == Deleting || c.state == Deleted {
+		return
+	}
+	c.m.deleteChild(c, ReasonChildHardExpiry, nil)
+}
+
+// refused removes what the data plane would not take.
+func (m *Machine) refused(r Refused) {
+	for _, c := range slices.Clone(m.children) {
+		if c.slot.cfg.ReqID != r.ReqID || !c.counts() {
+			continue
+		}
+		d := &Diagnosis{Reason: ReasonDataPlane, Parameter: "CHILD_SA", Ours: c.proposal.String(), Detail: r.Err.Error()}
+		m.emit(Emit{m.childFailure(c.slot, d)})
+		c.slot.failures = max(c.slot.failures, 3) // it will hardly be otherwise soon
+		m.deleteChild(c, ReasonDataPlane, d)
+	}
+}

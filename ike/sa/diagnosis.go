@@ -1,0 +1,231 @@
+package sa
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/vpngw/vpngw/ike/wire"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// event returns an event about an IKE SA.
+func (m *Machine) event(kind EventKind, s *ikeSA) Event {
+	return Event{
+		Kind: kind, Connection: m.Connection(), Local: s.path.local, Remote: s.path.remote,
+		InitiatorSPI: s.spii, ResponderSPI: s.spir, Initiator: s.initiator, Proposal: s.proposal,
+		Encap: s.path.encap, NATLocal: s.path.natLocal, NATRemote: s.path.natRemote,
+	}
+}
+
+// event returns an event about a child.
+func (c *childSA) event(kind EventKind) Event { return c.m.childEvent(kind, c, c.m.current) }
+
+func (m *Machine) childEvent(kind EventKind, c *childSA, s *ikeSA) Event {
+	e := Event{Connection: m.Connection()}
+	if s != nil {
+		e = m.event(kind, s)
+	}
+	e.Kind, e.Child, e.Initiator, e.Proposal = kind, c.slot.cfg.Name, c.initiator, c.proposal
+	e.In, e.Out, e.LocalTS, e.RemoteTS = c.in, c.out, c.local, c.remote
+	e.Local, e.Remote, e.Encap = c.path.local, c.path.remote, c.path.encap
+	return e
+}
+
+// childFailure is a Failed event of a child; the IKE SA stays. k may be nil.
+func (m *Machine) childFailure(k *slot, d *Diagnosis) Event {
+	e := Event{Connection: m.Connection()}
+	if m.current != nil {
+		e = m.event(Failed, m.current)
+	}
+	e.Kind, e.Reason, e.Diagnosis, e.Established = Failed, d.Reason, d, true
+	e.Proposal = ipsec.Proposal{}
+	if k != nil {
+		e.Child, e.LocalTS, e.RemoteTS = k.cfg.Name, k.cfg.Local, k.cfg.Remote
+	}
+	return e
+}
+
+// report emits a Failed event about the negotiation of the IKE SA.
+func (m *Machine) report(d *Diagnosis) { m.reportOn(m.current, d) }
+
+func (m *Machine) reportOn(s *ikeSA, d *Diagnosis) {
+	e := m.event(Failed, s)
+	e.Reason, e.Diagnosis = d.Reason, d
+	m.emit(Emit{e})
+}
+
+// mismatchDiagnosis tells which parameter of two proposals differs.
+func mismatchDiagnosis(reason Reason, x wire.ExchangeType, err error) *Diagnosis {
+	d := &Diagnosis{Reason: reason, Exchange: x.String()}
+	var mismatch *ipsec.MismatchError
+	if !errors.As(err, &mismatch) {
+		d.Parameter, d.Detail = "proposal", err.Error()
+		return d
+	}
+	if mismatch.Type == 0 {
+		d.Parameter, d.Ours, d.Theirs = "protocol", mismatch.Protocol.String(), "another protocol"
+		return d
+	}
+	d.Parameter = mismatch.Type.String()
+	d.Ours, d.Theirs = ipsec.TransformList(mismatch.Ours), ipsec.TransformList(mismatch.Theirs)
+	if mismatch.Type == ipsec.TransformGroup && reason == ReasonPhase1Proposal {
+		d.Reason = ReasonResponderDH
+	}
+	return d
+}
+
+// proposalList joins proposals for a message.
+func proposalList(list []ipsec.Proposal) string {
+	names := make([]string, len(list))
+	for i, p := range list {
+		names[i] = p.String()
+	}
+	return strings.Join(names, "; ")
+}
+
+// groupList joins the groups of proposals for a message.
+func groupList(list []ipsec.Proposal) string {
+	var groups []ipsec.Transform
+	for _, p := range list {
+		groups = append(groups, p.Of(ipsec.TransformGroup)...)
+	}
+	return ipsec.TransformList(groups)
+}
+
+// refusedInit is for an error in answer to IKE_SA_INIT or a rekey of the IKE SA.
+func refusedInit(n *wire.Notify, ours []ipsec.Proposal) *Diagnosis {
+	d := &Diagnosis{Reason: ReasonPhase1Proposal, Exchange: wire.IKESAInit.String(), Parameter: "proposal", Ours: proposalList(ours)}
+	switch n.NotifyType {
+	case wire.NoProposalChosen:
+		d.Detail = "the peer accepts none of our proposals, or knows no connection for our address"
+	case wire.InvalidMajorVersion:
+		d.Reason, d.Parameter, d.Ours = ReasonVersion, "IKE version", "2"
+		d.Detail = "the peer does not speak IKEv2"
+	case wire.InvalidSyntax:
+		d.Reason, d.Parameter, d.Ours = ReasonMalformedPayload, "", ""
+		d.Detail = "the peer found our request malformed"
+	default:
+		d.Detail = "the peer answered with " + n.NotifyType.String()
+	}
+	return d
+}
+
+// refusedAuth is for an error in answer to IKE_AUTH that comes without the
+// peer's own proof.
+func refusedAuth(n *wire.Notify, c *Connection, esp []ipsec.Proposal) *Diagnosis {
+	d := &Diagnosis{Exchange: wire.IKEAuth.String()}
+	switch n.NotifyType {
+	case wire.AuthenticationFailed:
+		d.Reason, d.Parameter = ReasonAuthentication, "pre-shared key or identity"
+		d.Ours = fmt.Sprintf("local %s, peer %s", c.LocalID, c.RemoteID)
+		d.Detail = "the peer rejected our identity or our pre-shared key and does not say which"
+	case wire.NoProposalChosen:
+		d.Reason, d.Parameter, d.Ours = ReasonPhase2Proposal, "proposal", proposalList(esp)
+		d.Detail = "the peer accepts none of our ESP proposals"
+	case wire.InvalidSyntax:
+		d.Reason, d.Detail = ReasonMalformedPayload, "the peer found our request malformed"
+	default:
+		d.Reason, d.Parameter = ReasonAuthentication, "IKE_AUTH request"
+		d.Detail = "the peer answered with " + n.NotifyType.String()
+	}
+	return d
+}
+
+// rejectedByPeer is for an initiator that, after our answer, says that it does
+// not accept our proof.
+func rejectedByPeer(c *Connection) *Diagnosis {
+	return &Diagnosis{
+		Reason: ReasonAuthentication, Exchange: wire.Informational.String(), Parameter: "pre-shared key or identity",
+		Ours:   fmt.Sprintf("local %s, peer %s", c.LocalID, c.RemoteID),
+		Detail: "the peer rejected our identity or our pre-shared key and does not say which",
+	}
+}
+
+// refusedChild is for an error in answer to a request for a child.
+func refusedChild(n *wire.Notify, cfg *Child, esp []ipsec.Proposal, rekey bool) *Diagnosis {
+	d := &Diagnosis{Exchange: wire.CreateChildSA.String()}
+	switch n.NotifyType {
+	case wire.NoProposalChosen:
+		d.Reason, d.Parameter, d.Ours = ReasonPhase2Proposal, "proposal", proposalList(esp)
+		d.Detail = "the peer accepts none of our ESP proposals"
+	case wire.InvalidKEPayload:
+		d.Reason, d.Parameter, d.Ours = ReasonPhase2Proposal, "PFS group", groupList(esp)
+		if g, ok := wantedGroup(n); ok {
+			d.Theirs = ipsec.Group(g).String()
+		}
+	case wire.TSUnacceptable, wire.SinglePairRequired:
+		d.Reason, d.Parameter = ReasonFlow, "traffic selectors"
+		d.Ours = flowText(cfg.Local, cfg.Remote)
+		d.Detail = "the peer accepts none of our traffic selectors"
+		if n.NotifyType == wire.SinglePairRequired {
+			d.Detail = "the peer takes one pair of traffic selectors a child only"
+		}
+	default:
+		d.Reason, d.Parameter = ReasonPhase2Proposal, "CHILD_SA"
+		if rekey {
+			d.Reason = ReasonRekeyFail
+		}
+		d.Detail = "the peer answered with " + n.NotifyType.String()
+	}
+	return d
+}
+
+// flowText describes the selectors of a child, seen from here.
+func flowText(local, remote []ipsec.TrafficSelector) string {
+	return "local " + ipsec.SelectorList(local) + ", remote " + ipsec.SelectorList(remote)
+}
+
+// flowDiagnosis is for a peer whose selectors fit no configured child.
+func (m *Machine) flowDiagnosis(x wire.ExchangeType, local, remote []ipsec.TrafficSelector) *Diagnosis {
+	var ours []string
+	for _, k := range m.slots {
+		ours = append(ours, flowText(k.cfg.Local, k.cfg.Remote))
+	}
+	return &Diagnosis{
+		Reason: ReasonFlow, Exchange: x.String(), Parameter: "traffic selectors",
+		Ours: strings.Join(ours, "; "), Theirs: flowText(local, remote),
+		Detail: "the peer's selectors, shown from our side, share nothing with a configured pair",
+	}
+}
+
+// selectorDiagnosis is for an answer that goes beyond what we asked for.
+func selectorDiagnosis(x wire.ExchangeType, cfg *Child, local, remote []ipsec.TrafficSelector) *Diagnosis {
+	return &Diagnosis{
+		Reason: ReasonFlow, Exchange: x.String(), Parameter: "traffic selectors",
+		Ours: flowText(cfg.Local, cfg.Remote), Theirs: flowText(local, remote),
+		Detail: "the peer answered with selectors that we did not offer",
+	}
+}
+
+// identityDiagnosis tells of an identity that differs.
+func identityDiagnosis(parameter string, ours, theirs Identity) *Diagnosis {
+	return &Diagnosis{
+		Reason: ReasonConfigID, Exchange: wire.IKEAuth.String(), Parameter: parameter,
+		Ours: ours.String(), Theirs: theirs.String(),
+	}
+}
+
+// malformedChild is for payloads of a child that make no sense.
+func malformedChild(msg *wire.Message, err error) *Diagnosis {
+	return &Diagnosis{
+		Reason: ReasonMalformedPayload, Exchange: msg.Exchange.String(), Parameter: "CHILD_SA", Detail: err.Error(),
+	}
+}
+
+// unreachable tells which message has brought no answer.
+func unreachable(s *ikeSA, o *outstanding) *Diagnosis {
+	d := &Diagnosis{
+		Reason: ReasonMaxTransmit, Exchange: o.kind().String(), Parameter: "peer address",
+		Ours: s.path.remote.String(), Theirs: "silent",
+		Detail: fmt.Sprintf("no answer to %s request %d, sent %d times to %s from %s",
+			o.kind(), o.id, o.tries+1, s.path.remote, s.path.local),
+	}
+	if o.kind() == wire.IKEAuth && s.path.remote.Port() == portNAT {
+		d.Detail += "; UDP port 4500 may be blocked"
+	}
+	if s.handshake != nil && s.handshake.hint != nil {
+		d.Detail += "; an unprotected answer said " + s.handshake.hint.NotifyType.String()
+	}
+	return d
+}

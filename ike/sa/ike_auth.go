@@ -1,0 +1,286 @@
+package sa
+
+import (
+	"crypto/hmac"
+	"fmt"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/wire"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// responderGrace is how long a responder that also keeps its children up leaves
+// it to the initiator to set the further ones up.
+const responderGrace = 5 * time.Second
+
+// ikeAuth is our IKE_AUTH exchange: it authenticates both ends and makes the
+// first child.
+type ikeAuth struct{ offer childOffer }
+
+func (x *ikeAuth) kind() wire.ExchangeType { return wire.IKEAuth }
+
+// request asks for: IDi, [N(INITIAL_CONTACT)], IDr, AUTH, SA, TSi, TSr.
+func (x *ikeAuth) request(s *ikeSA) ([]wire.Payload, bool) {
+	m, h := s.m, s.handshake
+	c := m.conn
+	payloads := []wire.Payload{c.LocalID.payload(false)}
+	if m.env.InitialContact != nil && m.env.InitialContact(c) {
+		payloads = append(payloads, &wire.Notify{NotifyType: wire.InitialContact})
+	}
+	payloads = append(payloads, c.RemoteID.payload(true), &wire.Auth{
+		Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, true, h.request, h.nr, c.LocalID),
+	})
+	var err error
+	if x.offer, err = m.offerChild(s, m.slots[0], false); err != nil {
+		m.fail(&Diagnosis{Reason: ReasonDataPlane, Exchange: x.kind().String(), Parameter: "SPI", Detail: err.Error()})
+		return nil, false
+	}
+	payloads = append(payloads, &wire.SA{Proposals: x.offer.proposals})
+	return append(payloads, x.offer.selectors()...), true
+}
+
+func (x *ikeAuth) response(s *ikeSA, _ Datagram, msg *wire.Message) {
+	m, h := s.m, s.handshake
+	c := m.conn
+	id, okID := msg.ID(true)
+	auth, okAuth := wire.Find[*wire.Auth](msg)
+	refusal, refused := msg.ErrorNotify()
+	switch {
+	case refused && !okAuth:
+		m.fail(refusedAuth(refusal, c, x.offer.proposals))
+		return
+	case !okID || !okAuth:
+		m.fail(&Diagnosis{
+			Reason: ReasonMalformedMessage, Exchange: x.kind().String(),
+			Detail: "the peer's answer has no identity or no authentication",
+		})
+		return
+	}
+	peer := identity(id)
+	if d := s.authenticate(c, auth, peer, h.response, h.ni); d != nil {
+		// The peer takes the SA for established and has to be told.
+		s.rejectPeer(d)
+		return
+	}
+	if peer != c.RemoteID {
+		s.rejectPeer(identityDiagnosis("peer identity", c.RemoteID, peer))
+		return
+	}
+	s.establish(m.now)
+	m.established(s, false)
+	switch _, ok := wire.Find[*wire.SA](msg); {
+	case refused:
+		x.childRefused(m, refusedChild(refusal, &x.offer.slot.cfg, x.offer.proposals, false))
+	case !ok:
+		x.childRefused(m, &Diagnosis{
+			Reason: ReasonMalformedMessage, Exchange: x.kind().String(), Detail: "the peer's answer has no child and no reason for that",
+		})
+	default:
+		x.child(s, msg, h)
+	}
+	for _, k := range m.slots {
+		if !m.up(k) && k.retryAt.IsZero() && !k.busy {
+			m.createChild(k)
+		}
+	}
+}
+
+// child installs the first child.
+func (x *ikeAuth) child(s *ikeSA, msg *wire.Message, h *handshake) {
+	m := s.m
+	p, err := chosen(x.offer.proposals, msg)
+	if err != nil {
+		x.childRefused(m, mismatchDiagnosis(ReasonPhase2Proposal, wire.IKEAuth, err))
+		return
+	}
+	child, d := x.offer.accept(s, msg, p, nil, h.ni, h.nr)
+	if child != nil {
+		m.children = append(m.children, child)
+	}
+	if d != nil {
+		if child != nil {
+			m.deleteChild(child, d.Reason, d)
+		}
+		x.childRefused(m, d)
+		return
+	}
+	child.addIn()
+	child.addOut()
+}
+
+func (x *ikeAuth) childRefused(m *Machine, d *Diagnosis) {
+	m.emit(Emit{m.childFailure(x.offer.slot, d)})
+	m.restore(x.offer.slot)
+}
+
+func (x *ikeAuth) unanswered(s *ikeSA, o *outstanding) { s.m.fail(unreachable(s, o)) }
+
+// authenticate checks the peer's AUTH payload against a connection's key.
+// message is the peer's IKE_SA_INIT message and nonce our own one.
+func (s *ikeSA) authenticate(c *Connection, auth *wire.Auth, peer Identity, message, nonce []byte) *Diagnosis {
+	if auth.Method != wire.AuthSharedKey {
+		return &Diagnosis{
+			Reason: ReasonAuthentication, Exchange: wire.IKEAuth.String(), Parameter: "authentication method",
+			Ours: "pre-shared key", Theirs: methodName(auth.Method),
+		}
+	}
+	expected := s.keys.pskAuth(c.PSK, !s.initiator, message, nonce, peer)
+	if hmac.Equal(expected, auth.Data) {
+		return nil
+	}
+	return &Diagnosis{
+		Reason: ReasonAuthentication, Exchange: wire.IKEAuth.String(), Parameter: "pre-shared key",
+		Detail: fmt.Sprintf("the pre-shared keys of the two ends differ; the peer is %s", peer),
+	}
+}
+
+// rejectPeer tells a responder, which takes the IKE SA for established, that it
+// is not, and gives up (section 2.21.2).
+func (s *ikeSA) rejectPeer(d *Diagnosis) {
+	m := s.m
+	m.report(d)
+	s.setState(Deleting)
+	s.queue = []exchange{&deleteIKE{notify: wire.AuthenticationFailed}}
+	m.current = nil
+}
+
+// established reports that a new IKE SA is authenticated and starts what keeps
+// it alive.
+func (m *Machine) established(s *ikeSA, initialContact bool) {
+	e := m.event(IKEUp, s)
+	e.InitialContact = initialContact
+	m.emit(Emit{e})
+	m.lastSeen = m.now
+	if m.conn.DPD.Interval > 0 {
+		m.dpdAt = m.now.Add(m.conn.DPD.Interval)
+	}
+	if s.path.natLocal {
+		m.keepaliveAt = m.now.Add(keepaliveInterval)
+	}
+}
+
+// answerAuth answers IKE_AUTH: it finds the connection by the identities,
+// checks the key, and makes the first child.
+func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
+	m, h := s.m, s.handshake
+	s.path.local, s.path.remote = d.Local, d.Remote
+	s.halfOpenAt = time.Time{}
+	id, okID := msg.ID(false)
+	auth, okAuth := wire.Find[*wire.Auth](msg)
+	var diagnosis *Diagnosis
+	var c *Connection
+	switch {
+	case !okID:
+		diagnosis = &Diagnosis{Reason: ReasonMalformedMessage, Exchange: wire.IKEAuth.String(), Detail: "the peer's request has no identity"}
+	case !okAuth:
+		diagnosis = &Diagnosis{
+			Reason: ReasonAuthentication, Exchange: wire.IKEAuth.String(), Parameter: "authentication method",
+			Ours: "pre-shared key", Theirs: "EAP",
+		}
+	default:
+		c, diagnosis = s.selectConnection(msg, identity(id), auth)
+	}
+	if diagnosis != nil {
+		if len(m.candidates) > 0 && m.conn == nil && c == nil {
+			c = m.candidates[0]
+		}
+		r := refuse(wire.AuthenticationFailed)
+		r.then = func() {
+			m.conn = c
+			m.fail(diagnosis)
+		}
+		return r
+	}
+	m.adopt(c)
+	s.establish(m.now)
+	payloads := []wire.Payload{
+		c.LocalID.payload(true),
+		&wire.Auth{Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, false, h.response, h.ni, c.LocalID)},
+	}
+	_, initialContact := msg.Notify(wire.InitialContact)
+	m.established(s, initialContact)
+	r := reply{payloads: payloads}
+	if _, ok := wire.Find[*wire.SA](msg); ok {
+		r = s.answerFirstChild(msg, h, payloads)
+	}
+	if c.Initiate {
+		for _, k := range m.slots {
+			if !m.up(k) {
+				k.retryAt = m.now.Add(m.jitter(responderGrace))
+			}
+		}
+	}
+	return r
+}
+
+// answerFirstChild adds the child of IKE_AUTH to the answer, or why there is
+// none. The IKE SA stands in any case.
+func (s *ikeSA) answerFirstChild(msg *wire.Message, h *handshake, payloads []wire.Payload) reply {
+	m := s.m
+	child, answer, no := m.answerChild(s, msg, childRequest{ni: h.ni, nr: h.nr, first: true})
+	if no != nil {
+		r := m.refuseChild(no)
+		r.payloads = append(payloads, r.payloads...)
+		return r
+	}
+	child.addIn()
+	return reply{payloads: append(payloads, answer.sa, answer.tsi, answer.tsr), then: child.addOut}
+}
+
+// selectConnection finds the candidate that the peer's identities and key fit.
+// The IKE proposal that was chosen must be one of its own. On failure it
+// returns the candidate that came closest.
+func (s *ikeSA) selectConnection(msg *wire.Message, peer Identity, auth *wire.Auth) (*Connection, *Diagnosis) {
+	m, h := s.m, s.handshake
+	var local *Identity
+	if id, ok := msg.ID(true); ok {
+		i := identity(id)
+		local = &i
+	}
+	var closest *Connection
+	var diagnosis *Diagnosis
+	step := 0 // how far the closest candidate came
+	differs := func(c *Connection, at int, d *Diagnosis) {
+		if at > step {
+			step, closest, diagnosis = at, c, d
+		}
+	}
+	for _, c := range m.candidates {
+		if c.RemoteID != peer {
+			differs(c, 1, identityDiagnosis("peer identity", c.RemoteID, peer))
+			continue
+		}
+		if local != nil && c.LocalID != *local {
+			differs(c, 2, identityDiagnosis("local identity", c.LocalID, *local))
+			continue
+		}
+		if _, err := ipsec.Choose(c.Proposals, []ipsec.Proposal{s.proposal}); err != nil {
+			differs(c, 3, mismatchDiagnosis(ReasonPhase1Proposal, wire.IKEAuth, err))
+			continue
+		}
+		if d := s.authenticate(c, auth, peer, h.request, h.nr); d != nil {
+			differs(c, 4, d)
+			continue
+		}
+		return c, nil
+	}
+	return closest, diagnosis
+}
+
+// payload returns an ID payload.
+func (i Identity) payload(responder bool) *wire.ID {
+	return &wire.ID{Responder: responder, IDType: i.Type, Data: []byte(i.Data)}
+}
+
+// identity reads one.
+func identity(p *wire.ID) Identity { return Identity{Type: p.IDType, Data: string(p.Data)} }
+
+func methodName(a wire.AuthMethod) string {
+	names := map[wire.AuthMethod]string{
+		wire.AuthRSASignature: "RSA signature", wire.AuthSharedKey: "pre-shared key", wire.AuthDigitalSignature: "digital signature",
+	}
+	if name, ok := names[a]; ok {
+		return name
+	}
+	return fmt.Sprintf("method %d", uint8(a))
+}

@@ -1,0 +1,432 @@
+package sa
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/wire"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+const (
+	// maxInitRounds bounds how often a responder may make us begin again, for a
+	// cookie or for another group (RFC 7296, section 2.6.1).
+	maxInitRounds = 3
+	// betterAnswer is how long we wait, after a refusal that anybody may have
+	// sent, for an answer of the peer (section 2.21.1).
+	betterAnswer = 3 * time.Second
+	maxCookie    = 64 // octets
+)
+
+// handshake is what IKE_SA_INIT and IKE_AUTH remember of each other.
+type handshake struct {
+	group             uint16
+	kex               keyExchange
+	ni, nr            []byte
+	cookie            []byte
+	rounds            int
+	request, response []byte // of IKE_SA_INIT, as they were on the wire
+	fakeNAT           bool
+	// refusal is what to report if no better answer comes, and hint the last
+	// unprotected error notify. Anybody may have sent them.
+	refusal *Diagnosis
+	hint    *wire.Notify
+}
+
+func (h *handshake) wipe() { h.kex = nil }
+
+// newSPI draws an SPI for an IKE SA; zero is none.
+func (m *Machine) newSPI() (uint64, error) {
+	var b [8]byte
+	for range 8 {
+		if err := readFull(m.env.Rand, b[:]); err != nil {
+			return 0, err
+		}
+		if spi := binary.BigEndian.Uint64(b[:]); spi != 0 {
+			return spi, nil
+		}
+	}
+	return 0, errors.New("the source of randomness gives no SPI")
+}
+
+// ikeSAInit is our IKE_SA_INIT exchange.
+type ikeSAInit struct{}
+
+func (ikeSAInit) kind() wire.ExchangeType { return wire.IKESAInit }
+
+// initiate begins the first IKE SA.
+func (m *Machine) initiate() {
+	s := &ikeSA{m: m, state: Connecting, initiator: true, path: path{
+		local:  netip.AddrPortFrom(m.conn.Local, portIKE),
+		remote: netip.AddrPortFrom(m.conn.Remote, portIKE),
+	}}
+	m.ikes, m.current = []*ikeSA{s}, s
+	h := &handshake{group: firstGroup(m.conn.Proposals), fakeNAT: m.conn.ForceEncap}
+	s.handshake = h
+	var err error
+	if s.spii, err = m.newSPI(); err == nil {
+		if h.ni, err = m.newNonce(); err == nil {
+			h.kex, err = newKeyExchange(h.group, m.env.Rand)
+		}
+	}
+	if err != nil {
+		m.fail(&Diagnosis{Reason: ReasonPhase1Proposal, Exchange: wire.IKESAInit.String(), Parameter: "DH group", Detail: err.Error()})
+		return
+	}
+	s.enqueue(ikeSAInit{})
+}
+
+// request asks for: [N(COOKIE)], SA, KE, Ni, NAT detection, fragmentation.
+func (x ikeSAInit) request(s *ikeSA) ([]wire.Payload, bool) {
+	h := s.handshake
+	var payloads []wire.Payload
+	if h.cookie != nil {
+		payloads = append(payloads, &wire.Notify{NotifyType: wire.Cookie, Data: h.cookie})
+	}
+	payloads = append(payloads,
+		&wire.SA{Proposals: numbered(s.m.conn.Proposals, nil)},
+		&wire.KE{Group: h.group, Data: h.kex.public()},
+		&wire.Nonce{Data: h.ni})
+	nat, err := s.natNotifies(s.path.local, s.path.remote, h.fakeNAT)
+	if err != nil {
+		nat = nil // the peer then takes us for one without NAT traversal
+	}
+	payloads = append(append(payloads, nat...), &wire.Notify{NotifyType: wire.FragmentationSupported})
+	// The octets are signed in IKE_AUTH. Encoding is deterministic, so that
+	// these are the ones that will be sent.
+	h.request, _ = s.message(wire.IKESAInit, false, 0, payloads).Append(nil)
+	return payloads, true
+}
+
+// numbered returns proposals for an SA payload, with an SPI if there is one.
+func numbered(list []ipsec.Proposal, spi []byte) []ipsec.Proposal {
+	out := slices.Clone(list)
+	for i := range out {
+		out[i].Number, out[i].SPI = uint8(i+1), spi
+	}
+	return out
+}
+
+// response handles an answer that anybody may have sent. Until one will do, the
+// request goes on being repeated.
+func (x ikeSAInit) response(s *ikeSA, d Datagram, msg *wire.Message) {
+	h := s.handshake
+	if n, ok := msg.Notify(wire.Cookie); ok {
+		if len(n.Data) == 0 || len(n.Data) > maxCookie || bytes.Equal(n.Data, h.cookie) {
+			s.m.drop("cookie refused")
+			return
+		}
+		x.again(s, func() { h.cookie = n.Data })
+		return
+	}
+	if n, ok := msg.Notify(wire.InvalidKEPayload); ok {
+		x.otherGroup(s, n)
+		return
+	}
+	if n, ok := msg.ErrorNotify(); ok {
+		x.remember(s, refusedInit(n, s.m.conn.Proposals))
+		return
+	}
+	if diagnosis := x.accept(s, d, msg); diagnosis != nil {
+		x.remember(s, diagnosis)
+	}
+}
+
+// again begins the exchange anew: same SPI, same nonce, message id zero.
+func (x ikeSAInit) again(s *ikeSA, change func()) {
+	h := s.handshake
+	if h.rounds == maxInitRounds {
+		s.m.drop("too many rounds of IKE_SA_INIT")
+		return
+	}
+	h.rounds++
+	change()
+	s.active, s.nextID = nil, 0
+	s.enqueue(x)
+}
+
+// otherGroup begins again with the group that the peer wants, if we offered it.
+func (x ikeSAInit) otherGroup(s *ikeSA, n *wire.Notify) {
+	h := s.handshake
+	g, ok := wantedGroup(n)
+	if !ok || g == h.group || !offers(s.m.conn.Proposals, g) {
+		d := refusedInit(n, s.m.conn.Proposals)
+		d.Reason, d.Parameter = ReasonInitiatorDH, ipsec.TransformGroup.String()
+		d.Ours = groupList(s.m.conn.Proposals)
+		if ok {
+			d.Theirs = ipsec.Group(g).String()
+		}
+		x.remember(s, d)
+		return
+	}
+	kex, err := newKeyExchange(g, s.m.env.Rand)
+	if err != nil {
+		s.m.drop("group refused")
+		return
+	}
+	x.again(s, func() { h.group, h.kex = g, kex })
+}
+
+// remember keeps a refusal, and waits a little for a better answer.
+func (x ikeSAInit) remember(s *ikeSA, d *Diagnosis) {
+	s.handshake.refusal = d
+	if s.refusedAt.IsZero() {
+		s.refusedAt = s.m.now.Add(betterAnswer)
+	}
+}
+
+// refused ends the wait for a better answer.
+func (s *ikeSA) refused() {
+	if s.handshake != nil && s.handshake.refusal != nil {
+		s.m.fail(s.handshake.refusal)
+	}
+}
+
+// accept takes the answer and goes on to IKE_AUTH, or tells why it will not do.
+func (x ikeSAInit) accept(s *ikeSA, d Datagram, msg *wire.Message) *Diagnosis {
+	h, m := s.handshake, s.m
+	bad := func(err error) *Diagnosis {
+		return &Diagnosis{
+			Reason: ReasonMalformedPayload, Exchange: wire.IKESAInit.String(),
+			Detail: "the peer's answer cannot be used: " + err.Error(),
+		}
+	}
+	p, err := chosen(m.conn.Proposals, msg)
+	if err != nil {
+		return bad(err)
+	}
+	ke, _ := wire.Find[*wire.KE](msg)
+	nonce, _ := wire.Find[*wire.Nonce](msg)
+	if g, _ := p.Get(ipsec.TransformGroup); g.ID != h.group || ke.Group != h.group {
+		return bad(errors.New("the key exchange is of another group"))
+	}
+	if err := checkNonce(p, nonce.Data); err != nil {
+		return bad(err)
+	}
+	if msg.ResponderSPI == 0 {
+		return bad(errors.New("no SPI of the responder"))
+	}
+	supported := s.detectNAT(msg, d.Local, d.Remote)
+	if h.fakeNAT {
+		if !supported {
+			return &Diagnosis{
+				Reason: ReasonEncapsulation, Exchange: wire.IKESAInit.String(), Parameter: "UDP encapsulation",
+				Ours: "required", Theirs: "not supported", Detail: "the peer does not support NAT traversal",
+			}
+		}
+		s.path.encap = true
+	}
+	// The group's checks spend the private value: with a bad answer only the
+	// peer's next one to a new request can do.
+	shared, err := h.kex.shared(ke.Data)
+	if err != nil {
+		return bad(err)
+	}
+	defer clear(shared)
+	prfTransform, _ := p.Get(ipsec.TransformPRF)
+	f, err := newPRF(prfTransform)
+	if err != nil {
+		return bad(err)
+	}
+	s.spir = msg.ResponderSPI
+	h.nr = nonce.Data
+	if err := s.setKeys(p, firstSeed(f, h.ni, h.nr, shared), h.ni, h.nr); err != nil {
+		s.spir = 0
+		return bad(err)
+	}
+	h.response = bytes.Clone(d.Bytes)
+	_, s.fragmentation = msg.Notify(wire.FragmentationSupported)
+	s.active, s.refusedAt = nil, time.Time{}
+	h.refusal = nil
+	if s.path.encap {
+		s.path.local = netip.AddrPortFrom(s.path.local.Addr(), portNAT)
+		s.path.remote = netip.AddrPortFrom(s.path.remote.Addr(), portNAT)
+	}
+	s.enqueue(&ikeAuth{})
+	return nil
+}
+
+// checkNonce refuses a nonce shorter than half the key of the prf (section 2.10).
+func checkNonce(p ipsec.Proposal, nonce []byte) error {
+	t, _ := p.Get(ipsec.TransformPRF)
+	f, err := newPRF(t)
+	if err != nil {
+		return err
+	}
+	if 2*len(nonce) < f.size {
+		return fmt.Errorf("nonce of %d octets is too short for %s", len(nonce), t)
+	}
+	return nil
+}
+
+func (x ikeSAInit) unanswered(s *ikeSA, o *outstanding) {
+	if d := s.handshake.refusal; d != nil {
+		s.m.fail(d)
+		return
+	}
+	s.m.fail(unreachable(s, o))
+}
+
+// answerInit answers the IKE_SA_INIT request that begins the machine. An error
+// means that nothing is to be said.
+func (m *Machine) answerInit(d Datagram) error {
+	msg, err := wire.Parse(d.Bytes)
+	if err != nil {
+		return err
+	}
+	if msg.Exchange != wire.IKESAInit || msg.Response {
+		return fmt.Errorf("%s begins no IKE SA", &msg.Header)
+	}
+	if err := msg.Check(); err != nil {
+		return err
+	}
+	s := &ikeSA{m: m, state: Connecting, spii: msg.InitiatorSPI, path: path{local: d.Local, remote: d.Remote}}
+	m.candidates = m.env.Candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap())
+	offer, _ := wire.Find[*wire.SA](msg)
+	ke, _ := wire.Find[*wire.KE](msg)
+	ni, _ := wire.Find[*wire.Nonce](msg)
+	if len(m.candidates) == 0 {
+		return m.refuseInit(s, d, wire.NoProposalChosen, nil, &Diagnosis{
+			Reason: ReasonPeerAddress, Exchange: wire.IKESAInit.String(), Parameter: "peer address",
+			Theirs: d.Remote.Addr().String(), Detail: "no connection expects a peer at this address",
+		})
+	}
+	p, err := m.chooseForAny(offer.Proposals)
+	if err != nil {
+		return m.refuseInit(s, d, wire.NoProposalChosen, nil, mismatchDiagnosis(ReasonPhase1Proposal, wire.IKESAInit, err))
+	}
+	g, _ := p.Get(ipsec.TransformGroup)
+	if ke.Group != g.ID {
+		return m.refuseInit(s, d, wire.InvalidKEPayload, groupData(g.ID), nil)
+	}
+	if err := checkNonce(p, ni.Data); err != nil {
+		return err
+	}
+	return m.acceptInit(s, d, msg, p, ke.Data, ni.Data)
+}
+
+// chooseForAny chooses an IKE proposal that a candidate agrees with. The
+// mismatch that it returns is the first candidate's.
+func (m *Machine) chooseForAny(offered []ipsec.Proposal) (ipsec.Proposal, error) {
+	var first error
+	for _, c := range m.candidates {
+		p, err := ipsec.Choose(c.Proposals, offered)
+		if err == nil {
+			return p, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return ipsec.Proposal{}, first
+}
+
+// refuseInit answers without keeping state.
+func (m *Machine) refuseInit(s *ikeSA, d Datagram, t wire.NotifyType, data []byte, diagnosis *Diagnosis) error {
+	b, err := s.message(wire.IKESAInit, true, 0, []wire.Payload{&wire.Notify{NotifyType: t, Data: data}}).Append(nil)
+	if err != nil {
+		return err
+	}
+	m.emit(Send{Local: d.Local, Remote: d.Remote, Datagram: b})
+	if diagnosis != nil {
+		e := m.event(Failed, s)
+		e.Reason, e.Diagnosis = diagnosis.Reason, diagnosis
+		m.emit(Emit{e})
+	}
+	return nil
+}
+
+// acceptInit derives the keys, answers, and waits for IKE_AUTH.
+func (m *Machine) acceptInit(s *ikeSA, d Datagram, msg *wire.Message, p ipsec.Proposal, public, ni []byte) error {
+	g, _ := p.Get(ipsec.TransformGroup)
+	h := &handshake{group: g.ID, ni: ni, request: bytes.Clone(d.Bytes)}
+	kex, err := newKeyExchange(g.ID, m.env.Rand)
+	if err != nil {
+		return err
+	}
+	value := kex.public()
+	shared, err := kex.shared(public)
+	if err != nil {
+		return err
+	}
+	defer clear(shared)
+	if h.nr, err = m.newNonce(); err != nil {
+		return err
+	}
+	if s.spir, err = m.newSPI(); err != nil {
+		return err
+	}
+	prfTransform, _ := p.Get(ipsec.TransformPRF)
+	f, err := newPRF(prfTransform)
+	if err != nil {
+		return err
+	}
+	if err := s.setKeys(p, firstSeed(f, h.ni, h.nr, shared), h.ni, h.nr); err != nil {
+		return err
+	}
+	h.fakeNAT = slices.ContainsFunc(m.candidates, func(c *Connection) bool { return c.ForceEncap })
+	payloads := []wire.Payload{
+		&wire.SA{Proposals: []ipsec.Proposal{p}}, &wire.KE{Group: g.ID, Data: value}, &wire.Nonce{Data: h.nr},
+	}
+	if s.detectNAT(msg, d.Local, d.Remote) {
+		nat, err := s.natNotifies(d.Local, d.Remote, h.fakeNAT)
+		if err != nil {
+			return err
+		}
+		payloads = append(payloads, nat...)
+		s.path.encap = s.path.encap || h.fakeNAT
+	}
+	if _, ok := msg.Notify(wire.FragmentationSupported); ok {
+		s.fragmentation = true
+		payloads = append(payloads, &wire.Notify{NotifyType: wire.FragmentationSupported})
+	}
+	if h.response, err = s.message(wire.IKESAInit, true, 0, payloads).Append(nil); err != nil {
+		return err
+	}
+	s.handshake, s.expectID = h, 1
+	s.halfOpenAt = m.now.Add(halfOpenTimeout)
+	m.ikes, m.current = []*ikeSA{s}, s
+	m.emit(Send{Local: d.Local, Remote: d.Remote, Datagram: h.response})
+	return nil
+}
+
+// repeatInit sends the answer to IKE_SA_INIT again, when the request is the
+// same octet by octet.
+func (s *ikeSA) repeatInit(d Datagram) {
+	if s.initiator || s.handshake == nil || !bytes.Equal(d.Bytes, s.handshake.request) {
+		s.m.drop("IKE_SA_INIT request out of place")
+		return
+	}
+	s.sendTo(d.Local, d.Remote, [][]byte{s.handshake.response})
+}
+
+// halfOpenTimeout gives up on an initiator that does not go on. Whoever sends
+// IKE_SA_INIT need not be a peer: it is reported only where the address can
+// mean but one connection.
+func (s *ikeSA) halfOpenTimeout() {
+	m := s.m
+	var d *Diagnosis
+	if len(m.candidates) == 1 && m.candidates[0].Remote == s.path.remote.Addr().Unmap() {
+		d = &Diagnosis{
+			Reason: ReasonExchangeTimeout, Exchange: wire.IKEAuth.String(), Parameter: "IKE_AUTH request",
+			Detail: fmt.Sprintf("%s sent IKE_SA_INIT and nothing usable after it; UDP port 4500 or IP fragments may be blocked", s.path.remote),
+		}
+	}
+	m.end(ReasonExchangeTimeout, d)
+}
+
+// groupData is the data of an INVALID_KE_PAYLOAD notify.
+func groupData(id uint16) []byte { return binary.BigEndian.AppendUint16(nil, id) }
+
+// wantedGroup reads it.
+func wantedGroup(n *wire.Notify) (uint16, bool) {
+	if len(n.Data) != 2 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint16(n.Data), true
+}

@@ -1,0 +1,142 @@
+package sa
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/wire"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// A CHILD_SA is rekeyed without loss (RFC 7296, sections 2.8 and 2.8.1):
+//
+//	initiator                                 responder
+//	REKEY_SA(old), SA, Ni, TS  ───────────►   new: inbound added
+//	new: inbound, outbound added  ◄────────   SA, Nr, TS
+//	DELETE(old)  ──────────────────────────►  new: outbound added
+//	old: gone, still receives 5 s ◄────────   DELETE(old); old: the same
+//
+// When both ends do so at once there are two new SAs. The one whose exchange
+// had the lowest of the four nonces is deleted by the end that made it, and the
+// old one by the other end.
+
+// rekeyDue begins a rekey of a child.
+func (c *childSA) rekeyDue() {
+	m := c.m
+	if c.state != Established || c.slot.removed || c.slot.busy || m.current == nil {
+		return
+	}
+	c.rekeyAt = time.Time{}
+	c.slot.busy = true
+	m.current.enqueue(&createChild{slot: c.slot, old: c})
+}
+
+// rekeySlot rekeys a child now, or sets it up where it is down.
+func (m *Machine) rekeySlot(reqID uint32) {
+	k := m.slotByReqID(reqID)
+	if k == nil || !m.Established() {
+		return
+	}
+	i := slices.IndexFunc(m.children, func(c *childSA) bool { return c.slot == k && c.state == Established })
+	switch {
+	case i >= 0:
+		m.children[i].rekeyDue()
+	case !m.up(k):
+		k.wanted = true
+		m.retry(k)
+	}
+}
+
+// rekeyed finds the child that a REKEY_SA notify names by the peer's inbound
+// SPI, or the refusal (section 2.25.1).
+func (m *Machine) rekeyed(n *wire.Notify) (*childSA, reply) {
+	var c *childSA
+	if n.Protocol == ipsec.ProtocolESP && len(n.SPI) == 4 {
+		c = m.childByOut(ipsec.SPI(uint32(n.SPI[0])<<24 | uint32(n.SPI[1])<<16 | uint32(n.SPI[2])<<8 | uint32(n.SPI[3])))
+	}
+	switch {
+	case c == nil:
+		return nil, reply{payloads: []wire.Payload{&wire.Notify{
+			Protocol: n.Protocol, SPI: n.SPI, NotifyType: wire.ChildSANotFound,
+		}}}
+	case c.state == Deleting, c.slot.removed:
+		return nil, refuse(wire.TemporaryFailure)
+	case c.state == Connecting:
+		// The peer uses it, so it is complete.
+		c.addOut()
+	}
+	return c, reply{}
+}
+
+// succeededBy notes what the peer's exchange made of a child. A peer that
+// rekeys one child twice uses the last one.
+func (c *childSA) succeededBy(next *childSA) {
+	if before := c.successor; before != nil && before.counts() {
+		before.redundantAt = c.m.now.Add(redundantTimeout)
+	}
+	c.successor = next
+	if c.m.env.QuerySA != nil {
+		next.probeAt = c.m.now.Add(probeInterval)
+	}
+}
+
+// awaitDelete is for a child that the peer has replaced and is to delete.
+func (c *childSA) awaitDelete() {
+	if c.setState(Rekeyed) {
+		c.rekeyAt = time.Time{}
+		c.redundantAt = c.m.now.Add(redundantTimeout)
+	}
+}
+
+// probe looks whether the peer uses a child that it has made. If so we may send
+// on it, too, even if the DELETE of the old one is late or lost.
+func (c *childSA) probe() {
+	if c.state != Connecting || c.m.env.QuerySA == nil {
+		return
+	}
+	if st, err := c.m.env.QuerySA(c.inID()); err == nil && st.Packets > 0 {
+		c.addOut()
+		return
+	}
+	c.probeAt = c.m.now.Add(probeInterval)
+}
+
+// redundant deletes a child that another one has replaced, when the peer has
+// not done so.
+func (c *childSA) redundant() {
+	if c.state == Deleting || c.state == Deleted {
+		return
+	}
+	replaced := slices.ContainsFunc(c.m.children, func(other *childSA) bool {
+		return other != c && other.slot == c.slot && other.counts() && (other.hasOut || other == c.successor)
+	})
+	if replaced || c.state == Rekeyed {
+		c.m.deleteChild(c, ReasonChildReplaced, nil)
+	}
+}
+
+// complete installs the child that our exchange has made, unless the peer's
+// exchange at the same time goes before it.
+func (x *createChild) complete(m *Machine, c *childSA) {
+	c.addIn() // the peer may send on it already
+	old := x.old
+	if rival := x.rival; rival != nil && rival.counts() {
+		if bytes.Compare(c.nonce, rival.nonce) < 0 {
+			m.deleteChild(c, ReasonChildReplaced, nil)
+			if old != nil && old.state == Rekeying {
+				old.awaitDelete()
+			}
+			return
+		}
+		rival.probeAt = time.Time{}
+		rival.redundantAt = m.now.Add(redundantTimeout)
+		if old != nil && old.successor == rival {
+			old.successor = nil
+		}
+	}
+	c.addOut()
+	if old != nil && old.state != Deleted {
+		m.deleteChild(old, ReasonChildReplaced, nil)
+	}
+}

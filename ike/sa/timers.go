@@ -1,0 +1,50 @@
+package sa
+
+import "time"
+
+// timer is a moment at which something is to be done. Timeout sets *at to zero
+// before it calls fire.
+type timer struct {
+	at   *time.Time
+	fire func()
+}
+
+// timers visits all timers that run. Nothing else in the package waits.
+func (m *Machine) timers(visit func(timer)) {
+	when := func(at *time.Time, fire func()) {
+		if !at.IsZero() {
+			visit(timer{at, fire})
+		}
+	}
+	for _, s := range m.ikes {
+		if o := s.active; o != nil {
+			when(&o.next, func() { s.repeat(o) })
+		}
+		when(&s.rekeyAt, s.rekeyDue)
+		when(&s.expireAt, s.expire)
+		when(&s.halfOpenAt, s.halfOpenTimeout)
+		when(&s.refusedAt, s.refused)
+		when(&s.reassemblyAt, s.forgetFragments)
+		when(&s.redundantAt, s.redundant)
+		when(&s.forgetAt, func() { s.forgetAt = m.now }) // finish forgets it
+	}
+	for _, c := range m.children {
+		when(&c.rekeyAt, c.rekeyDue)
+		when(&c.expireAt, c.expire)
+		when(&c.redundantAt, c.redundant)
+		when(&c.probeAt, c.probe)
+		when(&c.goneAt, c.gone)
+	}
+	for _, k := range m.slots {
+		when(&k.retryAt, func() { m.retry(k) })
+	}
+	when(&m.dpdAt, m.checkLiveness)
+	when(&m.keepaliveAt, m.keepalive)
+}
+
+func (s *ikeSA) forgetFragments() {
+	s.m.drop("fragments incomplete")
+	s.requests.Reset()
+	s.responses.Reset()
+	s.firstFragment = [len(s.firstFragment)]byte{}
+}
