@@ -95,7 +95,9 @@ type SAState struct {
 	Bytes, Packets uint64    // inner octets and packets that passed
 	LastUsed       time.Time // zero when never used
 	Sequence       uint64    // highest sequence number sent or authenticated
-	Drops          map[string]uint64
+	// Drops are the packets dropped by reason, among them "replay" and
+	// "integrity". A reason that has not occurred may be absent.
+	Drops map[string]uint64
 }
 
 // PolicyAction says what happens to traffic under a policy.

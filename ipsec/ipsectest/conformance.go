@@ -17,6 +17,10 @@ type Options struct {
 	// Outer is an outer address of the host for SAs that never carry traffic.
 	// The zero value stands for 127.0.0.1.
 	Outer netip.Addr
+	// Pair makes two Backends that reach each other, for the tests with real
+	// packets, and removes them by t.Cleanup. It is nil only for a Backend
+	// that passes none.
+	Pair func(t *testing.T) (a, b End)
 }
 
 // Run is the conformance suite of ipsec.Backend. newBackend returns an empty
@@ -42,6 +46,9 @@ func Run(t *testing.T, newBackend func(t *testing.T) ipsec.Backend, opts Options
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { tt.test(t, newBackend(t), opts.Outer) })
+	}
+	if opts.Pair != nil {
+		t.Run("Traffic", func(t *testing.T) { runTraffic(t, opts.Pair) })
 	}
 }
 
