@@ -37,8 +37,7 @@ type Outbound struct {
 	ivBlock   cipher.Block              // makes CBC's IVs; nil with AEAD
 	layout    layout
 
-	sequence atomic.Uint64 // last number given out
-	packets  atomic.Uint64
+	sequence atomic.Uint64 // last number given out, and so the packets sealed
 	bytes    atomic.Uint64
 }
 
@@ -84,9 +83,8 @@ func (o *Outbound) MaxPayload(limit int) int { return o.layout.maxPayload(limit)
 // State returns the counters. LastUsed is left to who has a clock, Drops to
 // who has the packets.
 func (o *Outbound) State() ipsec.SAState {
-	return ipsec.SAState{
-		Bytes: o.bytes.Load(), Packets: o.packets.Load(), Sequence: o.sequence.Load(),
-	}
+	sequence := o.sequence.Load()
+	return ipsec.SAState{Bytes: o.bytes.Load(), Packets: sequence, Sequence: sequence}
 }
 
 // Wipe drops the keys. From then on Seal returns ErrWiped. Key schedules
@@ -108,7 +106,6 @@ func (o *Outbound) take(n int) (uint64, error) {
 			return 0, ErrSequenceExhausted
 		}
 		if o.sequence.CompareAndSwap(last, last+1) {
-			o.packets.Add(1)
 			o.bytes.Add(uint64(n))
 			return last + 1, nil
 		}

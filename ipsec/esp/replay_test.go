@@ -39,7 +39,7 @@ func compare(t *testing.T, fast *replayWindow, slow *slowWindow, seq uint64) {
 
 // TestReplayEveryOrder plays every sequence of steps of a small world.
 func TestReplayEveryOrder(t *testing.T) {
-	steps := []int64{-130, -65, -64, -63, -2, -1, 0, 1, 2, 63, 64, 65, 127, 128, 129, 1000}
+	steps := []int64{-130, -65, -64, -63, -1, 0, 1, 2, 63, 64, 65, 128, 1000}
 	const depth = 4
 	for _, size := range []int{1, 2, 63, 64, 65, 128} {
 		path := make([]int, depth)
