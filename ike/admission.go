@@ -1,0 +1,202 @@
+package ike
+
+import (
+	"bytes"
+	"context"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ike/wire"
+)
+
+// Limits bound what initiators cost before they are authenticated (RFC 8019).
+// An IKE SA is half-open from its IKE_SA_INIT request to its IKE_AUTH.
+type Limits struct {
+	// CookieTotal and CookieAddress are how many half-open IKE SAs, in all and
+	// from one address, make an initiator prove its address with a cookie.
+	CookieTotal, CookieAddress int
+	// HalfOpenTotal and HalfOpenAddress are how many half-open IKE SAs there
+	// may be, in all and from one address that has proved itself.
+	HalfOpenTotal, HalfOpenAddress int
+	// HalfOpenTimeout is how long an IKE SA may be half-open.
+	HalfOpenTimeout time.Duration
+	// Workers is how many IKE_SA_INIT requests are answered at once, which is
+	// what costs a key exchange, and WaitingRequests how many may wait.
+	Workers, WaitingRequests int
+}
+
+// DefaultLimits returns the limits that hold where Options has none.
+func DefaultLimits() Limits {
+	return Limits{
+		CookieTotal: 30, CookieAddress: 3,
+		HalfOpenTotal: 4096, HalfOpenAddress: 512, HalfOpenTimeout: 30 * time.Second,
+		Workers: runtime.GOMAXPROCS(0), WaitingRequests: 256,
+	}
+}
+
+func (l Limits) withDefaults() Limits {
+	d := DefaultLimits()
+	set := func(v *int, to int) {
+		if *v <= 0 {
+			*v = to
+		}
+	}
+	set(&l.CookieTotal, d.CookieTotal)
+	set(&l.CookieAddress, d.CookieAddress)
+	set(&l.HalfOpenTotal, d.HalfOpenTotal)
+	set(&l.HalfOpenAddress, d.HalfOpenAddress)
+	set(&l.Workers, d.Workers)
+	set(&l.WaitingRequests, d.WaitingRequests)
+	if l.HalfOpenTimeout <= 0 {
+		l.HalfOpenTimeout = d.HalfOpenTimeout
+	}
+	return l
+}
+
+// halfOpen counts half-open IKE SAs, those that wait for a worker included.
+type halfOpen struct {
+	total  int
+	byAddr map[netip.Addr]int
+}
+
+func (h *halfOpen) enter(from netip.Addr) {
+	h.total++
+	h.byAddr[from]++
+}
+
+func (h *halfOpen) leave(from netip.Addr) {
+	h.total--
+	if h.byAddr[from]--; h.byAddr[from] == 0 {
+		delete(h.byAddr, from)
+	}
+}
+
+// admission is an IKE_SA_INIT request that a worker may answer.
+type admission struct {
+	key      initKey
+	datagram sa.Datagram
+}
+
+// admit decides whether an IKE_SA_INIT request is worth a key exchange. It is
+// cheap, and keeps nothing of a request that it does not admit.
+func (s *Server) admit(now time.Time, key initKey, d sa.Datagram) {
+	from := d.Remote.Addr()
+	if len(s.directory.Load().candidates(d.Local.Addr(), from)) == 0 {
+		s.drops.add(dropNoConnection, 1)
+		if s.notices.Allow() {
+			s.log.Info("IKE_SA_INIT request from an address without a connection", "local", d.Local, "peer", d.Remote)
+		}
+		return
+	}
+	m, err := wire.Parse(d.Bytes)
+	if err == nil {
+		err = m.Check()
+	}
+	if err != nil {
+		s.drops.add(dropMalformed, 1)
+		return
+	}
+	nonce, _ := wire.Find[*wire.Nonce](m) // Check has seen to it
+	proven := false
+	if c, ok := m.Notify(wire.Cookie); ok {
+		proven = s.cookies.check(now, c.Data, from, m.InitiatorSPI, nonce.Data)
+	}
+	switch s.enter(key, from, proven) {
+	case askCookie:
+		s.drops.add(dropCookieDue, 1)
+		cookie := s.cookies.bake(now, from, m.InitiatorSPI, nonce.Data)
+		s.answer(d.Local, d.Remote, &m.Header, &wire.Notify{NotifyType: wire.Cookie, Data: cookie})
+		return
+	case refuse:
+		s.drops.add(dropHalfOpen, 1)
+		return
+	case accept:
+	}
+	d.Bytes = bytes.Clone(d.Bytes)
+	select {
+	case s.admitted <- admission{key, d}:
+	default:
+		s.drops.add(dropBusy, 1)
+		s.leave(key, from)
+	}
+}
+
+// verdict is what becomes of an IKE_SA_INIT request.
+type verdict uint8
+
+const (
+	accept verdict = iota
+	askCookie
+	refuse
+)
+
+// enter counts a request as half-open when the limits let it in.
+func (s *Server) enter(key initKey, from netip.Addr, proven bool) verdict {
+	l := s.opts.Limits
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	total, address := s.open.total, s.open.byAddr[from]
+	_, known := s.byInit[key]
+	switch {
+	case known || s.phase != running || total >= l.HalfOpenTotal || address >= l.HalfOpenAddress:
+		return refuse
+	case !proven && (total >= l.CookieTotal || address >= l.CookieAddress):
+		return askCookie
+	}
+	s.open.enter(from)
+	s.byInit[key] = nil
+	return accept
+}
+
+// leave forgets a request that came to nothing.
+func (s *Server) leave(key initKey, from netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byInit, key)
+	s.open.leave(from)
+}
+
+// admitAll is a worker: it answers one request after the other.
+func (s *Server) admitAll(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case a := <-s.admitted:
+			s.respond(a)
+		}
+	}
+}
+
+// respond makes the machine for a request, and the peer around it.
+func (s *Server) respond(a admission) {
+	p := s.newPeer(time.Now())
+	p.init, p.halfOpen = a.key, a.datagram.Remote.Addr()
+	var m *sa.Machine
+	var actions []sa.Action
+	var err error
+	s.guard(func() { m, actions, err = sa.Respond(p.born, &p.env, a.datagram) })
+	if err != nil {
+		s.drops.add(dropRefusedRequest, 1)
+		s.log.Debug("IKE_SA_INIT request dropped", "peer", a.datagram.Remote, "error", err)
+	}
+	if m == nil {
+		// Without a machine there is at most an answer and an event.
+		p.perform(actions)
+		s.leave(a.key, p.halfOpen)
+		return
+	}
+	s.mu.Lock()
+	if s.phase == stopped {
+		s.mu.Unlock()
+		s.leave(a.key, p.halfOpen)
+		return
+	}
+	p.live = true
+	s.peers[p] = true
+	s.byInit[a.key] = p
+	s.peerGroup.Go(func() { p.run(m, actions) })
+	s.mu.Unlock()
+}

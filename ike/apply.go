@@ -1,0 +1,339 @@
+package ike
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// Apply makes the connections exactly these. It may be called before Run and
+// at any time in it, and does not wait for peers.
+//
+// A connection that is the same as before is not touched. A new one gets a
+// Discard policy under each pair of selectors of its children, so that nothing
+// passes in the clear while a tunnel is down, and begins its negotiation where
+// it initiates. One that is no longer there is ended with a DELETE, and
+// everything of it removed. A changed one keeps its SAs as far as
+// sa.Update says; where addresses or identities changed, or no IKE SA stands,
+// it is negotiated at once.
+//
+// One connection's failure does not hinder the others; the errors are joined.
+// A connection that is refused stays as it was.
+func (s *Server) Apply(conns []sa.Connection) error {
+	s.apply.Lock()
+	defer s.apply.Unlock()
+	s.mu.Lock()
+	ended := s.phase == stopping || s.phase == stopped
+	s.mu.Unlock()
+	if ended {
+		return ErrStopped
+	}
+	want, errs := s.wanted(conns)
+	errs = append(errs, s.applyPolicies(want)...)
+	for _, c := range s.applyConnections(want) {
+		errs = append(errs, s.releaseDiscards(c))
+	}
+	return errors.Join(errs...)
+}
+
+// wanted returns copies of the valid connections by name. In the place of an
+// invalid one stands what was applied before, if anything.
+func (s *Server) wanted(conns []sa.Connection) (map[string]*sa.Connection, []error) {
+	want := make(map[string]*sa.Connection, len(conns))
+	reqIDs := map[uint32]string{}
+	var errs []error
+	for i := range conns {
+		c := cloneConnection(&conns[i])
+		err := validate(c)
+		if _, double := want[c.Name]; err == nil && double {
+			err = errors.New("there are two of that name")
+		}
+		for _, child := range c.Children {
+			if other, taken := reqIDs[child.ReqID]; err == nil && taken {
+				err = fmt.Errorf("child %q: reqid %d is that of connection %q, too", child.Name, child.ReqID, other)
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("connection %q: %w", c.Name, err))
+			if old := s.applied(c.Name); old != nil && want[c.Name] == nil {
+				want[c.Name] = old
+			}
+			continue
+		}
+		for _, child := range c.Children {
+			reqIDs[child.ReqID] = c.Name
+		}
+		want[c.Name] = c
+	}
+	return want, errs
+}
+
+func (s *Server) applied(name string) *sa.Connection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.conns[name]; c != nil {
+		return c.cfg
+	}
+	return nil
+}
+
+func cloneConnection(c *sa.Connection) *sa.Connection {
+	d := *c
+	d.Local, d.Remote = c.Local.Unmap(), c.Remote.Unmap()
+	d.PSK = slices.Clone(c.PSK)
+	d.Proposals = cloneProposals(c.Proposals)
+	d.Children = slices.Clone(c.Children)
+	for i := range d.Children {
+		child := &d.Children[i]
+		child.Proposals = cloneProposals(child.Proposals)
+		child.Local, child.Remote = slices.Clone(child.Local), slices.Clone(child.Remote)
+	}
+	return &d
+}
+
+func cloneProposals(list []ipsec.Proposal) []ipsec.Proposal {
+	list = slices.Clone(list)
+	for i := range list {
+		list[i].SPI, list[i].Transforms = slices.Clone(list[i].SPI), slices.Clone(list[i].Transforms)
+	}
+	return list
+}
+
+// validate checks what the machines take for granted.
+func validate(c *sa.Connection) error {
+	switch {
+	case c.Name == "":
+		return errors.New("it has no name")
+	case !c.Local.IsValid() || c.Local.IsUnspecified():
+		return errors.New("local: no address")
+	case c.Initiate && !c.Remote.IsValid():
+		return errors.New("remote: an address is needed to initiate")
+	case c.Remote.IsValid() && c.Remote.Is4() != c.Local.Is4():
+		return fmt.Errorf("remote: %s is not of the family of %s", c.Remote, c.Local)
+	case len(c.PSK) == 0:
+		return errors.New("psk: empty")
+	case c.LocalID.Type == 0 || c.RemoteID.Type == 0:
+		return errors.New("local and remote id: one is missing")
+	case len(c.Proposals) == 0:
+		return errors.New("proposals: none")
+	case len(c.Children) == 0:
+		return errors.New("children: none")
+	}
+	names := map[string]bool{}
+	for _, child := range c.Children {
+		var err error
+		switch {
+		case names[child.Name]:
+			err = errors.New("there are two of that name")
+		case child.ReqID == 0:
+			err = errors.New("reqid: zero")
+		case len(child.Proposals) == 0:
+			err = errors.New("proposals: none")
+		case len(child.Local) == 0 || len(child.Remote) == 0:
+			err = errors.New("selectors: none on one side")
+		case !allValid(child.Local) || !allValid(child.Remote):
+			err = errors.New("selectors: one is not a range")
+		}
+		if err != nil {
+			return fmt.Errorf("child %q: %w", child.Name, err)
+		}
+		names[child.Name] = true
+	}
+	return nil
+}
+
+func allValid(list []ipsec.TrafficSelector) bool {
+	return !slices.ContainsFunc(list, func(ts ipsec.TrafficSelector) bool { return !ts.Valid() })
+}
+
+// discards returns the policies under all that a connection protects.
+func discards(c *sa.Connection) map[ipsec.PolicyID]bool {
+	ids := map[ipsec.PolicyID]bool{}
+	for _, child := range c.Children {
+		for _, local := range child.Local {
+			for _, remote := range child.Remote {
+				if local.Start.BitLen() != remote.Start.BitLen() {
+					continue
+				}
+				for _, direction := range []ipsec.Direction{ipsec.Out, ipsec.In} {
+					ids[ipsec.PolicyID{
+						Direction: direction, Local: local, Remote: remote,
+						Priority: ipsec.PriorityDiscard, IfID: child.IfID,
+					}] = true
+				}
+			}
+		}
+	}
+	return ids
+}
+
+// applyPolicies adds the Discard policies of new and changed connections, and
+// then removes those of selectors that are no longer there.
+func (s *Server) applyPolicies(want map[string]*sa.Connection) []error {
+	s.mu.Lock()
+	for name, cfg := range want {
+		if s.conns[name] == nil {
+			s.conns[name] = &connection{s: s, cfg: &sa.Connection{Name: name, Local: cfg.Local}}
+		}
+	}
+	conns := maps.Clone(s.conns)
+	s.mu.Unlock()
+	var errs []error
+	for name, c := range conns {
+		cfg := want[name]
+		if cfg == nil {
+			continue // its policies go when its SAs are gone
+		}
+		ids := discards(cfg)
+		var held []ipsec.PolicyID
+		for id := range ids {
+			if err := s.policies.add(c, ipsec.Policy{PolicyID: id, Action: ipsec.Discard}); err != nil {
+				errs = append(errs, fmt.Errorf("connection %q: %w", name, err))
+				continue
+			}
+			held = append(held, id)
+		}
+		for _, id := range c.discards {
+			if !ids[id] {
+				if err := s.policies.remove(c, id); err != nil {
+					errs = append(errs, fmt.Errorf("connection %q: %w", name, err))
+				}
+			}
+		}
+		c.discards = held
+	}
+	return errs
+}
+
+// releaseDiscards removes the policies under a connection that is gone.
+func (s *Server) releaseDiscards(c *connection) error {
+	if _, err := s.policies.release(c); err != nil {
+		return fmt.Errorf("connection %q: %w", c.cfg.Name, err)
+	}
+	return nil
+}
+
+// applyConnections compares the wanted connections with those at work. It
+// returns the removed ones that have no IKE SA to end.
+func (s *Server) applyConnections(want map[string]*sa.Connection) (gone []*connection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []*sa.Connection
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		list = append(list, want[name])
+	}
+	s.directory.Store(newDirectory(list))
+	for name, c := range s.conns {
+		if want[name] == nil {
+			c.removeLocked()
+			if c.isGone() {
+				gone = append(gone, c)
+			}
+		}
+	}
+	clear(s.byReqID)
+	now := time.Now()
+	for name, cfg := range want {
+		c := s.conns[name]
+		for _, child := range cfg.Children {
+			s.byReqID[child.ReqID] = c
+		}
+		if !reflect.DeepEqual(c.cfg, cfg) {
+			c.change(cfg, now)
+		}
+	}
+	if s.phase == running {
+		s.startNewLocked()
+	}
+	return gone
+}
+
+// removeLocked ends a connection that is no longer configured. Its Discard
+// policies stay until its peers have removed their SAs.
+func (c *connection) removeLocked() {
+	delete(c.s.conns, c.cfg.Name)
+	c.removed = true
+	c.stopRetry()
+	for _, p := range c.peers {
+		p.terminateLocked(sa.ReasonConfigModify)
+	}
+}
+
+// isGone reports, once, that nothing of a removed connection is left but its
+// Discard policies.
+func (c *connection) isGone() bool {
+	if !c.removed || c.released || slices.ContainsFunc(c.peers, func(p *peer) bool { return p.live }) {
+		return false
+	}
+	c.released = true
+	return true
+}
+
+// change gives a connection a new configuration.
+func (c *connection) change(cfg *sa.Connection, now time.Time) {
+	same := c.cfg.SameIdentity(cfg)
+	c.cfg, c.changed = cfg, now
+	c.failures = 0
+	standing := false
+	for _, p := range c.peers {
+		switch {
+		case same && !p.up.at.IsZero():
+			c.updatePeer(p)
+			standing = standing || p.live && !p.terminating
+		default:
+			p.terminateLocked(sa.ReasonConfigModify)
+		}
+	}
+	c.stopRetry()
+	if cfg.Initiate && !standing && len(c.peers) > 0 {
+		c.startLocked()
+	}
+}
+
+// startNewLocked begins the negotiation of connections that have none, nor a
+// time set for one, spread a little.
+func (s *Server) startNewLocked() {
+	var idle []*connection
+	for _, c := range s.conns {
+		if c.cfg.Initiate && len(c.peers) == 0 && c.retry == nil {
+			idle = append(idle, c)
+		}
+	}
+	spread := min(time.Duration(len(idle))*startSpread, startSpreadMax)
+	for _, c := range idle {
+		c.startIn(rand.N(spread))
+	}
+}
+
+// ErrUnknownConnection is returned by Reset.
+var ErrUnknownConnection = errors.New("no such connection")
+
+// Reset ends the IKE SAs of a connection with a DELETE, forgets how often it
+// failed, and negotiates at once where the connection initiates.
+func (s *Server) Reset(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.conns[name]
+	if c == nil {
+		return fmt.Errorf("connection %q: %w", name, ErrUnknownConnection)
+	}
+	if s.phase != running {
+		return ErrStopped
+	}
+	for _, p := range c.peers {
+		p.terminateLocked(sa.ReasonConfigModify)
+	}
+	c.failures = 0
+	c.stopRetry()
+	if c.cfg.Initiate {
+		c.startLocked()
+	}
+	return nil
+}

@@ -1,0 +1,331 @@
+package ike
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+const (
+	// firstRetry and lastRetry bound the delay before a connection that failed
+	// or was lost is negotiated again. It doubles with each failure in a row.
+	firstRetry = time.Second
+	lastRetry  = time.Minute
+	// startSpread is what the first negotiation of each connection adds to the
+	// time over which those of all are spread at the start, up to startSpreadMax.
+	startSpread    = 5 * time.Millisecond
+	startSpreadMax = 2 * time.Second
+	// simultaneous is how far apart two IKE SAs that both ends initiated may
+	// have been set up and still count as begun at once.
+	simultaneous = 10 * time.Second
+	// replaceGrace is how long an IKE SA that is being replaced waits for the
+	// children of its successor.
+	replaceGrace = 10 * time.Second
+)
+
+// connection is one configured connection: it keeps IKE SAs with the peer up
+// where it initiates, and sees to it that there is one. All of it is under
+// Server.mu.
+type connection struct {
+	s        *Server
+	cfg      *sa.Connection
+	changed  time.Time // when cfg was applied
+	removed  bool      // configured no more; the peers are ending
+	released bool      // and its Discard policies are removed
+
+	peers     []*peer // that have found out they are this connection's, oldest first
+	contacted bool    // there has been an IKE SA since the Server began
+	failures  int     // in a row, for the delay
+	retry     *time.Timer
+	retryAt   time.Time // zero: none is planned
+	recheck   *time.Timer
+	failure   *Failure
+
+	discards []ipsec.PolicyID // held in policyTable; under Server.apply
+}
+
+// startLocked begins an IKE SA with the peer.
+func (c *connection) startLocked() {
+	c.stopRetry()
+	if c.s.phase != running || c.removed {
+		return
+	}
+	p := c.s.newPeer(time.Now())
+	p.conn, p.live = c, true
+	c.peers = append(c.peers, p)
+	c.s.peers[p] = true
+	cfg := c.cfg
+	c.s.peerGroup.Go(func() {
+		var m *sa.Machine
+		var actions []sa.Action
+		c.s.guard(func() { m, actions = sa.Initiate(p.born, &p.env, cfg) })
+		if m == nil {
+			p.leave()
+			return
+		}
+		p.run(m, actions)
+	})
+}
+
+// startIn plans the next negotiation.
+func (c *connection) startIn(delay time.Duration) {
+	c.stopRetry()
+	c.retryAt = time.Now().Add(delay)
+	var timer *time.Timer
+	timer = time.AfterFunc(delay, func() {
+		c.s.mu.Lock()
+		defer c.s.mu.Unlock()
+		if c.retry == timer {
+			c.startLocked()
+		}
+	})
+	c.retry = timer
+}
+
+func (c *connection) stopRetry() {
+	if c.retry != nil {
+		c.retry.Stop()
+		c.retry, c.retryAt = nil, time.Time{}
+	}
+}
+
+// retryDelay returns how long to wait after n failures in a row, spread over a
+// fifth.
+func retryDelay(n int) time.Duration {
+	delay := lastRetry
+	if n < 6 {
+		delay = min(firstRetry<<n, lastRetry)
+	}
+	return delay - time.Duration(rand.Int64N(int64(delay)/5))
+}
+
+// review is called after each step of one of the connection's peers. It
+// negotiates anew when none is left, and ends all IKE SAs but one.
+func (c *connection) review(now time.Time) {
+	if c.removed || c.s.phase != running {
+		return
+	}
+	var live, up []*peer
+	for _, p := range c.peers {
+		if p.live && !p.terminating {
+			live = append(live, p)
+			if !p.up.at.IsZero() {
+				up = append(up, p)
+			}
+		}
+	}
+	if len(up) > 0 {
+		c.contacted = true
+	}
+	if slices.ContainsFunc(up, func(p *peer) bool { return p.childrenUp > 0 }) {
+		c.failures = 0
+	}
+	if len(live) == 0 {
+		if c.cfg.Initiate && c.retry == nil {
+			c.startIn(retryDelay(c.failures))
+			c.failures++
+		}
+		return
+	}
+	if len(up) == 0 {
+		return
+	}
+	c.stopRetry()
+	c.keepBest(now, live, up)
+}
+
+// best returns the peer whose IKE SA serves the connection, or nil.
+func (c *connection) best() *peer {
+	var best *peer
+	for _, p := range c.peers {
+		if p.live && !p.terminating && !p.up.at.IsZero() && (best == nil || p.up.supersedes(best.up)) {
+			best = p
+		}
+	}
+	return best
+}
+
+// keepBest ends the other IKE SAs once the best one can take over: it has as
+// many children as the other, or the other has waited long enough. An attempt
+// of ours that is still under way may yet turn out best, and has as long.
+func (c *connection) keepBest(now time.Time, live, up []*peer) {
+	best := c.best()
+	var next time.Duration
+	for _, p := range live {
+		if p == best {
+			continue
+		}
+		since := best.up.at
+		if !p.up.at.IsZero() && p.up.at.After(since) {
+			since = p.up.at
+		}
+		ready := !p.up.at.IsZero() && (best.childrenUp >= max(p.childrenUp, 1) || best.up.toldAlone(p.up))
+		if wait := replaceGrace - now.Sub(since); !ready && wait > 0 {
+			next = max(next, wait)
+			continue
+		}
+		p.terminateLocked(sa.ReasonIKEReplaced)
+	}
+	if c.recheck != nil {
+		c.recheck.Stop()
+		c.recheck = nil
+	}
+	if next > 0 {
+		c.recheck = time.AfterFunc(next, func() {
+			c.s.mu.Lock()
+			defer c.s.mu.Unlock()
+			c.review(time.Now())
+		})
+	}
+}
+
+// supersedes reports whether an IKE SA is to be kept rather than another one
+// of the same connection. The later one is, make before break. But when both
+// ends began one at the same time, each may have seen the other's later: then
+// the one counts that alone carried INITIAL_CONTACT, for which the peer has
+// dropped the other, and else the one with the lower SPI of its initiator. So
+// both ends choose the same.
+func (a contact) supersedes(b contact) bool {
+	if a.initiator != b.initiator && a.at.Sub(b.at).Abs() < simultaneous {
+		if a.initialContact != b.initialContact {
+			return a.initialContact
+		}
+		return a.spi < b.spi
+	}
+	return a.at.After(b.at)
+}
+
+// toldAlone reports whether the peer has said, with an IKE SA that it began
+// later, that it knows nothing of another one (RFC 7296, section 2.4).
+func (a contact) toldAlone(b contact) bool {
+	return a.initialContact && !a.initiator && a.at.Sub(b.at) >= simultaneous
+}
+
+// updatePeer tells a peer of the connection's present configuration.
+func (c *connection) updatePeer(p *peer) { p.in.command(sa.Update{Connection: c.cfg}) }
+
+// firstContact reports whether an IKE_AUTH request of ours may carry
+// INITIAL_CONTACT: there has been no IKE SA of the connection since the Server
+// began, and no other one is under way. So it clears what the peer kept from a
+// time before us, and never an IKE SA that the peer has just begun.
+func (s *Server) firstContact(name string, p *peer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.conns[name]
+	return c != nil && !c.contacted &&
+		!slices.ContainsFunc(c.peers, func(o *peer) bool { return o != p && o.live })
+}
+
+// noteFailure folds a diagnosis, and reports whether it is worth a line of
+// log: the first, and each time the count has doubled.
+func (c *connection) noteFailure(d *sa.Diagnosis, now time.Time) bool {
+	if c.failure == nil || c.failure.Diagnosis != *d {
+		c.failure = &Failure{Diagnosis: *d, First: now}
+	}
+	c.failure.Count++
+	c.failure.Last = now
+	return c.failure.Count&(c.failure.Count-1) == 0
+}
+
+// emit notes what an event says about its connection, logs it, and hands it
+// on unless the reader is too slow.
+func (s *Server) emit(e sa.Event) {
+	if e.Connection == "" && e.Remote.IsValid() {
+		// The initiator was refused before it was known: it can only be meant
+		// for the connection with its address.
+		if all := s.directory.Load().exact(e.Local.Addr(), e.Remote.Addr()); len(all) == 1 {
+			e.Connection = all[0].Name
+		}
+	}
+	if s.note(e) {
+		s.logEvent(e)
+	}
+	select {
+	case s.events <- e:
+	default:
+		s.drops.add(dropEventLost, 1)
+	}
+}
+
+// note returns whether to log the event.
+func (s *Server) note(e sa.Event) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.conns[e.Connection]
+	if c == nil {
+		return e.Kind != sa.Failed || s.notices.Allow()
+	}
+	if e.Diagnosis == nil {
+		return true
+	}
+	return c.noteFailure(e.Diagnosis, time.Now())
+}
+
+// eventNames are what the log calls events.
+var eventNames = map[sa.EventKind]string{
+	sa.IKEUp: "IKE SA up", sa.IKERekeyed: "IKE SA rekeyed", sa.IKEDown: "IKE SA down",
+	sa.ChildUp: "CHILD_SA up", sa.ChildRekeyed: "CHILD_SA rekeyed", sa.ChildDown: "CHILD_SA down",
+	sa.PeerMoved: "peer moved", sa.Failed: "negotiation failed",
+}
+
+func spiString(spi uint64) string { return fmt.Sprintf("%016x", spi) }
+
+func (s *Server) logEvent(e sa.Event) {
+	args := []any{"connection", e.Connection, "local", e.Local, "peer", e.Remote}
+	switch e.Kind {
+	case sa.IKEUp, sa.IKERekeyed, sa.IKEDown, sa.PeerMoved:
+		args = append(args, "ike", spiString(e.InitiatorSPI), "ike_r", spiString(e.ResponderSPI))
+	case sa.ChildUp, sa.ChildRekeyed, sa.ChildDown:
+		args = append(args, "child", e.Child, "in", e.In, "out", e.Out)
+	case sa.Failed:
+	}
+	switch e.Kind {
+	case sa.IKEUp, sa.IKERekeyed:
+		args = append(args, "proposal", e.Proposal)
+	case sa.ChildUp, sa.ChildRekeyed:
+		args = append(args, "proposal", e.Proposal, "local_ts", ipsec.SelectorList(e.LocalTS), "remote_ts", ipsec.SelectorList(e.RemoteTS))
+	case sa.IKEDown, sa.ChildDown, sa.PeerMoved, sa.Failed:
+	}
+	if e.Reason != "" {
+		args = append(args, "reason", string(e.Reason))
+	}
+	if e.Diagnosis == nil {
+		s.log.Info(eventNames[e.Kind], args...)
+		return
+	}
+	s.log.Warn(eventNames[e.Kind], append(args, "diagnosis", e.Diagnosis.String())...)
+}
+
+// directory is the connections by address, as Apply has left them.
+type directory struct {
+	byPair  map[[2]netip.Addr][]*sa.Connection // local, remote
+	anyPeer map[netip.Addr][]*sa.Connection    // local; the remote address is not known
+}
+
+func newDirectory(conns []*sa.Connection) *directory {
+	d := &directory{byPair: map[[2]netip.Addr][]*sa.Connection{}, anyPeer: map[netip.Addr][]*sa.Connection{}}
+	for _, c := range conns {
+		if c.Remote.IsValid() {
+			pair := [2]netip.Addr{c.Local, c.Remote}
+			d.byPair[pair] = append(d.byPair[pair], c)
+		} else {
+			d.anyPeer[c.Local] = append(d.anyPeer[c.Local], c)
+		}
+	}
+	return d
+}
+
+// exact returns the connections with that very remote address.
+func (d *directory) exact(local, remote netip.Addr) []*sa.Connection {
+	return d.byPair[[2]netip.Addr{local.Unmap(), remote.Unmap()}]
+}
+
+// candidates implements sa.Env.Candidates.
+func (d *directory) candidates(local, remote netip.Addr) []*sa.Connection {
+	return slices.Concat(d.exact(local, remote), d.anyPeer[local.Unmap()])
+}

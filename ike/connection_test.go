@@ -1,0 +1,116 @@
+package ike
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/sa"
+)
+
+// Whatever the order in which two ends have seen two IKE SAs, both must keep
+// the same one.
+func TestBothEndsKeepTheSameSA(t *testing.T) {
+	start := time.Unix(1e9, 0)
+	type seen struct{ a, b time.Duration } // when each IKE SA was up, at one end
+	tests := []struct {
+		name           string
+		aContact       bool // the first carried INITIAL_CONTACT
+		bContact       bool
+		aSPI, bSPI     uint64
+		one, other     seen
+		wantA          bool
+		sameInitiators bool
+	}{
+		{name: "crossed, lower SPI", aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}, wantA: true},
+		{name: "crossed, the other way", aSPI: 9, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}},
+		{name: "crossed, high bit", aSPI: 1 << 63, bSPI: 2, one: seen{0, 1}, other: seen{0, 1}},
+		{name: "crossed, one cleared the other", bContact: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}},
+		{name: "crossed, both cleared", aContact: true, bContact: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}, wantA: true},
+		{name: "later replaces", aContact: true, aSPI: 1, bSPI: 2, one: seen{0, simultaneous}, other: seen{0, simultaneous + 1}},
+		{name: "one end began both", sameInitiators: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{0, 2}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for end, when := range []seen{tt.one, tt.other} {
+				weBeganA := end == 0
+				weBeganB := weBeganA == tt.sameInitiators
+				a := contact{at: start.Add(when.a), spi: tt.aSPI, initiator: weBeganA, initialContact: tt.aContact}
+				b := contact{at: start.Add(when.b), spi: tt.bSPI, initiator: weBeganB, initialContact: tt.bContact}
+				if got := a.supersedes(b); got != tt.wantA {
+					t.Errorf("end %d keeps the first: %v", end, got)
+				}
+				if a.supersedes(b) == b.supersedes(a) {
+					t.Errorf("end %d cannot decide", end)
+				}
+			}
+		})
+	}
+}
+
+func TestRetryDelay(t *testing.T) {
+	for n, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+		want *= time.Second
+		for range 100 {
+			if got := retryDelay(n); got > want || got < want*4/5 {
+				t.Fatalf("after %d failures: %s, want %s less a fifth", n, got, want)
+			}
+		}
+	}
+	if got := retryDelay(1 << 30); got > lastRetry {
+		t.Errorf("after many failures: %s", got)
+	}
+}
+
+func TestFailuresFold(t *testing.T) {
+	c := &connection{}
+	start := time.Unix(1e9, 0)
+	id := &sa.Diagnosis{Reason: sa.ReasonConfigID, Ours: "a", Theirs: "b"}
+	var logged []int
+	for i := range 10 {
+		again := *id
+		if c.noteFailure(&again, start.Add(time.Duration(i)*time.Second)) {
+			logged = append(logged, i+1)
+		}
+	}
+	if f := c.failure; f.Count != 10 || !f.First.Equal(start) || !f.Last.Equal(start.Add(9*time.Second)) {
+		t.Errorf("got %+v", c.failure)
+	}
+	if want := []int{1, 2, 4, 8}; !slices.Equal(logged, want) {
+		t.Errorf("logged %v, want %v", logged, want)
+	}
+	if !c.noteFailure(&sa.Diagnosis{Reason: sa.ReasonMaxTransmit}, start) || c.failure.Count != 1 {
+		t.Errorf("another failure: got %+v", c.failure)
+	}
+}
+
+func TestDirectory(t *testing.T) {
+	local, remote := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1")
+	conn := func(name string, l, r netip.Addr) *sa.Connection {
+		return &sa.Connection{Name: name, Local: l, Remote: r}
+	}
+	d := newDirectory([]*sa.Connection{
+		conn("any", local, netip.Addr{}), conn("a", local, remote), conn("b", local, remote),
+		conn("other", netip.MustParseAddr("192.0.2.9"), remote),
+	})
+	names := func(list []*sa.Connection) (all []string) {
+		for _, c := range list {
+			all = append(all, c.Name)
+		}
+		return all
+	}
+	if got := names(d.candidates(local, remote)); !slices.Equal(got, []string{"a", "b", "any"}) {
+		t.Errorf("known address: %v", got)
+	}
+	mapped := netip.AddrFrom16(remote.As16())
+	if got := names(d.candidates(local, mapped)); !slices.Equal(got, []string{"a", "b", "any"}) {
+		t.Errorf("mapped address: %v", got)
+	}
+	if got := names(d.candidates(local, local)); !slices.Equal(got, []string{"any"}) {
+		t.Errorf("unknown address: %v", got)
+	}
+	if got := names(d.exact(local, local)); got != nil {
+		t.Errorf("exact: %v", got)
+	}
+}

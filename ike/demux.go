@@ -1,0 +1,114 @@
+package ike
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ike/wire"
+)
+
+// initKey names an IKE_SA_INIT request by all of it: only an exact repetition
+// reaches the machine that has answered it.
+type initKey [sha256.Size]byte
+
+func newInitKey(local, remote netip.AddrPort, datagram []byte) initKey {
+	h := sha256.New()
+	for _, a := range []netip.AddrPort{local, remote} {
+		ip := a.Addr().As16()
+		h.Write(binary.BigEndian.AppendUint16(ip[:], a.Port()))
+	}
+	h.Write(datagram)
+	return initKey(h.Sum(nil))
+}
+
+// Deliver takes an IKE datagram without a non-ESP marker. It may be called by
+// any goroutine, copies what it keeps and does not block: what a peer or the
+// workers cannot take is dropped and counted.
+func (s *Server) Deliver(local, remote netip.AddrPort, datagram []byte) {
+	h, err := wire.ParseHeader(datagram)
+	if err != nil {
+		s.drops.add(dropMalformed, 1)
+		return
+	}
+	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
+	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	if h.MajorVersion != 2 {
+		s.drops.add(dropVersion, 1)
+		s.answerVersion(local, remote, &h)
+		return
+	}
+	if h.Exchange == wire.IKESAInit && h.Initiator && !h.Response && h.ResponderSPI == 0 {
+		s.deliverInit(sa.Datagram{Local: local, Remote: remote, Bytes: datagram})
+		return
+	}
+	spi := h.InitiatorSPI
+	if h.Initiator {
+		spi = h.ResponderSPI
+	}
+	s.mu.Lock()
+	p, phase := s.bySPI[spi], s.phase
+	s.mu.Unlock()
+	switch {
+	case phase == created || phase == stopped:
+		s.drops.add(dropNotRunning, 1)
+	case p == nil:
+		s.drops.add(dropUnknownSPI, 1)
+	default:
+		s.toPeer(p, sa.Datagram{Local: local, Remote: remote, Bytes: datagram})
+	}
+}
+
+// toPeer puts a copy of a datagram into a mailbox.
+func (s *Server) toPeer(p *peer, d sa.Datagram) {
+	d.Bytes = bytes.Clone(d.Bytes)
+	if !p.in.datagram(d) {
+		s.drops.add(dropMailboxFull, 1)
+	}
+}
+
+// answerVersion tells the sender of a request of a later major version which
+// one we speak (RFC 7296, section 2.5).
+func (s *Server) answerVersion(local, remote netip.AddrPort, h *wire.Header) {
+	if h.MajorVersion < 3 || h.Response || !s.answers.Allow() {
+		return
+	}
+	s.answer(local, remote, h, &wire.Notify{NotifyType: wire.InvalidMajorVersion})
+}
+
+// answer sends a notify in the clear to the sender of a request, without any
+// state. It is never longer than an IKE_SA_INIT request.
+func (s *Server) answer(local, remote netip.AddrPort, h *wire.Header, n *wire.Notify) {
+	m := wire.Message{Header: *h, Payloads: []wire.Payload{n}}
+	m.Response, m.Initiator = true, !h.Initiator
+	b, err := m.Append(nil)
+	if err == nil {
+		err = s.opts.Transport.SendIKE(local, remote, b)
+	}
+	if err != nil {
+		s.drops.add(dropSendFailed, 1)
+	}
+}
+
+// deliverInit takes an IKE_SA_INIT request: to the machine that has answered
+// it, or through admission to a worker.
+func (s *Server) deliverInit(d sa.Datagram) {
+	key := newInitKey(d.Local, d.Remote, d.Bytes)
+	s.mu.Lock()
+	p, known := s.byInit[key]
+	phase := s.phase
+	s.mu.Unlock()
+	switch {
+	case phase != running:
+		s.drops.add(dropNotRunning, 1)
+	case known && p == nil:
+		s.drops.add(dropBusy, 1)
+	case known:
+		s.toPeer(p, d)
+	default:
+		s.admit(time.Now(), key, d)
+	}
+}

@@ -1,0 +1,41 @@
+package ike
+
+import (
+	"maps"
+	"sync"
+)
+
+// Reasons to drop, beside those of the machines.
+const (
+	dropNotRunning     = "server not running"
+	dropMalformed      = "malformed header"
+	dropVersion        = "unsupported major version"
+	dropUnknownSPI     = "unknown SPI"
+	dropNoConnection   = "no connection for the addresses"
+	dropCookieDue      = "cookie asked for"
+	dropHalfOpen       = "too many half-open SAs"
+	dropBusy           = "too many requests wait"
+	dropMailboxFull    = "mailbox full"
+	dropPanic          = "internal error"
+	dropEventLost      = "event lost"
+	dropSendFailed     = "sending failed"
+	dropRefusedRequest = "IKE_SA_INIT refused"
+)
+
+// dropCounter counts by reason. Reasons are a closed set, so it is bounded.
+type dropCounter struct {
+	mu     sync.Mutex
+	counts map[string]uint64
+}
+
+func (d *dropCounter) add(reason string, n uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.counts[reason] += n
+}
+
+func (d *dropCounter) snapshot() map[string]uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.counts)
+}

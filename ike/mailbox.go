@@ -1,0 +1,61 @@
+package ike
+
+import (
+	"sync"
+
+	"github.com/vpngw/vpngw/ike/sa"
+)
+
+// mailboxDatagrams is how many datagrams may wait for one peer: a message in
+// the largest number of fragments, and the same again.
+const mailboxDatagrams = 128
+
+// mailbox is what waits for a peer. Datagrams are bounded, the newest being
+// refused. Commands are not, since the peer would get out of step without
+// them; one that is already last in the queue is not queued again.
+type mailbox struct {
+	signal chan struct{} // holds one token when there is something
+
+	mu        sync.Mutex
+	datagrams []sa.Datagram
+	commands  []sa.Command
+}
+
+func newMailbox() mailbox { return mailbox{signal: make(chan struct{}, 1)} }
+
+// datagram queues a datagram; false means that the mailbox is full.
+func (m *mailbox) datagram(d sa.Datagram) bool {
+	m.mu.Lock()
+	full := len(m.datagrams) >= mailboxDatagrams
+	if !full {
+		m.datagrams = append(m.datagrams, d)
+	}
+	m.mu.Unlock()
+	m.wake()
+	return !full
+}
+
+func (m *mailbox) command(c sa.Command) {
+	m.mu.Lock()
+	if n := len(m.commands); n == 0 || m.commands[n-1] != c {
+		m.commands = append(m.commands, c)
+	}
+	m.mu.Unlock()
+	m.wake()
+}
+
+func (m *mailbox) wake() {
+	select {
+	case m.signal <- struct{}{}:
+	default:
+	}
+}
+
+// take empties the mailbox.
+func (m *mailbox) take() ([]sa.Command, []sa.Datagram) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	commands, datagrams := m.commands, m.datagrams
+	m.commands, m.datagrams = nil, nil
+	return commands, datagrams
+}

@@ -1,0 +1,372 @@
+package ike
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"runtime/debug"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// peer is the goroutine around one machine.
+type peer struct {
+	s    *Server
+	env  sa.Env
+	born time.Time
+	in   mailbox
+
+	status atomic.Pointer[sa.Status] // as of the last step
+
+	// saidInitialContact: our IKE_AUTH told the peer that it is the only one.
+	saidInitialContact atomic.Bool
+
+	// Of the goroutine alone.
+	machine  *sa.Machine
+	sas      map[ipsec.SAID]uint32 // in the Backend, with their ReqIDs
+	spis     []uint64              // as registered
+	counted  map[string]uint64     // drops of the machine that are counted already
+	contact  contact               // of the IKE SA as it was authenticated
+	children int                   // up, as of the last step
+
+	// Of responders, until the peer is gone.
+	init initKey
+
+	// Under Server.mu.
+	conn        *connection // nil until a responder knows it
+	halfOpen    netip.Addr  // while the peer counts as half-open, else zero
+	live        bool        // has an IKE SA that is not gone
+	up          contact     // zero until authenticated
+	childrenUp  int
+	terminating bool
+}
+
+// contact is what the choice between two IKE SAs of one connection rests on
+// (see connection.review). Both ends know the same.
+type contact struct {
+	at             time.Time // of authentication; zero: not yet
+	spi            uint64    // the initiator's
+	initiator      bool      // we
+	initialContact bool      // the initiator said that it knew of no other
+}
+
+func (s *Server) newPeer(now time.Time) *peer {
+	p := &peer{s: s, env: s.env, born: now, in: newMailbox(), sas: map[ipsec.SAID]uint32{}}
+	p.env.InitialContact = func(c *sa.Connection) bool {
+		first := s.firstContact(c.Name, p)
+		p.saidInitialContact.Store(first)
+		return first
+	}
+	p.status.Store(&sa.Status{})
+	return p
+}
+
+// guard runs one step of a machine. A panic in it is a bug of ours that a peer
+// may have provoked: the step is dropped, counted and logged.
+func (s *Server) guard(step func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.drops.add(dropPanic, 1)
+			s.log.Error("internal error in a step of the key exchange", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+		}
+	}()
+	step()
+}
+
+// run is the peer's goroutine. It ends with the machine or with the Server.
+func (p *peer) run(m *sa.Machine, actions []sa.Action) {
+	defer p.leave()
+	p.machine = m
+	p.settle(actions)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for !m.Done() {
+		if deadline := p.deadline(); deadline.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(deadline))
+		}
+		select {
+		case <-p.s.quit:
+			return
+		case <-p.in.signal:
+			commands, datagrams := p.in.take()
+			for _, c := range commands {
+				p.step(func(now time.Time) []sa.Action { return m.Do(now, c) })
+			}
+			for _, d := range datagrams {
+				p.step(func(now time.Time) []sa.Action { return m.Handle(now, d) })
+			}
+		case <-timer.C:
+			p.step(m.Timeout)
+			if p.overdue() {
+				p.s.log.Debug("half-open IKE SA given up", "age", time.Since(p.born))
+				p.step(func(now time.Time) []sa.Action {
+					return m.Do(now, sa.Terminate{Reason: sa.ReasonExchangeTimeout})
+				})
+				return
+			}
+		}
+	}
+}
+
+// deadline is when the machine, or its end while half-open, is due.
+func (p *peer) deadline() time.Time {
+	deadline := p.machine.Deadline()
+	if limit := p.halfOpenLimit(); !limit.IsZero() && (deadline.IsZero() || limit.Before(deadline)) {
+		return limit
+	}
+	return deadline
+}
+
+// halfOpenLimit is when a responder that is not authenticated ends.
+func (p *peer) halfOpenLimit() time.Time {
+	if p.init == (initKey{}) || !p.contact.at.IsZero() {
+		return time.Time{}
+	}
+	return p.born.Add(p.s.opts.Limits.HalfOpenTimeout)
+}
+
+func (p *peer) overdue() bool {
+	limit := p.halfOpenLimit()
+	return !limit.IsZero() && !time.Now().Before(limit)
+}
+
+// step lets the machine do something and performs what comes of it.
+func (p *peer) step(do func(now time.Time) []sa.Action) {
+	var actions []sa.Action
+	p.s.guard(func() { actions = do(time.Now()) })
+	p.settle(actions)
+}
+
+// maxRefusals bounds how often the machine may answer a refusal of the Backend
+// with actions that are refused again.
+const maxRefusals = 8
+
+// settle performs actions, tells the machine what the Backend refused, and
+// publishes how the peer stands then.
+func (p *peer) settle(actions []sa.Action) {
+	p.register()
+	refused := p.perform(actions)
+	for n := 0; len(refused) > 0 && n < maxRefusals; n++ {
+		var next []sa.Command
+		for _, c := range refused {
+			var actions []sa.Action
+			p.s.guard(func() { actions = p.machine.Do(time.Now(), c) })
+			p.register()
+			next = append(next, p.perform(actions)...)
+		}
+		refused = next
+	}
+	p.publish()
+}
+
+// perform does what the machine asks for, in its order, and returns what the
+// Backend refused.
+func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
+	backend := p.s.opts.Backend
+	for _, a := range actions {
+		var err error
+		var reqID uint32
+		switch a := a.(type) {
+		case sa.Send:
+			if err := p.s.opts.Transport.SendIKE(a.Local, a.Remote, a.Datagram); err != nil {
+				p.s.drops.add(dropSendFailed, 1)
+				p.s.log.Debug("sending failed", "local", a.Local, "peer", a.Remote, "error", err)
+			}
+		case sa.AddSA:
+			reqID = a.SA.ReqID
+			if err = backend.AddSA(a.SA); err == nil {
+				p.sas[a.SA.ID()] = reqID
+				p.s.claimSA(a.SA.ID(), p)
+			}
+		case sa.UpdateSA:
+			reqID = p.sas[a.ID]
+			if err = backend.UpdateSA(a.ID, a.To); err == nil {
+				to := ipsec.SAID{Dst: a.To.Dst, SPI: a.ID.SPI}
+				p.forgetSA(a.ID)
+				p.sas[to] = reqID
+				p.s.claimSA(to, p)
+			}
+		case sa.DeleteSA:
+			p.deleteSA(a.ID)
+		case sa.AddPolicy:
+			reqID = a.Policy.ReqID
+			err = p.s.policies.add(p, a.Policy)
+		case sa.DeletePolicy:
+			if err := p.s.policies.remove(p, a.ID); err != nil {
+				p.s.log.Error("the data plane keeps a policy", "error", err)
+			}
+		case sa.Emit:
+			p.emit(a.Event)
+		}
+		if err != nil {
+			p.s.log.Error("refused by the data plane", "reqid", reqID, "error", err)
+			refused = append(refused, sa.Refused{ReqID: reqID, Err: err})
+		}
+	}
+	return refused
+}
+
+func (p *peer) deleteSA(id ipsec.SAID) {
+	if err := p.s.opts.Backend.DeleteSA(id); err != nil && !errors.Is(err, ipsec.ErrNotFound) {
+		p.s.log.Error("the data plane keeps an SA", "sa", id, "error", err)
+	}
+	p.forgetSA(id)
+}
+
+func (p *peer) forgetSA(id ipsec.SAID) {
+	delete(p.sas, id)
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	if p.s.bySA[id] == p {
+		delete(p.s.bySA, id)
+	}
+}
+
+func (s *Server) claimSA(id ipsec.SAID, p *peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bySA[id] = p
+}
+
+// emit notes an event and hands it on.
+func (p *peer) emit(e sa.Event) {
+	if e.Kind == sa.IKEUp {
+		p.contact = contact{at: time.Now(), spi: e.InitiatorSPI, initiator: e.Initiator, initialContact: e.InitialContact}
+		if e.Initiator {
+			p.contact.initialContact = p.saidInitialContact.Load()
+		}
+	}
+	p.s.emit(e)
+}
+
+// register makes the machine's SPIs lead here. It comes before the actions:
+// the answer to one of them may be quick.
+func (p *peer) register() {
+	spis := p.machine.SPIs()
+	if slices.Equal(spis, p.spis) {
+		return
+	}
+	s := p.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, spi := range p.spis {
+		if !slices.Contains(spis, spi) && s.bySPI[spi] == p {
+			delete(s.bySPI, spi)
+		}
+	}
+	for _, spi := range spis {
+		s.bySPI[spi] = p
+	}
+	p.spis = spis
+}
+
+// publish makes the peer's state known to the others after a step.
+func (p *peer) publish() {
+	m := p.machine
+	status := m.Status()
+	p.status.Store(&status)
+	drops := m.Drops()
+	for reason, n := range drops {
+		if more := n - p.counted[reason]; more > 0 {
+			p.s.drops.add(reason, more)
+		}
+	}
+	p.counted = drops
+	p.children = 0
+	for _, c := range status.Children {
+		if c.State == sa.Established || c.State == sa.Rekeying {
+			p.children++
+		}
+	}
+
+	s := p.s
+	s.mu.Lock()
+	p.live = len(status.IKE) > 0
+	p.childrenUp = p.children
+	p.up = p.contact
+	if p.halfOpen.IsValid() && (!p.up.at.IsZero() || !p.live) {
+		s.open.leave(p.halfOpen)
+		p.halfOpen = netip.Addr{}
+	}
+	if name := m.Connection(); p.conn == nil && name != "" && !p.up.at.IsZero() {
+		p.bindLocked(name)
+	}
+	if p.conn != nil {
+		p.conn.review(time.Now())
+	}
+	s.afterLocked(p.conn)
+}
+
+// afterLocked ends a change to one of a connection's peers: it unlocks, and
+// does what such a change may make due.
+func (s *Server) afterLocked(c *connection) {
+	s.checkIdleLocked()
+	gone := c != nil && c.isGone()
+	s.mu.Unlock()
+	if gone {
+		if err := s.releaseDiscards(c); err != nil {
+			s.log.Error("the data plane keeps policies", "error", err)
+		}
+	}
+}
+
+// bindLocked makes a responder, which has learned whom it speaks to, one of
+// its connection's peers.
+func (p *peer) bindLocked(name string) {
+	c := p.s.conns[name]
+	if c == nil {
+		p.terminateLocked(sa.ReasonConfigModify)
+		return
+	}
+	p.conn = c
+	c.peers = append(c.peers, p)
+	if c.changed.After(p.born) {
+		c.updatePeer(p)
+	}
+}
+
+// terminateLocked ends the peer with a DELETE, once.
+func (p *peer) terminateLocked(reason sa.Reason) {
+	if !p.terminating {
+		p.terminating = true
+		p.in.command(sa.Terminate{Reason: reason})
+	}
+}
+
+// leave removes all traces of the peer.
+func (p *peer) leave() {
+	s := p.s
+	for id := range maps.Clone(p.sas) {
+		p.deleteSA(id)
+	}
+	if _, err := s.policies.release(p); err != nil {
+		s.log.Error("the data plane keeps policies", "error", err)
+	}
+	s.mu.Lock()
+	for _, spi := range p.spis {
+		if s.bySPI[spi] == p {
+			delete(s.bySPI, spi)
+		}
+	}
+	if s.byInit[p.init] == p {
+		delete(s.byInit, p.init)
+	}
+	if p.halfOpen.IsValid() {
+		s.open.leave(p.halfOpen)
+		p.halfOpen = netip.Addr{}
+	}
+	delete(s.peers, p)
+	p.live = false
+	if c := p.conn; c != nil {
+		c.peers = slices.DeleteFunc(c.peers, func(o *peer) bool { return o == p })
+		c.review(time.Now())
+	}
+	s.afterLocked(p.conn)
+}

@@ -1,0 +1,122 @@
+package ike
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// policyTable counts who holds which policy. While one machine of a connection
+// replaces another, both hold the same ones; connections may protect the same
+// traffic, too. The policy in the Backend is that of the holder who came last,
+// and it goes with the last holder.
+type policyTable struct {
+	backend ipsec.Backend
+
+	mu      sync.Mutex // held while the Backend is called, which keeps the order
+	entries map[ipsec.PolicyID]*policyEntry
+}
+
+type policyEntry struct {
+	installed ipsec.Policy
+	holders   []policyHolder // in the order in which they came
+}
+
+type policyHolder struct {
+	owner  any // a *peer or a *connection
+	policy ipsec.Policy
+}
+
+// add makes owner a holder, or changes the policy that it holds.
+func (t *policyTable) add(owner any, p ipsec.Policy) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.entries[p.PolicyID]
+	if e == nil {
+		e = &policyEntry{}
+	}
+	i := e.index(owner)
+	if last := i < 0 || i == len(e.holders)-1; last && (len(e.holders) == 0 || e.installed != p) {
+		if err := t.backend.AddPolicy(p); err != nil {
+			return fmt.Errorf("policy %s: %w", p.PolicyID, err)
+		}
+		e.installed = p
+	}
+	if i < 0 {
+		e.holders = append(e.holders, policyHolder{owner, p})
+	} else {
+		e.holders[i].policy = p
+	}
+	t.entries[p.PolicyID] = e
+	return nil
+}
+
+func (e *policyEntry) index(owner any) int {
+	return slices.IndexFunc(e.holders, func(h policyHolder) bool { return h.owner == owner })
+}
+
+// remove ends owner's hold on a policy. To hold none is no error.
+func (t *policyTable) remove(owner any, id ipsec.PolicyID) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.removeLocked(owner, id)
+}
+
+func (t *policyTable) removeLocked(owner any, id ipsec.PolicyID) error {
+	e := t.entries[id]
+	if e == nil {
+		return nil
+	}
+	i := e.index(owner)
+	if i < 0 {
+		return nil
+	}
+	e.holders = slices.Delete(e.holders, i, i+1)
+	if len(e.holders) == 0 {
+		delete(t.entries, id)
+		return t.delete(id)
+	}
+	if heir := e.holders[len(e.holders)-1].policy; heir != e.installed {
+		if err := t.backend.AddPolicy(heir); err != nil {
+			return fmt.Errorf("policy %s: %w", id, err)
+		}
+		e.installed = heir
+	}
+	return nil
+}
+
+func (t *policyTable) delete(id ipsec.PolicyID) error {
+	if err := t.backend.DeletePolicy(id); err != nil && !errors.Is(err, ipsec.ErrNotFound) {
+		return fmt.Errorf("policy %s: %w", id, err)
+	}
+	return nil
+}
+
+// release ends all holds of an owner and returns how many there were.
+func (t *policyTable) release(owner any) (held int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var errs []error
+	for id, e := range t.entries {
+		if e.index(owner) >= 0 {
+			held++
+			errs = append(errs, t.removeLocked(owner, id))
+		}
+	}
+	return held, errors.Join(errs...)
+}
+
+// removeAll deletes every policy, whoever holds it.
+func (t *policyTable) removeAll() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var errs []error
+	for id := range t.entries {
+		errs = append(errs, t.delete(id))
+	}
+	clear(t.entries)
+	return errors.Join(errs...)
+}

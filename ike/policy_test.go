@@ -1,0 +1,89 @@
+package ike
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/ipsec/ipsectest"
+)
+
+func installed(t *testing.T, b ipsec.Backend) []ipsec.Policy {
+	t.Helper()
+	inv, err := b.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return inv.Policies
+}
+
+func prefix(s string) ipsec.TrafficSelector {
+	return ipsec.SelectorFromPrefix(netip.MustParsePrefix(s))
+}
+
+func TestPolicyGoesWithItsLastHolder(t *testing.T) {
+	b := ipsectest.NewBackend()
+	table := policyTable{backend: b, entries: map[ipsec.PolicyID]*policyEntry{}}
+	id := ipsec.PolicyID{Direction: ipsec.Out, Local: prefix("10.1.0.0/16"), Remote: prefix("10.2.0.0/16"), Priority: ipsec.PriorityProtect}
+	old := ipsec.Policy{
+		PolicyID: id, Action: ipsec.Protect, ReqID: 1,
+		TunnelLocal: netip.MustParseAddr("192.0.2.1"), TunnelRemote: netip.MustParseAddr("192.0.2.2"),
+	}
+	next := old
+	next.TunnelRemote = netip.MustParseAddr("192.0.2.3")
+	moved := old
+	moved.TunnelRemote = netip.MustParseAddr("192.0.2.4")
+
+	steps := []struct {
+		name string
+		do   func() error
+		want []ipsec.Policy
+	}{
+		{"first", func() error { return table.add("a", old) }, []ipsec.Policy{old}},
+		{"again", func() error { return table.add("a", old) }, []ipsec.Policy{old}},
+		{"second wins", func() error { return table.add("b", next) }, []ipsec.Policy{next}},
+		{"first changes behind it", func() error { return table.add("a", moved) }, []ipsec.Policy{next}},
+		{"second leaves: back to the first", func() error { return table.remove("b", id) }, []ipsec.Policy{moved}},
+		{"stranger leaves", func() error { return table.remove("c", id) }, []ipsec.Policy{moved}},
+		{"second is back", func() error { return table.add("b", next) }, []ipsec.Policy{next}},
+		{"first leaves", func() error { return table.remove("a", id) }, []ipsec.Policy{next}},
+		{"last leaves", func() error { return table.remove("b", id) }, nil},
+		{"and again", func() error { return table.remove("b", id) }, nil},
+	}
+	for _, step := range steps {
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if got := installed(t, b); !slices.Equal(got, step.want) {
+			t.Fatalf("%s: got %v, want %v", step.name, got, step.want)
+		}
+	}
+}
+
+func TestPolicyRefusedIsNotHeld(t *testing.T) {
+	b := ipsectest.NewBackend()
+	table := policyTable{backend: b, entries: map[ipsec.PolicyID]*policyEntry{}}
+	p := ipsec.Policy{
+		PolicyID: ipsec.PolicyID{Direction: ipsec.In, Local: prefix("10.1.0.0/16"), Remote: prefix("10.2.0.0/16"), Priority: ipsec.PriorityDiscard},
+		Action:   ipsec.Discard,
+	}
+	full := errors.New("full")
+	b.FailNext(ipsectest.OpAddPolicy, full)
+	if err := table.add("a", p); !errors.Is(err, full) {
+		t.Fatalf("got %v", err)
+	}
+	if err := table.add("a", p); err != nil {
+		t.Fatal(err)
+	}
+	if got := installed(t, b); len(got) != 1 {
+		t.Errorf("%d policies", len(got))
+	}
+	if held, err := table.release("a"); held != 1 || err != nil {
+		t.Errorf("released %d, %v", held, err)
+	}
+	if got := installed(t, b); len(got) != 0 {
+		t.Errorf("%d policies are left", len(got))
+	}
+}

@@ -1,0 +1,438 @@
+package ike
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/ipsec/ipsectest"
+)
+
+func TestTunnelComesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(5 * time.Second)
+		wantUp(t, "c", a, b)
+		for _, g := range []*gateway{a, b} {
+			if n := len(protects(g)); n != 2 {
+				t.Errorf("%s: %d policies protect", g.addr, n)
+			}
+			if len(g.seen(sa.IKEUp)) != 1 || len(g.seen(sa.ChildUp)) != 1 || len(g.seen(sa.Failed)) != 0 {
+				t.Errorf("%s: events %v", g.addr, g.events)
+			}
+		}
+		a.cancel()
+		settleFor(5 * time.Second)
+		if c := b.connection(t, "c"); c.State != Down {
+			t.Errorf("after a DELETE the peer is %s", c.State)
+		}
+		if len(b.seen(sa.IKEDown)) != 1 {
+			t.Error("the peer was not told")
+		}
+	})
+}
+
+func TestBothEndsInitiate(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				n.setFate(lossy(seed, 0, 0.1))
+				a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+				atWest, atEast := joined("c", 1, west, east)
+				apply(t, a, atWest)
+				apply(t, b, atEast)
+				settleFor(time.Minute)
+				wantUp(t, "c", a, b)
+			})
+		})
+	}
+}
+
+func TestLossyNetwork(t *testing.T) {
+	for seed := range uint64(10) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				n.setFate(lossy(seed, 0.3, 0.2))
+				a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+				atWest, atEast := joined("c", 1, west, east)
+				apply(t, a, atWest)
+				apply(t, b, atEast)
+				settleFor(2 * time.Hour) // several rekeys of both
+				n.setFate(lossy(seed, 0, 0))
+				settleFor(10 * time.Minute)
+				wantUp(t, "c", a, b)
+			})
+		})
+	}
+}
+
+func TestUnreachablePeerIsRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a := start(t, n, west, Options{Retransmit: sa.Retransmit{Initial: time.Second, Factor: 2, Tries: 2}})
+		atWest, atEast := joined("c", 1, west)
+		apply(t, a, atWest)
+		settleFor(10 * time.Minute)
+		c := a.connection(t, "c")
+		if c.Failure == nil || c.Failure.Count < 5 || c.Failure.Diagnosis.Reason != sa.ReasonMaxTransmit {
+			t.Fatalf("got %+v", c.Failure)
+		}
+		if c.State == Up || len(protects(a)) != 0 || len(a.backend.Policies()) != 2 {
+			t.Errorf("%s, policies %v", c.State, a.backend.Policies())
+		}
+		b := start(t, n, east, Options{})
+		apply(t, b, atEast)
+		settleFor(lastRetry + 10*time.Second)
+		wantUp(t, "c", a, b)
+	})
+}
+
+func TestWrongKeyIsDiagnosedAndMended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		right := atWest.PSK
+		atWest.PSK = []byte("another key of mine")
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(5 * time.Minute)
+		for _, g := range []*gateway{a, b} {
+			d := onlyDiagnosis(t, g, "c")
+			if d.Reason != sa.ReasonAuthentication {
+				t.Errorf("%s: %s", g.addr, d.String())
+			}
+			if f := g.connection(t, "c").Failure; f.Count < 3 {
+				t.Errorf("%s: counted %d", g.addr, f.Count)
+			}
+		}
+		d := onlyDiagnosis(t, b, "c")
+		mustContain(t, d.String(), "pre-shared key")
+		atWest.PSK = right
+		apply(t, a, atWest)
+		settleFor(3 * time.Second) // at once, whatever the delay had grown to
+		wantUp(t, "c", a, b)
+	})
+}
+
+func TestKeyAloneLeavesALiveSA(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(5 * time.Second)
+		wantUp(t, "c", a, b)
+		before := sortedSPIs(a)
+		atWest.PSK, atEast.PSK = []byte("the next key of ours"), []byte("the next key of ours")
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(time.Minute)
+		if got := sortedSPIs(a); !slices.Equal(got, before) {
+			t.Errorf("SAs changed: %v, %v", before, got)
+		}
+		wantUp(t, "c", a, b)
+		// The next full IKE_AUTH takes the new one.
+		if err := a.Reset("c"); err != nil {
+			t.Fatal(err)
+		}
+		settleFor(30 * time.Second)
+		wantUp(t, "c", a, b)
+		if got := sortedSPIs(a); slices.Equal(got, before) {
+			t.Error("nothing was negotiated")
+		}
+	})
+}
+
+func TestOneConnectionsChangeLeavesAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		north := netip.MustParseAddr("192.0.2.3")
+		a, b, c := start(t, n, west, Options{}), start(t, n, east, Options{}), start(t, n, north, Options{})
+		atWest, atEast := joined("c", 1, west)
+		other, atNorth := joined("d", 2, west)
+		other.Remote, other.RemoteID = north, sa.AddressIdentity(north)
+		atNorth.Local, atNorth.LocalID = north, sa.AddressIdentity(north)
+		other.Children[0].Remote = []ipsec.TrafficSelector{prefix("10.3.0.0/16")}
+		atNorth.Children[0].Local = []ipsec.TrafficSelector{prefix("10.3.0.0/16")}
+		apply(t, b, atEast)
+		apply(t, c, atNorth)
+		apply(t, a, atWest, other)
+		settleFor(5 * time.Second)
+		wantUp(t, "c", a, b)
+		wantUp(t, "d", a, c)
+
+		calls, events := len(a.backend.Calls()), len(c.backend.Calls())
+		apply(t, a, atWest, other)
+		settleFor(time.Minute)
+		if got := len(a.backend.Calls()); got != calls {
+			t.Errorf("the same configuration changed the data plane: %v", a.backend.Calls()[calls:])
+		}
+		// The identity of one is another: it alone is negotiated anew.
+		atWest.LocalID, atEast.RemoteID = sa.FQDNIdentity("west.example.org"), sa.FQDNIdentity("west.example.org")
+		kept := a.connection(t, "d").IKE[0]
+		apply(t, b, atEast)
+		apply(t, a, atWest, other)
+		settleFor(30 * time.Second)
+		wantUp(t, "c", a, b)
+		wantUp(t, "d", a, c)
+		if got := a.connection(t, "d").IKE[0]; got.InitiatorSPI != kept.InitiatorSPI || len(c.backend.Calls()) != events {
+			t.Error("the other connection was disturbed")
+		}
+		// Removing one leaves nothing of it.
+		apply(t, a, other)
+		settleFor(30 * time.Second)
+		wantUp(t, "d", a, c)
+		for _, p := range a.backend.Policies() {
+			if p.ReqID == 1 || p.Remote == prefix("10.2.0.0/16") {
+				t.Errorf("left: %+v", p)
+			}
+		}
+		if got := b.connection(t, "c"); got.State != Down {
+			t.Errorf("the peer of a removed connection is %s", got.State)
+		}
+	})
+}
+
+// An end that lost its state begins anew; the other one has the old SA still.
+func TestRestartAfterACrash(t *testing.T) {
+	for _, initiates := range []netip.Addr{west, east} {
+		t.Run(initiates.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				a, b := start(t, n, west, Options{}), start(t, n, east, Options{StopTimeout: time.Millisecond})
+				atWest, atEast := joined("c", 1, initiates)
+				apply(t, b, atEast)
+				apply(t, a, atWest)
+				settleFor(20 * time.Second)
+				wantUp(t, "c", a, b)
+				b.crash()
+				again := start(t, n, east, Options{})
+				apply(t, again, atEast)
+				settleFor(5 * time.Minute)
+				wantUp(t, "c", a, again)
+				if got := len(a.backend.SAs()); got != 2 {
+					t.Errorf("%d SAs", got)
+				}
+			})
+		})
+	}
+}
+
+func TestReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(5 * time.Second)
+		old := a.connection(t, "c").IKE[0].InitiatorSPI
+		for range 3 {
+			if err := a.Reset("c"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		settleFor(20 * time.Second)
+		wantUp(t, "c", a, b)
+		if got := a.connection(t, "c").IKE[0].InitiatorSPI; got == old {
+			t.Error("the old IKE SA is still there")
+		}
+		// At the end that only responds it is the other one's turn.
+		if err := b.Reset("c"); err != nil {
+			t.Fatal(err)
+		}
+		settleFor(20 * time.Second)
+		wantUp(t, "c", a, b)
+	})
+}
+
+func TestBackendReportsReachTheMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(5 * time.Second)
+		out, _ := a.backend.Outbound(1)
+		a.backend.Report(ipsec.Event{Kind: ipsec.EventSoftExpire, SA: out.ID()})
+		settleFor(20 * time.Second)
+		wantUp(t, "c", a, b)
+		if next, _ := a.backend.Outbound(1); next.SPI == out.SPI {
+			t.Error("not rekeyed at the soft limit")
+		}
+		out, _ = a.backend.Outbound(1)
+		a.backend.Report(ipsec.Event{Kind: ipsec.EventHardExpire, SA: out.ID()})
+		settleFor(20 * time.Second)
+		wantUp(t, "c", a, b)
+		if next, _ := a.backend.Outbound(1); next.SPI == out.SPI {
+			t.Error("still there after the hard limit")
+		}
+		// Reports on what is not ours are ignored.
+		a.backend.Report(ipsec.Event{Kind: ipsec.EventAcquire, ReqID: 77})
+		a.backend.Report(ipsec.Event{Kind: ipsec.EventMoved, SA: ipsec.SAID{Dst: west, SPI: 1000}})
+		settleFor(time.Second)
+		wantUp(t, "c", a, b)
+	})
+}
+
+func TestDataPlaneThatRefusesAnSA(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		a.backend.FailNext(ipsectest.OpAddSA, ipsec.ErrUnsupported)
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(3 * time.Second)
+		d := onlyDiagnosis(t, a, "c")
+		if d.Reason != sa.ReasonDataPlane {
+			t.Errorf("got %s", d.String())
+		}
+		settleFor(5 * time.Minute)
+		wantUp(t, "c", a, b)
+	})
+}
+
+func TestSilentPeerDoesNotHoldUpTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{StopTimeout: time.Millisecond})
+		atWest, atEast := joined("c", 1, west)
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(5 * time.Second)
+		b.crash()
+		began := time.Now()
+		a.stopAndCheck(t)
+		if took := time.Since(began); took > defaultStopTimeout {
+			t.Errorf("took %s", took)
+		}
+		if err := a.Apply(nil); !errors.Is(err, ErrStopped) {
+			t.Errorf("Apply after the end: %v", err)
+		}
+	})
+}
+
+// Forged requests from many addresses must not keep the peer out.
+func TestFloodOfForgedRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		anyPeer := testConnection("any", east, netip.Addr{}, 9)
+		anyPeer.Children[0].Remote = []ipsec.TrafficSelector{prefix("10.9.0.0/16")}
+		apply(t, b, atEast, anyPeer)
+		local := netip.AddrPortFrom(east, 500)
+		most := 0
+		for i := range 2000 {
+			b.Deliver(local, fromAddr(i), initRequest(t, uint64(i+1), nil))
+			if i == 1000 {
+				apply(t, a, atWest)
+			}
+			settleFor(10 * time.Millisecond)
+			b.Server.mu.Lock()
+			most = max(most, b.open.total)
+			b.Server.mu.Unlock()
+		}
+		settleFor(time.Second)
+		wantUp(t, "c", a, b)
+		if limit := DefaultLimits().CookieTotal + 1; most > limit {
+			t.Errorf("%d half-open", most)
+		}
+		// What was half-open is given up.
+		settleFor(DefaultLimits().HalfOpenTimeout + time.Second)
+		b.Server.mu.Lock()
+		if b.open.total != 0 {
+			t.Errorf("%d are half-open still", b.open.total)
+		}
+		b.Server.mu.Unlock()
+	})
+}
+
+func TestWrongIdentityNamesBoth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		atWest.LocalID = sa.FQDNIdentity("other.example.org")
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(10 * time.Second)
+		d := onlyDiagnosis(t, b, "c")
+		if d.Reason != sa.ReasonConfigID {
+			t.Errorf("got %s", d.String())
+		}
+		mustContain(t, d.String(), "other.example.org", west.String())
+	})
+}
+
+// A refusal in IKE_SA_INIT belongs to the connection with the peer's address.
+func TestNoCommonProposalNamesBoth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		atWest.Proposals[0].Transforms[0] = ipsec.Encryption(ipsec.EncryptionAESGCM16, 256)
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(20 * time.Second)
+		for _, g := range []*gateway{a, b} {
+			d := onlyDiagnosis(t, g, "c")
+			if d.Reason != sa.ReasonPhase1Proposal {
+				t.Errorf("%s: %s", g.addr, d.String())
+			}
+		}
+		d := onlyDiagnosis(t, b, "c")
+		mustContain(t, d.String(), "AES-GCM-16-256", "AES-GCM-16-128")
+	})
+}
+
+func TestManyConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const count = 100
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		var all, peers []sa.Connection
+		for i := range count {
+			name := fmt.Sprintf("c%d", i)
+			atWest, atEast := joined(name, uint32(i+1), west)
+			id := sa.FQDNIdentity(name + ".example.org")
+			atWest.LocalID, atEast.RemoteID = id, id
+			net := prefix(fmt.Sprintf("10.%d.0.0/16", 10+i))
+			atWest.Children[0].Local = []ipsec.TrafficSelector{net}
+			atEast.Children[0].Remote = []ipsec.TrafficSelector{net}
+			all, peers = append(all, atWest), append(peers, atEast)
+		}
+		apply(t, b, peers...)
+		apply(t, a, all...)
+		settleFor(time.Minute)
+		for i := range count {
+			wantUp(t, fmt.Sprintf("c%d", i), a, b)
+		}
+	})
+}
+
+func TestServerRunsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := start(t, newNetwork(), west, Options{})
+		synctest.Wait()
+		if err := a.Run(t.Context()); err == nil {
+			t.Error("ran twice")
+		}
+	})
+}

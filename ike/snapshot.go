@@ -1,0 +1,114 @@
+package ike
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// ConnectionState says how far a connection is.
+type ConnectionState uint8
+
+// States of a connection.
+const (
+	Down       ConnectionState = iota // no IKE SA, nor an attempt at one
+	Connecting                        // an IKE SA is being negotiated
+	Up                                // an IKE SA is authenticated; see Children for the tunnels
+)
+
+// String returns "down", "connecting" or "up".
+func (s ConnectionState) String() string {
+	switch s {
+	case Down:
+		return "down"
+	case Connecting:
+		return "connecting"
+	case Up:
+		return "up"
+	}
+	return fmt.Sprintf("state %d", uint8(s))
+}
+
+// ConnectionStatus is a connection as it stands. It holds no secret.
+type ConnectionStatus struct {
+	Name     string
+	State    ConnectionState
+	IKE      []sa.IKEStatus // oldest first; several while one replaces another
+	Children []ChildStatus
+
+	Failure *Failure  // the last one, even when the connection is up again; nil: none
+	NextTry time.Time // when we negotiate again; zero: not planned
+}
+
+// ChildStatus is a CHILD_SA with the counters of its two SAs.
+type ChildStatus struct {
+	sa.ChildStatus
+	Inbound, Outbound ipsec.SAState // zero where the SA is not in the data plane
+}
+
+// Failure is the last failed negotiation of a connection. The same one again
+// only adds to the count.
+type Failure struct {
+	Diagnosis   sa.Diagnosis
+	Count       int
+	First, Last time.Time
+}
+
+// Snapshot returns all connections, by name.
+func (s *Server) Snapshot() []ConnectionStatus {
+	s.mu.Lock()
+	all := make([]ConnectionStatus, 0, len(s.conns))
+	for name, c := range s.conns {
+		status := ConnectionStatus{Name: name, NextTry: c.retryAt}
+		if c.failure != nil {
+			failure := *c.failure
+			status.Failure = &failure
+		}
+		for _, p := range c.peers {
+			status.add(p)
+		}
+		all = append(all, status)
+	}
+	s.mu.Unlock()
+	slices.SortFunc(all, func(a, b ConnectionStatus) int { return cmp.Compare(a.Name, b.Name) })
+	for _, status := range all {
+		for i := range status.Children {
+			child := &status.Children[i]
+			child.Inbound = s.counters(child.In)
+			child.Outbound = s.counters(child.Out)
+		}
+	}
+	return all
+}
+
+func (c *ConnectionStatus) add(p *peer) {
+	if !p.live {
+		return
+	}
+	state := Connecting
+	if !p.up.at.IsZero() && !p.terminating {
+		state = Up
+	}
+	c.State = max(c.State, state)
+	st := p.status.Load()
+	c.IKE = append(c.IKE, st.IKE...)
+	for _, child := range st.Children {
+		c.Children = append(c.Children, ChildStatus{ChildStatus: child})
+	}
+}
+
+// counters asks the Backend, which may have forgotten an SA by now.
+func (s *Server) counters(id ipsec.SAID) ipsec.SAState {
+	if id.SPI == 0 {
+		return ipsec.SAState{}
+	}
+	state, err := s.opts.Backend.QuerySA(id)
+	if err != nil {
+		return ipsec.SAState{}
+	}
+	return state
+}
