@@ -1,0 +1,98 @@
+package dataplane
+
+import (
+	"sync/atomic"
+
+	"github.com/vpngw/vpngw/ipsec/esp"
+)
+
+// reason says why a packet was dropped. Those of package esp come first.
+type reason uint8
+
+const (
+	reasonMalformed = reason(esp.DropCount) + iota
+	reasonNoPolicy
+	reasonDiscard
+	reasonNoSA
+	reasonUnknownSPI
+	reasonSelectors
+	reasonNextHeader
+	reasonNoInterface
+	reasonTooBig
+	reasonECN
+	reasonSend
+	reasonWrite
+	reasonCount
+)
+
+// reasonNames are the words of Engine.Drops beside those of esp.Drop.
+var reasonNames = [reasonCount]string{
+	reasonMalformed:   "malformed",    // an inner packet whose headers contradict themselves
+	reasonNoPolicy:    "no_policy",    // out: no policy covers it
+	reasonDiscard:     "discard",      // out: a discard policy covers it
+	reasonNoSA:        "no_sa",        // out: its policy has no SA at present
+	reasonUnknownSPI:  "unknown_spi",  // in: no SA with this SPI and destination
+	reasonSelectors:   "selectors",    // in: outside of its SA's traffic selectors
+	reasonNextHeader:  "next_header",  // in: neither IPv4 nor IPv6 in tunnel mode
+	reasonNoInterface: "no_interface", // in: its tunnel has no interface
+	reasonTooBig:      "too_big",      // out: does not fit and must not be fragmented
+	reasonECN:         "ecn",          // in: congestion mark on a packet that cannot carry it
+	reasonSend:        "send",         // out: refused by the socket
+	reasonWrite:       "write",        // in: refused by the interface
+}
+
+// String returns the word for metrics.
+func (r reason) String() string {
+	if r < reason(esp.DropCount) {
+		return esp.Drop(r).Reason()
+	}
+	return reasonNames[r]
+}
+
+// counters count one goroutine's drops.
+type counters struct {
+	drops [reasonCount]atomic.Uint64
+}
+
+func (c *counters) drop(r reason) { c.drops[r].Add(1) }
+
+func (c *counters) addTo(sum map[string]uint64) {
+	for r := range c.drops {
+		if n := c.drops[r].Load(); n != 0 {
+			sum[reason(r).String()] += n
+		}
+	}
+}
+
+// newCounters registers counters for one more goroutine.
+func (e *Engine) newCounters() *counters {
+	c := &counters{}
+	e.countersMu.Lock()
+	defer e.countersMu.Unlock()
+	e.counters[c] = struct{}{}
+	return c
+}
+
+// retire keeps what a goroutine that ends has counted.
+func (e *Engine) retire(c *counters) {
+	e.countersMu.Lock()
+	defer e.countersMu.Unlock()
+	delete(e.counters, c)
+	for r := range c.drops {
+		e.retired.drops[r].Add(c.drops[r].Load())
+	}
+}
+
+// Drops returns the packets dropped since New, by reason. The reasons are
+// those of esp.Drop and malformed, no_policy, discard, no_sa, unknown_spi,
+// selectors, next_header, no_interface, too_big, ecn, send and write.
+func (e *Engine) Drops() map[string]uint64 {
+	sum := map[string]uint64{}
+	e.countersMu.Lock()
+	defer e.countersMu.Unlock()
+	e.retired.addTo(sum)
+	for c := range e.counters {
+		c.addTo(sum)
+	}
+	return sum
+}

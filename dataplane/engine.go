@@ -1,0 +1,271 @@
+package dataplane
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/vpngw/vpngw/dataplane/tun"
+	"github.com/vpngw/vpngw/dataplane/udp"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+var errClosed = errors.New("data plane is closed")
+
+// DefaultName is the shared interface of policy-based tunnels.
+const DefaultName = "vpngw0"
+
+// Options of an Engine.
+type Options struct {
+	// Mux has the outer sockets. The Engine takes its ESP packets; it neither
+	// opens nor closes it.
+	Mux *udp.Mux
+	// Logger is for changes and faults, never for packets. nil: no log.
+	Logger *slog.Logger
+	// Name of the interface that policy-based tunnels share; empty means
+	// DefaultName.
+	Name string
+	// Queues of each interface. Zero means one for each CPU, at most 4.
+	Queues int
+	// OuterMTU is an upper limit of outer packets, in octets. Zero means the
+	// path MTU that the kernel knows.
+	OuterMTU int
+	// OpenTUN makes an interface; nil means tun.Open.
+	OpenTUN func(name string, queues, mtu int) (tun.Device, error)
+}
+
+// Engine is the data plane. It implements ipsec.Backend; its methods may be
+// called by several goroutines.
+type Engine struct {
+	options Options
+	log     *slog.Logger
+	events  *events
+
+	// What packets see.
+	inbound   inboundSAD
+	deviceMap atomic.Pointer[map[uint32]*device]
+	senders   sync.Pool     // of *outbound
+	answers   *rate.Limiter // of ICMP errors
+
+	countersMu sync.Mutex
+	counters   map[*counters]struct{} // guarded by countersMu
+	retired    counters               // of goroutines that ended
+
+	mu       sync.Mutex
+	closed   bool                        // guarded by mu, as all below
+	sas      map[ipsec.SAID]*association // both directions
+	reserved map[ipsec.SAID]time.Time    // SPIs that wait for their SA, since when
+	policies map[ipsec.PolicyID]*policy  // both directions
+	requests map[uint32]*request         // by ReqID
+	tables   map[uint32]*table           // by IfID
+	devices  map[uint32]*device          // by IfID; 0 is the shared one
+}
+
+// New makes the shared interface and returns an Engine that passes packets from
+// the first SA on. Run keeps its time; Close ends it.
+func New(o Options) (*Engine, error) {
+	if o.Mux == nil {
+		return nil, errors.New("data plane: no Mux")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.Name = cmp.Or(o.Name, DefaultName)
+	if o.Queues < 1 {
+		o.Queues = min(runtime.GOMAXPROCS(0), 4)
+	}
+	if o.OpenTUN == nil {
+		o.OpenTUN = tun.Open
+	}
+	const answersPerSecond, answersAtOnce = 100, 50
+	e := &Engine{
+		options: o, log: o.Logger, events: newEvents(),
+		answers:  rate.NewLimiter(answersPerSecond, answersAtOnce),
+		counters: map[*counters]struct{}{},
+		sas:      map[ipsec.SAID]*association{},
+		reserved: map[ipsec.SAID]time.Time{},
+		policies: map[ipsec.PolicyID]*policy{},
+		requests: map[uint32]*request{},
+		tables:   map[uint32]*table{},
+	}
+	e.senders.New = func() any { return newOutbound(e) }
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	shared, err := e.openDevice(ipsec.Interface{Name: o.Name})
+	if err != nil {
+		return nil, err
+	}
+	e.publishDevices(map[uint32]*device{0: shared})
+	o.Mux.OnESP(e.newInbound)
+	return e, nil
+}
+
+const (
+	tickEvery    = time.Second
+	pathMTUEvery = 30 * time.Second
+)
+
+// Run watches lifetimes and path MTUs until the context ends, then closes the
+// Engine. Packets pass without it.
+func (e *Engine) Run(ctx context.Context) error {
+	ticker := time.NewTicker(tickEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return e.Close()
+		case <-ticker.C:
+			e.tick(time.Now())
+		}
+	}
+}
+
+// tick does what is due.
+func (e *Engine) tick(now time.Time) {
+	var hard []*association
+	e.mu.Lock()
+	moved := map[uint32]bool{}
+	for _, a := range e.sas {
+		s := a.query(now)
+		age := now.Sub(a.added)
+		e.checkSoft(a, &s, age)
+		if !a.expired.Load() && a.checkHard(&s, age) {
+			hard = append(hard, a)
+		}
+		if a.out != nil && (a.staleMTU.Load() || now.Sub(a.mtuChecked) >= pathMTUEvery) {
+			before := a.maxInner.Load()
+			e.measurePath(a)
+			if a.maxInner.Load() != before {
+				moved[a.ifID] = true
+			}
+		}
+	}
+	for ifID := range moved {
+		e.fitMTU(ifID)
+	}
+	for id, since := range e.reserved {
+		if now.Sub(since) >= reservation {
+			delete(e.reserved, id)
+		}
+	}
+	e.mu.Unlock()
+	for _, a := range hard {
+		e.expire(a)
+	}
+	e.events.push()
+}
+
+// Close removes the interfaces, wipes all SAs and stops all goroutines but
+// those of the Mux. Closing again does nothing.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil
+	}
+	e.closed = true
+	var errs []error
+	for _, d := range e.devices {
+		errs = append(errs, d.close())
+	}
+	e.publishDevices(map[uint32]*device{})
+	for _, a := range e.sas {
+		e.remove(a)
+	}
+	return errors.Join(errs...)
+}
+
+// Events implements ipsec.Backend. The channel is never closed.
+func (e *Engine) Events() <-chan ipsec.Event { return e.events.channel }
+
+// List implements ipsec.Backend.
+func (e *Engine) List() (ipsec.Inventory, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var inv ipsec.Inventory
+	for _, a := range e.sas {
+		inv.SAs = append(inv.SAs, a.snapshot())
+	}
+	for _, p := range e.policies {
+		inv.Policies = append(inv.Policies, p.Policy)
+	}
+	for id, d := range e.devices {
+		if id != 0 {
+			inv.Interfaces = append(inv.Interfaces, d.Interface)
+		}
+	}
+	slices.SortFunc(inv.SAs, func(a, b ipsec.SA) int {
+		return cmp.Or(a.Dst.Compare(b.Dst), cmp.Compare(a.SPI, b.SPI))
+	})
+	slices.SortFunc(inv.Policies, func(a, b ipsec.Policy) int {
+		return cmp.Or(cmp.Compare(a.IfID, b.IfID), cmp.Compare(a.Direction, b.Direction),
+			cmp.Compare(a.Priority, b.Priority), ipsec.CompareSelectors(a.Remote, b.Remote),
+			ipsec.CompareSelectors(a.Local, b.Local))
+	})
+	slices.SortFunc(inv.Interfaces, func(a, b ipsec.Interface) int { return cmp.Compare(a.IfID, b.IfID) })
+	return inv, nil
+}
+
+// snapshot returns the SA's record, which shares nothing. The caller holds
+// Engine.mu.
+func (a *association) snapshot() ipsec.SA {
+	sa := a.record
+	sa.Local, sa.Remote = slices.Clone(sa.Local), slices.Clone(sa.Remote)
+	return sa
+}
+
+// SAStatus is one SA with its counters.
+type SAStatus struct {
+	SA       ipsec.SA // without keys
+	State    ipsec.SAState
+	Added    time.Time
+	MaxInner int  // outbound: the largest inner packet, in octets
+	Expired  bool // a hard limit is reached
+}
+
+// InterfaceStatus is one TUN interface.
+type InterfaceStatus struct {
+	ipsec.Interface      // MTU as it is, never zero
+	Broken          bool // removed by somebody else; SetInterfaces makes it again
+}
+
+// Snapshot is the state of an Engine at one time.
+type Snapshot struct {
+	SAs        []SAStatus
+	Policies   int
+	Interfaces []InterfaceStatus // the shared one first
+	Drops      map[string]uint64
+}
+
+// Snapshot returns SAs, interfaces and counters for status and metrics.
+func (e *Engine) Snapshot() Snapshot {
+	s := Snapshot{Drops: e.Drops()}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	s.Policies = len(e.policies)
+	for _, a := range e.sas {
+		s.SAs = append(s.SAs, SAStatus{
+			SA: a.snapshot(), State: a.query(now), Added: a.added,
+			MaxInner: int(a.maxInner.Load()), Expired: a.expired.Load(),
+		})
+	}
+	for _, d := range e.devices {
+		i := InterfaceStatus{Interface: d.Interface, Broken: d.broken.Load()}
+		i.MTU = d.mtu
+		s.Interfaces = append(s.Interfaces, i)
+	}
+	slices.SortFunc(s.SAs, func(a, b SAStatus) int {
+		return cmp.Or(a.SA.Dst.Compare(b.SA.Dst), cmp.Compare(a.SA.SPI, b.SA.SPI))
+	})
+	slices.SortFunc(s.Interfaces, func(a, b InterfaceStatus) int { return cmp.Compare(a.IfID, b.IfID) })
+	return s
+}

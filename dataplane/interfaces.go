@@ -1,0 +1,204 @@
+package dataplane
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vpngw/vpngw/dataplane/tun"
+	"github.com/vpngw/vpngw/dataplane/udp"
+	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/ipsec/esp"
+)
+
+// Limits of what is taken for a path MTU, and what is assumed without one, in
+// octets.
+const (
+	defaultOuterMTU = 1500
+	minOuterMTU     = 576
+	minInnerMTU     = 1280 // IPv6 needs it; longer packets of an SA are answered or cut
+	maxInnerMTU     = 9000
+)
+
+// device is one TUN interface with its goroutines.
+type device struct {
+	ipsec.Interface
+	dev    tun.Device
+	table  *table
+	broken atomic.Bool // its queues gave up
+	done   sync.WaitGroup
+
+	coalescers sync.Pool // of *tun.Coalescer, one for each goroutine at a time
+
+	answers   sync.Mutex
+	answering tun.Writer // guarded by answers
+
+	mtu int // what the interface has; guarded by Engine.mu
+}
+
+// answer writes one packet of our own to the interface.
+func (d *device) answer(packet []byte) error {
+	d.answers.Lock()
+	defer d.answers.Unlock()
+	if d.answering == nil {
+		d.answering = d.dev.NewWriter()
+	}
+	return d.answering.Write(0, [][]byte{make([]byte, tun.HeaderLen), packet})
+}
+
+// openDevice makes an interface and starts its goroutines. The caller holds mu.
+func (e *Engine) openDevice(i ipsec.Interface) (*device, error) {
+	mtu := i.MTU
+	if mtu == 0 {
+		mtu = e.innerMTU(i.IfID)
+	}
+	dev, err := e.options.OpenTUN(i.Name, e.options.Queues, mtu)
+	if err != nil {
+		return nil, err
+	}
+	d := &device{Interface: i, dev: dev, table: e.tableOf(i.IfID), mtu: mtu}
+	d.coalescers.New = func() any { return tun.NewCoalescer(dev.NewWriter()) }
+	for _, q := range dev.Queues() {
+		d.done.Go(func() { e.runQueue(d, q) })
+	}
+	return d, nil
+}
+
+func (d *device) close() error {
+	err := d.dev.Close()
+	d.done.Wait()
+	return err
+}
+
+// SetInterfaces implements ipsec.Backend. An interface that was removed by
+// somebody else is made again.
+func (e *Engine) SetInterfaces(want []ipsec.Interface) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return fmt.Errorf("set interfaces: %w", errClosed)
+	}
+	var errs []error
+	devices := map[uint32]*device{0: e.devices[0]}
+	names := map[string]bool{e.devices[0].Name: true}
+	var checked []ipsec.Interface
+	for _, i := range want {
+		switch {
+		case i.IfID == 0:
+			errs = append(errs, fmt.Errorf("interface %s: IfID must not be zero", i.Name))
+		case names[i.Name]:
+			errs = append(errs, fmt.Errorf("interface %s: the name is used twice", i.Name))
+		case slices.ContainsFunc(checked, func(o ipsec.Interface) bool { return o.IfID == i.IfID }):
+			errs = append(errs, fmt.Errorf("interface %s: IfID %d is used twice", i.Name, i.IfID))
+		default:
+			names[i.Name] = true
+			checked = append(checked, i)
+		}
+	}
+	// Those that go make room for their names first.
+	for id, d := range e.devices {
+		keep := id == 0 || slices.ContainsFunc(checked, func(i ipsec.Interface) bool {
+			return i.IfID == id && i.Name == d.Name && !d.broken.Load()
+		})
+		if keep {
+			devices[id] = d
+			continue
+		}
+		if err := d.close(); err != nil {
+			errs = append(errs, fmt.Errorf("interface %s: close: %w", d.Name, err))
+		}
+		e.log.Info("interface removed", "interface", d.Name, "if_id", id)
+	}
+	for _, i := range checked {
+		d := devices[i.IfID]
+		if d == nil {
+			d, err := e.openDevice(i)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("interface %s: %w", i.Name, err))
+				continue
+			}
+			devices[i.IfID] = d
+			e.log.Info("interface made", "interface", i.Name, "if_id", i.IfID, "mtu", d.mtu)
+			continue
+		}
+		d.MTU = i.MTU
+	}
+	e.publishDevices(devices)
+	for _, i := range checked {
+		e.fitMTU(i.IfID)
+	}
+	return errors.Join(errs...)
+}
+
+// publishDevices replaces the interfaces. The caller holds mu.
+func (e *Engine) publishDevices(devices map[uint32]*device) {
+	e.devices = devices
+	e.deviceMap.Store(&devices)
+}
+
+// device finds an interface without a lock.
+func (e *Engine) device(ifID uint32) *device { return (*e.deviceMap.Load())[ifID] }
+
+// innerMTU returns the MTU of an interface that is given none: what the outer
+// path of each of its outbound SAs takes, and before there is one, what it
+// takes with the largest overhead. The caller holds mu.
+func (e *Engine) innerMTU(ifID uint32) int {
+	smallest := 0
+	for _, a := range e.sas {
+		if a.out == nil || a.ifID != ifID || a.expired.Load() {
+			continue
+		}
+		if n := int(a.maxInner.Load()); smallest == 0 || n < smallest {
+			smallest = n
+		}
+	}
+	if smallest == 0 {
+		const outerHeaders = 40 + 8 // IPv6 and UDP
+		smallest = cmp.Or(e.options.OuterMTU, defaultOuterMTU) - outerHeaders - esp.MaxOverhead
+	}
+	return min(max(smallest, minInnerMTU), maxInnerMTU)
+}
+
+// fitMTU gives an interface the MTU it should have. The caller holds mu.
+func (e *Engine) fitMTU(ifID uint32) {
+	d := e.devices[ifID]
+	if d == nil {
+		return
+	}
+	mtu := d.MTU
+	if mtu == 0 {
+		mtu = e.innerMTU(ifID)
+	}
+	if mtu == d.mtu {
+		return
+	}
+	if err := d.dev.SetMTU(mtu); err != nil {
+		e.log.Warn("MTU not set", "interface", d.Name, "mtu", mtu, "error", err)
+		return
+	}
+	e.log.Debug("MTU set", "interface", d.Name, "mtu", mtu)
+	d.mtu = mtu
+}
+
+// measurePath sets the largest inner packet of an outbound SA from its path and
+// real overhead. The caller holds mu.
+func (e *Engine) measurePath(a *association) {
+	path := a.path.Load()
+	outer, err := e.options.Mux.PathMTU(path.Local.Addr(), path.Remote.Addr())
+	if err != nil {
+		e.log.Debug("path MTU not known", "sa", *a.id.Load(), "error", err)
+		outer = cmp.Or(e.options.OuterMTU, defaultOuterMTU)
+	}
+	if limit := e.options.OuterMTU; limit != 0 {
+		outer = min(outer, limit)
+	}
+	outer = max(outer, minOuterMTU)
+	payload := min(outer-path.HeaderLen(), udp.MaxOctets)
+	a.maxInner.Store(int32(a.out.MaxPayload(payload)))
+	a.staleMTU.Store(false)
+	a.mtuChecked = time.Now()
+}

@@ -1,0 +1,247 @@
+package dataplane
+
+import (
+	"errors"
+
+	"github.com/vpngw/vpngw/dataplane/tun"
+	"github.com/vpngw/vpngw/dataplane/udp"
+	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/ipsec/esp"
+)
+
+// outbound is what a goroutine needs while it takes packets from a TUN queue
+// to a socket. An idle queue holds none.
+type outbound struct {
+	e        *Engine
+	d        *device
+	counters *counters
+	sender   *udp.Sender
+	segments tun.Segments
+	header   header
+	flows    flowCache
+	frame    []byte // what the TUN was read into
+	scratch  []byte // room for one fragment
+
+	// The batch: sealed packets of one SA that one system call will send. All
+	// have size octets but the last.
+	batch  []byte
+	count  int
+	size   int
+	ended  bool // the last one is shorter
+	tos    uint8
+	sa     *association
+	sealer *esp.Sealer
+}
+
+// sendAt is the octets of a batch that are worth a system call of their own.
+// Below it, the next frame may join.
+const sendAt = 32 << 10
+
+func newOutbound(e *Engine) *outbound {
+	return &outbound{
+		e: e, sender: e.options.Mux.NewSender(),
+		frame:   make([]byte, tun.HeaderLen+tun.MaxPacket+esp.MaxTrailer),
+		scratch: make([]byte, tun.MaxPacket+esp.MaxTrailer),
+		batch:   make([]byte, 0, udp.MaxOctets),
+	}
+}
+
+// runQueue serves one TUN queue until the interface is closed.
+func (e *Engine) runQueue(d *device, q tun.Queue) {
+	c := e.newCounters()
+	defer e.retire(c)
+	for {
+		err := q.Wait()
+		if err == nil {
+			o := e.senders.Get().(*outbound)
+			o.d, o.counters = d, c
+			err = o.drain(q)
+			o.d, o.counters = nil, nil
+			e.senders.Put(o)
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, tun.ErrClosed):
+			return
+		default:
+			// Somebody else has removed the interface.
+			d.broken.Store(true)
+			e.log.Error("interface failed", "interface", d.Name, "error", err)
+			return
+		}
+	}
+}
+
+// drain takes frames from a queue until it is empty.
+func (o *outbound) drain(q tun.Queue) error {
+	for {
+		n, err := q.Read(o.frame[:tun.HeaderLen+tun.MaxPacket])
+		if err != nil {
+			o.flush()
+			if errors.Is(err, tun.ErrWouldBlock) {
+				return nil
+			}
+			return err
+		}
+		o.process(o.frame[:n])
+		if len(o.batch) >= sendAt {
+			o.flush()
+		}
+	}
+}
+
+// process takes one frame. All its packets are of one flow, so that what holds
+// for the first holds for all.
+func (o *outbound) process(frame []byte) {
+	if err := o.segments.Reset(frame); err != nil {
+		o.counters.drop(reasonMalformed)
+		return
+	}
+	packet := o.segments.Next()
+	h := &o.header
+	if !h.parse(packet) {
+		o.counters.drop(reasonMalformed)
+		return
+	}
+	sa, why := o.lookup(h)
+	if sa == nil {
+		for ; packet != nil; packet = o.segments.Next() {
+			o.counters.drop(why)
+		}
+		return
+	}
+	limit := int(sa.maxInner.Load())
+	if h.syn(packet) {
+		clampMSS(packet, h, limit)
+	}
+	if h.length > limit {
+		o.tooLong(sa, packet, limit)
+		return
+	}
+	next := uint8(protocolIPv4)
+	if h.version == 6 {
+		next = protocolIPv6
+	}
+	packet = packet[:h.length]
+	for ; packet != nil; packet = o.segments.Next() {
+		o.seal(sa, packet, next, h.tos)
+	}
+}
+
+// lookup finds the SA that carries a packet, or the reason to drop it.
+func (o *outbound) lookup(h *header) (*association, reason) {
+	p := o.flows.lookup(o.d.table, &h.flowKey)
+	switch {
+	case p == nil:
+		return nil, reasonNoPolicy
+	case p.Action != ipsec.Protect:
+		return nil, reasonDiscard
+	}
+	sa := p.request.current.Load()
+	if sa == nil {
+		o.e.acquire(p.request)
+		return nil, reasonNoSA
+	}
+	return sa, 0
+}
+
+// tooLong treats the packets of a frame that are longer than the SA's path
+// takes: fragments where that is allowed, else one answer that names the
+// limit (RFC 4301, section 8.2).
+func (o *outbound) tooLong(sa *association, packet []byte, limit int) {
+	if o.header.df {
+		if o.e.answers.Allow() {
+			if answer := tooBig(packet, &o.header, limit); answer != nil {
+				// An answer that is lost is sent again for the next packet.
+				_ = o.d.answer(answer)
+			}
+		}
+		for ; packet != nil; packet = o.segments.Next() {
+			sa.drop(o.counters, reasonTooBig)
+		}
+		return
+	}
+	for ; packet != nil; packet = o.segments.Next() {
+		if !o.header.parse(packet) {
+			sa.drop(o.counters, reasonMalformed)
+			continue
+		}
+		packet = packet[:o.header.length]
+		if len(packet) <= limit {
+			o.seal(sa, packet, protocolIPv4, o.header.tos)
+			continue
+		}
+		ok := fragmentIPv4(packet, limit, o.scratch[:tun.MaxPacket], func(fragment []byte) {
+			o.seal(sa, fragment, protocolIPv4, o.header.tos)
+		})
+		if !ok {
+			sa.drop(o.counters, reasonTooBig)
+		}
+	}
+}
+
+// seal adds a packet to the batch. The outer header takes over the type of
+// service, with its congestion mark (RFC 4301, section 5.1.2.1; RFC 6040,
+// section 4.1).
+func (o *outbound) seal(sa *association, packet []byte, next, tos uint8) {
+	n := sa.out.SealedLen(len(packet))
+	if o.count > 0 && (sa != o.sa || tos != o.tos || o.ended || n > o.size ||
+		o.count == udp.MaxSegments || len(o.batch)+n > udp.MaxOctets) {
+		o.flush()
+	}
+	if o.count == 0 {
+		o.sa, o.size, o.tos, o.ended = sa, n, tos, false
+		o.sealer = sa.sealers.Get().(*esp.Sealer)
+	}
+	batch, err := o.sealer.Seal(o.batch, packet, next)
+	if err != nil {
+		o.failed(sa, err)
+		return
+	}
+	o.batch = batch
+	o.count++
+	o.ended = n < o.size
+}
+
+// failed counts a packet that could not be sealed.
+func (o *outbound) failed(sa *association, err error) {
+	var why esp.Drop
+	if errors.As(err, &why) {
+		sa.drop(o.counters, reason(why))
+	}
+	if why == esp.ErrExpired || why == esp.ErrSequenceExhausted {
+		o.e.expire(sa)
+	}
+	if o.count == 0 {
+		o.endBatch()
+	}
+}
+
+// flush sends the batch.
+func (o *outbound) flush() {
+	if o.count == 0 {
+		return
+	}
+	sa := o.sa
+	failed, err := o.sender.Send(sa.path.Load(), o.batch, o.size, o.tos)
+	if err != nil {
+		if errors.Is(err, udp.ErrTooBig) {
+			sa.staleMTU.Store(true)
+		}
+		if failed > 0 {
+			o.counters.drops[reasonSend].Add(uint64(failed))
+			sa.drops[reasonSend].Add(uint64(failed))
+		}
+	}
+	if sa.life.SoftBytes != 0 || sa.life.SoftPackets != 0 {
+		s := sa.out.State()
+		o.e.checkSoft(sa, &s, 0)
+	}
+	o.endBatch()
+}
+
+// endBatch makes room for another batch.
+func (o *outbound) endBatch() {
+	o.sa.sealers.Put(o.sealer)
+	o.batch, o.count, o.sa, o.sealer = o.batch[:0], 0, nil, nil
+}

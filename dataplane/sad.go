@@ -1,0 +1,335 @@
+package dataplane
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vpngw/vpngw/dataplane/udp"
+	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/ipsec/esp"
+)
+
+// association is one SA of the SAD. Either in or out is set.
+type association struct {
+	id      atomic.Pointer[ipsec.SAID]
+	in      *esp.Inbound
+	out     *esp.Outbound
+	request *request
+	ifID    uint32
+	life    ipsec.Lifetime
+	esn     bool
+	local   []ipsec.TrafficSelector
+	remote  []ipsec.TrafficSelector
+
+	sealers, openers sync.Pool // one for each goroutine at a time
+
+	// expired is set when a hard limit is reached: no packet passes any more.
+	expired atomic.Bool
+	// softened is set when a soft limit was reported.
+	softened atomic.Bool
+	// path is where outbound packets go, and where inbound ones come from.
+	path atomic.Pointer[udp.Path]
+	// maxInner is the largest inner packet that the outer path takes, in octets.
+	maxInner atomic.Int32
+	// staleMTU asks for another look at the path MTU.
+	staleMTU atomic.Bool
+	// movedAt is when a move of the peer was last reported, in Unix nanoseconds.
+	movedAt atomic.Int64
+	// drops are those that package esp does not count.
+	drops [reasonCount]atomic.Uint64
+
+	record      ipsec.SA  // without keys; guarded by Engine.mu
+	added       time.Time // guarded by Engine.mu
+	seenPackets uint64    // at lastUsed; guarded by Engine.mu
+	lastUsed    time.Time // guarded by Engine.mu
+	mtuChecked  time.Time // guarded by Engine.mu
+}
+
+// state returns the counters of package esp.
+func (a *association) state() ipsec.SAState {
+	if a.in != nil {
+		return a.in.State()
+	}
+	return a.out.State()
+}
+
+func (a *association) drop(c *counters, r reason) {
+	c.drop(r)
+	a.drops[r].Add(1)
+}
+
+// shards is the number of pieces the inbound SAD is replaced in.
+const shards = 256
+
+// inboundSAD finds inbound SAs without a lock. Each shard does not change once
+// published.
+type inboundSAD [shards]atomic.Pointer[map[ipsec.SAID]*association]
+
+// get returns an SA or nil.
+func (d *inboundSAD) get(id ipsec.SAID) *association {
+	shard := d[uint32(id.SPI)%shards].Load()
+	if shard == nil {
+		return nil
+	}
+	return (*shard)[id]
+}
+
+// set puts an SA, or takes one away when sa is nil. The caller holds Engine.mu.
+func (d *inboundSAD) set(id ipsec.SAID, sa *association) {
+	p := &d[uint32(id.SPI)%shards]
+	next := map[ipsec.SAID]*association{}
+	if old := p.Load(); old != nil {
+		maps.Copy(next, *old)
+	}
+	if sa == nil {
+		delete(next, id)
+	} else {
+		next[id] = sa
+	}
+	p.Store(&next)
+}
+
+// reservation is how long an allocated SPI waits for its SA.
+const reservation = 5 * time.Minute
+
+// AllocSPI implements ipsec.Backend.
+func (e *Engine) AllocSPI(local netip.Addr) (ipsec.SPI, error) {
+	local = local.Unmap()
+	if !local.IsValid() {
+		return 0, fmt.Errorf("allocate SPI: local address: not valid")
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for range 1000 {
+		var b [4]byte
+		rand.Read(b[:]) //nolint:errcheck // It never fails (crypto/rand).
+		id := ipsec.SAID{Dst: local, SPI: ipsec.SPI(binary.BigEndian.Uint32(b[:]))}
+		if id.SPI < 256 || e.sas[id] != nil || !e.reserved[id].IsZero() {
+			continue
+		}
+		e.reserved[id] = time.Now()
+		return id.SPI, nil
+	}
+	return 0, fmt.Errorf("allocate SPI for %s: none is free", local)
+}
+
+// AddSA implements ipsec.Backend. It keeps no key of sa; the ciphers made from
+// them go with DeleteSA.
+func (e *Engine) AddSA(sa ipsec.SA) error {
+	a, err := newAssociation(&sa)
+	if err != nil {
+		return fmt.Errorf("add SA: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	id := a.record.ID()
+	if e.closed {
+		return fmt.Errorf("add SA: %w", errClosed)
+	}
+	if e.sas[id] != nil {
+		return fmt.Errorf("add SA: %s: %w", id, ipsec.ErrExists)
+	}
+	a.added = time.Now()
+	a.request = e.useRequest(sa.ReqID)
+	delete(e.reserved, id)
+	e.sas[id] = a
+	if a.in != nil {
+		e.inbound.set(id, a)
+		return nil
+	}
+	e.measurePath(a)
+	a.request.add(a)
+	e.fitMTU(a.ifID)
+	return nil
+}
+
+// newAssociation checks an SA and prepares its ciphers.
+func newAssociation(sa *ipsec.SA) (*association, error) {
+	path, err := pathOf(sa)
+	if err != nil {
+		return nil, err
+	}
+	a := &association{
+		ifID: sa.IfID, life: sa.Lifetime, esn: sa.ESN, record: *sa,
+		local: slices.Clone(sa.Local), remote: slices.Clone(sa.Remote),
+	}
+	a.record.EncryptionKey, a.record.IntegrityKey = nil, nil
+	a.record.Src, a.record.Dst = sa.Src.Unmap(), sa.Dst.Unmap()
+	a.record.Local, a.record.Remote = a.local, a.remote
+	id := a.record.ID()
+	a.id.Store(&id)
+	a.path.Store(path)
+	for _, ts := range slices.Concat(sa.Local, sa.Remote) {
+		if !ts.Valid() {
+			return nil, fmt.Errorf("%s: traffic selector %s: not valid", id, ts)
+		}
+	}
+	switch sa.Direction {
+	case ipsec.In:
+		if len(sa.Local) == 0 || len(sa.Remote) == 0 {
+			return nil, fmt.Errorf("%s: traffic selectors: an inbound SA needs some on both sides", id)
+		}
+		if a.in, err = esp.NewInbound(sa); err != nil {
+			return nil, err
+		}
+		in := a.in
+		a.openers.New = func() any { return in.NewOpener() }
+	case ipsec.Out:
+		if a.out, err = esp.NewOutbound(sa); err != nil {
+			return nil, err
+		}
+		out := a.out
+		a.sealers.New = func() any { return out.NewSealer() }
+	default:
+		return nil, fmt.Errorf("%s: direction %d: must be in or out", id, sa.Direction)
+	}
+	return a, nil
+}
+
+// pathOf returns the outer path of an SA, seen from this host.
+func pathOf(sa *ipsec.SA) (*udp.Path, error) {
+	src, dst := netip.AddrPortFrom(sa.Src, sa.SrcPort), netip.AddrPortFrom(sa.Dst, sa.DstPort)
+	if sa.Direction == ipsec.In {
+		src, dst = dst, src
+	}
+	return udp.NewPath(src, dst, sa.Encap)
+}
+
+// UpdateSA implements ipsec.Backend. The SA is known by its new destination
+// afterwards.
+func (e *Engine) UpdateSA(id ipsec.SAID, to ipsec.SAUpdate) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a := e.sas[id]
+	if a == nil {
+		return fmt.Errorf("update SA: %s: %w", id, ipsec.ErrNotFound)
+	}
+	record := a.record
+	record.Src, record.Dst = to.Src.Unmap(), to.Dst.Unmap()
+	record.Encap, record.SrcPort, record.DstPort = to.Encap, to.SrcPort, to.DstPort
+	path, err := pathOf(&record)
+	if err != nil {
+		return fmt.Errorf("update SA: %s: %w", id, err)
+	}
+	next := record.ID()
+	if next != id && e.sas[next] != nil {
+		return fmt.Errorf("update SA: %s to %s: %w", id, next, ipsec.ErrExists)
+	}
+	a.record = record
+	a.id.Store(&next)
+	a.path.Store(path)
+	a.movedAt.Store(0)
+	if next != id {
+		delete(e.sas, id)
+		e.sas[next] = a
+		if a.in != nil {
+			e.inbound.set(next, a)
+			e.inbound.set(id, nil)
+		}
+	}
+	if a.out != nil {
+		e.measurePath(a)
+		e.fitMTU(a.ifID)
+	}
+	return nil
+}
+
+// DeleteSA implements ipsec.Backend.
+func (e *Engine) DeleteSA(id ipsec.SAID) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a := e.sas[id]
+	if a == nil {
+		return fmt.Errorf("delete SA: %s: %w", id, ipsec.ErrNotFound)
+	}
+	e.remove(a)
+	if a.out != nil {
+		e.fitMTU(a.ifID)
+	}
+	return nil
+}
+
+// remove takes an SA out of the SAD and drops its keys. The caller holds mu.
+func (e *Engine) remove(a *association) {
+	id := *a.id.Load()
+	delete(e.sas, id)
+	if a.in != nil {
+		e.inbound.set(id, nil)
+		a.in.Wipe()
+	} else {
+		a.request.remove(a)
+		a.out.Wipe()
+	}
+	e.releaseRequest(a.request)
+}
+
+// QuerySA implements ipsec.Backend. LastUsed is exact to a second.
+func (e *Engine) QuerySA(id ipsec.SAID) (ipsec.SAState, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a := e.sas[id]
+	if a == nil {
+		return ipsec.SAState{}, fmt.Errorf("query SA: %s: %w", id, ipsec.ErrNotFound)
+	}
+	return a.query(time.Now()), nil
+}
+
+// query returns the full state. The caller holds Engine.mu.
+func (a *association) query(now time.Time) ipsec.SAState {
+	s := a.state()
+	if s.Packets != a.seenPackets {
+		a.seenPackets, a.lastUsed = s.Packets, now
+	}
+	s.LastUsed = a.lastUsed
+	for r := range a.drops {
+		if n := a.drops[r].Load(); n != 0 {
+			if s.Drops == nil {
+				s.Drops = map[string]uint64{}
+			}
+			s.Drops[reason(r).String()] += n
+		}
+	}
+	return s
+}
+
+// softSequence is where an SA with 32-bit sequence numbers asks for a rekey,
+// whatever its limits, since they must not wrap (RFC 4303, section 3.3.3).
+const softSequence = uint64(0xf000_0000)
+
+// checkSoft reports an SA whose soft limit is reached, once.
+func (e *Engine) checkSoft(a *association, s *ipsec.SAState, age time.Duration) {
+	l := &a.life
+	reached := l.SoftBytes != 0 && s.Bytes >= l.SoftBytes ||
+		l.SoftPackets != 0 && s.Packets >= l.SoftPackets ||
+		l.Soft != 0 && age >= l.Soft ||
+		!a.esn && s.Sequence >= softSequence
+	if reached && a.softened.CompareAndSwap(false, true) {
+		e.events.emit(ipsec.Event{Kind: ipsec.EventSoftExpire, ReqID: a.request.reqID, SA: *a.id.Load()})
+	}
+}
+
+// expire stops an SA whose hard limit is reached, and reports it once.
+func (e *Engine) expire(a *association) {
+	if !a.expired.CompareAndSwap(false, true) {
+		return
+	}
+	if a.out != nil {
+		a.request.choose()
+	}
+	e.events.emit(ipsec.Event{Kind: ipsec.EventHardExpire, ReqID: a.request.reqID, SA: *a.id.Load()})
+}
+
+// checkHard tells whether a hard limit is reached, apart from those of which
+// package esp tells when it meets them.
+func (a *association) checkHard(s *ipsec.SAState, age time.Duration) bool {
+	l := &a.life
+	return l.Hard != 0 && age >= l.Hard ||
+		l.HardBytes != 0 && s.Bytes >= l.HardBytes || l.HardPackets != 0 && s.Packets >= l.HardPackets
+}

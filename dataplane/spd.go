@@ -1,0 +1,234 @@
+package dataplane
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// policy is one entry of the SPD.
+type policy struct {
+	ipsec.Policy
+	request *request // of a protecting policy
+}
+
+// policyList is the outbound policies of one interface, the one that wins
+// first. It does not change once published.
+type policyList []*policy
+
+// table is the SPD of one interface.
+type table struct {
+	out atomic.Pointer[policyList]
+}
+
+// request is what ties policies and SAs of one ReqID together.
+type request struct {
+	reqID uint32
+	// current is the SA that carries outbound traffic; nil when there is none.
+	current atomic.Pointer[association]
+	// acquired is when traffic last missed an SA, in Unix nanoseconds.
+	acquired atomic.Int64
+
+	users int // policies and SAs; guarded by Engine.mu
+
+	mu    sync.Mutex
+	stack []*association // outbound SAs in the order they came; guarded by mu
+}
+
+// add makes an outbound SA the current one.
+func (r *request) add(sa *association) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stack = append(r.stack, sa)
+	r.chooseLocked()
+}
+
+// remove takes an outbound SA away; one that was added before follows.
+func (r *request) remove(sa *association) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stack = slices.DeleteFunc(r.stack, func(other *association) bool { return sa == other })
+	r.chooseLocked()
+}
+
+// choose looks again after an SA has expired.
+func (r *request) choose() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.chooseLocked()
+}
+
+// chooseLocked makes the SA that was added last, among those that still pass
+// packets, the current one.
+func (r *request) chooseLocked() {
+	for _, sa := range slices.Backward(r.stack) {
+		if !sa.expired.Load() {
+			r.current.Store(sa)
+			return
+		}
+	}
+	r.current.Store(nil)
+}
+
+// acquirePause is the least time between two Acquire events of one ReqID.
+const acquirePause = time.Second
+
+// acquire asks for an SA, unless that was done just now.
+func (e *Engine) acquire(r *request) {
+	now := time.Now().UnixNano()
+	last := r.acquired.Load()
+	if now-last < int64(acquirePause) || !r.acquired.CompareAndSwap(last, now) {
+		return
+	}
+	e.events.emit(ipsec.Event{Kind: ipsec.EventAcquire, ReqID: r.reqID})
+}
+
+// useRequest returns the entry of a ReqID, which gains a user. The caller holds mu.
+func (e *Engine) useRequest(reqID uint32) *request {
+	r := e.requests[reqID]
+	if r == nil {
+		r = &request{reqID: reqID}
+		e.requests[reqID] = r
+	}
+	r.users++
+	return r
+}
+
+// releaseRequest takes a user away. The caller holds mu.
+func (e *Engine) releaseRequest(r *request) {
+	if r == nil {
+		return
+	}
+	if r.users--; r.users == 0 {
+		delete(e.requests, r.reqID)
+	}
+}
+
+// tableOf returns the SPD of an interface. The caller holds mu.
+func (e *Engine) tableOf(ifID uint32) *table {
+	t := e.tables[ifID]
+	if t == nil {
+		t = &table{}
+		t.out.Store(&policyList{})
+		e.tables[ifID] = t
+	}
+	return t
+}
+
+// replace publishes the outbound policies of an interface without one entry
+// and with another; either may be nil. The caller holds Engine.mu.
+func (t *table) replace(old, entry *policy) {
+	list := slices.Clone(*t.out.Load())
+	if old != nil {
+		list = slices.DeleteFunc(list, func(p *policy) bool { return p == old })
+	}
+	if entry != nil {
+		at, _ := slices.BinarySearchFunc(list, entry, comparePolicies)
+		list = slices.Insert(list, at, entry)
+	}
+	t.out.Store(&list)
+}
+
+// comparePolicies orders policies as they are tried.
+func comparePolicies(a, b *policy) int {
+	return cmp.Or(cmp.Compare(a.Priority, b.Priority),
+		ipsec.CompareSelectors(a.Remote, b.Remote), ipsec.CompareSelectors(a.Local, b.Local))
+}
+
+// AddPolicy implements ipsec.Backend. A Bypass policy is refused with
+// ErrUnsupported: traffic that shall not be protected must not be routed to an
+// interface of this data plane. Inbound policies are kept and listed, while
+// the selectors of the SA decide on inbound packets (RFC 4301, section 5.2).
+func (e *Engine) AddPolicy(p ipsec.Policy) error {
+	if err := checkPolicy(&p); err != nil {
+		return fmt.Errorf("add policy %s: %w", p.PolicyID, err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	entry := &policy{Policy: p}
+	if p.Action == ipsec.Protect {
+		entry.request = e.useRequest(p.ReqID)
+	}
+	old := e.policies[p.PolicyID]
+	if old != nil {
+		e.releaseRequest(old.request)
+	}
+	e.policies[p.PolicyID] = entry
+	if p.Direction == ipsec.Out {
+		e.tableOf(p.IfID).replace(old, entry)
+	}
+	return nil
+}
+
+func checkPolicy(p *ipsec.Policy) error {
+	switch {
+	case p.Direction != ipsec.In && p.Direction != ipsec.Out:
+		return fmt.Errorf("direction %d: must be in or out", p.Direction)
+	case !p.Local.Valid():
+		return fmt.Errorf("local selector %s: not valid", p.Local)
+	case !p.Remote.Valid():
+		return fmt.Errorf("remote selector %s: not valid", p.Remote)
+	}
+	switch p.Action {
+	case ipsec.Protect:
+		if p.ReqID == 0 {
+			return fmt.Errorf("reqid 0: a protecting policy names its SAs")
+		}
+	case ipsec.Discard:
+	case ipsec.Bypass:
+		return fmt.Errorf("bypass: %w", ipsec.ErrUnsupported)
+	default:
+		return fmt.Errorf("action %d: must be protect or discard", p.Action)
+	}
+	return nil
+}
+
+// DeletePolicy implements ipsec.Backend.
+func (e *Engine) DeletePolicy(id ipsec.PolicyID) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.policies[id]
+	if p == nil {
+		return fmt.Errorf("delete policy %s: %w", id, ipsec.ErrNotFound)
+	}
+	delete(e.policies, id)
+	e.releaseRequest(p.request)
+	if id.Direction == ipsec.Out {
+		e.tableOf(id.IfID).replace(p, nil)
+	}
+	return nil
+}
+
+// lookup returns the policy that a packet falls under, or nil.
+func (l policyList) lookup(k *flowKey) *policy {
+	src, dst := k.source(), k.destination()
+	for _, p := range l {
+		if covers(&p.Local, src, k.protocol, k.srcPort, k.ports) &&
+			covers(&p.Remote, dst, k.protocol, k.dstPort, k.ports) {
+			return p
+		}
+	}
+	return nil
+}
+
+// flowCache remembers what lookup said about recent flows.
+type flowCache [512]struct {
+	list   *policyList
+	key    flowKey
+	policy *policy
+}
+
+// lookup is policyList.lookup with memory.
+func (c *flowCache) lookup(t *table, k *flowKey) *policy {
+	list := t.out.Load()
+	entry := &c[k.hash()%uint32(len(c))]
+	if entry.list != list || entry.key != *k {
+		entry.list, entry.key, entry.policy = list, *k, list.lookup(k)
+	}
+	return entry.policy
+}
