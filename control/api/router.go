@@ -1,0 +1,180 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/routers"
+
+	"github.com/vpngw/vpngw/control"
+)
+
+// operation is one operation of the document.
+type operation struct {
+	id         string
+	permission string // empty: none is needed
+	public     bool   // needs no authentication
+	route      *routers.Route
+}
+
+// loadOperations returns the operations of the document by their pattern, as
+// in GET /v5/{project_id}/vpn-gateways.
+func loadOperations(ctx context.Context) (map[string]*operation, error) {
+	doc, err := openapi3.NewLoader().LoadFromData(Document)
+	if err != nil {
+		return nil, err
+	}
+	if err := doc.Validate(ctx); err != nil {
+		return nil, err
+	}
+	operations := map[string]*operation{}
+	for path, item := range doc.Paths.Map() {
+		for method, op := range item.Operations() {
+			permission, _ := op.Extensions["x-permission"].(string)
+			o := &operation{
+				id: op.OperationID, permission: permission,
+				public: op.Security != nil && len(*op.Security) == 0,
+				route:  &routers.Route{Spec: doc, Path: path, PathItem: item, Method: method, Operation: op},
+			}
+			if permission == "" && strings.Contains(path, "{project_id}") {
+				return nil, fmt.Errorf("%s has no x-permission", op.OperationID)
+			}
+			operations[method+" "+path] = o
+		}
+	}
+	return operations, nil
+}
+
+// router gives each generated route its guard. It is the mux that the
+// generated code registers with.
+type router struct {
+	*http.ServeMux
+	server     *Server
+	operations map[string]*operation
+	missing    []string // patterns that the document lacks
+}
+
+func (s *Server) newRouter() (http.Handler, error) {
+	operations, err := loadOperations(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	rt := &router{ServeMux: http.NewServeMux(), server: s, operations: operations}
+	strict := NewStrictHandlerWithOptions(&handlers{server: s}, nil, StrictHTTPServerOptions{
+		RequestErrorHandlerFunc:  decodeFailed,
+		ResponseErrorHandlerFunc: writeError,
+	})
+	HandlerWithOptions(strict, StdHTTPServerOptions{BaseRouter: rt, ErrorHandlerFunc: bindFailed})
+	if len(rt.missing) > 0 {
+		return nil, fmt.Errorf("routes that it does not have: %q", rt.missing)
+	}
+	rt.ServeMux.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/yaml")
+		_, _ = w.Write(Document) // a client that has gone needs no answer
+	})
+	rt.ServeMux.HandleFunc("/", rt.unknown)
+	return rt, nil
+}
+
+// HandleFunc registers a route of the generated code.
+func (rt *router) HandleFunc(pattern string, next func(http.ResponseWriter, *http.Request)) {
+	op := rt.operations[pattern]
+	if op == nil {
+		rt.missing = append(rt.missing, pattern)
+		return
+	}
+	rt.ServeMux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		if err := rt.server.guard(w, r, op); err != nil {
+			writeError(w, r, err)
+			return
+		}
+		next(w, r)
+	})
+}
+
+// guard lets a request through to its handler if the caller may send it and it
+// fits the document. The body of a request that passed is in memory.
+func (s *Server) guard(w http.ResponseWriter, r *http.Request, op *operation) error {
+	c := callOf(r.Context())
+	c.operation = op.id
+	var body []byte
+	read := false
+	readBody := func() ([]byte, error) {
+		if read {
+			return body, nil
+		}
+		var err error
+		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
+			var tooLarge *http.MaxBytesError
+			if errors.As(err, &tooLarge) {
+				return nil, control.Invalid("body", "must have at most %d octets", maxBody)
+			}
+			return nil, control.Invalid("body", "cannot be read")
+		}
+		read = true
+		return body, nil
+	}
+	if !op.public {
+		caller, err := s.authenticate(r, readBody)
+		c.caller = caller
+		if err != nil {
+			return err
+		}
+		if err := authorise(r, caller, op); err != nil {
+			return err
+		}
+	}
+	body, err := readBody()
+	if err != nil {
+		return err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return validate(r, body, op)
+}
+
+// unknown answers what no route matches: the method is wrong, or the path.
+func (rt *router) unknown(w http.ResponseWriter, r *http.Request) {
+	var allowed []string
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
+		probe := &http.Request{Method: method, URL: r.URL, Host: r.Host}
+		if _, pattern := rt.Handler(probe); pattern != "/" && pattern != "" {
+			allowed = append(allowed, method)
+		}
+	}
+	if len(allowed) == 0 || slices.Contains(allowed, r.Method) {
+		writeError(w, r, control.NotFound())
+		return
+	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	writeError(w, r, wrongMethod(r.Method))
+}
+
+// bindFailed answers a parameter that the generated code cannot read. The
+// document was checked before, so few get here.
+func bindFailed(w http.ResponseWriter, r *http.Request, err error) {
+	name := "parameter"
+	var format *InvalidParamFormatError
+	if errors.As(err, &format) {
+		name = "parameter " + format.ParamName
+	}
+	writeError(w, r, control.Invalid(name, "cannot be read"))
+}
+
+// decodeFailed answers a body that fits the document and not the Go types,
+// such as a whole number that is written as 1e1.
+func decodeFailed(w http.ResponseWriter, r *http.Request, err error) {
+	field := "body"
+	var wrongType *json.UnmarshalTypeError
+	if errors.As(err, &wrongType) && wrongType.Field != "" {
+		field = memberPath(strings.Split(wrongType.Field, "."))
+	}
+	writeError(w, r, control.Invalid(field, "cannot be read"))
+}

@@ -1,0 +1,162 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	_ "embed" // for the document
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/vpngw/vpngw/control"
+)
+
+// Document is the OpenAPI document of the API, in YAML.
+//
+//go:embed openapi.yaml
+var Document []byte
+
+// Options is what a Server needs.
+type Options struct {
+	Service *control.Service
+	Access  *control.Access
+	Logger  *slog.Logger
+
+	Listen string // address and port
+	TLS    TLS
+	// DataDir is where the certificate of TLSAuto is kept.
+	DataDir string
+
+	Now func() time.Time // default time.Now
+}
+
+// Limits of the server.
+const (
+	maxInFlight     = 128
+	callerRate      = 50 // per second
+	callerBurst     = 100
+	loginRate       = 1 // per second
+	loginBurst      = 10
+	maxBody         = 256 << 10 // octets
+	maxHeader       = 32 << 10  // octets
+	headerTimeout   = 10 * time.Second
+	requestTimeout  = 30 * time.Second
+	idleTimeout     = 2 * time.Minute
+	shutdownTimeout = 10 * time.Second
+)
+
+// Server serves the API.
+type Server struct {
+	service  *control.Service
+	access   *control.Access
+	callers  *limiters // requests of one caller
+	logins   *limiters // attempts to get a token
+	replay   replayGuard
+	log      *slog.Logger
+	now      func() time.Time
+	inFlight chan struct{}
+	handler  http.Handler
+
+	listen string
+	tls    *tls.Config // nil: plain HTTP
+}
+
+// New returns a server. It reads or makes the certificate, and opens no socket
+// yet.
+func New(o Options) (*Server, error) {
+	if o.Service == nil || o.Access == nil || o.Logger == nil {
+		return nil, errors.New("api: service, access and logger are required")
+	}
+	s := &Server{
+		service: o.Service, access: o.Access, log: o.Logger, now: o.Now, listen: o.Listen,
+		callers: newLimiters(callerRate, callerBurst), logins: newLimiters(loginRate, loginBurst),
+		inFlight: make(chan struct{}, maxInFlight),
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	address, err := netip.ParseAddrPort(o.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("api: listen %q: %w", o.Listen, err)
+	}
+	if s.tls, err = o.TLS.config(address, o.DataDir, s.now()); err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	routes, err := s.newRouter()
+	if err != nil {
+		return nil, fmt.Errorf("api: document: %w", err)
+	}
+	s.handler = logged(s.log, s.limited(routes))
+	return s, nil
+}
+
+// Handler returns the handler of all routes, for servers other than Run.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Run serves until ctx ends, and then lets requests under way finish.
+func (s *Server) Run(ctx context.Context) error {
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", s.listen)
+	if err != nil {
+		return fmt.Errorf("api: %w", err)
+	}
+	return s.serve(ctx, listener)
+}
+
+func (s *Server) serve(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		TLSConfig: s.tls,
+		// Handshakes of port scanners and clients that distrust the
+		// certificate are no news for operators.
+		ErrorLog: log.New(debugWriter{s.log}, "", 0),
+	}
+	failed := make(chan error, 1)
+	if s.tls == nil {
+		s.log.Info("api is listening", "url", "http://"+listener.Addr().String())
+		go func() { failed <- server.Serve(listener) }()
+	} else {
+		s.log.Info("api is listening", "url", "https://"+listener.Addr().String())
+		go func() { failed <- server.ServeTLS(listener, "", "") }()
+	}
+	select {
+	case err := <-failed:
+		return fmt.Errorf("api: %w", err)
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	if err := server.Shutdown(drain); err != nil {
+		_ = server.Close() // what did not finish in time is cut off
+		return fmt.Errorf("api: shutdown: %w", err)
+	}
+	return nil
+}
+
+// debugWriter makes log lines of net/http debug messages.
+type debugWriter struct{ log *slog.Logger }
+
+func (d debugWriter) Write(line []byte) (int, error) {
+	d.log.Debug("api connection", "message", string(line))
+	return len(line), nil
+}
+
+// limited bounds how many requests are served at once.
+func (s *Server) limited(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case s.inFlight <- struct{}{}:
+			defer func() { <-s.inFlight }()
+			next.ServeHTTP(w, r)
+		default:
+			writeError(w, r, busy())
+		}
+	})
+}
