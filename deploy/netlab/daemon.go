@@ -47,7 +47,9 @@ type DaemonOptions struct {
 	// Retransmit shortens the rhythm of unanswered requests, so that an
 	// unreachable peer is given up within seconds.
 	Retransmit bool
-	Debug      bool // log level
+	// RawESP leaves ESP as IP protocol 50 where no NAT is; else the userspace
+	// data plane asks for UDP encapsulation everywhere.
+	RawESP bool
 }
 
 // StartDaemon starts the vpngwd whose program file is given and waits until it
@@ -77,19 +79,15 @@ func (d *Daemon) config() string { return filepath.Join(d.dir, "vpngwd.yaml") }
 
 func (d *Daemon) render(o DaemonOptions) string {
 	var b strings.Builder
-	level := "info"
-	if o.Debug {
-		level = "debug"
-	}
 	fmt.Fprintf(&b, `node: {name: lab, availability_zone: az1}
 data_dir: %s
-log: {level: %s, format: text}
+log: {level: debug, format: text}
 api:
   listen: %s
   tls: auto
   credentials: [{access_key: %s, secret_key: %s, role: admin, project_id: %s}]
 metrics: {listen: %s}
-dataplane: {backend: userspace}
+dataplane: {backend: userspace, force_encapsulation: %v}
 inventory:
   availability_zones: [az1, az2]
   vpcs:
@@ -97,8 +95,8 @@ inventory:
       cidr: 10.10.0.0/16
       subnets: [{id: %s, cidr: %s}, {id: %s, cidr: %s}]
   eips:
-`, filepath.Join(d.dir, "data"), level, strings.TrimPrefix(apiEndpoint, "https://"), accessKey, secretKey, Project,
-		strings.TrimPrefix(metrics, "http://"), VPC, Subnet1, d.topology.CloudSubnets[0], Subnet2, d.topology.CloudSubnets[1])
+`, filepath.Join(d.dir, "data"), strings.TrimPrefix(apiEndpoint, "https://"), accessKey, secretKey, Project,
+		strings.TrimPrefix(metrics, "http://"), !o.RawESP, VPC, Subnet1, d.topology.CloudSubnets[0], Subnet2, d.topology.CloudSubnets[1])
 	for i, id := range []string{EIP1, EIP2} {
 		private := ""
 		if d.topology.Local[i] != d.topology.Public[i] {

@@ -1,0 +1,135 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/vpngw/vpngw/cmd/vpnctl/declare"
+	"github.com/vpngw/vpngw/deploy/netlab"
+)
+
+// A minute of traffic to two sites while SAs are rekeyed under it. At the first
+// site the peer rekeys children every three and the IKE SA every seven seconds;
+// at the second site the gateway does, by the shortest lifetimes there are (30 s
+// for a CHILD_SA, 60 s for an IKE SA). Both rekey at the third: the peer's
+// lifetimes end at about the time ours do.
+func TestRekeyUnderTraffic(t *testing.T) {
+	t.Parallel()
+	const duration = 60 * time.Second
+	w := newWorld(t, 4*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 3)}, netlab.DaemonOptions{})
+	shortest := func(c *declare.Connection) {
+		ike, child := 60, 30
+		c.IKEPolicy.LifetimeSeconds, c.IPsecPolicy.LifetimeSeconds = &ike, &child
+	}
+	crossing := func(c *netlab.SwanConnection) { c.RekeyTime, c.ChildRekeyTime = 50*time.Second, 26*time.Second }
+	w.peer(0, nil, w.swan(0))
+	w.peer(1, nil, w.swan(1))
+	w.peer(2, nil, w.swan(2, crossing))
+	w.apply(w.file([]declare.Connection{w.connection(0), w.connection(1, shortest), w.connection(2, shortest)}))
+	var pings []*netlab.Ping
+	var first []netlab.SwanIKE
+	for site := range w.Sites {
+		w.waitStatus(connectionName(site), "ACTIVE", patience)
+		pings = append(pings, w.ping(site))
+		first = append(first, w.expectOneSA(site, 1, patience))
+	}
+
+	ctx, stop := context.WithTimeout(w.ctx, duration)
+	defer stop()
+	rekeyed := make(chan [2]int, 1)
+	go func() { rekeyed <- rekeyByPeer(ctx, t, w.peers[0]) }()
+	type result struct {
+		title  string
+		report netlab.IPerfReport
+		err    error
+	}
+	// The rates leave room on a small machine, so that a lost packet is a
+	// defect and not a full queue.
+	flows := []struct {
+		title string
+		site  int
+		what  netlab.IPerf
+	}{
+		{"TCP to the first site", 0, netlab.IPerf{Rate: "80M"}},
+		{"UDP from the first site", 0, netlab.IPerf{UDP: true, Rate: "10M", Length: 1200, Reverse: true}},
+		{"TCP from the second site", 1, netlab.IPerf{Rate: "80M", Reverse: true}},
+		{"UDP to the second site", 1, netlab.IPerf{UDP: true, Rate: "10M", Length: 1200}},
+		{"UDP to the third site", 2, netlab.IPerf{UDP: true, Rate: "10M", Length: 1200}},
+	}
+	results := make(chan result, len(flows))
+	for i, flow := range flows {
+		go func() {
+			flow.what.Duration, flow.what.Port = duration, 5201+i
+			s := w.Sites[flow.site]
+			report, err := netlab.RunIPerf(w.ctx, w.CloudHost, s.Host, s.Addresses[0], flow.what)
+			results <- result{flow.title, report, err}
+		}()
+	}
+	for range flows {
+		r := <-results
+		t.Logf("%s: %v", r.title, r.report)
+		switch {
+		case r.err != nil:
+			t.Errorf("%s: %v", r.title, r.err)
+		case r.report.Packets > 0 && r.report.Lost*1000 > r.report.Packets:
+			t.Errorf("%s: more than a thousandth is lost: %v", r.title, r.report)
+		case r.report.Packets == 0 && r.report.BitsPerSecond < 60e6:
+			t.Errorf("%s: does not come near its rate: %v", r.title, r.report)
+		}
+	}
+	count := <-rekeyed
+	t.Logf("the peer rekeyed %d children and %d IKE SAs", count[0], count[1])
+	if count[0] < 10 || count[1] < 5 {
+		t.Errorf("the peer rekeyed %d children and %d IKE SAs", count[0], count[1])
+	}
+	for site, p := range pings {
+		report, err := p.Finish(w.ctx)
+		w.check(err)
+		if report.Sent < 250 || len(report.Lost) > 0 {
+			t.Errorf("site %d: %v", site, report)
+		}
+		// Superseded SAs stay for some seconds to take what is under way.
+		last := w.expectOneSA(site, 1, 15*time.Second)
+		if last.InitiatorSPI == first[site].InitiatorSPI && last.ResponderSPI == first[site].ResponderSPI {
+			t.Errorf("site %d: the IKE SA was not rekeyed", site)
+		}
+		if last.Children[0].SPIIn == first[site].Children[0].SPIIn {
+			t.Errorf("site %d: the CHILD_SA was not rekeyed", site)
+		}
+	}
+	for _, site := range []int{1, 2} {
+		w.waitLog(connectionName(site), time.Second, "An IPSec tunnel is rekeyed")
+		w.waitLog(connectionName(site), time.Second, "An IKE SA is rekeyed")
+	}
+	w.expectNothingInClear()
+}
+
+// rekeyByPeer has a peer rekey until ctx is over, and counts children and IKE
+// SAs. A rekey that a collision puts off does not count.
+func rekeyByPeer(ctx context.Context, t *testing.T, peer *netlab.StrongSwan) (count [2]int) {
+	children, ikes := time.NewTicker(3*time.Second), time.NewTicker(7*time.Second)
+	defer children.Stop()
+	defer ikes.Stop()
+	for {
+		var err error
+		kind := 0
+		select {
+		case <-ctx.Done():
+			return count
+		case <-children.C:
+			err = peer.RekeyChild(ctx, "net")
+		case <-ikes.C:
+			kind = 1
+			err = peer.RekeyIKE(ctx, "cloud")
+		}
+		switch {
+		case err == nil:
+			count[kind]++
+		case ctx.Err() == nil:
+			t.Logf("rekey by the peer: %v", err)
+		}
+	}
+}
