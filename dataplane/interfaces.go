@@ -24,6 +24,9 @@ const (
 	maxInnerMTU     = 9000
 )
 
+// maxNameLen is the octets of an interface name (IFNAMSIZ without its end).
+const maxNameLen = 15
+
 // device is one TUN interface with its goroutines.
 type device struct {
 	ipsec.Interface
@@ -88,6 +91,8 @@ func (e *Engine) SetInterfaces(want []ipsec.Interface) error {
 	var checked []ipsec.Interface
 	for _, i := range want {
 		switch {
+		case i.Name == "" || len(i.Name) > maxNameLen:
+			errs = append(errs, fmt.Errorf("interface %q: the name must have 1 to %d octets", i.Name, maxNameLen))
 		case i.IfID == 0:
 			errs = append(errs, fmt.Errorf("interface %s: IfID must not be zero", i.Name))
 		case names[i.Name]:
