@@ -1,6 +1,7 @@
 // Command vpngwd is the VPN gateway daemon: the REST API, its store, the
 // reconciler and the engines behind them.
 //
+//	vpngwd --config FILE          run in the foreground
 //	vpngwd check --config FILE    say what is wrong with a configuration file
 //	vpngwd doctor [--config FILE] say what this host lacks, and the line to add
 //	vpngwd version                print the version
@@ -10,10 +11,13 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 )
 
 // version is set by the build.
@@ -27,6 +31,7 @@ const (
 )
 
 const usage = `usage:
+  vpngwd --config FILE             run the gateway in the foreground
   vpngwd check --config FILE       check a configuration file
   vpngwd doctor [--config FILE]    check this host
   vpngwd version                   print the version
@@ -38,7 +43,7 @@ func main() {
 
 // command runs one command line and returns the exit code.
 func command(args []string, stdout, stderr io.Writer) int {
-	verb := ""
+	verb := "run"
 	if len(args) > 0 && len(args[0]) > 0 && args[0][0] != '-' {
 		verb, args = args[0], args[1:]
 	}
@@ -53,7 +58,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 	if *showVersion {
 		verb = "version"
 	}
-	if flags.NArg() > 0 || (*path == "" && verb == "check") {
+	if flags.NArg() > 0 || (*path == "" && (verb == "run" || verb == "check")) {
 		fmt.Fprint(stderr, usage)
 		return exitUsage
 	}
@@ -67,6 +72,8 @@ func command(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	switch verb {
+	case "run":
+		return runDaemon(c, *path, stderr)
 	case "check":
 		if warning := c.openSecrets(*path); warning != "" {
 			fmt.Fprintln(stderr, "vpngwd: warning:", warning)
@@ -84,4 +91,20 @@ func command(args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprint(stderr, usage)
 	return exitUsage
+}
+
+// runDaemon runs until SIGTERM or SIGINT; a second one ends it at once.
+func runDaemon(c *config, path string, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	d, err := newDaemon(c, path, stderr)
+	if err == nil {
+		err = d.run(ctx)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "vpngwd:", err)
+		return exitFailed
+	}
+	return exitOK
 }

@@ -1,0 +1,305 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/api"
+	"github.com/vpngw/vpngw/control/reconcile"
+	"github.com/vpngw/vpngw/control/store"
+	"github.com/vpngw/vpngw/dataplane"
+	"github.com/vpngw/vpngw/dataplane/route"
+	"github.com/vpngw/vpngw/dataplane/udp"
+	"github.com/vpngw/vpngw/ike"
+	"github.com/vpngw/vpngw/ike/sa"
+)
+
+// Files in the data directory.
+const (
+	storeFile      = "vpngw.db"
+	sealingKeyFile = "sealing.key"
+)
+
+// daemon is all parts of the gateway, wired.
+type daemon struct {
+	path   string // of the configuration
+	config *config
+	log    *slog.Logger
+	level  *slog.LevelVar
+
+	store      *store.Bolt
+	service    *control.Service
+	access     *control.Access
+	api        *api.Server
+	mux        *udp.Mux
+	engine     *dataplane.Engine
+	routes     *route.Manager
+	ike        *ike.Server
+	reconciler *reconcile.Reconciler
+	metrics    http.Handler
+
+	stopIKE context.CancelFunc
+	ikeDone chan struct{}
+	closers []func() error // of what newDaemon has opened, in that order
+}
+
+// newDaemon opens the store, the TUN device and the netlink sockets, and wires
+// everything. Nothing runs or listens yet.
+func newDaemon(c *config, path string, logTo io.Writer) (d *daemon, err error) {
+	d = &daemon{path: path, config: c, level: new(slog.LevelVar), ikeDone: make(chan struct{})}
+	d.log = newLogger(c.Log, d.level, logTo)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	objects, err := d.openStore()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.openEngines(); err != nil {
+		return nil, err
+	}
+	d.reconciler = reconcile.New(reconcile.Options{
+		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux,
+		Inventory: &c.Inventory, HostAddresses: addressSet, StopKeyExchange: d.stopKeyExchange,
+		ForceEncap: c.Dataplane.ForceEncapsulation, PID: os.Getpid(), Logger: d.log.With("part", "reconcile"),
+	})
+	if err := d.openAPI(objects); err != nil {
+		return nil, err
+	}
+	d.metrics = metricsHandler(engineFigures{
+		connections: d.ike.Snapshot, ikeDrops: d.ike.DropCounts, espDrops: d.engine.Drops, sockets: d.mux.Stats,
+		reconciler: d.reconciler.Stats,
+	}, d.ready, d.log.With("part", "metrics"))
+	return d, nil
+}
+
+func newLogger(c logConfig, level *slog.LevelVar, to io.Writer) *slog.Logger {
+	_ = level.UnmarshalText([]byte(c.Level)) // loadConfig has checked it
+	options := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(to, options))
+	}
+	return slog.New(slog.NewTextHandler(to, options))
+}
+
+func (d *daemon) openStore() (*control.Objects, error) {
+	dir := d.config.DataDir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	db, err := store.OpenBolt(filepath.Join(dir, storeFile))
+	if err != nil {
+		return nil, err
+	}
+	d.store = db
+	d.onClose(db.Close)
+	key, err := control.LoadSealingKey(filepath.Join(dir, sealingKeyFile))
+	if err != nil {
+		return nil, err
+	}
+	return control.NewObjects(db, key), nil
+}
+
+// openEngines opens sockets' owner, TUN device and netlink, and makes the key
+// exchange on top. dataplane.backend auto means userspace, the one there is.
+func (d *daemon) openEngines() (err error) {
+	c := d.config.Dataplane
+	d.mux = udp.New(udp.Options{Logger: d.log.With("part", "udp"), Sockets: socketsPerAddress(c.Queues)})
+	d.onClose(d.mux.Close)
+	d.engine, err = dataplane.New(dataplane.Options{
+		Mux: d.mux, Logger: d.log.With("part", "dataplane"), Name: c.TunName, Queues: c.Queues, OuterMTU: c.OuterMTU,
+	})
+	if err != nil {
+		return err
+	}
+	d.onClose(d.engine.Close)
+	if d.routes, err = route.NewManager(); err != nil {
+		return err
+	}
+	d.onClose(func() error { d.routes.Close(); return nil })
+
+	var keys func(sa.Keys)
+	if dir := d.config.Debug.KeyLogDir; dir != "" {
+		k, err := newKeyLog(dir, d.log)
+		if err != nil {
+			return err
+		}
+		d.onClose(func() error { k.Close(); return nil })
+		keys = k.write
+	}
+	r := d.config.IKE.Retransmit
+	d.ike = ike.NewServer(ike.Options{
+		Transport: d.mux, Backend: d.engine, Logger: d.log.With("part", "ike"), KeyLog: keys,
+		Retransmit: sa.Retransmit{Initial: r.Initial, Factor: r.Factor, Tries: r.Tries},
+	})
+	d.mux.OnIKE(d.ike.Deliver)
+	return nil
+}
+
+// socketsPerAddress is how many sockets share the encapsulated ESP of an
+// address: as many as TUN devices have queues.
+func socketsPerAddress(queues int) int {
+	if queues > 0 {
+		return queues
+	}
+	return min(runtime.GOMAXPROCS(0), 4)
+}
+
+func (d *daemon) openAPI(objects *control.Objects) (err error) {
+	c := d.config
+	d.service, err = control.NewService(control.ServiceOptions{Objects: objects, Inventory: &c.Inventory, Limits: c.Limits})
+	if err != nil {
+		return err
+	}
+	credentials, users := c.accounts()
+	d.access, err = control.NewAccess(control.AccessOptions{Store: d.store, Credentials: credentials, Users: users})
+	if err != nil {
+		return err
+	}
+	d.api, err = api.New(api.Options{
+		Service: d.service, Access: d.access, Logger: d.log.With("part", "api"), Listen: c.API.Listen,
+		TLS: api.TLS{
+			Mode: api.TLSMode(c.API.TLS.Mode), CertificateFile: c.API.TLS.CertificateFile, KeyFile: c.API.TLS.KeyFile,
+		},
+		DataDir: c.DataDir,
+	})
+	return err
+}
+
+// accounts are all who may call the API.
+func (c *config) accounts() (credentials []control.Credential, users []control.User) {
+	for _, k := range c.API.Credentials {
+		credentials = append(credentials, control.Credential{
+			AccessKey: k.AccessKey, SecretKey: control.NewSecret(k.SecretKey), Role: control.Role(k.Role), Project: k.ProjectID,
+		})
+	}
+	for _, u := range c.API.Users {
+		users = append(users, control.User{
+			Domain: u.Domain, Name: u.Name, Password: control.NewSecret(u.Password), Role: control.Role(u.Role),
+			Project: u.ProjectID, ProjectName: u.ProjectName,
+		})
+	}
+	return credentials, users
+}
+
+// addressSet returns the addresses of this node.
+func addressSet() (map[netip.Addr]bool, error) {
+	addresses, err := hostAddresses()
+	set := make(map[netip.Addr]bool, len(addresses))
+	for a := range addresses {
+		set[a] = true
+	}
+	return set, err
+}
+
+func (d *daemon) onClose(f func() error) { d.closers = append(d.closers, f) }
+
+// close closes what newDaemon opened, last first.
+func (d *daemon) close() error {
+	var errs []error
+	for _, f := range slices.Backward(d.closers) {
+		errs = append(errs, f())
+	}
+	d.closers = nil
+	return errors.Join(errs...)
+}
+
+// run works until ctx ends or a part fails, and then stops all parts in order:
+// the API takes no more requests; the reconciler has the key exchange tell the
+// peers and removes what is ours from the node; then the data plane ends.
+func (d *daemon) run(ctx context.Context) error {
+	d.log.Info("vpngwd starts", "version", version, "node", d.config.Node.Name, "data_dir", d.config.DataDir)
+	engines, stopEngines := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopEngines()
+	keyExchange, stopIKE := context.WithCancel(engines)
+	d.stopIKE = stopIKE
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.engine.Run(engines) })
+	g.Go(func() error {
+		defer close(d.ikeDone)
+		return d.ike.Run(keyExchange)
+	})
+	g.Go(func() error {
+		defer stopEngines()
+		return d.reconciler.Run(ctx)
+	})
+	g.Go(func() error { return d.api.Run(ctx) })
+	if listen := d.config.Metrics.Listen; listen != "" {
+		g.Go(func() error { return serveMetrics(ctx, listen, d.metrics, d.log) })
+	}
+	g.Go(func() error { return d.reloadOnHangup(ctx) })
+	err := errors.Join(g.Wait(), d.close())
+	d.log.Info("vpngwd has stopped")
+	return err
+}
+
+// stopKeyExchange ends the IKE server and waits for it.
+func (d *daemon) stopKeyExchange() {
+	d.stopIKE()
+	<-d.ikeDone
+}
+
+// ready tells why the daemon cannot do its work yet.
+func (d *daemon) ready(ctx context.Context) error {
+	if !d.reconciler.Ready() {
+		return errors.New("the stored objects are not applied yet")
+	}
+	if _, _, err := d.store.List(ctx, "ready/"); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+// reloadOnHangup reads the configuration again at each SIGHUP.
+func (d *daemon) reloadOnHangup(ctx context.Context) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+			if err := d.reload(); err != nil {
+				d.log.Error("configuration was not reloaded; the one before stays in force", "error", err)
+			}
+		}
+	}
+}
+
+// reload takes over what may change while the daemon runs: log level, access
+// to the API and inventory. It names the rest that differs.
+func (d *daemon) reload() error {
+	next, err := loadConfig(d.path, os.Getenv)
+	if err != nil {
+		return err
+	}
+	if err := d.access.SetAccounts(next.accounts()); err != nil {
+		return err
+	}
+	_ = d.level.UnmarshalText([]byte(next.Log.Level)) // loadConfig has checked it
+	d.service.SetInventory(&next.Inventory)
+	d.reconciler.SetInventory(&next.Inventory)
+	d.log.Info("configuration reloaded", "file", d.path)
+	if keys := next.restartKeys(d.config); len(keys) > 0 {
+		d.log.Warn("some changes take effect at the next start only", "keys", keys)
+	}
+	return nil
+}

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/vpngw/vpngw/control/reconcile"
+	"github.com/vpngw/vpngw/dataplane/udp"
+	"github.com/vpngw/vpngw/ike"
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// engineFigures is where the metrics come from. Each function may be called at
+// any time.
+type engineFigures struct {
+	connections func() []ike.ConnectionStatus
+	ikeDrops    func() map[string]uint64
+	espDrops    func() map[string]uint64
+	sockets     func() udp.Stats
+	reconciler  func() reconcile.Stats
+}
+
+// maxSeries is how many connections have metrics of their own. Those beyond
+// are in the sums only, so that the number of series is bounded.
+const maxSeries = 5000
+
+// Metrics. docs/operations.md lists them.
+var (
+	descBuild = desc("build_info", "1, with the version and the Go release it was built with.", "version", "go")
+
+	descUp       = desc("connection_up", "1 while an IKE SA and at least one CHILD_SA of the connection are up.", "connection")
+	descIKE      = desc("connection_ike_sas", "IKE SAs of the connection that are up.", "connection")
+	descChildren = desc("connection_child_sas", "CHILD_SAs of the connection that are up.", "connection")
+	descBytes    = desc("connection_bytes_total", "Inner octets that passed, over all SAs of the connection.", "connection", "direction")
+	descPackets  = desc("connection_packets_total", "Inner packets that passed, over all SAs of the connection.", "connection", "direction")
+	descFailures = desc("connection_failures", "How often in a row the present failure of the connection has come.", "connection")
+	descTotal    = desc("connections", "Connections on this node, by state of the key exchange.", "state")
+
+	descESPDrops = desc("dataplane_dropped_packets_total", "Packets that the data plane dropped.", "reason")
+	descIKEDrops = desc("ike_dropped_total", "Datagrams and events that the IKE server dropped.", "reason")
+	descSockets  = desc("socket_datagrams_total", "Datagrams at the outer sockets that are not ESP, and faults there.", "kind")
+
+	descPasses    = desc("reconcile_passes_total", "Passes over all objects.")
+	descPassFails = desc("reconcile_failures_total", "Objects and engines that a pass could not apply, over all passes.")
+	descPassTime  = desc("reconcile_last_duration_seconds", "How long the last pass took.")
+	descPassWhen  = desc("reconcile_last_timestamp_seconds", "When the last pass began, in Unix time.")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("vpngw_"+name, help, labels, nil)
+}
+
+// collector reads the figures at each scrape.
+type collector struct {
+	figures engineFigures
+	mu      sync.Mutex
+	traffic map[string]*traffic // by connection
+}
+
+// Describe sends nothing: which reasons and connections there are shows only
+// in a scrape.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	counter := func(d *prometheus.Desc, value uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
+	}
+	gauge(descBuild, 1, version, runtime.Version())
+
+	connections := c.figures.connections()
+	states := map[ike.ConnectionState]int{ike.Down: 0, ike.Connecting: 0, ike.Up: 0}
+	c.mu.Lock()
+	c.forget(connections)
+	for i, status := range connections {
+		states[status.State]++
+		if i >= maxSeries {
+			continue
+		}
+		ikeSAs, children := standing(status)
+		up := 0.0
+		if ikeSAs > 0 && children > 0 {
+			up = 1
+		}
+		gauge(descUp, up, status.Name)
+		gauge(descIKE, float64(ikeSAs), status.Name)
+		gauge(descChildren, float64(children), status.Name)
+		failures := 0
+		if status.Failure != nil && up == 0 {
+			failures = status.Failure.Count
+		}
+		gauge(descFailures, float64(failures), status.Name)
+		t := c.count(status)
+		counter(descBytes, t.total[ipsec.In].bytes, status.Name, "in")
+		counter(descBytes, t.total[ipsec.Out].bytes, status.Name, "out")
+		counter(descPackets, t.total[ipsec.In].packets, status.Name, "in")
+		counter(descPackets, t.total[ipsec.Out].packets, status.Name, "out")
+	}
+	c.mu.Unlock()
+	for state, n := range states {
+		gauge(descTotal, float64(n), state.String())
+	}
+
+	for reason, n := range c.figures.espDrops() {
+		counter(descESPDrops, n, reason)
+	}
+	for reason, n := range c.figures.ikeDrops() {
+		counter(descIKEDrops, n, reason)
+	}
+	s := c.figures.sockets()
+	for kind, n := range map[string]uint64{
+		"ike_received": s.IKEReceived, "keepalive": s.Keepalives, "short": s.Short, "truncated": s.Truncated,
+		"ike_dropped": s.IKEDropped, "esp_dropped": s.ESPDropped, "receive_error": s.ReceiveErrors, "send_error": s.SendErrors,
+	} {
+		counter(descSockets, n, kind)
+	}
+
+	r := c.figures.reconciler()
+	counter(descPasses, r.Passes)
+	counter(descPassFails, r.Failures)
+	gauge(descPassTime, r.LastDuration.Seconds())
+	gauge(descPassWhen, float64(r.LastPass.UnixMilli())/1000)
+}
+
+// standing counts the IKE SAs and CHILD_SAs of a connection that are in use.
+func standing(status ike.ConnectionStatus) (ikeSAs, children int) {
+	for _, i := range status.IKE {
+		if i.State == sa.Established || i.State == sa.Rekeying {
+			ikeSAs++
+		}
+	}
+	for _, c := range status.Children {
+		if c.State == sa.Established || c.State == sa.Rekeying {
+			children++
+		}
+	}
+	return ikeSAs, children
+}
+
+// traffic sums what passed over the SAs of a connection, which come and go. Of
+// an SA that goes, what passed since the last scrape is lost.
+type traffic struct {
+	total map[ipsec.Direction]amount
+	seen  map[ipsec.SAID]amount // at the last scrape
+}
+
+type amount struct{ bytes, packets uint64 }
+
+func (c *collector) count(status ike.ConnectionStatus) *traffic {
+	t := c.traffic[status.Name]
+	if t == nil {
+		t = &traffic{total: make(map[ipsec.Direction]amount)}
+		c.traffic[status.Name] = t
+	}
+	seen := make(map[ipsec.SAID]amount, len(t.seen))
+	add := func(direction ipsec.Direction, id ipsec.SAID, state ipsec.SAState) {
+		before := t.seen[id]
+		now := amount{max(state.Bytes, before.bytes), max(state.Packets, before.packets)}
+		sum := t.total[direction]
+		sum.bytes += now.bytes - before.bytes
+		sum.packets += now.packets - before.packets
+		t.total[direction], seen[id] = sum, now
+	}
+	for _, child := range status.Children {
+		add(ipsec.In, child.In, child.Inbound)
+		add(ipsec.Out, child.Out, child.Outbound)
+	}
+	t.seen = seen
+	return t
+}
+
+// forget drops the sums of connections that are gone.
+func (c *collector) forget(connections []ike.ConnectionStatus) {
+	present := make(map[string]bool, len(connections))
+	for _, status := range connections {
+		present[status.Name] = true
+	}
+	for name := range c.traffic {
+		if !present[name] {
+			delete(c.traffic, name)
+		}
+	}
+}
+
+// metricsHandler serves /livez, /readyz and /metrics. ready returns why the
+// daemon cannot do its work yet.
+func metricsHandler(figures engineFigures, ready func(context.Context) error, log *slog.Logger) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		&collector{figures: figures, traffic: make(map[string]*traffic)},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := ready(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		MaxRequestsInFlight: 4,
+		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelError),
+	}))
+	return mux
+}
+
+const metricsTimeout = 10 * time.Second
+
+// serveMetrics listens until ctx ends.
+func serveMetrics(ctx context.Context, listen string, handler http.Handler, log *slog.Logger) error {
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", listen)
+	if err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	log.Info("metrics are served", "url", "http://"+listener.Addr().String()+"/metrics")
+	server := &http.Server{
+		Handler: handler, ReadTimeout: metricsTimeout, WriteTimeout: metricsTimeout, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 1 << 14, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	return nil
+}

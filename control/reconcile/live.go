@@ -1,0 +1,278 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/store"
+	"github.com/vpngw/vpngw/ike/sa"
+)
+
+// live is what the loop knows of a connection while it runs.
+type live struct {
+	connection control.Connection
+	place      place
+	journal    journal
+	stored     control.ConnectionStatus // as the store has it
+
+	fault    error // of the last pass
+	observed int64 // generation that the last pass applied, or failed to
+	applied  bool  // some generation was applied
+	resets   int64 // done
+
+	condition condition
+	failure   *sa.Event // the last one, until it is healed
+	failures  int       // in a row
+}
+
+// condition is what the key exchange says of a connection.
+type condition struct {
+	established bool // an IKE SA is
+	children    int  // that are up, of those wanted
+	wanted      int
+}
+
+// up is what the API calls ACTIVE.
+func (c condition) up() bool { return c.established && c.children > 0 }
+
+// conditions asks the key exchange, by connection.
+func (r *Reconciler) conditions() map[string]condition {
+	all := make(map[string]condition)
+	for _, status := range r.KeyExchange.Snapshot() {
+		var c condition
+		for _, ike := range status.IKE {
+			c.established = c.established || serves(ike.State)
+		}
+		up := make(map[string]bool)
+		for _, child := range status.Children {
+			if serves(child.State) {
+				up[child.Name] = true
+			}
+		}
+		c.children = len(up)
+		all[status.Name] = c
+	}
+	return all
+}
+
+// serves tells whether an SA in this state is in use.
+func serves(s sa.State) bool { return s == sa.Established || s == sa.Rekeying }
+
+// meet brings the table of connections up to a snapshot. A connection that is
+// new to this process brings its status and log along.
+func (r *Reconciler) meet(ctx context.Context, p *plan) {
+	tunnels := make(map[string]*tunnel, len(p.tunnels))
+	for _, tn := range p.tunnels {
+		tunnels[tn.id] = tn
+	}
+	present := make(map[string]bool)
+	for i := range p.snapshot.Connections {
+		c := p.snapshot.Connections[i]
+		present[c.ID] = true
+		l := r.subjects[c.ID]
+		if l == nil {
+			status := p.snapshot.ConnectionStatus[c.ID]
+			l = &live{stored: status, applied: status.Applied, resets: status.Resets}
+			lines, err := r.Objects.Log(ctx, c.Project, c.ID)
+			if err != nil {
+				p.errs = append(p.errs, fmt.Errorf("connection %s: log: %w", c.ID, err))
+			}
+			l.journal.restore(lines)
+			r.subjects[c.ID] = l
+		}
+		l.connection = c
+		l.place = place{name: c.Name, pid: r.PID}
+		if g := p.gateways[c.GatewayID]; g != nil && (c.Slot == control.Slot1 || c.Slot == control.Slot2) {
+			l.place.gateway = g.gateway.Address(c.Slot)
+		}
+		l.condition.wanted = 0
+		if tn := tunnels[c.ID]; tn != nil {
+			l.place.peer = tn.connection.Remote
+			l.place.device = tn.device.Name
+			l.condition.wanted = len(tn.connection.Children)
+		}
+	}
+	for id := range r.subjects {
+		if !present[id] && p.snapshot.Unreadable[id] == nil {
+			delete(r.subjects, id)
+		}
+	}
+}
+
+// apply notes how the pass went for the connection.
+func (l *live) apply(fault error) {
+	l.fault = fault
+	l.observed = l.connection.Generation
+	if fault == nil {
+		l.applied = true
+	}
+}
+
+// status is what the API shows of the connection.
+func (l *live) status() control.ConnectionStatus {
+	s := control.ConnectionStatus{
+		Observed: l.observed, Applied: l.applied, Resets: l.resets,
+		State: control.ConnectionDown, LastChange: l.stored.LastChange,
+	}
+	switch {
+	case l.fault != nil:
+		s.State = control.ConnectionError
+		s.Message = printable(l.fault.Error())
+	case l.condition.up():
+		s.State = control.ConnectionActive
+		if l.condition.children < l.condition.wanted {
+			s.Message = fmt.Sprintf("%d of %d CHILD_SAs are up", l.condition.children, l.condition.wanted)
+			l.explain(&s)
+		}
+	case l.connection.DeletionRequested:
+		s.Message = "being deleted"
+	case l.connection.Frozen:
+		s.Message = "frozen"
+	case l.failure != nil:
+		l.explain(&s)
+	case l.place.peer.IsValid():
+		s.Message = "negotiating with " + l.place.peer.String()
+	default:
+		s.Message = "waiting for the peer"
+	}
+	return s
+}
+
+// explain adds the last failure to a status.
+func (l *live) explain(s *control.ConnectionStatus) {
+	if l.failure == nil {
+		return
+	}
+	d := l.failure.Diagnosis
+	s.Message = printable(join("; ", s.Message, string(l.failure.Reason), describe(d)))
+	if d != nil {
+		s.Diagnosis = &control.Diagnosis{
+			Parameter: d.Parameter, Ours: printable(d.Ours), Theirs: printable(d.Theirs), Detail: printable(d.Detail),
+		}
+	}
+}
+
+// record writes an event into the log of its connection.
+func (r *Reconciler) record(now time.Time, e sa.Event) {
+	for _, l := range r.concerned(e) {
+		l.journal.add(now, l.place.message(e))
+		switch e.Kind {
+		case sa.Failed:
+			l.failure = &e
+		case sa.IKEDown, sa.ChildDown:
+			if e.Diagnosis != nil {
+				l.failure = &e
+			}
+		case sa.IKEUp:
+			if l.failure != nil && l.failure.Child == "" {
+				l.failure = nil
+			}
+		case sa.ChildUp:
+			if l.failure != nil && (l.failure.Child == "" || l.failure.Child == e.Child) {
+				l.failure = nil
+			}
+		case sa.IKERekeyed, sa.ChildRekeyed, sa.PeerMoved:
+		}
+	}
+}
+
+// concerned returns the connections that an event is for. A peer that did not
+// get so far as to be recognised may be any of those between its addresses.
+func (r *Reconciler) concerned(e sa.Event) []*live {
+	if e.Connection != "" {
+		if l := r.subjects[e.Connection]; l != nil {
+			return []*live{l}
+		}
+		return nil
+	}
+	var exact, open []*live
+	for id, tn := range r.tunnels {
+		l := r.subjects[id]
+		switch {
+		case l == nil || tn.connection.Local != e.Local.Addr():
+		case tn.connection.Remote == e.Remote.Addr():
+			exact = append(exact, l)
+		case !tn.connection.Remote.IsValid():
+			open = append(open, l)
+		}
+	}
+	if len(exact) > 0 {
+		return exact
+	}
+	return open
+}
+
+// observe compares the engines with what was reported, and writes the status
+// of each connection that changed.
+func (r *Reconciler) observe(ctx context.Context) error {
+	now := time.Now()
+	conditions := r.conditions()
+	for id, since := range r.leaving {
+		if now.Sub(since) >= linger {
+			delete(r.leaving, id)
+			delete(r.tunnels, id)
+			r.departed = true
+		}
+	}
+	for id, l := range r.subjects {
+		if l.observed == 0 {
+			continue // not yet part of a pass
+		}
+		c := conditions[id]
+		c.wanted = l.condition.wanted
+		l.condition = c
+		if l.fault == nil && l.condition.up() && l.condition.children >= l.condition.wanted {
+			l.failure = nil
+		}
+		r.write(ctx, now, l, l.status())
+	}
+	return r.reroute()
+}
+
+// write stores the status of a connection when it changed.
+func (r *Reconciler) write(ctx context.Context, now time.Time, l *live, status control.ConnectionStatus) {
+	if reflect.DeepEqual(status, l.stored) {
+		return
+	}
+	if status.State != l.stored.State {
+		status.LastChange = now.UTC()
+	}
+	err := r.Objects.SetConnectionStatus(ctx, l.connection.Project, l.connection.ID, status)
+	if err != nil {
+		if !errors.Is(err, store.ErrNotFound) {
+			r.Logger.Error("status was not stored", "connection", l.connection.ID, "error", err)
+		}
+		return
+	}
+	l.stored = status
+}
+
+// carrying tells which connections are up.
+func (r *Reconciler) carrying() map[string]bool {
+	up := make(map[string]bool)
+	for id, l := range r.subjects {
+		if l.condition.up() {
+			up[id] = true
+		}
+	}
+	return up
+}
+
+// storeLogs writes the logs that have new lines.
+func (r *Reconciler) storeLogs(ctx context.Context) {
+	for id, l := range r.subjects {
+		if !l.journal.changed {
+			continue
+		}
+		err := r.Objects.SetLog(ctx, l.connection.Project, id, l.journal.stored())
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			r.Logger.Error("log was not stored", "connection", id, "error", err)
+			continue
+		}
+		l.journal.changed = false
+	}
+}

@@ -1,0 +1,390 @@
+package reconcile
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/store"
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// plan is what one pass wants of the engines and what it found wrong on the
+// way, by id of the object.
+type plan struct {
+	snapshot  *control.Snapshot
+	gateways  map[string]*gatewayPlan
+	tunnels   []*tunnel        // oldest connection first
+	faults    map[string]error // of connections
+	errs      []error          // that concern no single object
+	unserved  []error          // of addresses
+	addresses map[netip.Addr]bool
+}
+
+// gatewayPlan is a gateway with the addresses that this node has for it.
+type gatewayPlan struct {
+	gateway *control.Gateway
+	local   [2]netip.Addr // by slot - 1; invalid where this node has it not
+	missing [2]error      // why
+}
+
+// fault notes why a connection cannot be applied. It may be called again.
+func (p *plan) fault(id string, err error) { p.faults[id] = errors.Join(p.faults[id], err) }
+
+// pass applies all objects. It returns the revision that it read, and an error
+// when something is to be tried again.
+func (r *Reconciler) pass(ctx context.Context) (revision int64, err error) {
+	start := time.Now()
+	snapshot, err := r.Objects.Snapshot(ctx)
+	if err != nil {
+		r.count(start, 1)
+		return 0, err
+	}
+	p := r.plan(snapshot)
+	r.meet(ctx, p)
+	r.apply(p)
+	r.finalize(ctx, p)
+	r.reportGateways(ctx, p)
+	r.resets(p)
+	for id, live := range r.subjects {
+		live.apply(p.faults[id])
+	}
+	r.ready.Store(true)
+
+	errs := p.errs
+	for _, id := range slices.Sorted(maps.Keys(p.faults)) {
+		errs = append(errs, fmt.Errorf("connection %s: %w", id, p.faults[id]))
+	}
+	for _, id := range slices.Sorted(maps.Keys(snapshot.Unreadable)) {
+		errs = append(errs, fmt.Errorf("object %s: %w", id, snapshot.Unreadable[id]))
+	}
+	r.count(start, len(errs))
+	return snapshot.Revision, errors.Join(errs...)
+}
+
+func (r *Reconciler) count(start time.Time, failures int) {
+	r.counts.mu.Lock()
+	defer r.counts.mu.Unlock()
+	r.counts.Passes++
+	r.counts.Failures += uint64(failures)
+	r.counts.LastDuration = time.Since(start)
+	r.counts.LastPass = start
+}
+
+// plan translates all connections.
+func (r *Reconciler) plan(snapshot *control.Snapshot) *plan {
+	p := &plan{
+		snapshot: snapshot, gateways: make(map[string]*gatewayPlan), faults: make(map[string]error),
+		addresses: make(map[netip.Addr]bool),
+	}
+	hostAddresses, err := r.HostAddresses()
+	if err != nil {
+		p.errs = append(p.errs, fmt.Errorf("addresses of this node: %w", err))
+	}
+	inventory := r.inventory.Load()
+	for i := range snapshot.Gateways {
+		g := &gatewayPlan{gateway: &snapshot.Gateways[i]}
+		p.gateways[g.gateway.ID] = g
+		for _, slot := range []control.Slot{control.Slot1, control.Slot2} {
+			a, err := inventory.LocalAddress(g.gateway, slot)
+			switch {
+			case err != nil:
+				g.missing[slot-1] = err
+			case !hostAddresses[a]:
+				g.missing[slot-1] = fmt.Errorf("address %s is not on this node", a)
+			default:
+				g.local[slot-1] = a
+				if !g.gateway.DeletionRequested && !g.gateway.Frozen {
+					p.addresses[a] = true
+				}
+			}
+		}
+	}
+	customers := make(map[string]*control.CustomerGateway)
+	for i := range snapshot.CustomerGateways {
+		customers[snapshot.CustomerGateways[i].ID] = &snapshot.CustomerGateways[i]
+	}
+	connections := slices.Clone(snapshot.Connections)
+	slices.SortFunc(connections, func(a, b control.Connection) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	known := make(map[string]bool)
+	owners := make(map[flow]string)
+	for i := range connections {
+		c := &connections[i]
+		known[c.ID] = true
+		if c.DeletionRequested || c.Frozen {
+			continue
+		}
+		tn, err := r.tunnel(p, c, customers[c.CustomerGatewayID])
+		if err == nil && tn != nil {
+			err = clashes(tn, owners)
+		}
+		if err != nil {
+			p.fault(c.ID, err)
+			continue
+		}
+		if tn != nil {
+			p.tunnels = append(p.tunnels, tn)
+		}
+	}
+	for id := range snapshot.Unreadable {
+		// What cannot be read was not asked to go.
+		if tn := r.tunnels[id]; tn != nil {
+			known[id] = true
+			p.tunnels = append(p.tunnels, tn)
+			p.addresses[tn.connection.Local] = true
+		}
+	}
+	for id := range r.leaving {
+		known[id] = true
+	}
+	r.translator.retain(known)
+	return p
+}
+
+// tunnel translates one connection. It is nil while its gateway is frozen.
+func (r *Reconciler) tunnel(p *plan, c *control.Connection, customer *control.CustomerGateway) (*tunnel, error) {
+	g := p.gateways[c.GatewayID]
+	switch {
+	case g == nil:
+		return nil, fmt.Errorf("vgw_id: there is no gateway %s", c.GatewayID)
+	case g.gateway.Frozen:
+		return nil, nil
+	case customer == nil:
+		return nil, fmt.Errorf("cgw_id: there is no customer gateway %s", c.CustomerGatewayID)
+	case c.Slot != control.Slot1 && c.Slot != control.Slot2:
+		return nil, fmt.Errorf("vgw_ip: slot %d does not exist", c.Slot)
+	case g.missing[c.Slot-1] != nil:
+		return nil, fmt.Errorf("vgw_ip: %w", g.missing[c.Slot-1])
+	}
+	return r.translator.translate(subject{connection: c, gateway: g.gateway, customer: customer, local: g.local[c.Slot-1]})
+}
+
+// apply gives the engines the plan: sockets, then devices, then what leads
+// traffic into them, then the key exchange. Tunnels that have gone from the
+// plan keep socket and device until their peers know.
+func (r *Reconciler) apply(p *plan) {
+	now := time.Now()
+	wanted := make(map[string]bool, len(p.tunnels))
+	for _, tn := range p.tunnels {
+		wanted[tn.id] = true
+	}
+	for id := range r.tunnels {
+		if _, going := r.leaving[id]; !wanted[id] && !going {
+			r.leaving[id] = now
+		}
+	}
+	for id := range wanted {
+		delete(r.leaving, id)
+	}
+
+	r.applySockets(p)
+	r.applyDevices(p)
+	p.tunnels = slices.DeleteFunc(p.tunnels, func(tn *tunnel) bool {
+		broken := p.faults[tn.id] != nil
+		if broken && r.tunnels[tn.id] != nil {
+			r.leaving[tn.id] = now
+		}
+		return broken
+	})
+	r.applyRoutes(p)
+
+	var connections []sa.Connection
+	for _, tn := range p.tunnels {
+		connections = append(connections, tn.connection)
+		r.tunnels[tn.id] = tn
+	}
+	ids := make(map[string]string, len(p.tunnels))
+	for _, tn := range p.tunnels {
+		ids[tn.id] = tn.id
+	}
+	for _, err := range split(r.KeyExchange.Apply(connections)) {
+		p.blame(err, ids)
+	}
+}
+
+func (r *Reconciler) applySockets(p *plan) {
+	addresses := maps.Clone(p.addresses)
+	for id := range r.leaving {
+		addresses[r.tunnels[id].connection.Local] = true
+	}
+	err := r.Sockets.SetAddresses(slices.SortedFunc(maps.Keys(addresses), netip.Addr.Compare))
+	p.unserved = split(err)
+	p.errs = append(p.errs, p.unserved...)
+	for _, tn := range p.tunnels {
+		if err := p.socketFault(tn.connection.Local); err != nil {
+			p.fault(tn.id, fmt.Errorf("vgw_ip: %w", err))
+		}
+	}
+}
+
+// socketFault returns why an address is not served.
+func (p *plan) socketFault(a netip.Addr) error {
+	for _, err := range p.unserved {
+		if mentions(err, a.String()) {
+			return err
+		}
+	}
+	return nil
+}
+
+// blame gives an error to the connection whose word it mentions.
+func (p *plan) blame(err error, words map[string]string) {
+	for word, id := range words {
+		if mentions(err, word) {
+			p.fault(id, err)
+			return
+		}
+	}
+	p.errs = append(p.errs, err)
+}
+
+// mentions tells whether an error has a word in its text.
+func mentions(err error, word string) bool {
+	inWord := func(c byte) bool {
+		return c == '-' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+	}
+	text := err.Error()
+	for start := 0; ; {
+		i := strings.Index(text[start:], word)
+		if i < 0 {
+			return false
+		}
+		i += start
+		end := i + len(word)
+		if (i == 0 || !inWord(text[i-1])) && (end == len(text) || !inWord(text[end])) {
+			return true
+		}
+		start = i + 1
+	}
+}
+
+func (r *Reconciler) applyDevices(p *plan) {
+	var devices []ipsec.Interface
+	owners := make(map[string]string)
+	for _, tn := range p.tunnels {
+		devices = append(devices, tn.device)
+		owners[tn.device.Name] = tn.id
+	}
+	for id := range r.leaving {
+		if device := r.tunnels[id].device; owners[device.Name] == "" {
+			devices = append(devices, device)
+			owners[device.Name] = id
+		}
+	}
+	slices.SortFunc(devices, func(a, b ipsec.Interface) int { return cmp.Compare(a.Name, b.Name) })
+	for _, err := range split(r.Devices.SetInterfaces(devices)) {
+		p.blame(err, owners)
+	}
+}
+
+func (r *Reconciler) applyRoutes(p *plan) {
+	up := r.carrying()
+	routes := r.routing.state(p.tunnels, func(id string) bool { return up[id] })
+	if rest := routes.blame(r.Router.Set(routes.State), p.fault); rest != nil {
+		p.errs = append(p.errs, rest)
+	}
+	r.routes = routes.State
+}
+
+// reroute sets the routes anew when other tunnels carry traffic than before
+// and that makes a difference. What goes wrong is left to the next pass.
+func (r *Reconciler) reroute() error {
+	var tunnels []*tunnel
+	for _, id := range slices.Sorted(maps.Keys(r.tunnels)) {
+		if _, going := r.leaving[id]; !going {
+			tunnels = append(tunnels, r.tunnels[id])
+		}
+	}
+	up := r.carrying()
+	routes := r.routing.state(tunnels, func(id string) bool { return up[id] })
+	if reflect.DeepEqual(routes.State, r.routes) {
+		return nil
+	}
+	r.routes = routes.State
+	return r.Router.Set(routes.State)
+}
+
+// finalize removes the objects that were asked to go and are gone from the
+// engines.
+func (r *Reconciler) finalize(ctx context.Context, p *plan) {
+	left := make(map[string]bool) // gateways with connections
+	for i := range p.snapshot.Connections {
+		c := &p.snapshot.Connections[i]
+		if c.DeletionRequested && r.tunnels[c.ID] == nil {
+			err := r.Objects.FinalizeConnection(ctx, c.Project, c.ID)
+			if err == nil {
+				delete(r.subjects, c.ID)
+				r.Logger.Info("connection deleted", "connection", c.ID)
+				continue
+			}
+			p.fault(c.ID, fmt.Errorf("finalize: %w", err))
+		}
+		left[c.GatewayID] = true
+	}
+	for _, g := range p.gateways {
+		if g.gateway.DeletionRequested && !left[g.gateway.ID] {
+			if err := r.Objects.FinalizeGateway(ctx, g.gateway.Project, g.gateway.ID); err != nil {
+				p.errs = append(p.errs, fmt.Errorf("gateway %s: finalize: %w", g.gateway.ID, err))
+				continue
+			}
+			delete(p.gateways, g.gateway.ID)
+			r.Logger.Info("gateway deleted", "gateway", g.gateway.ID)
+		}
+	}
+}
+
+// reportGateways writes the status of gateways that changed. A gateway is in
+// force when this node serves one of its addresses.
+func (r *Reconciler) reportGateways(ctx context.Context, p *plan) {
+	for _, g := range p.gateways {
+		old := p.snapshot.GatewayStatus[g.gateway.ID]
+		status := control.GatewayStatus{Observed: g.gateway.Generation, AppliedAt: old.AppliedAt, LastChange: old.LastChange}
+		for slot, local := range g.local {
+			if missing := g.missing[slot]; missing != nil {
+				status.Message = join("; ", status.Message, fmt.Sprintf("address %d: %v", slot+1, missing))
+			} else if err := p.socketFault(local); err != nil {
+				g.local[slot] = netip.Addr{}
+				status.Message = join("; ", status.Message, fmt.Sprintf("address %d: %v", slot+1, err))
+			}
+		}
+		if status.Fault = !g.local[0].IsValid() && !g.local[1].IsValid(); status.Fault {
+			p.errs = append(p.errs, fmt.Errorf("gateway %s: %s", g.gateway.ID, status.Message))
+		} else if status.AppliedAt.IsZero() {
+			status.AppliedAt = time.Now().UTC()
+		}
+		if g.gateway.DeletionRequested || status == old {
+			continue
+		}
+		status.LastChange = time.Now().UTC()
+		err := r.Objects.SetGatewayStatus(ctx, g.gateway.Project, g.gateway.ID, status)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			p.errs = append(p.errs, fmt.Errorf("gateway %s: status: %w", g.gateway.ID, err))
+		}
+	}
+}
+
+// resets carries out the resets that were asked for.
+func (r *Reconciler) resets(p *plan) {
+	for _, tn := range p.tunnels {
+		live := r.subjects[tn.id]
+		if live == nil || live.connection.Resets <= live.resets || p.faults[tn.id] != nil {
+			continue
+		}
+		if err := r.KeyExchange.Reset(tn.id); err != nil {
+			p.fault(tn.id, fmt.Errorf("reset: %w", err))
+			continue
+		}
+		live.resets = live.connection.Resets
+	}
+}

@@ -1,0 +1,304 @@
+// Package reconcile makes what users asked for true: it follows the objects of
+// the control plane, turns them into whole configurations of the engines,
+// applies those, and reports back what the engines see.
+//
+//	objects ──▶ pass ──▶ sockets, devices, routes, key exchange
+//	   ▲                                        │
+//	   └── status, log ◀── observe ◀── events, snapshot
+//
+// It is the only package that speaks both the words of the API and those of
+// the engines. A pass always starts from all objects and applies everything;
+// the engines leave alone what is unchanged. An object that cannot be applied
+// gets a status that says why, and does not keep back the others.
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/store"
+	"github.com/vpngw/vpngw/dataplane/route"
+	"github.com/vpngw/vpngw/ike"
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// KeyExchange is the IKE server.
+type KeyExchange interface {
+	Apply([]sa.Connection) error
+	Snapshot() []ike.ConnectionStatus
+	Events() <-chan sa.Event
+	Reset(connection string) error
+}
+
+// Devices makes the interfaces of tunnels; it is part of ipsec.Backend.
+type Devices interface {
+	SetInterfaces([]ipsec.Interface) error
+}
+
+// Router sets addresses, routes and rules of this node.
+type Router interface {
+	Set(route.State) error
+}
+
+// Sockets receives IKE and ESP on addresses of this node.
+type Sockets interface {
+	SetAddresses([]netip.Addr) error
+}
+
+// Options are what a Reconciler works with.
+type Options struct {
+	Objects     *control.Objects
+	KeyExchange KeyExchange
+	Devices     Devices
+	Router      Router
+	Sockets     Sockets
+	Inventory   *control.Inventory
+	// StopKeyExchange tells all peers that it is over, and returns when they
+	// have answered or had time to.
+	StopKeyExchange func()
+	// HostAddresses returns the addresses of this node.
+	HostAddresses func() (map[netip.Addr]bool, error)
+	// ForceEncap asks for UDP encapsulation of ESP on every connection.
+	ForceEncap bool
+	PID        int // for log lines
+	Logger     *slog.Logger
+}
+
+// Rhythm of the loop.
+const (
+	coalesce     = 20 * time.Millisecond  // changes that come together are one pass
+	observeDelay = 100 * time.Millisecond // likewise events
+	linger       = time.Second            // what a removed tunnel keeps its device, for its peer's answer
+	storeDelay   = time.Second            // at most so often a connection's log is stored
+	fullPass     = 3 * time.Minute
+	retryMin     = time.Second
+	retryMax     = time.Minute
+	takeDownMax  = 5 * time.Second // for writing to the store
+)
+
+// Reconciler is the loop between the control plane and the engines.
+type Reconciler struct {
+	Options
+	inventory atomic.Pointer[control.Inventory]
+	wake      chan struct{} // holds one
+	ready     atomic.Bool
+	counts    counts
+
+	// Below is owned by the goroutine in Run.
+	translator *translator
+	routing    *routing
+	tunnels    map[string]*tunnel   // what the engines have, by connection
+	leaving    map[string]time.Time // those of them that are going, since when
+	departed   bool                 // one has gone since the last pass
+	routes     route.State          // as set last
+	subjects   map[string]*live     // every connection, by id
+	retry      time.Duration        // zero: the last pass did all
+}
+
+// counts are the figures of Stats.
+type counts struct {
+	mu sync.Mutex
+	Stats
+}
+
+// Stats are figures about the loop, for metrics.
+type Stats struct {
+	Passes       uint64
+	Failures     uint64 // of objects and engines, over all passes
+	LastDuration time.Duration
+	LastPass     time.Time
+	LostEvents   uint64
+}
+
+// New returns a Reconciler that does nothing before Run.
+func New(o Options) *Reconciler {
+	r := &Reconciler{
+		Options:    o,
+		wake:       make(chan struct{}, 1),
+		translator: newTranslator(o.ForceEncap),
+		routing:    newRouting(),
+		tunnels:    make(map[string]*tunnel),
+		leaving:    make(map[string]time.Time),
+		subjects:   make(map[string]*live),
+	}
+	r.inventory.Store(o.Inventory)
+	return r
+}
+
+// SetInventory replaces the inventory and starts a pass.
+func (r *Reconciler) SetInventory(inv *control.Inventory) {
+	r.inventory.Store(inv)
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Ready tells whether a pass over all objects has been made.
+func (r *Reconciler) Ready() bool { return r.ready.Load() }
+
+// Stats returns the figures so far.
+func (r *Reconciler) Stats() Stats {
+	r.counts.mu.Lock()
+	defer r.counts.mu.Unlock()
+	return r.counts.Stats
+}
+
+// Run works until ctx ends. Then it takes everything down: peers are told,
+// and devices, addresses, routes and rules are removed.
+func (r *Reconciler) Run(ctx context.Context) error {
+	due := newSchedule()
+	due.at(duePass, time.Now())
+	var changes <-chan []control.Change
+	for {
+		select {
+		case <-ctx.Done():
+			return r.takeDown(context.WithoutCancel(ctx))
+		case _, open := <-changes:
+			if !open {
+				changes = nil // fell behind: the next pass watches anew
+			}
+			due.at(duePass, time.Now().Add(coalesce))
+		case <-r.wake:
+			due.at(duePass, time.Now())
+		case e := <-r.KeyExchange.Events():
+			r.record(time.Now(), e)
+			due.at(dueObserve, time.Now().Add(observeDelay))
+			due.at(dueStore, time.Now().Add(storeDelay))
+		case <-due.timer.C:
+		}
+		now := time.Now()
+		if due.take(duePass, now) {
+			revision, err := r.pass(ctx)
+			if err == nil && changes == nil {
+				changes, err = r.Objects.Watch(ctx, revision)
+				if errors.Is(err, store.ErrCompacted) {
+					due.at(duePass, now) // changed under our feet
+					err = nil
+				}
+			}
+			due.at(duePass, now.Add(r.pause(ctx, err)))
+			due.at(dueObserve, now)
+		}
+		if due.take(dueObserve, now) {
+			if err := r.observe(ctx); err != nil {
+				r.Logger.Warn("routes could not be changed", "error", err)
+				due.at(duePass, time.Now().Add(retryMin))
+			}
+			if len(r.leaving) > 0 {
+				due.at(dueObserve, time.Now().Add(linger))
+			}
+			if r.departed {
+				r.departed = false
+				due.at(duePass, time.Now()) // finalises
+			}
+		}
+		if due.take(dueStore, now) {
+			r.storeLogs(ctx)
+		}
+		due.arm()
+	}
+}
+
+// takeDown leaves the node as it was before Run.
+func (r *Reconciler) takeDown(ctx context.Context) error {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		r.StopKeyExchange()
+	}()
+	for waiting := true; waiting; {
+		select {
+		case e := <-r.KeyExchange.Events():
+			r.record(time.Now(), e)
+		case <-stopped:
+			waiting = false
+		}
+	}
+	for drained := false; !drained; {
+		select {
+		case e := <-r.KeyExchange.Events():
+			r.record(time.Now(), e)
+		default:
+			drained = true
+		}
+	}
+	err := errors.Join(r.Router.Set(route.State{}), r.Devices.SetInterfaces(nil), r.Sockets.SetAddresses(nil))
+	if err != nil {
+		err = fmt.Errorf("the node was not left as it was: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, takeDownMax)
+	defer cancel()
+	r.storeLogs(ctx)
+	for _, l := range r.subjects {
+		status := l.stored
+		status.State, status.Message, status.Diagnosis = control.ConnectionUnknown, "the node that serves it is stopped", nil
+		r.write(ctx, time.Now(), l, status)
+	}
+	return err
+}
+
+// pause is the time until the next pass without a change.
+func (r *Reconciler) pause(ctx context.Context, err error) time.Duration {
+	if err == nil || ctx.Err() != nil {
+		r.retry = 0
+		return fullPass
+	}
+	r.retry = min(max(2*r.retry, retryMin), retryMax)
+	r.Logger.Warn("not everything could be applied", "retry_in", r.retry, "error", err)
+	return r.retry
+}
+
+// Work that falls due.
+const (
+	duePass = iota
+	dueObserve
+	dueStore
+	dueCount
+)
+
+// schedule is one timer for several pieces of work.
+type schedule struct {
+	timer *time.Timer
+	next  [dueCount]time.Time // zero: not due
+}
+
+func newSchedule() *schedule { return &schedule{timer: time.NewTimer(0)} }
+
+// at makes work due at t, if it is not earlier.
+func (s *schedule) at(work int, t time.Time) {
+	if s.next[work].IsZero() || t.Before(s.next[work]) {
+		s.next[work] = t
+	}
+}
+
+// take tells whether work is due, and clears it.
+func (s *schedule) take(work int, now time.Time) bool {
+	if s.next[work].IsZero() || now.Before(s.next[work]) {
+		return false
+	}
+	s.next[work] = time.Time{}
+	return true
+}
+
+// arm sets the timer to the earliest work.
+func (s *schedule) arm() {
+	var first time.Time
+	for _, t := range s.next {
+		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	s.timer.Stop()
+	if !first.IsZero() {
+		s.timer.Reset(time.Until(first))
+	}
+}

@@ -1,0 +1,229 @@
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// replayWindow is that of every inbound SA, in packets.
+const replayWindow = 1024
+
+// anyChild names the one CHILD_SA of a connection that routes lead to.
+const anyChild = "any"
+
+// tunnel is one connection as the engines are told of it.
+type tunnel struct {
+	id        string // of the connection
+	gatewayID string
+	standby   bool // used only while no connection of its group that is not standby is up
+
+	connection sa.Connection
+	device     ipsec.Interface
+	address    netip.Prefix // on the device; invalid when there is none
+	flows      []flow
+}
+
+// flow is traffic that a tunnel is for.
+type flow struct{ source, destination netip.Prefix }
+
+// subject is a connection with what it refers to.
+type subject struct {
+	connection *control.Connection
+	gateway    *control.Gateway
+	customer   *control.CustomerGateway
+	local      netip.Addr // of this node, behind the gateway's address
+}
+
+// translator turns connections into tunnels. It remembers the numbers it gave,
+// so that a connection keeps its own while others come and go.
+type translator struct {
+	forceEncap bool
+	reqIDs     *numbers
+	ifIDs      *numbers
+}
+
+func newTranslator(forceEncap bool) *translator {
+	return &translator{
+		forceEncap: forceEncap,
+		reqIDs:     newNumbers(1, 1<<31-1),
+		ifIDs:      newNumbers(1, 1<<31-1),
+	}
+}
+
+// retain forgets the numbers of all connections but these.
+func (t *translator) retain(connections map[string]bool) {
+	t.ifIDs.retain(func(name string) bool { return connections[name] })
+	t.reqIDs.retain(func(name string) bool { return connections[owner(name)] })
+}
+
+// childKey names a child in the whole daemon; owner is its connection.
+func childKey(connection, child string) string { return connection + "/" + child }
+
+func owner(key string) string {
+	for i := range key {
+		if key[i] == '/' {
+			return key[:i]
+		}
+	}
+	return key
+}
+
+// deviceName is the name of a tunnel's device: 13 octets of at most 15.
+func deviceName(ifID uint32) string { return fmt.Sprintf("vpngw%08x", ifID) }
+
+// translate returns the tunnel of a connection. Errors name the field of the
+// API that has no counterpart.
+func (t *translator) translate(s subject) (*tunnel, error) {
+	c := s.connection
+	ike, err := ikeProposal(string(c.IKE.Encryption), string(c.IKE.Authentication), string(c.IKE.Group))
+	if err != nil {
+		return nil, err
+	}
+	esp, err := espProposal(string(c.IPsec.Encryption), string(c.IPsec.Authentication), string(c.IPsec.PFS))
+	if err != nil {
+		return nil, err
+	}
+	if c.IKE.Version != control.IKEv2 {
+		return nil, fmt.Errorf("ikepolicy.ike_version: %s is not supported by this release", c.IKE.Version)
+	}
+	localID, peerID := c.EffectiveIDs(s.gateway, s.customer)
+	local, err := identity(c.IKE.LocalIDType, localID)
+	if err != nil {
+		return nil, fmt.Errorf("ikepolicy.local_id: %w", err)
+	}
+	remote, err := identity(c.IKE.PeerIDType, peerID)
+	if err != nil {
+		return nil, fmt.Errorf("ikepolicy.peer_id: %w", err)
+	}
+	if c.PSK.IsZero() {
+		return nil, errors.New("psk: is empty")
+	}
+	ifID := t.ifIDs.of(c.ID)
+	if ifID == 0 {
+		return nil, errors.New("no interface number is free")
+	}
+	tn := &tunnel{
+		id:        c.ID,
+		gatewayID: s.gateway.ID,
+		standby:   s.gateway.HAMode == control.ActiveStandby && c.HARole == control.RoleSlave,
+		device:    ipsec.Interface{IfID: ifID, Name: deviceName(ifID)},
+		connection: sa.Connection{
+			Name:     c.ID,
+			Local:    s.local,
+			Remote:   s.customer.Address(),
+			Initiate: s.customer.Address().IsValid(),
+			LocalID:  local, RemoteID: remote,
+			PSK:       []byte(c.PSK.Reveal()),
+			Proposals: []ipsec.Proposal{ike},
+			Lifetime:  time.Duration(c.IKE.LifetimeSeconds) * time.Second,
+			DPD: sa.DPD{
+				Interval: time.Duration(c.IKE.DPD.IntervalSeconds) * time.Second,
+				Timeout:  time.Duration(c.IKE.DPD.TimeoutSeconds) * time.Second,
+			},
+			ForceEncap: t.forceEncap,
+		},
+	}
+	switch c.Style {
+	case control.StyleStatic:
+		err = t.static(tn, s, esp)
+	case control.StylePolicy:
+		err = t.policy(tn, s, esp)
+	case control.StyleBGP, control.StylePolicyTemplate:
+		err = fmt.Errorf("style: %s is not supported by this release", c.Style)
+	default:
+		err = fmt.Errorf("style: %q is not known", c.Style)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return tn, nil
+}
+
+// static gives the tunnel one CHILD_SA for any traffic: routes from the local
+// subnets to the peer's decide what enters it.
+func (t *translator) static(tn *tunnel, s subject, esp ipsec.Proposal) error {
+	whole := []ipsec.TrafficSelector{ipsec.SelectorFromPrefix(netip.MustParsePrefix("0.0.0.0/0"))}
+	if s.gateway.IPVersion == control.IPv6 {
+		// The tunnel addresses are IPv4 all the same.
+		whole = append(whole, ipsec.SelectorFromPrefix(netip.MustParsePrefix("::/0")))
+	}
+	tn.address = s.connection.TunnelLocal
+	for _, source := range s.gateway.LocalSubnets {
+		for _, destination := range s.connection.PeerSubnets {
+			tn.flows = append(tn.flows, flow{source.Masked(), destination.Masked()})
+		}
+	}
+	if tn.address.IsValid() {
+		// What the node itself sends from the tunnel address, such as a probe.
+		self := netip.PrefixFrom(tn.address.Addr(), tn.address.Addr().BitLen())
+		for _, destination := range s.connection.PeerSubnets {
+			if destination.Addr().Is4() == self.Addr().Is4() {
+				tn.flows = append(tn.flows, flow{self, destination.Masked()})
+			}
+		}
+	}
+	return t.child(tn, s, anyChild, whole, whole, esp)
+}
+
+// policy gives the tunnel one CHILD_SA for each rule. Its name is the source,
+// which is unique, so that other rules may change around it.
+func (t *translator) policy(tn *tunnel, s subject, esp ipsec.Proposal) error {
+	for _, rule := range s.connection.PolicyRules {
+		source := rule.Source.Masked()
+		local := []ipsec.TrafficSelector{ipsec.SelectorFromPrefix(source)}
+		var remote []ipsec.TrafficSelector
+		for _, destination := range rule.Destinations {
+			remote = append(remote, ipsec.SelectorFromPrefix(destination))
+			tn.flows = append(tn.flows, flow{source, destination.Masked()})
+		}
+		if err := t.child(tn, s, source.String(), local, remote, esp); err != nil {
+			return err
+		}
+	}
+	if len(tn.connection.Children) == 0 {
+		return errors.New("policy_rules: is empty")
+	}
+	return nil
+}
+
+func (t *translator) child(tn *tunnel, s subject, name string, local, remote []ipsec.TrafficSelector, esp ipsec.Proposal) error {
+	reqID := t.reqIDs.of(childKey(tn.id, name))
+	if reqID == 0 {
+		return errors.New("no request number is free")
+	}
+	tn.connection.Children = append(tn.connection.Children, sa.Child{
+		Name:         name,
+		ReqID:        reqID,
+		IfID:         tn.device.IfID,
+		Proposals:    []ipsec.Proposal{esp},
+		Local:        local,
+		Remote:       remote,
+		Lifetime:     ipsec.Lifetime{Hard: time.Duration(s.connection.IPsec.LifetimeSeconds) * time.Second},
+		ReplayWindow: replayWindow,
+	})
+	return nil
+}
+
+// identity returns how a side names itself in IKE_AUTH.
+func identity(kind control.IDType, value string) (sa.Identity, error) {
+	switch kind {
+	case control.IDTypeIP:
+		a, err := netip.ParseAddr(value)
+		if err != nil {
+			return sa.Identity{}, fmt.Errorf("%q is not an address", value)
+		}
+		return sa.AddressIdentity(a), nil
+	case control.IDTypeFQDN:
+		if value == "" {
+			return sa.Identity{}, errors.New("is empty")
+		}
+		return sa.FQDNIdentity(value), nil
+	}
+	return sa.Identity{}, fmt.Errorf("type %q is not known", kind)
+}
