@@ -303,7 +303,7 @@ func (x *createChild) refused(s *ikeSA, n *wire.Notify) {
 			return
 		}
 	}
-	m.childFailed(x, refusedChild(n, &x.slot.cfg, x.offer.proposals, x.old != nil))
+	m.childFailed(x, refusedChild(x.kind(), n, &x.slot.cfg, x.offer.proposals, x.old != nil))
 }
 
 // temporaryDelay is the wait after TEMPORARY_FAILURE. It differs at the two

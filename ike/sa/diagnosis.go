@@ -143,8 +143,8 @@ func rejectedByPeer(c *Connection) *Diagnosis {
 }
 
 // refusedChild is for an error in answer to a request for a child.
-func refusedChild(n *wire.Notify, cfg *Child, esp []ipsec.Proposal, rekey bool) *Diagnosis {
-	d := &Diagnosis{Exchange: wire.CreateChildSA.String()}
+func refusedChild(x wire.ExchangeType, n *wire.Notify, cfg *Child, esp []ipsec.Proposal, rekey bool) *Diagnosis {
+	d := &Diagnosis{Exchange: x.String()}
 	switch n.NotifyType {
 	case wire.NoProposalChosen:
 		d.Reason, d.Parameter, d.Ours = ReasonPhase2Proposal, "proposal", proposalList(esp)
