@@ -59,20 +59,23 @@ type daemon struct {
 
 // newDaemon opens the store, the TUN device and the netlink sockets, and wires
 // everything. Nothing runs or listens yet.
-func newDaemon(c *config, path string, logTo io.Writer) (d *daemon, err error) {
-	d = &daemon{path: path, config: c, level: new(slog.LevelVar), ikeDone: make(chan struct{})}
+func newDaemon(c *config, path string, logTo io.Writer) (*daemon, error) {
+	d := &daemon{path: path, config: c, level: new(slog.LevelVar), ikeDone: make(chan struct{})}
 	d.log = newLogger(c.Log, d.level, logTo)
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, d.close())
-		}
-	}()
+	if err := d.open(); err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
+}
+
+func (d *daemon) open() error {
+	c := d.config
 	objects, err := d.openStore()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := d.openEngines(); err != nil {
-		return nil, err
+		return err
 	}
 	d.reconciler = reconcile.New(reconcile.Options{
 		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux,
@@ -80,13 +83,13 @@ func newDaemon(c *config, path string, logTo io.Writer) (d *daemon, err error) {
 		ForceEncap: c.Dataplane.ForceEncapsulation, PID: os.Getpid(), Logger: d.log.With("part", "reconcile"),
 	})
 	if err := d.openAPI(objects); err != nil {
-		return nil, err
+		return err
 	}
 	d.metrics = metricsHandler(engineFigures{
 		connections: d.ike.Snapshot, ikeDrops: d.ike.DropCounts, espDrops: d.engine.Drops, sockets: d.mux.Stats,
 		reconciler: d.reconciler.Stats,
 	}, d.ready, d.log.With("part", "metrics"))
-	return d, nil
+	return nil
 }
 
 func newLogger(c logConfig, level *slog.LevelVar, to io.Writer) *slog.Logger {
