@@ -7,8 +7,8 @@ import (
 )
 
 // Command is something that a machine is told by its surroundings. The set is
-// closed: Update, Terminate, RekeyIKE, RekeyChild, Acquire, Expired, Moved,
-// Refused.
+// closed: Update, Terminate, RekeyIKE, RekeyChild, Probe, Acquire, Expired,
+// Moved, Refused.
 type Command interface{ command() }
 
 // Update gives the machine a new configuration of its connection. A new PSK
@@ -28,6 +28,10 @@ type RekeyIKE struct{}
 
 // RekeyChild replaces a child now, or sets it up where it is down.
 type RekeyChild struct{ ReqID uint32 }
+
+// Probe asks the peer for a sign of life now. Without an answer the machine ends,
+// as after any liveness check.
+type Probe struct{}
 
 // Acquire says that traffic waits for a child, which is set up at once.
 type Acquire struct{ ReqID uint32 }
@@ -55,6 +59,7 @@ func (Update) command()     {}
 func (Terminate) command()  {}
 func (RekeyIKE) command()   {}
 func (RekeyChild) command() {}
+func (Probe) command()      {}
 func (Acquire) command()    {}
 func (Expired) command()    {}
 func (Moved) command()      {}

@@ -113,6 +113,10 @@ func (m *Machine) Do(now time.Time, cmd Command) []Action {
 		m.rekeyIKE()
 	case RekeyChild:
 		m.rekeySlot(c.ReqID)
+	case Probe:
+		if s := m.current; s != nil && s.state == Established {
+			s.enqueue(&liveness{})
+		}
 	case Acquire:
 		m.acquire(c.ReqID)
 	case Expired:
