@@ -3,9 +3,12 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,10 +18,13 @@ import (
 	"github.com/vpngw/vpngw/deploy/netlab"
 )
 
-const (
-	vpngwd = "../../bin/vpngwd"
-	vpnctl = "../../bin/vpnctl"
+// The programs under test; VPNGW_BIN names another directory than bin.
+var (
+	vpngwd = filepath.Join(cmp.Or(os.Getenv("VPNGW_BIN"), "../../bin"), "vpngwd")
+	vpnctl = filepath.Join(cmp.Or(os.Getenv("VPNGW_BIN"), "../../bin"), "vpnctl")
+)
 
+const (
 	psk      = "E2e-psk-of-32-octets-0123456789!"
 	otherPSK = "E2e-psk-that-differs-0123456789!"
 
