@@ -74,13 +74,6 @@ func wrongMethod(method string) error {
 	}
 }
 
-// busy refuses a request that exceeds a limit of rate or number.
-func busy() error {
-	return &control.Error{
-		Code: control.CodeBusy, Status: http.StatusBadRequest, Message: "The system is busy, please try later.",
-	}
-}
-
 // recorder notes the status of an answer.
 type recorder struct {
 	http.ResponseWriter

@@ -42,7 +42,7 @@ func (s *Server) authenticate(r *http.Request, readBody func() ([]byte, error)) 
 		}
 		caller = credential.Principal()
 		if !s.callers.allow(caller.Name, now) {
-			return caller, busy()
+			return caller, control.Busy()
 		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			return caller, s.replay.use(sig.mac, now)
@@ -51,7 +51,7 @@ func (s *Server) authenticate(r *http.Request, readBody func() ([]byte, error)) 
 	case r.Header.Get(headerToken) != "":
 		caller, err := s.access.VerifyToken(r.Context(), r.Header.Get(headerToken))
 		if err == nil && !s.callers.allow(caller.Name, now) {
-			return caller, busy()
+			return caller, control.Busy()
 		}
 		return caller, err
 	}
@@ -147,7 +147,7 @@ func (g *replayGuard) use(mac [sha256.Size]byte, now time.Time) error {
 	case inYounger || inOlder:
 		return control.Unauthenticated("the signature was used before: sign every request anew")
 	case len(g.younger) >= maxReplayed:
-		return busy()
+		return control.Busy()
 	}
 	g.younger[mac] = struct{}{}
 	return nil

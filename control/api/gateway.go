@@ -186,6 +186,7 @@ func gatewayAnswer(v *control.GatewayView, in answerOf) Vgw {
 	}
 	if in == shown {
 		g.Status = pointer(VgwStatus(v.State))
+		g.StatusMessage = orAbsent(v.Status.Message)
 		g.PublicBorderGroup = pointer("center")
 		flavors := make([]string, len(v.SupportedFlavors))
 		for i, f := range v.SupportedFlavors {
@@ -249,6 +250,14 @@ func tagsAnswer(in []control.Tag) []Tag {
 		out[i] = Tag(t)
 	}
 	return out
+}
+
+// orAbsent leaves a member out that has nothing to say.
+func orAbsent(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }
 
 func pointer[T any](v T) *T { return &v }

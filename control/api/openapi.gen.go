@@ -1006,6 +1006,16 @@ type CreateVpnConnectionRequestBody struct {
 // DhGroup group1, 2, 5 and 14 are weak.
 type DhGroup string
 
+// Diagnosis The parameter that made a negotiation fail. In show and list. An addition of vpngw.
+type Diagnosis struct {
+	Detail    *string `json:"detail,omitempty"`
+	Ours      string  `json:"ours"`
+	Parameter string  `json:"parameter"`
+
+	// Theirs Empty where the peer did not say.
+	Theirs string `json:"theirs"`
+}
+
 // Dpd defines model for Dpd.
 type Dpd struct {
 	// Interval Idle seconds before the first probe.
@@ -1172,7 +1182,7 @@ type Pfs string
 type PolicyRule struct {
 	Destination []string `json:"destination"`
 
-	// RuleIndex Position in the list
+	// RuleIndex Position in the list, from 1 on.
 	RuleIndex int    `json:"rule_index"`
 	Source    string `json:"source"`
 }
@@ -1406,8 +1416,11 @@ type Vgw struct {
 	PublicBorderGroup *string         `json:"public_border_group,omitempty"`
 
 	// Status In show and list.
-	Status            *VgwStatus `json:"status,omitempty"`
-	SupportedFeatures *[]string  `json:"supported_features,omitempty"`
+	Status *VgwStatus `json:"status,omitempty"`
+
+	// StatusMessage Why the status is what it is, for people. In show and list. An addition of vpngw.
+	StatusMessage     *string   `json:"status_message,omitempty"`
+	SupportedFeatures *[]string `json:"supported_features,omitempty"`
 
 	// SupportedFlavors Flavors that the gateway may be changed to.
 	SupportedFlavors *[]string `json:"supported_flavors,omitempty"`
@@ -1452,6 +1465,9 @@ type VpnConnection struct {
 	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
 	CreatedAt Time `json:"created_at"`
 
+	// Diagnosis The parameter that made a negotiation fail. In show and list. An addition of vpngw.
+	Diagnosis *Diagnosis `json:"diagnosis,omitempty"`
+
 	// EnableHub Style BGP only.
 	EnableHub *bool `json:"enable_hub,omitempty"`
 
@@ -1469,11 +1485,14 @@ type VpnConnection struct {
 	PolicyRulesV6       []PolicyRule `json:"policy_rules_v6"`
 
 	// Status In show and list. ACTIVE means that the IKE SA and at least one CHILD_SA are up.
-	Status             *VpnConnectionStatus `json:"status,omitempty"`
-	Style              VpnConnectionStyle   `json:"style"`
-	Tags               []Tag                `json:"tags"`
-	TunnelLocalAddress string               `json:"tunnel_local_address"`
-	TunnelPeerAddress  string               `json:"tunnel_peer_address"`
+	Status *VpnConnectionStatus `json:"status,omitempty"`
+
+	// StatusMessage Why the status is what it is, for people. In show and list. An addition of vpngw.
+	StatusMessage      *string            `json:"status_message,omitempty"`
+	Style              VpnConnectionStyle `json:"style"`
+	Tags               []Tag              `json:"tags"`
+	TunnelLocalAddress string             `json:"tunnel_local_address"`
+	TunnelPeerAddress  string             `json:"tunnel_peer_address"`
 
 	// UpdatedAt UTC, as 2024-12-24T07:08:32.730Z.
 	UpdatedAt Time   `json:"updated_at"`

@@ -156,7 +156,7 @@ func (s *Server) limited(next http.Handler) http.Handler {
 			defer func() { <-s.inFlight }()
 			next.ServeHTTP(w, r)
 		default:
-			writeError(w, r, busy())
+			writeError(w, r, control.Busy())
 		}
 	})
 }

@@ -17,7 +17,7 @@ func (h *handlers) KeystoneCreateUserTokenByPassword(ctx context.Context, req Ke
 	// Guesses are bounded by who makes them and by whom they are about.
 	host, _, _ := net.SplitHostPort(c.remote)
 	if !s.logins.allow("from "+host, s.now()) || !s.logins.allow("as "+user.Domain.Name+"/"+user.Name, s.now()) {
-		return nil, busy()
+		return nil, control.Busy()
 	}
 	token, err := s.access.IssueToken(ctx, control.Login{
 		Domain:      user.Domain.Name,
