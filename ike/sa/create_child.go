@@ -320,6 +320,8 @@ func (x *createChild) again(m *Machine, wait time.Duration) {
 	case x.old.state == Rekeying:
 		x.old.setState(Established)
 		x.old.rekeyAt = m.now.Add(wait)
+	default: // the peer has deleted it meanwhile
+		m.restore(x.slot)
 	}
 }
 

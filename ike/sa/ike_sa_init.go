@@ -336,6 +336,9 @@ func (m *Machine) refuseInit(s *ikeSA, d Datagram, t wire.NotifyType, data []byt
 	if diagnosis != nil {
 		e := m.event(Failed, s)
 		e.Reason, e.Diagnosis = diagnosis.Reason, diagnosis
+		if len(m.candidates) > 0 {
+			e.Connection = m.candidates[0].Name
+		}
 		m.emit(Emit{e})
 	}
 	return nil

@@ -2,9 +2,12 @@ package sa
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +59,9 @@ type end struct {
 	events   []Event
 	used     map[ipsec.SAID]ipsec.SAState
 	spis     uint32
+	// answerInit, when set, may answer an IKE_SA_INIT request in the place of
+	// a machine, as a server does that wants a cookie.
+	answerInit func(Datagram, *wire.Message) []wire.Payload
 }
 
 var (
@@ -174,7 +180,31 @@ func (e *end) find(id ipsec.SAID) int {
 }
 
 func (e *end) note(format string, args ...any) {
-	fmt.Fprintf(&e.lab.transcript, "  %s: %s\n", e.name, fmt.Sprintf(format, args...))
+	fmt.Fprintf(&e.lab.transcript, "  %s %s\n", e.name, fmt.Sprintf(format, args...))
+}
+
+// say puts a line of the test into the transcript.
+func (l *lab) say(line string) { fmt.Fprintf(&l.transcript, "# %s\n", line) }
+
+var update = flag.Bool("update", false, "write the transcripts anew")
+
+// golden compares the transcript with the one in testdata.
+func (l *lab) golden() {
+	l.t.Helper()
+	path := filepath.Join("testdata", strings.ReplaceAll(l.t.Name(), "/", "-")+".txt")
+	got := l.transcript.String()
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if got != string(want) {
+		l.t.Errorf("the transcript differs from %s; it is now:\n%s", path, got)
+	}
 }
 
 func describe(ev Event) string {
@@ -217,7 +247,24 @@ func (e *end) send(s Send) {
 			p.d.Local = netip.AddrPortFrom(n.inside, s.Remote.Port()-n.shift)
 		}
 	}
+	e.note("sends %s", l.print(s.Datagram))
 	l.wire = append(l.wire, p)
+}
+
+// drop loses the i-th packet under way.
+func (l *lab) drop(i int) {
+	l.t.Helper()
+	p := l.take(i)
+	fmt.Fprintf(&l.transcript, "lost: %s from %s\n", l.header(p.d.Bytes), p.from.name)
+}
+
+// header names a datagram.
+func (l *lab) header(b []byte) string {
+	h, err := wire.ParseHeader(b)
+	if err != nil {
+		return err.Error()
+	}
+	return h.String()
 }
 
 // initiate begins with the first connection.
@@ -263,6 +310,12 @@ func (e *end) receive(d Datagram) {
 	if h.Exchange != wire.IKESAInit || h.Response {
 		return
 	}
+	if msg, err := wire.Parse(d.Bytes); err == nil && e.answerInit != nil {
+		if payloads := e.answerInit(d, msg); payloads != nil {
+			e.forge(d, payloads)
+			return
+		}
+	}
 	m, out, err := Respond(e.lab.now, e.env, d)
 	if err != nil {
 		e.note("dropped: %v", err)
@@ -272,6 +325,20 @@ func (e *end) receive(d Datagram) {
 		e.machines = append(e.machines, m)
 	}
 	e.perform(out)
+}
+
+// forge answers an IKE_SA_INIT request without any state.
+func (e *end) forge(d Datagram, payloads []wire.Payload) {
+	h, err := wire.ParseHeader(d.Bytes)
+	if err != nil {
+		e.lab.t.Fatal(err)
+	}
+	m := wire.Message{Header: wire.Header{InitiatorSPI: h.InitiatorSPI, Exchange: wire.IKESAInit, Response: true}, Payloads: payloads}
+	b, err := m.Append(nil)
+	if err != nil {
+		e.lab.t.Fatal(err)
+	}
+	e.send(Send{Local: d.Local, Remote: d.Remote, Datagram: b})
 }
 
 // take removes the i-th packet from the wire.
@@ -290,10 +357,10 @@ func (l *lab) deliver(i int) {
 	l.t.Helper()
 	p := l.take(i)
 	if l.lose != nil && l.lose(p) {
-		fmt.Fprintf(&l.transcript, "%s → %s lost: %s\n", p.from.name, p.to.name, l.print(p.d.Bytes))
+		fmt.Fprintf(&l.transcript, "lost: %s from %s\n", l.header(p.d.Bytes), p.from.name)
 		return
 	}
-	fmt.Fprintf(&l.transcript, "%s → %s: %s\n", p.from.name, p.to.name, l.print(p.d.Bytes))
+	fmt.Fprintf(&l.transcript, "%s receives %s\n", p.to.name, l.header(p.d.Bytes))
 	p.to.receive(p.d)
 	l.checkTraffic()
 }
