@@ -213,7 +213,7 @@ func (c Credential) Principal() Principal {
 func (a *Access) IssueToken(ctx context.Context, l Login) (Token, error) {
 	user, known := a.accounts.Load().users[userKey{l.Domain, l.Name}]
 	// Unknown users take as long as known ones.
-	matches := equalDigest(user.Password.text, l.Password.text)
+	matches := equalDigest(user.Password.Reveal(), l.Password.Reveal())
 	scoped := (l.ProjectID == "" || l.ProjectID == user.Project) &&
 		(l.ProjectName == "" || l.ProjectName == user.ProjectName || l.ProjectName == user.Project)
 	if !known || !matches || !scoped {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -177,9 +179,12 @@ func (b *bench) send(r *http.Request) *answer {
 	return a
 }
 
+// document is read once: it does not change.
+var document = sync.OnceValues(func() (map[string]*operation, error) { return loadOperations(context.Background()) })
+
 // documented returns the operation of a request, nil when there is none.
 func documented(t *testing.T, r *http.Request) *operation {
-	operations, err := loadOperations(t.Context())
+	operations, err := document()
 	check(t, err)
 	mux := http.NewServeMux()
 	for pattern := range operations {

@@ -1,0 +1,203 @@
+package api
+
+import (
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/vpngw/vpngw/control"
+)
+
+func TestConnectionFromCreationToDeletion(t *testing.T) {
+	b := newBench(t)
+	gateway, peer := b.createGateway(), b.createCustomerGateway("198.51.100.7")
+	created := b.call(http.MethodPost, path("vpn-connection"), vpn(smallestConnection(gateway, peer))).want(http.StatusCreated)
+	id := created.text("vpn_connection", "id")
+	wantMembers(t, created.at("vpn_connection"), object{
+		"vgw_id": gateway, "vgw_ip": eip1ID, "cgw_id": peer, "style": "STATIC", "peer_subnets": []string{"172.16.0.0/24"},
+		"enable_nqa": false, "policy_rules": []object{}, "policy_rules_v6": []object{}, "ha_role": "master",
+		"enterprise_project_id": "0", "tags": []object{},
+		"ikepolicy": object{
+			"ike_version": "v2", "authentication_algorithm": "sha2-256", "encryption_algorithm": "aes-128", "dh_group": "group15",
+			"authentication_method": "pre-share", "lifetime_seconds": 86400, "local_id_type": "ip", "local_id": "203.0.113.10",
+			"peer_id_type": "ip", "peer_id": "198.51.100.7", "dpd": object{"timeout": 15, "interval": 30, "msg": "seq-hash-notify"},
+		},
+		"ipsecpolicy": object{
+			"authentication_algorithm": "sha2-256", "encryption_algorithm": "aes-128", "pfs": "group15",
+			"transform_protocol": "esp", "lifetime_seconds": 3600, "encapsulation_mode": "tunnel",
+		},
+	})
+	wantAbsent(t, created.at("vpn_connection"), "status", "psk", "peer_subnets_v6", "enable_hub", "bgp_peer", "connection_monitor_id")
+	for _, member := range []string{"tunnel_local_address", "tunnel_peer_address"} {
+		if v := created.text("vpn_connection", member); !regexp.MustCompile(`^169\.254\.\d+\.\d+/30$`).MatchString(v) {
+			t.Errorf("%s is %q", member, v)
+		}
+	}
+
+	show := func() *answer { return b.call(http.MethodGet, path("vpn-connection", id), nil).want(http.StatusOK) }
+	if got := show().text("vpn_connection", "status"); got != "PENDING_CREATE" {
+		t.Errorf("status is %s", got)
+	}
+	b.report(id, control.ConnectionStatus{
+		State: control.ConnectionDown, Message: "the peer proposes another group",
+		Diagnosis: &control.Diagnosis{Parameter: "dh_group", Ours: "group15", Theirs: "group14"},
+	})
+	down := show()
+	wantMembers(t, down.at("vpn_connection"), object{
+		"status": "DOWN", "status_message": "the peer proposes another group",
+		"diagnosis": object{"parameter": "dh_group", "ours": "group15", "theirs": "group14"},
+	})
+	list := b.call(http.MethodGet, path("vpn-connection"), nil).want(http.StatusOK)
+	if l := list.list("vpn_connections"); len(l) != 1 || encoded(t, l[0]) != encoded(t, down.at("vpn_connection")) {
+		t.Errorf("list differs from show: %s", list.Text)
+	}
+	wantMembers(t, list.body, object{"total_count": 1})
+
+	changed := b.call(http.MethodPut, path("vpn-connection", id), vpn(object{
+		"name": "new", "psk": testPSK + "2", "ikepolicy": object{"dh_group": "group14", "pfs": "ignored"}, "ipsecpolicy": object{"pfs": "disable"},
+	})).want(http.StatusOK)
+	wantMembers(t, changed.at("vpn_connection"), object{"name": "new", "peer_subnets": []string{"172.16.0.0/24"}})
+	wantMembers(t, changed.at("vpn_connection", "ikepolicy"), object{"dh_group": "group14", "encryption_algorithm": "aes-128"})
+	wantMembers(t, changed.at("vpn_connection", "ipsecpolicy"), object{"pfs": "disable"})
+	wantAbsent(t, changed.at("vpn_connection"), "status", "diagnosis", "status_message")
+
+	b.call(http.MethodDelete, path("vpn-connection", id), nil).want(http.StatusNoContent)
+	if got := show().text("vpn_connection", "status"); got != "PENDING_DELETE" {
+		t.Errorf("status is %s", got)
+	}
+	check(t, b.objects.FinalizeConnection(t.Context(), project, id))
+	for _, method := range []string{http.MethodGet, http.MethodDelete} {
+		b.call(method, path("vpn-connection", id), nil).wantError(http.StatusNotFound, "VPN.0004", "resource not found")
+	}
+}
+
+func TestConnectionOfPolicyStyle(t *testing.T) {
+	b := newBench(t)
+	gateway, peer := b.createGateway(), b.createCustomerGateway("198.51.100.7")
+	rules := []object{
+		{"rule_index": 9, "source": "192.168.0.0/25", "destination": []string{"172.16.0.0/24", "172.16.1.0/24"}},
+		{"source": "192.168.0.128/25", "destination": []string{"172.16.2.0/24"}},
+	}
+	a := b.call(http.MethodPost, path("vpn-connection"), vpn(with(smallestConnection(gateway, peer),
+		"style", "Policy", "policy_rules", rules,
+		"ikepolicy", object{"encryption_algorithm": "aes-128-gcm-128", "peer_id_type": "fqdn", "peer_id": "Branch.example"},
+	))).want(http.StatusCreated)
+	wantMembers(t, a.at("vpn_connection"), object{
+		"style": "POLICY", "policy_rules": []object{with(rules[0], "rule_index", 1), with(rules[1], "rule_index", 2)},
+	})
+	wantMembers(t, a.at("vpn_connection", "ikepolicy"), object{
+		"encryption_algorithm": "aes-128-gcm-128", "peer_id_type": "fqdn", "peer_id": "Branch.example",
+	})
+	wantAbsent(t, a.at("vpn_connection"), "enable_nqa", "enable_hub")
+}
+
+func TestConnectionRefusals(t *testing.T) {
+	b := newBench(t)
+	gateway, peer := b.createGateway(), b.createCustomerGateway("198.51.100.7")
+	base := smallestConnection(gateway, peer)
+	policy := func(members object) object { return with(base, "ikepolicy", members) }
+	for _, test := range []struct {
+		name    string
+		send    object
+		status  int
+		message string
+	}{
+		{"no gateway", with(base, "vgw_id", nil), 400, "vgw_id: is required"},
+		{"unknown gateway", with(base, "vgw_id", vpcID), 404, "resource not found"},
+		{"unknown customer gateway", with(base, "cgw_id", vpcID), 404, "resource not found"},
+		{"address of another gateway", with(base, "vgw_ip", vpcID), 400, "vgw_ip: "},
+		{"no PSK", with(base, "psk", nil), 400, "psk"},
+		{"short PSK", with(base, "psk", "Abc-123"), 400, "psk: must have 8 to 128 characters"},
+		{"long PSK", with(base, "psk", strings.Repeat("Abc-1234", 17)), 400, "psk: must have 8 to 128 characters"},
+		{"simple PSK", with(base, "psk", "abcdefgh1234"), 400, "psk"},
+		{"no subnets", with(base, "peer_subnets", nil), 400, "peer_subnets"},
+		{"empty subnets", with(base, "peer_subnets", []string{}), 400, "peer_subnets"},
+		{"six rules", with(base, "style", "policy", "policy_rules", make([]object, 6)), 400, "policy_rules: must have at most 5 entries"},
+		{"rules of another style", with(base, "policy_rules", []object{{"source": "192.168.0.0/24", "destination": []string{"172.16.0.0/24"}}}), 400, "policy_rules"},
+		{"unknown style", with(base, "style", "mesh"), 400, "style"},
+		{"unsupported style", with(base, "style", "policy-template"), 400, "style"},
+		{"hub without BGP", with(base, "enable_hub", true), 400, "enable_hub"},
+		{"monitor", with(base, "enable_health_check", true), 400, "enable_health_check"},
+		{"unsupported version", policy(object{"ike_version": "v1"}), 400, "ike_version"},
+		{"unknown version", policy(object{"ike_version": "v3"}), 400, "ikepolicy.ike_version: must be one of v1, v2"},
+		{"IKE lifetime below", policy(object{"lifetime_seconds": 59}), 400, "ikepolicy.lifetime_seconds: must be from 60 to 604800"},
+		{"IKE lifetime above", policy(object{"lifetime_seconds": 604801}), 400, "ikepolicy.lifetime_seconds: must be from 60 to 604800"},
+		{"DPD interval below", policy(object{"dpd": object{"interval": 9}}), 400, "ikepolicy.dpd.interval: must be from 10 to 3600"},
+		{"DPD timeout above", policy(object{"dpd": object{"timeout": 61}}), 400, "ikepolicy.dpd.timeout: must be from 2 to 60"},
+		{"name without id", policy(object{"peer_id_type": "fqdn"}), 400, "peer_id"},
+		{"ESP lifetime below", with(base, "ipsecpolicy", object{"lifetime_seconds": 29}), 400, "ipsecpolicy.lifetime_seconds: must be from 30 to 604800"},
+		{"AH", with(base, "ipsecpolicy", object{"transform_protocol": "ah"}), 400, "ipsecpolicy.transform_protocol: must be one of esp"},
+		{"tunnel address elsewhere", with(base, "tunnel_local_address", "10.0.0.1/30"), 400, "tunnel_local_address"},
+		{"role unknown", with(base, "ha_role", "backup"), 400, "ha_role: must be one of master, slave"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b.t = t
+			code := map[int]string{400: "VPN.0001", 404: "VPN.0004"}[test.status]
+			b.call(http.MethodPost, path("vpn-connection"), vpn(test.send)).wantError(test.status, code, test.message)
+		})
+	}
+	b.t = t
+	if strings.Contains(b.log.String(), "Abc-1") || strings.Contains(b.log.String(), testPSK) {
+		t.Error("the log holds a PSK")
+	}
+	b.call(http.MethodPost, path("vpn-connection"), vpn(with(base, "ipsecpolicy", object{"lifetime_seconds": 30}, "name", strings.Repeat("n", 64)))).
+		want(http.StatusCreated)
+	b.call(http.MethodPost, path("vpn-connection"), vpn(base)).wantError(http.StatusBadRequest, "VPN.0001", "")
+}
+
+func TestConnectionThatIsNotReady(t *testing.T) {
+	b := newBench(t)
+	gateway, peer := b.createGateway(), b.createCustomerGateway("198.51.100.7")
+	id := b.call(http.MethodPost, path("vpn-connection"), vpn(smallestConnection(gateway, peer))).
+		want(http.StatusCreated).text("vpn_connection", "id")
+	message := "resource (type=CONNECTION, ID=" + id + ") is not ready, currently CREATING"
+	b.call(http.MethodPut, path("vpn-connection", id), vpn(object{"name": "new"})).wantError(http.StatusForbidden, "VPN.0003", message)
+	b.call(http.MethodDelete, path("vpn-connection", id), nil).wantError(http.StatusForbidden, "VPN.0003", message)
+	b.call(http.MethodPost, path("vpn-connection", id, "reset"), nil).wantError(http.StatusForbidden, "VPN.0003", message)
+}
+
+func TestConnectionLogAndReset(t *testing.T) {
+	b := newBench(t)
+	id, _, _ := b.createConnection()
+	if l := b.call(http.MethodGet, path("vpn-connection", id, "log"), nil).want(http.StatusOK).list("logs"); len(l) != 0 {
+		t.Errorf("a new connection has a log: %v", l)
+	}
+	check(t, b.objects.SetLog(t.Context(), project, id, []control.LogLine{
+		{Time: b.now, Message: "first"}, {Time: b.now.Add(1500 * 1e6), Message: "second"},
+	}))
+	log := b.call(http.MethodGet, path("vpn-connection", id, "log"), nil).want(http.StatusOK)
+	second, first := log.list("logs")[0], log.list("logs")[1]
+	if encoded(t, second) == encoded(t, first) || second.(object)["raw_message"] != "second" {
+		t.Errorf("the newest line is not first: %s", log.Text)
+	}
+	if got := second.(object)["time"].(float64) - first.(object)["time"].(float64); got != 1 {
+		t.Errorf("times differ by %v seconds, want 1 whole one", got)
+	}
+	a := b.call(http.MethodPost, path("vpn-connection", id, "reset"), nil).want(http.StatusOK)
+	if len(a.body) != 1 {
+		t.Errorf("a reset answers more than its request id: %s", a.Text)
+	}
+	for _, unknown := range []string{"log", "reset"} {
+		method := map[string]string{"log": http.MethodGet, "reset": http.MethodPost}[unknown]
+		b.call(method, path("vpn-connection", vpcID, unknown), nil).wantError(http.StatusNotFound, "VPN.0004", "")
+	}
+}
+
+func TestConnectionFilters(t *testing.T) {
+	b := newBench(t)
+	id, gateway, _ := b.createConnection()
+	for query, want := range map[string]int{
+		"": 1, "vgw_id=" + gateway: 1, "vgw_id=x": 0, "vgw_ip=" + eip1ID: 1, "vgw_ip=" + eip2ID: 0,
+		"eip_id=" + eip1ID: 1, "eip_id=" + eip1ID + "&vgw_ip=" + eip1ID: 1, "eip_id=" + eip2ID: 0,
+		"vpn_id=" + id: 1, "vpn_id=x": 0, "enterprise_project_id=0": 1, "enterprise_project_id=1": 0, "limit=0": 0, "limit=2000": 1,
+	} {
+		a := b.call(http.MethodGet, path("vpn-connection?"+query), nil).want(http.StatusOK)
+		if l := a.list("vpn_connections"); len(l) != want || a.body["total_count"] != 1.0 {
+			t.Errorf("%q: got %d of %v, want %d of 1", query, len(l), a.body["total_count"], want)
+		}
+	}
+	b.call(http.MethodGet, path("vpn-connection?limit=2001"), nil).
+		wantError(http.StatusBadRequest, "VPN.0001", "limit: must be from 0 to 2000")
+	b.call(http.MethodGet, path("vpn-connection?vgw_ip=a&eip_id=b"), nil).wantError(http.StatusBadRequest, "VPN.0001", "eip_id")
+}
