@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -108,6 +109,16 @@ type storedToken struct {
 	Name    string    `json:"name"`
 	Issued  time.Time `json:"issued"`
 	Expires time.Time `json:"expires"`
+	// Binding ties a token to the password and project it was issued for: a
+	// change of either ends it. The token itself is the key, so that the store
+	// is of no help in guessing passwords.
+	Binding []byte `json:"binding"`
+}
+
+func bindToken(text string, u User) []byte {
+	mac := hmac.New(sha256.New, []byte(text))
+	mac.Write([]byte(u.Project + "/" + u.Password.Reveal()))
+	return mac.Sum(nil)
 }
 
 // Access knows who may call the API. The accounts are those of the daemon's
@@ -153,7 +164,7 @@ func NewAccess(o AccessOptions) (*Access, error) {
 }
 
 // SetAccounts replaces the accounts; on an error it changes nothing. Tokens of
-// users that are no longer there are void.
+// users that are no longer there, or have another password, are void.
 func (a *Access) SetAccounts(credentials []Credential, users []User) error {
 	next := &accounts{credentials: map[string]Credential{}, users: map[userKey]User{}}
 	for i, c := range credentials {
@@ -223,10 +234,12 @@ func (a *Access) IssueToken(ctx context.Context, l Login) (Token, error) {
 	if _, err := io.ReadFull(a.random, secret[:]); err != nil {
 		return Token{}, fmt.Errorf("random token: %w", err)
 	}
-	user.Password = Secret{}
 	t := Token{Text: base64.RawURLEncoding.EncodeToString(secret[:]), Issued: a.now().UTC(), User: user}
 	t.Expires = t.Issued.Add(tokenLifetime)
-	put, err := a.tokens.Put(tokenKey(t.Text), storedToken{Domain: user.Domain, Name: user.Name, Issued: t.Issued, Expires: t.Expires})
+	t.User.Password = Secret{}
+	put, err := a.tokens.Put(tokenKey(t.Text), storedToken{
+		Domain: user.Domain, Name: user.Name, Issued: t.Issued, Expires: t.Expires, Binding: bindToken(t.Text, user),
+	})
 	if err != nil {
 		return Token{}, err
 	}
@@ -284,7 +297,7 @@ func (a *Access) VerifyToken(ctx context.Context, text string) (Principal, error
 		return Principal{}, err
 	}
 	user, known := a.accounts.Load().users[userKey{row.Value.Domain, row.Value.Name}]
-	if !known || !a.now().Before(row.Value.Expires) {
+	if !known || !a.now().Before(row.Value.Expires) || !hmac.Equal(row.Value.Binding, bindToken(text, user)) {
 		return Principal{}, refused
 	}
 	return Principal{Name: user.Domain + "/" + user.Name, Project: user.Project, Role: user.Role}, nil

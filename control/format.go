@@ -234,12 +234,13 @@ const pskSpecials = "~!@#$%^*()-_+={ },./:;"
 // classes upper case, lower case, digits and specials. The messages say
 // nothing of the key itself.
 func (p *parser) psk(field string, s Secret) {
-	if n := len(s.text); n < minPSKLen || n > maxPSKLen {
+	text := s.Reveal()
+	if n := len(text); n < minPSKLen || n > maxPSKLen {
 		p.fail(field, "must have %d to %d characters", minPSKLen, maxPSKLen)
 		return
 	}
 	var upper, lower, digit, special int
-	for _, r := range s.text {
+	for _, r := range text {
 		switch {
 		case r >= 'A' && r <= 'Z':
 			upper = 1

@@ -104,7 +104,7 @@ func createSealingKey(path string) (err error) {
 
 // Seal encrypts a secret for one place: it opens there only.
 func (k *SealingKey) Seal(s Secret, place string) []byte {
-	return k.aead.Seal(nil, nil, []byte(s.text), []byte(place))
+	return k.aead.Seal(nil, nil, []byte(s.Reveal()), []byte(place))
 }
 
 // Open decrypts what Seal made for the same place.
@@ -113,5 +113,5 @@ func (k *SealingKey) Open(sealed []byte, place string) (Secret, error) {
 	if err != nil {
 		return Secret{}, fmt.Errorf("secret of %s: it was sealed with another key or damaged", place)
 	}
-	return Secret{text: string(text)}, nil
+	return NewSecret(string(text)), nil
 }

@@ -9,22 +9,32 @@ import (
 const hidden = "[hidden]"
 
 // Secret is a text that must not be shown: formatting, logging and encoding it
-// yield a placeholder. Reveal is the only way to the text.
-type Secret struct{ text string }
+// yield a placeholder. Reveal is the only way to the text. Compare secrets with
+// Equal.
+type Secret struct {
+	// fmt calls no method of what stands in an unexported field, but it
+	// follows no pointer there either.
+	text *string
+}
 
 // NewSecret returns the secret of a text.
-func NewSecret(text string) Secret { return Secret{text: text} }
+func NewSecret(text string) Secret { return Secret{text: &text} }
 
 // Reveal returns the text.
-func (s Secret) Reveal() string { return s.text }
+func (s Secret) Reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
+}
 
 // IsZero tells whether there is no text.
-func (s Secret) IsZero() bool { return s.text == "" }
+func (s Secret) IsZero() bool { return s.Reveal() == "" }
 
 // Equal compares two secrets in time that does not depend on where they
 // differ.
 func (s Secret) Equal(other Secret) bool {
-	return subtle.ConstantTimeCompare([]byte(s.text), []byte(other.text)) == 1
+	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(other.Reveal())) == 1
 }
 
 // String returns a placeholder.
@@ -38,7 +48,7 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
 // UnmarshalText reads the text, so that a configuration may hold a secret.
 func (s *Secret) UnmarshalText(text []byte) error {
-	s.text = string(text)
+	*s = NewSecret(string(text))
 	return nil
 }
 

@@ -1,0 +1,152 @@
+package control
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+)
+
+// What is refused here is complete but for the data plane: each request would
+// be accepted otherwise.
+func TestUnsupportedGateways(t *testing.T) {
+	for field, edit := range map[string]func(*GatewayCreate){
+		"flavor":          func(r *GatewayCreate) { r.Flavor = new("GM") },
+		"attachment_type": func(r *GatewayCreate) { r.AttachmentType, r.ERID, r.LocalSubnets = new("er"), new("er-1"), nil },
+		"ip_version": func(r *GatewayCreate) {
+			r.IPVersion, r.LocalSubnets, r.LocalSubnetsV6 = new("ipv6"), nil, []string{"2001:db8::/48"}
+		},
+		"access_private_ip_1": func(r *GatewayCreate) { r.NetworkType, r.EIP1, r.EIP2 = new("private"), nil, nil },
+	} {
+		w := newWorld(t)
+		req := gatewayRequest()
+		edit(&req)
+		_, err := w.CreateGateway(t.Context(), project, req)
+		wantInvalid(t, err, field, "this release does not support")
+	}
+	for _, flavor := range []string{"Professional1-NonFixedIP", "Professional2-NonFixedIP"} {
+		req := gatewayRequest()
+		req.Flavor = &flavor
+		_, err := newWorld(t).CreateGateway(t.Context(), project, req)
+		wantInvalid(t, err, "flavor", flavor)
+	}
+}
+
+func TestUnsupportedConnections(t *testing.T) {
+	ike := func(k IKEPolicyRequest) func(*ConnectionCreate) {
+		return func(r *ConnectionCreate) { r.IKEPolicy = &k }
+	}
+	ipsec := func(k IPsecPolicyRequest) func(*ConnectionCreate) {
+		return func(r *ConnectionCreate) { r.IPsecPolicy = &k }
+	}
+	tests := []struct {
+		field string
+		edit  func(*ConnectionCreate)
+	}{
+		{"style", func(r *ConnectionCreate) { r.Style, r.EnableHub = new("BGP"), new(true) }},
+		{"enable_nqa", func(r *ConnectionCreate) { r.EnableNQA = new(true) }},
+		{"ikepolicy.ike_version", ike(IKEPolicyRequest{IKEVersion: new("v1")})},
+		{"ikepolicy.encryption_algorithm", ike(IKEPolicyRequest{EncryptionAlgorithm: new("3des")})},
+		{"ikepolicy.authentication_algorithm", ike(IKEPolicyRequest{AuthenticationAlgorithm: new("md5")})},
+		{"ipsecpolicy.encryption_algorithm", ipsec(IPsecPolicyRequest{EncryptionAlgorithm: new("3des")})},
+		{"ipsecpolicy.authentication_algorithm", ipsec(IPsecPolicyRequest{AuthenticationAlgorithm: new("md5")})},
+	}
+	for _, group := range []string{"group1", "group2", "group5"} {
+		tests = append(tests, struct {
+			field string
+			edit  func(*ConnectionCreate)
+		}{"ikepolicy.dh_group", ike(IKEPolicyRequest{DHGroup: &group})})
+		tests = append(tests, struct {
+			field string
+			edit  func(*ConnectionCreate)
+		}{"ipsecpolicy.pfs", ipsec(IPsecPolicyRequest{PFS: &group})})
+	}
+	w := newWorld(t)
+	g := w.gateway()
+	peer, err := w.CreateCustomerGateway(t.Context(), project, CustomerGatewayCreate{IDValue: new("198.51.100.7"), BGPASN: new(int64(65000))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range tests {
+		req := connectionRequest(g.ID, peer.ID)
+		test.edit(&req)
+		_, err := w.CreateConnection(t.Context(), project, req)
+		wantInvalid(t, err, test.field, "this release does not support")
+	}
+}
+
+func TestUnsupportedTemplate(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway()
+	w.alterGateway(g.ID, func(g *Gateway) { g.Flavor = FlavorProfessional1NonFixedIP })
+	req := connectionRequest(g.ID, w.peer("branch").ID)
+	req.Style = new("policy-template")
+	_, err := w.CreateConnection(t.Context(), project, req)
+	wantInvalid(t, err, "style", "this release does not support")
+}
+
+// Generated tunnel networks are valid ones that the gateway does not use, for
+// any randomness, until all are taken.
+func TestCompleteTunnel(t *testing.T) {
+	random := rand.NewChaCha8([32]byte{3})
+	c := Connection{GatewayID: "g"}
+	var others []Connection
+	seen := map[netip.Prefix]bool{}
+	const networks = 1<<14 - 64 // of the /16, without those of the reserved /24
+	for range 2000 {
+		made := c
+		if err := completeTunnel(&made, others, random); err != nil {
+			t.Fatal(err)
+		}
+		p := &parser{}
+		p.tunnelAddress("local", new(made.TunnelLocal.String()), new(netip.Prefix))
+		p.tunnelAddress("peer", new(made.TunnelPeer.String()), new(netip.Prefix))
+		if p.err != nil || seen[made.TunnelLocal.Masked()] || made.TunnelPeer != otherHost(made.TunnelLocal) {
+			t.Fatalf("made %s and %s: %v", made.TunnelLocal, made.TunnelPeer, p.err)
+		}
+		seen[made.TunnelLocal.Masked()] = true
+		others = append(others, made)
+	}
+	others = nil
+	var last Connection
+	for n := range 1 << 14 {
+		network := netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254, byte(n >> 6), byte(n << 2)}), 30)
+		if !tunnelReserved.Contains(network.Addr()) {
+			last = Connection{GatewayID: "g", TunnelLocal: netip.PrefixFrom(network.Addr().Next(), 30)}
+			others = append(others, last)
+		}
+	}
+	if len(others) != networks {
+		t.Fatalf("%d networks, want %d", len(others), networks)
+	}
+	made := c
+	wantInvalid(t, completeTunnel(&made, others, random), "tunnel_local_address", "all networks are in use")
+	if err := completeTunnel(&made, others[:networks-1], random); err != nil || made.TunnelLocal != last.TunnelLocal {
+		t.Errorf("the last network: %s, %v; want %s", made.TunnelLocal, err, last.TunnelLocal)
+	}
+	others[0].GatewayID = "another" // its networks do not count
+	made = c
+	if err := completeTunnel(&made, others, random); err != nil || made.TunnelLocal != others[0].TunnelLocal {
+		t.Errorf("the network that only another gateway uses: %s, %v", made.TunnelLocal, err)
+	}
+}
+
+func TestErrorTexts(t *testing.T) {
+	for _, test := range []struct {
+		err  *Error
+		want string
+	}{
+		{Invalid("psk", "must have %d", 8), "VPN.0001 400 invalid request: psk: must have 8"},
+		{NotFound(), "VPN.0004 404 resource not found"},
+		{Forbidden("no %s", "way"), "VPN.0003 403 Authentication failed: no way"},
+		{Unauthenticated("no"), "VPN.0003 401 Authentication failed: no"},
+		{Busy(), "VPN.0030 400 The system is busy, please try later."},
+		{NotReady("GATEWAY", "id", gerund("PENDING_CREATE")), "VPN.0003 403 resource (type=GATEWAY, ID=id) is not ready, currently CREATING"},
+		{NotReady("GATEWAY", "id", gerund("FAULT")), "VPN.0003 403 resource (type=GATEWAY, ID=id) is not ready, currently FAULT"},
+		{NotReady("CONNECTION", "id", gerund("PENDING_DELETE")), "VPN.0003 403 resource (type=CONNECTION, ID=id) is not ready, currently DELETING"},
+	} {
+		if got := fmt.Sprint(test.err.Code, " ", test.err.Status, " ", test.err.Message); got != test.want {
+			t.Errorf("%q, want %q", got, test.want)
+		}
+	}
+}
