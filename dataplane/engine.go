@@ -151,6 +151,9 @@ func (e *Engine) tick(now time.Time) {
 	for ifID := range moved {
 		e.fitMTU(ifID)
 	}
+	if !e.closed {
+		e.reopenBroken()
+	}
 	for id, since := range e.reserved {
 		if now.Sub(since) >= reservation {
 			delete(e.reserved, id)
@@ -234,7 +237,7 @@ type SAStatus struct {
 // InterfaceStatus is one TUN interface.
 type InterfaceStatus struct {
 	ipsec.Interface      // MTU as it is, never zero
-	Broken          bool // removed by somebody else; SetInterfaces makes it again
+	Broken          bool // removed by somebody else; Run makes it again
 }
 
 // Snapshot is the state of an Engine at one time.
@@ -260,7 +263,7 @@ func (e *Engine) Snapshot() Snapshot {
 	}
 	for _, d := range e.devices {
 		i := InterfaceStatus{Interface: d.Interface, Broken: d.broken.Load()}
-		i.MTU = d.mtu
+		i.MTU = int(d.mtu.Load())
 		s.Interfaces = append(s.Interfaces, i)
 	}
 	slices.SortFunc(s.SAs, func(a, b SAStatus) int {

@@ -163,7 +163,7 @@ func (in *inbound) deliver(sa *association, packet []byte, next, outerTOS uint8)
 	}
 	if h.syn(packet) {
 		if back := sa.request.current.Load(); back != nil {
-			clampMSS(packet, h, int(back.maxInner.Load()))
+			clampMSS(packet, h, int(min(back.maxInner.Load(), in.dev.mtu.Load())))
 		}
 	}
 	if lost, err := in.joiner.Add(packet); err != nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -40,7 +41,7 @@ type device struct {
 	answers   sync.Mutex
 	answering tun.Writer // guarded by answers
 
-	mtu int // what the interface has; guarded by Engine.mu
+	mtu atomic.Int32 // what the interface has, in octets
 }
 
 // answer writes one packet of our own to the interface.
@@ -63,7 +64,8 @@ func (e *Engine) openDevice(i ipsec.Interface) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &device{Interface: i, dev: dev, table: e.tableOf(i.IfID), mtu: mtu}
+	d := &device{Interface: i, dev: dev, table: e.tableOf(i.IfID)}
+	d.mtu.Store(int32(mtu))
 	d.coalescers.New = func() any { return tun.NewCoalescer(dev.NewWriter()) }
 	for _, q := range dev.Queues() {
 		d.done.Go(func() { e.runQueue(d, q) })
@@ -77,8 +79,7 @@ func (d *device) close() error {
 	return err
 }
 
-// SetInterfaces implements ipsec.Backend. An interface that was removed by
-// somebody else is made again.
+// SetInterfaces implements ipsec.Backend.
 func (e *Engine) SetInterfaces(want []ipsec.Interface) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -107,7 +108,7 @@ func (e *Engine) SetInterfaces(want []ipsec.Interface) error {
 	// Those that go make room for their names first.
 	for id, d := range e.devices {
 		keep := id == 0 || slices.ContainsFunc(checked, func(i ipsec.Interface) bool {
-			return i.IfID == id && i.Name == d.Name && !d.broken.Load()
+			return i.IfID == id && i.Name == d.Name
 		})
 		if keep {
 			devices[id] = d
@@ -127,16 +128,38 @@ func (e *Engine) SetInterfaces(want []ipsec.Interface) error {
 				continue
 			}
 			devices[i.IfID] = d
-			e.log.Info("interface made", "interface", i.Name, "if_id", i.IfID, "mtu", d.mtu)
+			e.log.Info("interface made", "interface", i.Name, "if_id", i.IfID, "mtu", d.mtu.Load())
 			continue
 		}
 		d.MTU = i.MTU
 	}
 	e.publishDevices(devices)
+	e.reopenBroken()
 	for _, i := range checked {
 		e.fitMTU(i.IfID)
 	}
 	return errors.Join(errs...)
+}
+
+// reopenBroken makes the interfaces that somebody else removed again. The
+// caller holds mu.
+func (e *Engine) reopenBroken() {
+	for id, d := range e.devices {
+		if !d.broken.Load() {
+			continue
+		}
+		// What is left of it is of no use: an error would say no more.
+		_ = d.close()
+		again, err := e.openDevice(d.Interface)
+		if err != nil {
+			e.log.Warn("interface not made again", "interface", d.Name, "error", err)
+			continue
+		}
+		e.log.Info("interface made again", "interface", d.Name, "if_id", id)
+		devices := maps.Clone(e.devices)
+		devices[id] = again
+		e.publishDevices(devices)
+	}
 }
 
 // publishDevices replaces the interfaces. The caller holds mu.
@@ -178,7 +201,7 @@ func (e *Engine) fitMTU(ifID uint32) {
 	if mtu == 0 {
 		mtu = e.innerMTU(ifID)
 	}
-	if mtu == d.mtu {
+	if mtu == int(d.mtu.Load()) {
 		return
 	}
 	if err := d.dev.SetMTU(mtu); err != nil {
@@ -186,7 +209,7 @@ func (e *Engine) fitMTU(ifID uint32) {
 		return
 	}
 	e.log.Debug("MTU set", "interface", d.Name, "mtu", mtu)
-	d.mtu = mtu
+	d.mtu.Store(int32(mtu))
 }
 
 // measurePath sets the largest inner packet of an outbound SA from its path and

@@ -112,7 +112,7 @@ func (o *outbound) process(frame []byte) {
 	}
 	limit := int(sa.maxInner.Load())
 	if h.syn(packet) {
-		clampMSS(packet, h, limit)
+		clampMSS(packet, h, min(limit, int(o.d.mtu.Load())))
 	}
 	if h.length > limit {
 		o.tooLong(sa, packet, limit)
