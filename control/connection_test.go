@@ -246,6 +246,11 @@ func TestCreateConnectionRules(t *testing.T) {
 		{"ESP lifetime 604800", ipsec(IPsecPolicyRequest{LifetimeSeconds: new(604800)}), "", ""},
 		{"ESP lifetime 604801", ipsec(IPsecPolicyRequest{LifetimeSeconds: new(604801)}), "ipsecpolicy.lifetime_seconds", "30 to 604800"},
 
+		{"weak algorithms", func(r *ConnectionCreate) {
+			r.IKEPolicy = &IKEPolicyRequest{EncryptionAlgorithm: new("3des"), AuthenticationAlgorithm: new("md5"), DHGroup: new("group1")}
+			r.IPsecPolicy = &IPsecPolicyRequest{EncryptionAlgorithm: new("3des"), AuthenticationAlgorithm: new("md5"), PFS: new("group5")}
+		}, "", ""},
+
 		{"GCM with IKEv1", ike(IKEPolicyRequest{IKEVersion: new("v1"), EncryptionAlgorithm: new("aes-256-gcm-16")}), "ikepolicy.encryption_algorithm", "not defined for ike_version v1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

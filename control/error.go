@@ -62,6 +62,8 @@ func Unauthenticated(why string, args ...any) *Error {
 // NotReady returns the refusal of a change to an object that is being worked
 // on. Kind is GATEWAY or CONNECTION, state as CREATING, UPDATING, FAULT.
 func NotReady(kind, id, state string) *Error {
-	return &Error{Code: CodeForbidden, Status: statusNotReady,
-		Message: fmt.Sprintf("resource (type=%s, ID=%s) is not ready, currently %s", kind, id, state)}
+	return &Error{
+		Code: CodeForbidden, Status: statusNotReady,
+		Message: fmt.Sprintf("resource (type=%s, ID=%s) is not ready, currently %s", kind, id, state),
+	}
 }

@@ -1,7 +1,5 @@
 package control
 
-import "slices"
-
 // unsupported refuses what the API knows and this release cannot do: an
 // option that is accepted must be one that works. The rules of the options
 // stand elsewhere and are complete, so making one work means to delete its
@@ -43,17 +41,5 @@ func unsupportedConnection(d *connectionDraft) *Error {
 	if d.IKE.Version == IKEv1 {
 		p.unsupported("ikepolicy.ike_version", "v1 is a version that")
 	}
-	unsupportedAlgorithm(p, "ikepolicy.encryption_algorithm", d.IKE.Encryption, TripleDES)
-	unsupportedAlgorithm(p, "ikepolicy.authentication_algorithm", d.IKE.Authentication, MD5)
-	unsupportedAlgorithm(p, "ikepolicy.dh_group", d.IKE.Group, Group1, Group2, Group5)
-	unsupportedAlgorithm(p, "ipsecpolicy.encryption_algorithm", d.IPsec.Encryption, TripleDES)
-	unsupportedAlgorithm(p, "ipsecpolicy.authentication_algorithm", d.IPsec.Authentication, MD5)
-	unsupportedAlgorithm(p, "ipsecpolicy.pfs", d.IPsec.PFS, Group1, Group2, Group5)
 	return p.err
-}
-
-func unsupportedAlgorithm[T ~string](p *parser, field string, have T, missing ...T) {
-	if slices.Contains(missing, have) {
-		p.unsupported(field, string(have)+" is an algorithm that")
-	}
 }

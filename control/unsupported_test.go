@@ -36,9 +36,6 @@ func TestUnsupportedConnections(t *testing.T) {
 	ike := func(k IKEPolicyRequest) func(*ConnectionCreate) {
 		return func(r *ConnectionCreate) { r.IKEPolicy = &k }
 	}
-	ipsec := func(k IPsecPolicyRequest) func(*ConnectionCreate) {
-		return func(r *ConnectionCreate) { r.IPsecPolicy = &k }
-	}
 	tests := []struct {
 		field string
 		edit  func(*ConnectionCreate)
@@ -46,20 +43,6 @@ func TestUnsupportedConnections(t *testing.T) {
 		{"style", func(r *ConnectionCreate) { r.Style, r.EnableHub = new("BGP"), new(true) }},
 		{"enable_nqa", func(r *ConnectionCreate) { r.EnableNQA = new(true) }},
 		{"ikepolicy.ike_version", ike(IKEPolicyRequest{IKEVersion: new("v1")})},
-		{"ikepolicy.encryption_algorithm", ike(IKEPolicyRequest{EncryptionAlgorithm: new("3des")})},
-		{"ikepolicy.authentication_algorithm", ike(IKEPolicyRequest{AuthenticationAlgorithm: new("md5")})},
-		{"ipsecpolicy.encryption_algorithm", ipsec(IPsecPolicyRequest{EncryptionAlgorithm: new("3des")})},
-		{"ipsecpolicy.authentication_algorithm", ipsec(IPsecPolicyRequest{AuthenticationAlgorithm: new("md5")})},
-	}
-	for _, group := range []string{"group1", "group2", "group5"} {
-		tests = append(tests, struct {
-			field string
-			edit  func(*ConnectionCreate)
-		}{"ikepolicy.dh_group", ike(IKEPolicyRequest{DHGroup: &group})})
-		tests = append(tests, struct {
-			field string
-			edit  func(*ConnectionCreate)
-		}{"ipsecpolicy.pfs", ipsec(IPsecPolicyRequest{PFS: &group})})
 	}
 	w := newWorld(t)
 	g := w.gateway()
