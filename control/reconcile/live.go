@@ -26,7 +26,6 @@ type live struct {
 
 	condition condition
 	failure   *sa.Event // the last one, until it is healed
-	failures  int       // in a row
 }
 
 // condition is what the key exchange says of a connection.

@@ -41,10 +41,9 @@ func (p place) message(e sa.Event) string {
 	host := strings.NewReplacer(".", "-", ":", "-").Replace(p.gateway.String())
 	fmt.Fprintf(&b, "host-%s ipsec_ike[%d]: [%s] %s (IfIndex=[%d], PolicyName=[%s], SeqNum=[0], PeerAddress=[%s], PeerPort=[%d]",
 		host, p.pid, p.gateway, sentences[e.Kind], ifIndex(p.device), p.name, p.peerAddress(e), peerPort(e))
-	switch e.Kind {
-	case sa.Failed:
+	if e.Kind == sa.Failed {
 		fmt.Fprintf(&b, ", Reason=[%s]", e.Reason)
-	case sa.IKEDown, sa.ChildDown:
+	} else if e.Reason != "" {
 		fmt.Fprintf(&b, ", OfflineReason=[%s]", e.Reason)
 	}
 	b.WriteByte(')')

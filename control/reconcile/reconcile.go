@@ -115,7 +115,6 @@ type Stats struct {
 	Failures     uint64 // of objects and engines, over all passes
 	LastDuration time.Duration
 	LastPass     time.Time
-	LostEvents   uint64
 }
 
 // New returns a Reconciler that does nothing before Run.

@@ -281,7 +281,9 @@ func TestRoutes(t *testing.T) {
 	}{
 		{"nothing", nil, "", "\n"},
 		{
-			"one tunnel, down", []*tunnel{tn("a", false, "169.254.1.1/30", f("10.0.0.0/24", "192.168.0.0/24"), f("169.254.1.1/32", "192.168.0.0/24"))}, "",
+			"one tunnel, down",
+			[]*tunnel{tn("a", false, "169.254.1.1/30", f("10.0.0.0/24", "192.168.0.0/24"), f("169.254.1.1/32", "192.168.0.0/24"))},
+			"",
 			`169.254.1.1/30 on dev-a
 7008 from 10.0.0.0/24 table 1
 7000 from 169.254.1.1/32 table 2
@@ -292,14 +294,18 @@ func TestRoutes(t *testing.T) {
 `,
 		},
 		{
-			"two that share", []*tunnel{tn("b", false, "", f("10.0.0.0/24", "192.168.0.0/24")), tn("a", false, "", f("10.0.0.0/24", "192.168.0.0/24"))}, "ab",
+			"two that share",
+			[]*tunnel{tn("b", false, "", f("10.0.0.0/24", "192.168.0.0/24")), tn("a", false, "", f("10.0.0.0/24", "192.168.0.0/24"))},
+			"ab",
 			`7008 from 10.0.0.0/24 table 1
 1: blackhole 192.168.0.0/24 metric 4294967294
 1: unicast 192.168.0.0/24 metric 100 dev dev-a dev dev-b
 `,
 		},
 		{
-			"standby takes over", []*tunnel{tn("a", false, "", f("10.0.0.0/24", "192.168.0.0/24")), tn("b", true, "", f("10.0.0.0/24", "192.168.0.0/24"))}, "b",
+			"standby takes over",
+			[]*tunnel{tn("a", false, "", f("10.0.0.0/24", "192.168.0.0/24")), tn("b", true, "", f("10.0.0.0/24", "192.168.0.0/24"))},
+			"b",
 			`7008 from 10.0.0.0/24 table 1
 1: blackhole 192.168.0.0/24 metric 4294967294
 1: unicast 192.168.0.0/24 metric 100 dev dev-b
@@ -307,7 +313,8 @@ func TestRoutes(t *testing.T) {
 		},
 		{
 			"everything goes over the tunnel, save this side and the tunnel itself",
-			[]*tunnel{tn("a", false, "", f("10.10.0.0/16", "0.0.0.0/0"), f("10.20.0.0/16", "0.0.0.0/0"))}, "a",
+			[]*tunnel{tn("a", false, "", f("10.10.0.0/16", "0.0.0.0/0"), f("10.20.0.0/16", "0.0.0.0/0"))},
+			"a",
 			`7016 from 10.10.0.0/16 table 1
 7016 from 10.20.0.0/16 table 2
 1: blackhole 0.0.0.0/0 metric 4294967294
@@ -322,7 +329,9 @@ func TestRoutes(t *testing.T) {
 `,
 		},
 		{
-			"IPv6", []*tunnel{tn("a", false, "", f("2001:db8:1::/48", "2001:db8:2::/48"))}, "",
+			"IPv6",
+			[]*tunnel{tn("a", false, "", f("2001:db8:1::/48", "2001:db8:2::/48"))},
+			"",
 			`7080 from 2001:db8:1::/48 table 1
 1: blackhole 2001:db8:2::/48 metric 4294967294
 1: unicast 2001:db8:2::/48 metric 100 dev dev-a

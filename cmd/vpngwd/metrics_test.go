@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vpngw/vpngw/control/reconcile"
+	"github.com/vpngw/vpngw/dataplane/udp"
+	"github.com/vpngw/vpngw/ike"
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// figures are those of two connections, one of which is up.
+type figures struct {
+	status []ike.ConnectionStatus
+	ready  error
+}
+
+func (f *figures) handler() http.Handler {
+	return metricsHandler(engineFigures{
+		connections: func() []ike.ConnectionStatus { return f.status },
+		ikeDrops:    func() map[string]uint64 { return map[string]uint64{"unknown SPI": 3} },
+		espDrops:    func() map[string]uint64 { return map[string]uint64{"no_sa": 4} },
+		sockets:     func() udp.Stats { return udp.Stats{Keepalives: 5} },
+		reconciler: func() reconcile.Stats {
+			return reconcile.Stats{Passes: 6, Failures: 7, LastDuration: 1500 * time.Millisecond, LastPass: time.Unix(8, 0)}
+		},
+	}, func(context.Context) error { return f.ready }, slog.New(slog.DiscardHandler))
+}
+
+func child(name string, spi ipsec.SPI, in, out uint64) ike.ChildStatus {
+	return ike.ChildStatus{
+		ChildStatus: sa.ChildStatus{
+			Name: name, State: sa.Established,
+			In:  ipsec.SAID{Dst: netip.MustParseAddr("203.0.113.1"), SPI: spi},
+			Out: ipsec.SAID{Dst: netip.MustParseAddr("198.51.100.7"), SPI: spi},
+		},
+		Inbound: ipsec.SAState{Bytes: in, Packets: in / 100}, Outbound: ipsec.SAState{Bytes: out, Packets: out / 100},
+	}
+}
+
+func get(t *testing.T, handler http.Handler, path string) (status int, body string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, http.NoBody))
+	return w.Code, w.Body.String()
+}
+
+func wantLines(t *testing.T, body string, lines ...string) {
+	t.Helper()
+	have := strings.Split(body, "\n")
+	for _, line := range lines {
+		found := false
+		for _, h := range have {
+			found = found || h == line
+		}
+		if !found {
+			name, _, _ := strings.Cut(line, "{")
+			var like []string
+			for _, h := range have {
+				if strings.HasPrefix(h, name) {
+					like = append(like, h)
+				}
+			}
+			t.Errorf("no line %s, but %q", line, like)
+		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	f := &figures{status: []ike.ConnectionStatus{
+		{
+			Name: "a", State: ike.Up, IKE: []sa.IKEStatus{{State: sa.Established}},
+			Children: []ike.ChildStatus{child("x", 1, 1000, 2000)}, Failure: &ike.Failure{Count: 9},
+		},
+		{Name: "b", State: ike.Connecting, IKE: []sa.IKEStatus{{State: sa.Connecting}}, Failure: &ike.Failure{Count: 9}},
+	}}
+	handler := f.handler()
+	status, body := get(t, handler, "/metrics")
+	if status != http.StatusOK {
+		t.Fatalf("status %d: %s", status, body)
+	}
+	wantLines(t, body,
+		`vpngw_connection_up{connection="a"} 1`, `vpngw_connection_up{connection="b"} 0`,
+		`vpngw_connection_ike_sas{connection="a"} 1`, `vpngw_connection_child_sas{connection="a"} 1`,
+		`vpngw_connection_ike_sas{connection="b"} 0`,
+		`vpngw_connection_failures{connection="a"} 0`, `vpngw_connection_failures{connection="b"} 9`,
+		`vpngw_connection_bytes_total{connection="a",direction="in"} 1000`,
+		`vpngw_connection_bytes_total{connection="a",direction="out"} 2000`,
+		`vpngw_connection_packets_total{connection="a",direction="out"} 20`,
+		`vpngw_connections{state="up"} 1`, `vpngw_connections{state="connecting"} 1`, `vpngw_connections{state="down"} 0`,
+		`vpngw_dataplane_dropped_packets_total{reason="no_sa"} 4`,
+		`vpngw_ike_dropped_total{reason="unknown SPI"} 3`,
+		`vpngw_socket_datagrams_total{kind="keepalive"} 5`,
+		`vpngw_reconcile_passes_total 6`, `vpngw_reconcile_failures_total 7`,
+		`vpngw_reconcile_last_duration_seconds 1.5`, `vpngw_reconcile_last_timestamp_seconds 8`,
+	)
+	if !strings.Contains(body, "vpngw_build_info{") {
+		t.Error("no build information")
+	}
+
+	// A rekey: the sums go on over both SAs, and over the old one's end.
+	f.status[0].Children = []ike.ChildStatus{child("x", 1, 1500, 2000), child("x", 2, 100, 300)}
+	_, _ = get(t, handler, "/metrics")
+	f.status[0].Children = []ike.ChildStatus{child("x", 2, 200, 300)}
+	_, body = get(t, handler, "/metrics")
+	wantLines(t, body,
+		`vpngw_connection_bytes_total{connection="a",direction="in"} 1700`,
+		`vpngw_connection_bytes_total{connection="a",direction="out"} 2300`,
+	)
+
+	// One that is gone is forgotten.
+	f.status = nil
+	_, body = get(t, handler, "/metrics")
+	if strings.Contains(body, `connection="a"`) {
+		t.Error("a deleted connection still has metrics")
+	}
+}
+
+func TestHealth(t *testing.T) {
+	f := &figures{ready: errors.New("not yet")}
+	handler := f.handler()
+	if status, _ := get(t, handler, "/livez"); status != http.StatusOK {
+		t.Errorf("/livez is %d", status)
+	}
+	if status, body := get(t, handler, "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "not yet") {
+		t.Errorf("/readyz is %d: %s", status, body)
+	}
+	f.ready = nil
+	if status, _ := get(t, handler, "/readyz"); status != http.StatusOK {
+		t.Errorf("/readyz is %d", status)
+	}
+	if status, _ := get(t, handler, "/debug/pprof/"); status != http.StatusNotFound {
+		t.Errorf("/debug/pprof/ is %d", status)
+	}
+}
+
+func TestServeMetrics(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	log := slog.New(slog.DiscardHandler)
+	err = serveMetrics(t.Context(), taken.Addr().String(), http.NotFoundHandler(), log)
+	if err == nil || !strings.HasPrefix(err.Error(), "metrics: ") {
+		t.Errorf("a taken port gives %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- serveMetrics(ctx, "127.0.0.1:0", http.NotFoundHandler(), log) }()
+	cancel()
+	if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("the end of the context gives %v", err)
+	}
+}
