@@ -36,7 +36,7 @@ const (
 
 // bench is an API over a store of its own. The test plays the reconciler.
 type bench struct {
-	t       *testing.T
+	t       testing.TB
 	server  *Server
 	objects *control.Objects
 	access  *control.Access
@@ -44,7 +44,7 @@ type bench struct {
 	now     time.Time // of the server and of signatures
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	t.Helper()
 	b := &bench{t: t, log: &bytes.Buffer{}, now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	clock := func() time.Time { return b.now }
@@ -94,7 +94,7 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +106,7 @@ func path(elements ...string) string { return "/v5/" + project + "/" + strings.J
 
 // request makes an unsigned request. Its body is a text, or what encodes to
 // one as JSON.
-func request(t *testing.T, method, target string, body any) (*http.Request, []byte) {
+func request(t testing.TB, method, target string, body any) (*http.Request, []byte) {
 	t.Helper()
 	var content []byte
 	switch b := body.(type) {
@@ -183,7 +183,7 @@ func (b *bench) send(r *http.Request) *answer {
 var document = sync.OnceValues(func() (map[string]*operation, error) { return loadOperations(context.Background()) })
 
 // documented returns the operation of a request, nil when there is none.
-func documented(t *testing.T, r *http.Request) *operation {
+func documented(t testing.TB, r *http.Request) *operation {
 	operations, err := document()
 	check(t, err)
 	mux := http.NewServeMux()
@@ -196,7 +196,7 @@ func documented(t *testing.T, r *http.Request) *operation {
 
 // answer is what came back.
 type answer struct {
-	t      *testing.T
+	t      testing.TB
 	Status int
 	Header http.Header
 	Text   string
@@ -248,7 +248,7 @@ func (a *answer) list(member string) []any {
 }
 
 // wantMembers compares the members of an object that want has.
-func wantMembers(t *testing.T, got any, want object) {
+func wantMembers(t testing.TB, got any, want object) {
 	t.Helper()
 	o, _ := got.(object)
 	for member, w := range want {
@@ -259,7 +259,7 @@ func wantMembers(t *testing.T, got any, want object) {
 }
 
 // wantAbsent checks that an object lacks members.
-func wantAbsent(t *testing.T, got any, members ...string) {
+func wantAbsent(t testing.TB, got any, members ...string) {
 	t.Helper()
 	o, _ := got.(object)
 	for _, m := range members {
@@ -270,7 +270,7 @@ func wantAbsent(t *testing.T, got any, members ...string) {
 }
 
 // encoded returns a value as JSON, in which equal values are equal texts.
-func encoded(t *testing.T, v any) string {
+func encoded(t testing.TB, v any) string {
 	t.Helper()
 	text, err := json.Marshal(v)
 	check(t, err)

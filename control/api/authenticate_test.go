@@ -1,0 +1,359 @@
+package api
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vpngw/vpngw/control"
+)
+
+// everyOperation are all operations that need a caller, each with a request
+// that would change something if it got through.
+func everyOperation(gateway, customerGateway, connection string) map[string][3]any {
+	return map[string][3]any{
+		"CreateVgw":            {http.MethodPost, path("vpn-gateways"), vgw(smallestGateway())},
+		"ListVgws":             {http.MethodGet, path("vpn-gateways"), nil},
+		"ShowVgw":              {http.MethodGet, path("vpn-gateways", gateway), nil},
+		"UpdateVgw":            {http.MethodPut, path("vpn-gateways", gateway), vgw(object{"name": "taken"})},
+		"DeleteVgw":            {http.MethodDelete, path("vpn-gateways", gateway), nil},
+		"CreateCgw":            {http.MethodPost, path("customer-gateways"), cgw(object{"id_value": "198.51.100.8"})},
+		"ListCgws":             {http.MethodGet, path("customer-gateways"), nil},
+		"ShowCgw":              {http.MethodGet, path("customer-gateways", customerGateway), nil},
+		"UpdateCgw":            {http.MethodPut, path("customer-gateways", customerGateway), cgw(object{"name": "taken"})},
+		"DeleteCgw":            {http.MethodDelete, path("customer-gateways", customerGateway), nil},
+		"CreateVpnConnection":  {http.MethodPost, path("vpn-connection"), vpn(with(smallestConnection(gateway, customerGateway), "vgw_ip", eip2ID))},
+		"ListVpnConnections":   {http.MethodGet, path("vpn-connection"), nil},
+		"ShowVpnConnection":    {http.MethodGet, path("vpn-connection", connection), nil},
+		"UpdateVpnConnection":  {http.MethodPut, path("vpn-connection", connection), vpn(object{"name": "taken"})},
+		"DeleteVpnConnection":  {http.MethodDelete, path("vpn-connection", connection), nil},
+		"ShowVpnConnectionLog": {http.MethodGet, path("vpn-connection", connection, "log"), nil},
+		"ResetVpnConnection":   {http.MethodPost, path("vpn-connection", connection, "reset"), nil},
+		"KeystoneRevokeToken":  {http.MethodDelete, "/v3/auth/tokens", nil},
+	}
+}
+
+func TestEveryOperationNeedsACaller(t *testing.T) {
+	b := newBench(t)
+	connection, gateway, customerGateway := b.createConnection()
+	operations := everyOperation(gateway, customerGateway, connection)
+	all, err := document()
+	check(t, err)
+	for _, op := range all {
+		if _, tested := operations[op.id]; !tested && op.id != "KeystoneCreateUserTokenByPassword" {
+			t.Errorf("operation %s is not tested", op.id)
+		}
+	}
+	before := b.everything()
+	for id, op := range operations {
+		method, target, body := op[0].(string), op[1].(string), op[2]
+		for name, prepare := range map[string]func(r *http.Request, content []byte){
+			"nobody": func(*http.Request, []byte) {},
+			"wrong secret": func(r *http.Request, content []byte) {
+				signRequest(r, content, "admin", "guess", b.now)
+			},
+			"unknown key": func(r *http.Request, content []byte) {
+				signRequest(r, content, "nobody", testSecret+"nobody", b.now)
+			},
+			"other body": func(r *http.Request, content []byte) {
+				signRequest(r, append(content, ' '), "admin", testSecret+"admin", b.now)
+			},
+			"old": func(r *http.Request, content []byte) {
+				signRequest(r, content, "admin", testSecret+"admin", b.now.Add(-signatureSkew-time.Second))
+			},
+			"wrong token":    func(r *http.Request, _ []byte) { r.Header.Set(headerToken, "guess") },
+			"endless token":  func(r *http.Request, _ []byte) { r.Header.Set(headerToken, strings.Repeat("x", 4096)) },
+			"foreign scheme": func(r *http.Request, _ []byte) { r.Header.Set("Authorization", "Basic YWRtaW46YWRtaW4=") },
+		} {
+			t.Run(id+"/"+name, func(t *testing.T) {
+				b.t = t
+				r, content := request(t, method, target, body)
+				prepare(r, content)
+				b.send(r).wantError(http.StatusUnauthorized, "VPN.0003", "Authentication failed: ")
+			})
+		}
+	}
+	b.t = t
+	if after := b.everything(); after != before {
+		t.Errorf("something changed:\n%s\n%s", before, after)
+	}
+}
+
+// everything returns all objects of the project.
+func (b *bench) everything() string {
+	b.t.Helper()
+	var out strings.Builder
+	for _, kind := range []string{"vpn-gateways", "customer-gateways", "vpn-connection"} {
+		a := b.call(http.MethodGet, path(kind), nil).want(http.StatusOK)
+		delete(a.body, "request_id")
+		out.WriteString(encoded(b.t, a.body))
+	}
+	return out.String()
+}
+
+func TestRoles(t *testing.T) {
+	for role, refused := range map[string][]string{
+		"operator": {"CreateVgw", "UpdateVgw", "DeleteVgw"},
+		"readonly": {
+			"CreateVgw", "UpdateVgw", "DeleteVgw", "CreateCgw", "UpdateCgw", "DeleteCgw", "CreateVpnConnection",
+			"UpdateVpnConnection", "DeleteVpnConnection", "ResetVpnConnection",
+		},
+	} {
+		b := newBench(t)
+		connection, gateway, customerGateway := b.createConnection()
+		operations := everyOperation(gateway, customerGateway, connection)
+		delete(operations, "KeystoneRevokeToken") // needs no permission
+		for _, id := range refused {
+			t.Run(role+"/"+id, func(t *testing.T) {
+				b.t = t
+				op := operations[id]
+				b.as(role, op[0].(string), op[1].(string), op[2]).
+					wantError(http.StatusForbidden, "VPN.0003", "Authentication failed: role "+role+" does not allow vpn:")
+			})
+			delete(operations, id)
+		}
+		for id := range maps.Keys(operations) {
+			t.Run(role+"/"+id, func(t *testing.T) {
+				b.t = t
+				op := operations[id]
+				// Refused for other reasons, such as an object that is in use, is all right.
+				if a := b.as(role, op[0].(string), op[1].(string), op[2]); a.text("error_code") == "VPN.0003" && !strings.Contains(a.Text, "not ready") {
+					t.Errorf("was refused: %s", a.Text)
+				}
+			})
+		}
+	}
+}
+
+func TestProjectsAreApart(t *testing.T) {
+	b := newBench(t)
+	connection, gateway, customerGateway := b.createConnection()
+	for id, op := range everyOperation(gateway, customerGateway, connection) {
+		if id == "KeystoneRevokeToken" {
+			continue
+		}
+		t.Run(id, func(t *testing.T) {
+			b.t = t
+			method, target, body := op[0].(string), op[1].(string), op[2]
+			b.as("stranger", method, target, body).wantError(http.StatusForbidden, "VPN.0003", "Authentication failed: ")
+			if strings.Count(target, "/") < 4 {
+				return // no object is named
+			}
+			own := strings.Replace(target, project, otherProject, 1)
+			b.as("stranger", method, own, body).wantError(http.StatusNotFound, "VPN.0004", "resource not found")
+		})
+	}
+	b.t = t
+	r, content := request(t, http.MethodGet, path("vpn-gateways"), nil)
+	r.Header.Set("X-Project-Id", otherProject)
+	signRequest(r, content, "admin", testSecret+"admin", b.now, "x-project-id")
+	b.send(r).wantError(http.StatusForbidden, "VPN.0003", "X-Project-Id")
+}
+
+func TestReplay(t *testing.T) {
+	b := newBench(t)
+	signed := func(method, target string, body any) func() *answer {
+		r, content := request(t, method, target, body)
+		signRequest(r, content, "admin", testSecret+"admin", b.now)
+		return func() *answer {
+			again, _ := request(t, method, target, body)
+			again.Header = r.Header
+			return b.send(again)
+		}
+	}
+	read := signed(http.MethodGet, path("customer-gateways"), nil)
+	read().want(http.StatusOK)
+	read().want(http.StatusOK)
+	create := signed(http.MethodPost, path("customer-gateways"), cgw(object{"id_value": "198.51.100.7"}))
+	create().want(http.StatusCreated)
+	create().wantError(http.StatusUnauthorized, "VPN.0003", "was used before")
+	b.now = b.now.Add(signatureSkew)
+	create().wantError(http.StatusUnauthorized, "VPN.0003", "was used before")
+	if l := read().want(http.StatusOK).list("customer_gateways"); len(l) != 1 {
+		t.Errorf("%d customer gateways, want 1", len(l))
+	}
+}
+
+func TestReplayGuardRemembersForAWholeWindow(t *testing.T) {
+	const window = 2 * signatureSkew
+	start := time.Unix(1_800_000_000, 0)
+	for _, first := range []time.Duration{0, window - 1, window, window + 1, 3*window - 1} {
+		var g replayGuard
+		check(t, g.use(mac("warm up"), start))
+		check(t, g.use(mac("a"), start.Add(first)))
+		for _, later := range []time.Duration{0, window / 2, window - 1} {
+			if g.use(mac("a"), start.Add(first+later)) == nil {
+				t.Errorf("a signature of %s was accepted again after %s", first, later)
+			}
+		}
+	}
+	var g replayGuard
+	for i := range 3 * 100 {
+		check(t, g.use(mac(fmt.Sprint(i)), start.Add(time.Duration(i)*window/100)))
+	}
+	if n := len(g.younger) + len(g.older); n > 2*100 {
+		t.Errorf("%d signatures are kept, of two windows with 100 each", n)
+	}
+}
+
+func mac(s string) [sha256.Size]byte { return sha256.Sum256([]byte(s)) }
+
+func TestCallersAreLimited(t *testing.T) {
+	b := newBench(t)
+	r, content := request(t, http.MethodGet, path("customer-gateways"), nil)
+	signRequest(r, content, "admin", testSecret+"admin", b.now)
+	for i := range callerBurst {
+		if a := b.send(r); a.Status != http.StatusOK {
+			t.Fatalf("request %d got %d", i, a.Status)
+		}
+	}
+	b.send(r).wantError(http.StatusBadRequest, "VPN.0030", "The system is busy, please try later.")
+	other, content := request(t, http.MethodGet, path("customer-gateways"), nil)
+	signRequest(other, content, "readonly", testSecret+"readonly", b.now)
+	b.send(other).want(http.StatusOK)
+	b.now = b.now.Add(time.Second)
+	b.send(r).want(http.StatusOK)
+}
+
+func TestLimitersAreBounded(t *testing.T) {
+	l, now := newLimiters(1, 2), time.Unix(1_800_000_000, 0)
+	for i := range maxLimiters {
+		if !l.allow(fmt.Sprint(i), now) {
+			t.Fatalf("name %d was refused", i)
+		}
+	}
+	if l.allow("one too many", now) {
+		t.Error("there is no bound")
+	}
+	if !l.allow("0", now) || l.allow("0", now) {
+		t.Error("a name of before is not limited as it was")
+	}
+	if !l.allow("one too many", now.Add(2*time.Second)) || len(l.byName) > 2 {
+		t.Errorf("idle names are kept: %d", len(l.byName))
+	}
+}
+
+func login(changes ...string) object {
+	v := map[string]string{"name": "ops", "domain": "acme", "password": testPassword, "project": "region-1"}
+	for i := 0; i < len(changes); i += 2 {
+		v[changes[i]] = changes[i+1]
+	}
+	return object{"auth": object{
+		"identity": object{"methods": []string{"password"}, "password": object{"user": object{
+			"name": v["name"], "password": v["password"], "domain": object{"name": v["domain"]},
+		}}},
+		"scope": object{"project": object{"name": v["project"]}},
+	}}
+}
+
+func (b *bench) login(body any) *answer {
+	b.t.Helper()
+	b.now = b.now.Add(time.Second) // the rate of logins
+	r, _ := request(b.t, http.MethodPost, "/v3/auth/tokens", body)
+	return b.send(r)
+}
+
+func (b *bench) withToken(token, method, target string, body any) *answer {
+	b.t.Helper()
+	r, _ := request(b.t, method, target, body)
+	r.Header.Set(headerToken, token)
+	return b.send(r)
+}
+
+func TestTokens(t *testing.T) {
+	b := newBench(t)
+	a := b.login(login()).want(http.StatusCreated)
+	token := a.Header.Get("X-Subject-Token")
+	if len(token) < 43 || strings.Contains(a.Text, token) {
+		t.Errorf("the token %q has less than 256 bits, or stands in the body", token)
+	}
+	wantMembers(t, a.at("token"), object{
+		"methods": []string{"password"}, "project": object{"id": project, "name": "region-1"},
+		"user": object{"name": "ops", "domain": object{"name": "acme"}}, "roles": []object{{"name": "operator"}},
+	})
+	issued, expires := a.text("token", "issued_at"), a.text("token", "expires_at")
+	from, err1 := time.Parse(control.TimeFormat, issued)
+	to, err2 := time.Parse(control.TimeFormat, expires)
+	if err1 != nil || err2 != nil || to.Sub(from) != 24*time.Hour {
+		t.Errorf("valid from %s to %s", issued, expires)
+	}
+	b.login(login("project", project)).want(http.StatusCreated)
+	b.withToken(token, http.MethodGet, path("vpn-gateways"), nil).want(http.StatusOK)
+	b.withToken(token, http.MethodPost, path("customer-gateways"), cgw(object{"id_value": "198.51.100.7"})).want(http.StatusCreated)
+	b.withToken(token, http.MethodPost, path("vpn-gateways"), vgw(smallestGateway())).
+		wantError(http.StatusForbidden, "VPN.0003", "role operator does not allow")
+	b.withToken(token, http.MethodGet, "/v5/"+otherProject+"/vpn-gateways", nil).wantError(http.StatusForbidden, "VPN.0003", "")
+	if strings.Contains(b.log.String(), token) || strings.Contains(b.log.String(), testPassword) {
+		t.Error("the log holds a token or a password")
+	}
+
+	now := b.now
+	b.now = from.Add(24*time.Hour - time.Millisecond)
+	b.withToken(token, http.MethodGet, path("vpn-gateways"), nil).want(http.StatusOK)
+	b.now = from.Add(24 * time.Hour)
+	b.withToken(token, http.MethodGet, path("vpn-gateways"), nil).wantError(http.StatusUnauthorized, "VPN.0003", "token")
+	b.now = now
+
+	other := b.login(login()).want(http.StatusCreated).Header.Get("X-Subject-Token")
+	revoke := func(subject string) *answer {
+		r, _ := request(t, http.MethodDelete, "/v3/auth/tokens", nil)
+		r.Header.Set(headerToken, other)
+		r.Header.Set("X-Subject-Token", subject)
+		return b.send(r)
+	}
+	revoke("guess").wantError(http.StatusNotFound, "VPN.0004", "")
+	revoke(token).want(http.StatusNoContent)
+	b.withToken(token, http.MethodGet, path("vpn-gateways"), nil).wantError(http.StatusUnauthorized, "VPN.0003", "token")
+	revoke(other).want(http.StatusNoContent)
+	b.withToken(other, http.MethodGet, path("vpn-gateways"), nil).wantError(http.StatusUnauthorized, "VPN.0003", "token")
+}
+
+func TestLoginRefusals(t *testing.T) {
+	b := newBench(t)
+	noScope := login()
+	noScope["auth"].(object)["scope"] = object{"project": object{}}
+	otherMethod := login()
+	otherMethod["auth"].(object)["identity"].(object)["methods"] = []string{"totp"}
+	for _, test := range []struct {
+		name   string
+		body   any
+		status int
+	}{
+		{"wrong password", login("password", "guess"), 401},
+		{"unknown user", login("name", "nobody"), 401},
+		{"unknown domain", login("domain", "other"), 401},
+		{"other project", login("project", otherProject), 401},
+		{"no scope", noScope, 400},
+		{"other method", otherMethod, 400},
+		{"empty password", login("password", ""), 400},
+		{"no JSON", "password", 400},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b.t = t
+			a := b.login(test.body)
+			code := map[int]string{400: "VPN.0001", 401: "VPN.0003"}[test.status]
+			a.wantError(test.status, code, "")
+			if a.Header.Get("X-Subject-Token") != "" {
+				t.Error("a token came back")
+			}
+		})
+	}
+}
+
+func TestLoginsAreLimited(t *testing.T) {
+	b := newBench(t)
+	try := func(body any) *answer {
+		r, _ := request(t, http.MethodPost, "/v3/auth/tokens", body)
+		return b.send(r)
+	}
+	for range loginBurst {
+		try(login("password", "guess")).want(http.StatusUnauthorized)
+	}
+	try(login()).wantError(http.StatusBadRequest, "VPN.0030", "busy")
+	b.now = b.now.Add(time.Second)
+	try(login()).want(http.StatusCreated)
+}
