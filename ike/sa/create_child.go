@@ -17,8 +17,8 @@ const (
 	// maxGroupRounds bounds how often a peer may ask for another group.
 	maxGroupRounds = 3
 	// duplicateTimeout is how long a child stays beside the one that the peer
-	// has set up in its place.
-	duplicateTimeout = 5 * time.Second
+	// has set up in its place. The peer may have to ask again for our answer.
+	duplicateTimeout = 15 * time.Second
 )
 
 // newNonce draws a nonce.
@@ -390,12 +390,17 @@ func (m *Machine) answeredChild(c, old *childSA) {
 	if x != nil && x.old == nil && x.slot == c.slot {
 		x.rival = c
 	}
+	// A duplicate takes over as in a rekey, but that we delete the old one.
 	for _, other := range m.children {
 		if other != c && other.slot == c.slot && other.state == Established {
+			c.rekeys = true
+			other.succeededBy(c)
 			other.redundantAt = m.now.Add(duplicateTimeout)
 		}
 	}
-	c.addOut()
+	if !c.rekeys {
+		c.addOut()
+	}
 }
 
 // creating returns our exchange for a child that awaits its answer.

@@ -20,8 +20,9 @@ const (
 	// is kept for a peer that missed it.
 	repeatWindow = 10 * time.Second
 	// redundantTimeout is how long an SA that the peer should delete, because a
-	// rekey has replaced it, waits for that before we delete it.
-	redundantTimeout = 30 * time.Second
+	// rekey has replaced it, waits for that before we delete it. The peer may
+	// repeat its request for some 165 s before it learns of the new SA.
+	redundantTimeout = 3 * time.Minute
 	// fragmentSize is the IP packet that an IKE message may fill, the smallest
 	// that IPv6 guarantees. Larger messages go in fragments.
 	fragmentSize = 1280
