@@ -25,6 +25,9 @@ func TestTsharkDecrypts(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, 90*time.Second, netlab.Config{Sites: make([]netlab.SiteConfig, 1)}, netlab.DaemonOptions{KeyLog: true})
+			// Else a veth carries what one system call sent as a single packet,
+			// which no real wire would.
+			w.check(w.Gateway.IP(w.ctx, "link set "+netlab.WAN+" gso_max_segs 1"))
 			wire, err := w.Internet.Capture(w.ctx, "wire", "cloud", "")
 			w.check(err)
 			w.peer(0, nil, w.swan(0, func(c *netlab.SwanConnection) { c.Proposal, c.ESPProposal = test.swanIKE, test.swanESP }))

@@ -59,7 +59,9 @@ func TestEditsDoNotDisturbOthers(t *testing.T) {
 	t.Log("the deletion of A")
 	w.check(w.api.Delete(w.ctx, client.Connections, w.id(connectionName(a))))
 
-	time.Sleep(2 * time.Second) // a disturbance would show in the pings that follow
+	// A disturbance would show in the pings that follow.
+	answered := pingB.Received()
+	w.check(netlab.Poll(w.ctx, 50*time.Millisecond, func() (bool, error) { return pingB.Received() > answered+20, nil }))
 	report, err = pingB.Finish(w.ctx)
 	w.check(err)
 	if report.Sent < 20 || len(report.Lost) > 0 {

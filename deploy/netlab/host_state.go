@@ -27,8 +27,9 @@ func (n *Namespace) HostState(ctx context.Context) (HostState, error) {
 	return state, nil
 }
 
-// volatile is what changes by itself in these listings.
-var volatile = regexp.MustCompile(`(valid_lft|preferred_lft|expires) \S+|promiscuity \d+|cache .*|counter packets \d+ bytes \d+`)
+// volatile is what changes by itself in these listings, and the index of a
+// link, which a device that is made again does not get back.
+var volatile = regexp.MustCompile(`(?m)^\d+: |(valid_lft|preferred_lft|expires) \S+|promiscuity \d+|cache .*|counter packets \d+ bytes \d+`)
 
 // Diff lists the lines that one state has and the other has not: "-" for those
 // that are gone, "+" for new ones. It is empty when the states are equal.

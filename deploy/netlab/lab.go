@@ -65,9 +65,9 @@ func Sweep(ctx context.Context) error {
 	}
 	var errs []error
 	for _, dir := range dirs {
-		owner, err := os.ReadFile(filepath.Join(dir, ownerFile))
-		if errors.Is(err, os.ErrNotExist) {
-			// Between the two steps of Open, or of another's removal.
+		owner, _ := os.ReadFile(filepath.Join(dir, ownerFile))
+		if len(owner) == 0 {
+			// Within Open, or within another's removal; else Open was killed.
 			if info, err := os.Stat(dir); err != nil || time.Since(info.ModTime()) < time.Minute {
 				continue
 			}
