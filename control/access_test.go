@@ -1,9 +1,7 @@
 package control
 
 import (
-	"bytes"
 	"errors"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -131,9 +129,9 @@ func TestTokens(t *testing.T) {
 	if got, err := a.VerifyToken(t.Context(), token.Text); err != nil || got != want {
 		t.Errorf("verified as %+v, %v", got, err)
 	}
-	file, err := os.ReadFile(w.path)
-	if err != nil || bytes.Contains(file, []byte(token.Text)) {
-		t.Errorf("the store shows the token, or %v", err)
+	entries, _, err := w.store.List(t.Context(), prefixTokens)
+	if err != nil || len(entries) != 1 || strings.Contains(entries[0].Key+string(entries[0].Value), token.Text) {
+		t.Errorf("the store shows the token in %v, or %v", entries, err)
 	}
 	for _, wrong := range []string{"", token.Text[1:], token.Text + "A", strings.Repeat("A", 43), strings.Repeat("A", 10000), tokenKey(token.Text)} {
 		_, err := a.VerifyToken(t.Context(), wrong)

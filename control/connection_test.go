@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/vpngw/vpngw/control/store"
 )
 
 func TestCreateConnectionDefaults(t *testing.T) {
@@ -674,12 +677,17 @@ func TestConnectionState(t *testing.T) {
 // The file of the store shows no key, neither of a live connection nor of one
 // that had another key before.
 func TestKeysAreSealedAtRest(t *testing.T) {
-	w := newWorld(t)
+	path := filepath.Join(t.TempDir(), "store.db")
+	s, err := store.OpenBolt(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorldOn(t, s)
 	c := w.connection(w.gateway().ID, w.peer("198.51.100.7").ID)
 	if _, err := w.UpdateConnection(t.Context(), project, c.ID, ConnectionUpdate{PSK: new(NewSecret("Another-key-2"))}); err != nil {
 		t.Fatal(err)
 	}
-	file, err := os.ReadFile(w.path)
+	file, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

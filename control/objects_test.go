@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -241,12 +240,8 @@ func TestListGateways(t *testing.T) {
 // must hold for what both have written.
 func TestConcurrentWriters(t *testing.T) {
 	w := newWorld(t)
-	key, err := LoadSealingKey(filepath.Join(filepath.Dir(w.path), "key"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	// Each service has objects of its own: what they share is the store alone.
-	second, err := NewService(ServiceOptions{Objects: NewObjects(w.store, key), Inventory: inventory(t), Random: rand.NewChaCha8([32]byte{2})})
+	second, err := NewService(ServiceOptions{Objects: NewObjects(w.store, w.key), Inventory: inventory(t), Random: rand.NewChaCha8([32]byte{2})})
 	if err != nil {
 		t.Fatal(err)
 	}

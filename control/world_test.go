@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -61,30 +60,30 @@ func inventory(t *testing.T) *Inventory {
 type world struct {
 	*Service
 	t     *testing.T
-	store *store.Bolt
-	path  string
+	store store.Store
+	key   *SealingKey
 	clock time.Time
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	dir := t.TempDir()
-	w := &world{t: t, path: filepath.Join(dir, "store.db"), clock: time.Date(2026, 11, 23, 10, 0, 0, 123456789, time.UTC)}
-	var err error
-	if w.store, err = store.OpenBolt(w.path); err != nil {
-		t.Fatal(err)
-	}
+	return newWorldOn(t, store.NewMemory())
+}
+
+func newWorldOn(t *testing.T, s store.Store) *world {
+	t.Helper()
 	t.Cleanup(func() {
-		if err := w.store.Close(); err != nil {
+		if err := s.Close(); err != nil {
 			t.Errorf("close store: %v", err)
 		}
 	})
-	key, err := LoadSealingKey(filepath.Join(dir, "key"))
+	key, err := newSealingKey(make([]byte, sealingKeySize))
 	if err != nil {
 		t.Fatal(err)
 	}
+	w := &world{t: t, store: s, key: key, clock: time.Date(2026, 11, 23, 10, 0, 0, 123456789, time.UTC)}
 	w.Service, err = NewService(ServiceOptions{
-		Objects:   NewObjects(w.store, key),
+		Objects:   NewObjects(s, key),
 		Inventory: inventory(t),
 		Random:    rand.NewChaCha8([32]byte{1}),
 		Now:       func() time.Time { return w.clock },

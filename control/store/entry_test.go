@@ -1,0 +1,24 @@
+package store
+
+import (
+	"bytes"
+	"testing"
+)
+
+// What lies in the file is read without a panic, and what is accepted is what
+// would be written again.
+func FuzzDecodeEntry(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(make([]byte, revisionsSize-1))
+	f.Add(make([]byte, revisionsSize))
+	f.Add(encodeEntry(Entry{Value: []byte("value"), Created: 7, Modified: 1 << 40}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := decodeEntry("k", b)
+		if (err != nil) != (len(b) < revisionsSize) {
+			t.Fatalf("%d octets: %v", len(b), err)
+		}
+		if err == nil && !bytes.Equal(encodeEntry(e), b) {
+			t.Fatalf("%x was read as %+v", b, e)
+		}
+	})
+}
