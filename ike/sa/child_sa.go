@@ -250,10 +250,14 @@ func (c *childSA) gone() {
 
 // protect adds the policies of one direction for the child's selectors.
 func (k *slot) protect(c *childSA, d ipsec.Direction) {
+	have := make(map[ipsec.PolicyID]int, len(k.policies))
+	for i, p := range k.policies {
+		have[p.PolicyID] = i
+	}
 	for _, p := range c.policies(d) {
-		i := slices.IndexFunc(k.policies, func(have ipsec.Policy) bool { return have.PolicyID == p.PolicyID })
+		i, ok := have[p.PolicyID]
 		switch {
-		case i < 0:
+		case !ok:
 			k.policies = append(k.policies, p)
 		case k.policies[i] == p:
 			continue // a rekey leaves it
@@ -284,9 +288,12 @@ func (c *childSA) policies(d ipsec.Direction) []ipsec.Policy {
 
 // prune removes the policies that a completed child no longer has.
 func (k *slot) prune(c *childSA) {
-	keep := append(c.policies(ipsec.In), c.policies(ipsec.Out)...)
+	keep := map[ipsec.PolicyID]bool{}
+	for _, p := range append(c.policies(ipsec.In), c.policies(ipsec.Out)...) {
+		keep[p.PolicyID] = true
+	}
 	k.policies = slices.DeleteFunc(k.policies, func(p ipsec.Policy) bool {
-		if slices.ContainsFunc(keep, func(q ipsec.Policy) bool { return q.PolicyID == p.PolicyID }) {
+		if keep[p.PolicyID] {
 			return false
 		}
 		c.m.emit(DeletePolicy{p.PolicyID})

@@ -183,8 +183,8 @@ func (e *end) seal(x wire.ExchangeType, id uint32, payloads ...wire.Payload) []b
 
 // inject hands end b a message that a has authenticated.
 func (l *lab) inject(b []byte) {
-	s := l.a.machine().current
-	l.b.receive(Datagram{Local: s.path.remote, Remote: s.path.local, Bytes: b})
+	s := l.b.machine().current
+	l.b.receive(Datagram{Local: s.path.local, Remote: s.path.remote, Bytes: b})
 }
 
 // TestWindow: an old request gets the stored answer when it is the same, and
