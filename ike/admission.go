@@ -55,6 +55,10 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// refusalHold is how long a request that was refused counts as half-open, so
+// that refusals, which are reported, do not come cheaper than SAs.
+const refusalHold = 2 * time.Second
+
 // halfOpen counts half-open IKE SAs, those that wait for a worker included.
 type halfOpen struct {
 	total  int
@@ -86,7 +90,7 @@ func (s *Server) admit(now time.Time, key initKey, d sa.Datagram) {
 	if len(s.directory.Load().candidates(d.Local.Addr(), from)) == 0 {
 		s.drops.add(dropNoConnection, 1)
 		if s.notices.Allow() {
-			s.log.Info("IKE_SA_INIT request from an address without a connection", "local", d.Local, "peer", d.Remote)
+			s.log.Info("IKE_SA_INIT request from an address without a connection", "local", d.Local.String(), "peer", d.Remote.String())
 		}
 		return
 	}
@@ -152,9 +156,20 @@ func (s *Server) enter(key initKey, from netip.Addr, proven bool) verdict {
 
 // leave forgets a request that came to nothing.
 func (s *Server) leave(key initKey, from netip.Addr) {
+	s.forget(key)
+	s.vacate(from)
+}
+
+// forget lets the request be handled as a new one when it comes again.
+func (s *Server) forget(key initKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.byInit, key)
+}
+
+func (s *Server) vacate(from netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.open.leave(from)
 }
 
@@ -180,16 +195,17 @@ func (s *Server) respond(a admission) {
 	s.guard(func() { m, actions, err = sa.Respond(p.born, &p.env, a.datagram) })
 	if err != nil {
 		s.drops.add(dropRefusedRequest, 1)
-		s.log.Debug("IKE_SA_INIT request dropped", "peer", a.datagram.Remote, "error", err)
+		s.log.Debug("IKE_SA_INIT request dropped", "peer", a.datagram.Remote.String(), "error", err)
 	}
 	if m == nil {
 		// Without a machine there is at most an answer and an event.
 		p.perform(actions)
-		s.leave(a.key, p.halfOpen)
+		s.forget(a.key)
+		time.AfterFunc(refusalHold, func() { s.vacate(p.halfOpen) })
 		return
 	}
 	s.mu.Lock()
-	if s.phase == stopped {
+	if s.phase != running {
 		s.mu.Unlock()
 		s.leave(a.key, p.halfOpen)
 		return

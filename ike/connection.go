@@ -20,12 +20,12 @@ const (
 	// time over which those of all are spread at the start, up to startSpreadMax.
 	startSpread    = 5 * time.Millisecond
 	startSpreadMax = 2 * time.Second
-	// simultaneous is how far apart two IKE SAs that both ends initiated may
-	// have been set up and still count as begun at once.
-	simultaneous = 10 * time.Second
-	// replaceGrace is how long an IKE SA that is being replaced waits for the
-	// children of its successor.
-	replaceGrace = 10 * time.Second
+	// crossing is how far apart two IKE SAs that each end began may have been set
+	// up and still have crossed: as long as a message may take with repetitions.
+	crossing = 200 * time.Second
+	// attemptGrace is how long an attempt of ours may go without an answer beside
+	// an IKE SA that stands.
+	attemptGrace = 10 * time.Second
 )
 
 // connection is one configured connection: it keeps IKE SAs with the peer up
@@ -136,7 +136,7 @@ func (c *connection) review(now time.Time) {
 		return
 	}
 	c.stopRetry()
-	c.keepBest(now, live, up)
+	c.keepBest(now, live)
 }
 
 // best returns the peer whose IKE SA serves the connection, or nil.
@@ -150,48 +150,53 @@ func (c *connection) best() *peer {
 	return best
 }
 
-// keepBest ends the other IKE SAs once the best one can take over: it has as
-// many children as the other, or the other has waited long enough. An attempt
-// of ours that is still under way may yet turn out best, and has as long.
-func (c *connection) keepBest(now time.Time, live, up []*peer) {
+// keepBest ends the other IKE SAs once the best one is known to be complete at
+// both ends, by a sign of life that is later than both. If it gives none, it
+// ends itself. An attempt of ours that the peer has answered is left to its
+// end, since the peer may take it for established already.
+func (c *connection) keepBest(now time.Time, live []*peer) {
 	best := c.best()
-	var next time.Duration
-	for _, p := range live {
-		if p == best {
-			continue
-		}
-		since := best.up.at
-		if !p.up.at.IsZero() && p.up.at.After(since) {
-			since = p.up.at
-		}
-		ready := !p.up.at.IsZero() && (best.childrenUp >= max(p.childrenUp, 1) || best.up.toldAlone(p.up))
-		if wait := replaceGrace - now.Sub(since); !ready && wait > 0 {
-			next = max(next, wait)
-			continue
-		}
-		p.terminateLocked(sa.ReasonIKEReplaced)
-	}
 	if c.recheck != nil {
 		c.recheck.Stop()
 		c.recheck = nil
 	}
-	if next > 0 {
-		c.recheck = time.AfterFunc(next, func() {
-			c.s.mu.Lock()
-			defer c.s.mu.Unlock()
-			c.review(time.Now())
-		})
+	for _, p := range live {
+		switch {
+		case p == best:
+		case p.up.at.IsZero():
+			wait := attemptGrace - now.Sub(best.up.at)
+			switch {
+			case p.answered:
+			case wait > 0:
+				c.recheck = time.AfterFunc(wait, best.in.wake)
+			default:
+				p.terminateLocked(sa.ReasonIKEReplaced)
+			}
+		case best.up.toldAlone(p.up), best.outlived(p):
+			p.terminateLocked(sa.ReasonIKEReplaced)
+		case best.probed.Before(p.up.at) || best.probed.Before(best.up.at):
+			best.probed = now
+			best.in.command(sa.Probe{})
+		}
 	}
 }
 
+// outlived reports whether a peer's IKE SA is known to be alive since another
+// one was there beside it, with as many children.
+func (p *peer) outlived(o *peer) bool {
+	return p.lastSeen.After(p.up.at) && p.lastSeen.After(o.up.at) && p.childrenUp >= max(o.childrenUp, 1)
+}
+
 // supersedes reports whether an IKE SA is to be kept rather than another one
-// of the same connection. The later one is, make before break. But when both
-// ends began one at the same time, each may have seen the other's later: then
-// the one counts that alone carried INITIAL_CONTACT, for which the peer has
-// dropped the other, and else the one with the lower SPI of its initiator. So
-// both ends choose the same.
+// of the same connection. The later one is, make before break. But when each
+// end began one, they may have crossed, and each end may have seen the other's
+// later: then the one counts that alone carried INITIAL_CONTACT, for which the
+// peer may have dropped the other, and else the one with the lower SPI of its
+// initiator. So both ends choose the same. When it was no crossing, because one
+// end has lost the older one, that choice may be wrong: the liveness check in
+// keepBest then tells.
 func (a contact) supersedes(b contact) bool {
-	if a.initiator != b.initiator && a.at.Sub(b.at).Abs() < simultaneous {
+	if a.initiator != b.initiator && a.at.Sub(b.at).Abs() < crossing {
 		if a.initialContact != b.initialContact {
 			return a.initialContact
 		}
@@ -203,7 +208,8 @@ func (a contact) supersedes(b contact) bool {
 // toldAlone reports whether the peer has said, with an IKE SA that it began
 // later, that it knows nothing of another one (RFC 7296, section 2.4).
 func (a contact) toldAlone(b contact) bool {
-	return a.initialContact && !a.initiator && a.at.Sub(b.at) >= simultaneous
+	return a.initialContact && !a.initiator && a.at.After(b.at) &&
+		(!b.initiator || a.at.Sub(b.at) >= crossing)
 }
 
 // updatePeer tells a peer of the connection's present configuration.
@@ -276,19 +282,19 @@ var eventNames = map[sa.EventKind]string{
 func spiString(spi uint64) string { return fmt.Sprintf("%016x", spi) }
 
 func (s *Server) logEvent(e sa.Event) {
-	args := []any{"connection", e.Connection, "local", e.Local, "peer", e.Remote}
+	args := []any{"connection", e.Connection, "local", e.Local.String(), "peer", e.Remote.String()}
 	switch e.Kind {
 	case sa.IKEUp, sa.IKERekeyed, sa.IKEDown, sa.PeerMoved:
 		args = append(args, "ike", spiString(e.InitiatorSPI), "ike_r", spiString(e.ResponderSPI))
 	case sa.ChildUp, sa.ChildRekeyed, sa.ChildDown:
-		args = append(args, "child", e.Child, "in", e.In, "out", e.Out)
+		args = append(args, "child", e.Child, "in", e.In.String(), "out", e.Out.String())
 	case sa.Failed:
 	}
 	switch e.Kind {
 	case sa.IKEUp, sa.IKERekeyed:
-		args = append(args, "proposal", e.Proposal)
+		args = append(args, "proposal", e.Proposal.String())
 	case sa.ChildUp, sa.ChildRekeyed:
-		args = append(args, "proposal", e.Proposal, "local_ts", ipsec.SelectorList(e.LocalTS), "remote_ts", ipsec.SelectorList(e.RemoteTS))
+		args = append(args, "proposal", e.Proposal.String(), "local_ts", ipsec.SelectorList(e.LocalTS), "remote_ts", ipsec.SelectorList(e.RemoteTS))
 	case sa.IKEDown, sa.ChildDown, sa.PeerMoved, sa.Failed:
 	}
 	if e.Reason != "" {

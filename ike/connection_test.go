@@ -27,8 +27,8 @@ func TestBothEndsKeepTheSameSA(t *testing.T) {
 		{name: "crossed, the other way", aSPI: 9, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}},
 		{name: "crossed, high bit", aSPI: 1 << 63, bSPI: 2, one: seen{0, 1}, other: seen{0, 1}},
 		{name: "crossed, one cleared the other", bContact: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}},
-		{name: "crossed, both cleared", aContact: true, bContact: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}, wantA: true},
-		{name: "later replaces", aContact: true, aSPI: 1, bSPI: 2, one: seen{0, simultaneous}, other: seen{0, simultaneous + 1}},
+		{name: "crossed, both alone", aContact: true, bContact: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}, wantA: true},
+		{name: "later replaces", aContact: true, aSPI: 1, bSPI: 2, one: seen{0, crossing}, other: seen{0, crossing + 1}},
 		{name: "one end began both", sameInitiators: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{0, 2}},
 	}
 	for _, tt := range tests {

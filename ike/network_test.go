@@ -128,6 +128,7 @@ func (g *gateway) stopAndCheck(t *testing.T) {
 		t.Errorf("%s: %v", g.addr, err)
 	}
 	g.done = nil
+	time.Sleep(refusalHold)
 	if left := g.backend.SAs(); len(left) != 0 {
 		t.Errorf("%s: %d SAs are left", g.addr, len(left))
 	}
@@ -244,6 +245,35 @@ func wantSameKeys(t *testing.T, from, to *gateway, reqID uint32) {
 		}
 	}
 	t.Fatalf("%s: no inbound SA %s", to.addr, out.SPI)
+}
+
+// wantNoGap asserts that from the first outbound SA of a child on there was
+// always one, and the same for the policies that lead traffic into it.
+func wantNoGap(t *testing.T, g *gateway, reqID uint32) {
+	t.Helper()
+	outbound, policies, began := map[ipsec.SAID]bool{}, map[ipsec.PolicyID]bool{}, false
+	for _, call := range g.backend.Calls() {
+		switch {
+		case call.Err != nil:
+			continue
+		case call.Op == ipsectest.OpAddSA && call.SA.Direction == ipsec.Out && call.SA.ReqID == reqID:
+			outbound[call.ID] = true
+		case call.Op == ipsectest.OpDeleteSA:
+			delete(outbound, call.ID)
+		case call.Op == ipsectest.OpAddPolicy && call.Policy.Action == ipsec.Protect && call.Policy.ReqID == reqID:
+			policies[call.Policy.PolicyID] = true
+		case call.Op == ipsectest.OpDeletePolicy:
+			delete(policies, call.Policy.PolicyID)
+		}
+		began = began || len(outbound) > 0 && len(policies) == 2
+		if began && (len(outbound) == 0 || len(policies) != 2) {
+			t.Errorf("%s: nothing carries the traffic after %s", g.addr, call)
+			return
+		}
+	}
+	if !began {
+		t.Errorf("%s: nothing ever carried the traffic", g.addr)
+	}
 }
 
 // protects returns the Protect policies.

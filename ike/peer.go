@@ -27,12 +27,11 @@ type peer struct {
 	saidInitialContact atomic.Bool
 
 	// Of the goroutine alone.
-	machine  *sa.Machine
-	sas      map[ipsec.SAID]uint32 // in the Backend, with their ReqIDs
-	spis     []uint64              // as registered
-	counted  map[string]uint64     // drops of the machine that are counted already
-	contact  contact               // of the IKE SA as it was authenticated
-	children int                   // up, as of the last step
+	machine *sa.Machine
+	sas     map[ipsec.SAID]uint32 // in the Backend, with their ReqIDs
+	spis    []uint64              // as registered
+	counted map[string]uint64     // drops of the machine that are counted already
+	contact contact               // of the IKE SA as it was authenticated
 
 	// Of responders, until the peer is gone.
 	init initKey
@@ -43,6 +42,9 @@ type peer struct {
 	live        bool        // has an IKE SA that is not gone
 	up          contact     // zero until authenticated
 	childrenUp  int
+	answered    bool      // the peer has an SPI, so more than an attempt of ours
+	lastSeen    time.Time // of an authenticated message
+	probed      time.Time // when keepBest last asked for one
 	terminating bool
 }
 
@@ -101,6 +103,9 @@ func (p *peer) run(m *sa.Machine, actions []sa.Action) {
 			}
 			for _, d := range datagrams {
 				p.step(func(now time.Time) []sa.Action { return m.Handle(now, d) })
+			}
+			if len(commands)+len(datagrams) == 0 {
+				p.publish()
 			}
 		case <-timer.C:
 			p.step(m.Timeout)
@@ -177,7 +182,7 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 		case sa.Send:
 			if err := p.s.opts.Transport.SendIKE(a.Local, a.Remote, a.Datagram); err != nil {
 				p.s.drops.add(dropSendFailed, 1)
-				p.s.log.Debug("sending failed", "local", a.Local, "peer", a.Remote, "error", err)
+				p.s.log.Debug("sending failed", "local", a.Local.String(), "peer", a.Remote.String(), "error", err)
 			}
 		case sa.AddSA:
 			reqID = a.SA.ReqID
@@ -215,7 +220,7 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 
 func (p *peer) deleteSA(id ipsec.SAID) {
 	if err := p.s.opts.Backend.DeleteSA(id); err != nil && !errors.Is(err, ipsec.ErrNotFound) {
-		p.s.log.Error("the data plane keeps an SA", "sa", id, "error", err)
+		p.s.log.Error("the data plane keeps an SA", "sa", id.String(), "error", err)
 	}
 	p.forgetSA(id)
 }
@@ -279,17 +284,23 @@ func (p *peer) publish() {
 		}
 	}
 	p.counted = drops
-	p.children = 0
+	children := 0
 	for _, c := range status.Children {
 		if c.State == sa.Established || c.State == sa.Rekeying {
-			p.children++
+			children++
 		}
 	}
 
 	s := p.s
 	s.mu.Lock()
 	p.live = len(status.IKE) > 0
-	p.childrenUp = p.children
+	p.answered = slices.ContainsFunc(status.IKE, func(i sa.IKEStatus) bool { return i.ResponderSPI != 0 })
+	p.childrenUp = children
+	for _, i := range status.IKE {
+		if i.LastSeen.After(p.lastSeen) {
+			p.lastSeen = i.LastSeen
+		}
+	}
 	p.up = p.contact
 	if p.halfOpen.IsValid() && (!p.up.at.IsZero() || !p.live) {
 		s.open.leave(p.halfOpen)
