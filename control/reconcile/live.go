@@ -263,6 +263,7 @@ func (r *Reconciler) carrying() map[string]bool {
 
 // storeLogs writes the logs that have new lines.
 func (r *Reconciler) storeLogs(ctx context.Context) {
+	r.logsStored = time.Now()
 	for id, l := range r.subjects {
 		if !l.journal.changed {
 			continue

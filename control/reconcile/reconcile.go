@@ -77,7 +77,7 @@ const (
 	coalesce     = 20 * time.Millisecond  // changes that come together are one pass
 	observeDelay = 100 * time.Millisecond // likewise events
 	linger       = time.Second            // what a removed tunnel keeps its device, for its peer's answer
-	storeDelay   = time.Second            // at most so often a connection's log is stored
+	storeDelay   = time.Second            // so far apart logs are stored, at the least
 	fullPass     = 3 * time.Minute
 	retryMin     = time.Second
 	retryMax     = time.Minute
@@ -101,6 +101,7 @@ type Reconciler struct {
 	routes     route.State          // as set last
 	subjects   map[string]*live     // every connection, by id
 	retry      time.Duration        // zero: the last pass did all
+	logsStored time.Time
 }
 
 // counts are the figures of Stats.
@@ -169,9 +170,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-r.wake:
 			due.at(duePass, time.Now())
 		case e := <-r.KeyExchange.Events():
-			r.record(time.Now(), e)
-			due.at(dueObserve, time.Now().Add(observeDelay))
-			due.at(dueStore, time.Now().Add(storeDelay))
+			now := time.Now()
+			r.record(now, e)
+			due.at(dueObserve, now.Add(observeDelay))
+			due.at(dueStore, later(now.Add(observeDelay), r.logsStored.Add(storeDelay)))
 		case <-due.timer.C:
 		}
 		now := time.Now()
@@ -286,6 +288,13 @@ func (s *schedule) take(work int, now time.Time) bool {
 	}
 	s.next[work] = time.Time{}
 	return true
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // arm sets the timer to the earliest work.
