@@ -22,7 +22,6 @@ type call struct {
 	operation string
 	remote    string
 	caller    control.Principal
-	status    int
 	errorCode string
 	err       error
 }

@@ -1,0 +1,209 @@
+package sdktest
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/huaweicloud/huaweicloud-sdk-go-v3/core/auth/basic"
+	"github.com/huaweicloud/huaweicloud-sdk-go-v3/core/config"
+	vpn "github.com/huaweicloud/huaweicloud-sdk-go-v3/services/vpn/v5"
+)
+
+const (
+	apiAddress     = "127.0.0.1:8443"
+	metricsAddress = "127.0.0.1:9090"
+	accessKey      = "SDKTESTKEY"
+	secretKey      = "sdk-test-secret-of-no-worth"
+	projectID      = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+
+	vpcID    = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0001"
+	subnetID = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0011"
+	eip1ID   = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0021"
+	eip2ID   = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0022"
+	eip1     = "203.0.113.10"
+	eip2     = "203.0.113.11"
+)
+
+const configuration = `
+node: {name: sdktest, availability_zone: az1}
+data_dir: %q
+api:
+  listen: ` + apiAddress + `
+  tls: auto
+  credentials:
+    - {access_key: ` + accessKey + `, secret_key: ` + secretKey + `, role: admin, project_id: ` + projectID + `}
+metrics: {listen: ` + metricsAddress + `}
+dataplane: {backend: userspace}
+inventory:
+  availability_zones: [az1, az2]
+  vpcs:
+    - {id: ` + vpcID + `, cidr: 10.10.0.0/16, subnets: [{id: ` + subnetID + `, cidr: 10.10.0.0/24}]}
+  eips:
+    - {id: ` + eip1ID + `, address: ` + eip1 + `, interface: lo}
+    - {id: ` + eip2ID + `, address: ` + eip2 + `, interface: lo}
+`
+
+// inNamespace marks the process that runs in the network namespace.
+const inNamespace = "VPNGW_SDKTEST_IN_NAMESPACE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(inNamespace) == "" {
+		os.Exit(enterNamespace())
+	}
+	code, err := withDaemon(m.Run)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "sdktest:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// enterNamespace runs this program again in a network namespace of its own, so
+// that the daemon may have its addresses, devices and ports.
+func enterNamespace() int {
+	self := exec.Command("/proc/self/exe", os.Args[1:]...)
+	self.Env = append(os.Environ(), inNamespace+"=1")
+	self.Stdin, self.Stdout, self.Stderr = os.Stdin, os.Stdout, os.Stderr
+	self.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if uid := os.Getuid(); uid != 0 {
+		self.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		self.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
+		self.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	err := self.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		return max(1, exit.ExitCode())
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "sdktest: network namespace:", err)
+		return 1
+	}
+	return 0
+}
+
+// dataDir is where the daemon keeps its store and certificate.
+var dataDir string
+
+// withDaemon builds the daemon, runs it in the namespace and calls run once it
+// is ready.
+func withDaemon(run func() int) (code int, err error) {
+	dir, err := os.MkdirTemp("", "vpngw-sdktest-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	for _, command := range [][]string{
+		{"ip", "link", "set", "lo", "up"},
+		{"ip", "address", "add", eip1 + "/32", "dev", "lo"},
+		{"ip", "address", "add", eip2 + "/32", "dev", "lo"},
+		{"go", "build", "-C", "../..", "-o", filepath.Join(dir, "vpngwd"), "./cmd/vpngwd"},
+	} {
+		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+			return 1, fmt.Errorf("%v: %w: %s", command, err, out)
+		}
+	}
+	dataDir = filepath.Join(dir, "data")
+	if err := os.Mkdir(dataDir, 0o700); err != nil {
+		return 1, err
+	}
+	file := filepath.Join(dir, "vpngw.yaml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, configuration, dataDir), 0o600); err != nil {
+		return 1, err
+	}
+	output, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return 1, err
+	}
+	defer output.Close()
+	daemon := exec.Command(filepath.Join(dir, "vpngwd"), "--config", file)
+	daemon.Stdout, daemon.Stderr = output, output
+	daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := daemon.Start(); err != nil {
+		return 1, err
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- daemon.Wait() }()
+	defer func() {
+		if code != 0 || err != nil {
+			log, _ := os.ReadFile(output.Name())
+			fmt.Fprintf(os.Stderr, "--- log of the daemon:\n%s\n", log)
+		}
+	}()
+	if err := ready(exited); err != nil {
+		_ = daemon.Process.Kill()
+		return 1, err
+	}
+	code = run()
+	if err := daemon.Process.Signal(syscall.SIGTERM); err != nil {
+		return 1, fmt.Errorf("stop daemon: %w", err)
+	}
+	select {
+	case err := <-exited:
+		if err != nil {
+			return 1, fmt.Errorf("daemon ended badly: %w", err)
+		}
+	case <-time.After(30 * time.Second):
+		_ = daemon.Process.Kill()
+		return 1, errors.New("daemon does not stop")
+	}
+	return code, nil
+}
+
+// ready waits until the daemon says that it serves.
+func ready(exited <-chan error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for {
+		answer, err := http.Get("http://" + metricsAddress + "/readyz")
+		if err == nil {
+			answer.Body.Close()
+			if answer.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = fmt.Errorf("readyz answers %s", answer.Status)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("daemon is not ready: %w", err)
+		case err := <-exited:
+			return fmt.Errorf("daemon ended: %v", err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// newClient returns a client of the SDK that trusts the daemon's certificate.
+func newClient(t *testing.T, accessKey, secretKey string) *vpn.VpnClient {
+	t.Helper()
+	certificate, err := os.ReadFile(filepath.Join(dataDir, "api.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(certificate)
+	credentials, err := basic.NewCredentialsBuilder().WithAk(accessKey).WithSk(secretKey).WithProjectId(projectID).SafeBuild()
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
+	client, err := vpn.VpnClientBuilder().
+		WithEndpoint("https://" + apiAddress).
+		WithCredential(credentials).
+		WithHttpConfig(config.DefaultHttpConfig().WithHttpTransport(transport).WithRetries(0)).
+		SafeBuild()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vpn.NewVpnClient(client)
+}
