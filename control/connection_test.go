@@ -343,6 +343,24 @@ func TestConnectionRulesOfOtherGateways(t *testing.T) {
 	}
 }
 
+// A private gateway is reached at addresses of its own, and named by them.
+func TestConnectionOfPrivateGateway(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway(func(r *GatewayCreate) {
+		r.NetworkType, r.EIP1, r.EIP2 = new("private"), nil, nil
+		r.AccessPrivateIP1, r.AccessPrivateIP2 = new("10.10.0.10"), new("10.10.0.11")
+	})
+	v := w.connection(g.ID, w.peer("10.99.0.1").ID, func(r *ConnectionCreate) { r.VgwIP = new("10.10.0.11") })
+	if v.Slot != Slot2 || v.VgwIP != "10.10.0.11" || v.LocalID != "10.10.0.11" || v.PeerID != "10.99.0.1" {
+		t.Errorf("slot %d, vgw_ip %s, ids %s and %s", v.Slot, v.VgwIP, v.LocalID, v.PeerID)
+	}
+	_, err := w.UpdateGateway(t.Context(), project, g.ID, GatewayUpdate{EIPID1: new(eip1)})
+	wantInvalid(t, err, "eip_id_1", "absent with network_type private")
+	req := connectionRequest(g.ID, w.peer("10.99.0.2").ID)
+	_, err = w.CreateConnection(t.Context(), project, req)
+	wantInvalid(t, err, "vgw_ip", "10.10.0.10 and 10.10.0.11")
+}
+
 func TestConnectionDuplicates(t *testing.T) {
 	w := newWorld(t)
 	g, peer := w.gateway(), w.peer("198.51.100.7")

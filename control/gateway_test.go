@@ -83,6 +83,8 @@ func TestCreateGatewayRules(t *testing.T) {
 		{"enterprise project by id", func(r *GatewayCreate) { r.EnterpriseProjectID = new(nobody) }, "", ""},
 		{"enterprise project malformed", func(r *GatewayCreate) { r.EnterpriseProjectID = new("1") }, "enterprise_project_id", "UUID"},
 
+		{"id empty", func(r *GatewayCreate) { r.VPCID = new("") }, "vpc_id", "1 to 64"},
+		{"id too long", func(r *GatewayCreate) { r.VPCID = new(strings.Repeat("a", 65)) }, "vpc_id", "1 to 64"},
 		{"no VPC", func(r *GatewayCreate) { r.VPCID = nil }, "vpc_id", "required"},
 		{"unknown VPC", func(r *GatewayCreate) { r.VPCID = new(nobody) }, "vpc_id", "there is no VPC"},
 		{"no subnet", func(r *GatewayCreate) { r.ConnectSubnet = nil }, "connect_subnet", "required"},

@@ -7,10 +7,10 @@
 //	api ──────────────────▶ revision ──────────────────────▶ reconcile
 //	                        1 2 3 …
 //
-// Every transaction that changes something takes the next revision. An entry
-// remembers the revision that created it and the one that changed it last; a
-// check compares the latter, which is how a writer learns that somebody was
-// faster.
+// Every transaction that changes something takes a higher revision than all
+// before; there may be holes between them. An entry remembers the revision that
+// created it and the one that changed it last; a check compares the latter,
+// which is how a writer learns that somebody was faster.
 package store
 
 import (
@@ -23,7 +23,7 @@ import (
 // default settings.
 const (
 	MaxKeySize   = 512     // octets of a key
-	MaxValueSize = 1 << 20 // octets of a value
+	MaxValueSize = 1 << 20 // octets of a value, and of all values of a transaction together
 	MaxTxnSize   = 128     // checks and, counted apart, operations of a transaction
 )
 
@@ -99,8 +99,8 @@ type Store interface {
 
 	// Txn performs all operations if all checks hold, else none (ErrConflict).
 	// It returns the revision of the change, durable by then. A transaction
-	// that changes nothing takes no revision and returns the present one. A key may stand
-	// in one operation only.
+	// that changes nothing takes no revision and returns the present one. A
+	// key may stand in one operation only.
 	Txn(ctx context.Context, checks []Check, ops []Op) (int64, error)
 
 	// Watch reports every change to keys that begin with prefix, from the
@@ -131,7 +131,7 @@ func ValidateTxn(checks []Check, ops []Op) error {
 			return fmt.Errorf("check of %q: revision %d is negative", c.Key, c.Revision)
 		}
 	}
-	seen := make(map[string]bool, len(ops))
+	seen, total := make(map[string]bool, len(ops)), 0
 	for _, op := range ops {
 		if err := validateKey(op.key); err != nil {
 			return fmt.Errorf("operation: %w", err)
@@ -143,6 +143,10 @@ func ValidateTxn(checks []Check, ops []Op) error {
 		if len(op.value) > MaxValueSize {
 			return fmt.Errorf("operation on %q: value has %d octets, at most %d", op.key, len(op.value), MaxValueSize)
 		}
+		total += len(op.value)
+	}
+	if total > MaxValueSize {
+		return fmt.Errorf("transaction: values have %d octets together, at most %d", total, MaxValueSize)
 	}
 	return nil
 }
