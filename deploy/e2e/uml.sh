@@ -72,15 +72,13 @@ long ptrace(long request, long pid, long address, void *data) {
 C
 fi
 
-# Modules that the guest's kernel lacks may be built in or not needed: only the
-# command knows.
-modules='ipv6 xfrm_user xfrm_algo esp4 seqiv echainiv authenc aes_generic cbc gcm ctr ghash_generic hmac sha1_generic
-  sha256_generic sha512_generic crypto_user algif_hash algif_skcipher algif_aead tun veth nf_tables'
+# What is not loaded on demand.
+modules='ipv6 xfrm_user esp4 tun veth nf_tables'
 
 quote() { printf '%q ' "$@"; }
 {
   echo '#!/bin/bash'
-  for v in PATH HOME; do printf 'export %s=%q\n' "$v" "${!v}"; done
+  for v in PATH HOME VPNGW_BIN; do [ -z "${!v-}" ] || printf 'export %s=%q\n' "$v" "${!v}"; done
   cat <<'GUEST'
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -94,6 +92,10 @@ export TMPDIR=/run/tmp
 [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
 mkdir -p /run/modules/lib/modules
 ln -s "/usr/lib/uml/modules/$(uname -r)" /run/modules/lib/modules/
+# The kernel asks for the modules it finds it needs through this.
+printf '#!/bin/sh\nexec modprobe -d /run/modules "$@"\n' >/run/modprobe
+chmod 755 /run/modprobe
+echo /run/modprobe >/proc/sys/kernel/modprobe
 [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
 ip link set lo up
 stty -F /dev/tty1 -opost
