@@ -92,8 +92,6 @@ func TestInboundDrops(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ect := bytes.Clone(good)
-	setTOS(ect, ecnNotECT)
 
 	p.write(replayed)
 	if got := receive(t, g.shared); !bytes.Equal(got, good) {

@@ -79,8 +79,13 @@ func TestSetInterfaces(t *testing.T) {
 	}
 
 	err = g.SetInterfaces([]ipsec.Interface{
-		two, {IfID: 0, Name: "zero"}, {IfID: 5, Name: "two"}, {IfID: 2, Name: "again"},
-		{IfID: 6, Name: DefaultName}, {IfID: 7}, {IfID: 8, Name: "fine"},
+		two,
+		{IfID: 0, Name: "zero"},
+		{IfID: 5, Name: "two"},
+		{IfID: 2, Name: "again"},
+		{IfID: 6, Name: DefaultName},
+		{IfID: 7},
+		{IfID: 8, Name: "fine"},
 	})
 	for _, want := range []string{"IfID must not be zero", "interface two: the name is used twice", "IfID 2 is used twice", DefaultName, "1 to 15 octets"} {
 		if err == nil || !strings.Contains(err.Error(), want) {

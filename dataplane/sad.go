@@ -109,7 +109,7 @@ func (e *Engine) AllocSPI(local netip.Addr) (ipsec.SPI, error) {
 	defer e.mu.Unlock()
 	for range 1000 {
 		var b [4]byte
-		rand.Read(b[:]) //nolint:errcheck // It never fails (crypto/rand).
+		rand.Read(b[:])
 		id := ipsec.SAID{Dst: local, SPI: ipsec.SPI(binary.BigEndian.Uint32(b[:]))}
 		if id.SPI < 256 || e.sas[id] != nil || !e.reserved[id].IsZero() {
 			continue

@@ -51,7 +51,7 @@ func Open(name string, queues, mtu int) (Device, error) {
 	for i := range queues {
 		q, uso, err := openQueue(name, i == 0)
 		if err != nil {
-			d.Close()
+			_ = d.Close() // the first error is the one to report
 			return nil, fmt.Errorf("tun %s: queue %d: %w", name, i, err)
 		}
 		d.uso = uso
@@ -59,7 +59,7 @@ func Open(name string, queues, mtu int) (Device, error) {
 		d.queues = append(d.queues, q)
 	}
 	if err := d.bringUp(mtu); err != nil {
-		d.Close()
+		_ = d.Close() // the first error is the one to report
 		return nil, fmt.Errorf("tun %s: %w", name, err)
 	}
 	return d, nil

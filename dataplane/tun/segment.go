@@ -161,6 +161,7 @@ func (s *Segments) Next() []byte {
 	case segmentWhole:
 		s.state = segmentNone
 		return s.rest
+	case segmentTCP, segmentUDP:
 	}
 	payload := len(s.rest) - s.hdrLen
 	last := payload <= s.size

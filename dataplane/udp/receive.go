@@ -43,6 +43,7 @@ func newReader(s *socket) *reader {
 		batch, room = rawBatch, rawRoom
 	case kindIKE:
 		batch = 1
+	case kindNATT:
 	}
 	r := &reader{
 		s: s, msgs: make([]mmsghdr, batch), iovs: make([]unix.Iovec, batch),
