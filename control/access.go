@@ -283,7 +283,7 @@ func (a *Access) staleTokens(ctx context.Context, user User) ([]store.Op, error)
 }
 
 // VerifyToken returns the caller who holds a token, or the refusal of one that
-// is unknown or expired.
+// is unknown, expired or void.
 func (a *Access) VerifyToken(ctx context.Context, text string) (Principal, error) {
 	refused := Unauthenticated("the token is not valid")
 	if text == "" || len(text) > maxTokenLength {

@@ -177,7 +177,7 @@ func ready(exited <-chan error) error {
 		case <-ctx.Done():
 			return fmt.Errorf("daemon is not ready: %w", err)
 		case err := <-exited:
-			return fmt.Errorf("daemon ended: %v", err)
+			return errors.Join(errors.New("daemon ended before it was ready"), err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
