@@ -164,12 +164,6 @@ func (g *gateway) seen(kind sa.EventKind) (found []sa.Event) {
 	return found
 }
 
-func (g *gateway) forgetEvents() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.events = nil
-}
-
 func (g *gateway) connection(t *testing.T, name string) ConnectionStatus {
 	t.Helper()
 	for _, c := range g.Snapshot() {
