@@ -80,7 +80,10 @@ func (s *socket) configure(fd int) error {
 	}
 	var err error
 	if s.v6 {
-		if err = set("IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err == nil {
+		if s.kind != kindRaw {
+			err = set("IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+		}
+		if err == nil {
 			err = set("IPV6_MTU_DISCOVER", unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_WANT)
 		}
 		if err == nil {

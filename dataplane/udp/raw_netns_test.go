@@ -1,0 +1,161 @@
+//go:build netns
+
+package udp
+
+import (
+	"bytes"
+	"net/netip"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// inNamespace runs f on a thread that has a network namespace of its own, with
+// its loopback interface up; both end with f.
+func inNamespace(t *testing.T, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Errorf("make a network namespace: %v", err)
+			return
+		}
+		ip(t, "link", "set", "lo", "up")
+		f()
+	}()
+	<-done
+}
+
+func ip(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		t.Errorf("ip %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// TestNetNSAllWays sends batches of ESP packets by UDP and as IP protocol 50,
+// over IPv4 and IPv6.
+func TestNetNSAllWays(t *testing.T) {
+	inNamespace(t, func() {
+		ip(t, "addr", "add", "2001:db8::1/128", "dev", "lo")
+		ip(t, "addr", "add", "2001:db8::2/128", "dev", "lo")
+		a4, b4 := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")
+		a6, b6 := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+		m := New(Options{})
+		defer m.Close()
+		c := &collector{all: make(chan got, 1000)}
+		m.OnIKE(c.ike)
+		m.OnESP(func() Receiver { return c })
+		if err := m.SetAddresses([]netip.Addr{a4, b4, a6, b6}); err != nil {
+			t.Error(err)
+			return
+		}
+		for _, way := range []struct {
+			name     string
+			from, to netip.Addr
+			encap    bool
+		}{
+			{"UDP over IPv4", a4, b4, true},
+			{"UDP over IPv6", a6, b6, true},
+			{"raw over IPv4", a4, b4, false},
+			{"raw over IPv6", a6, b6, false},
+		} {
+			path, err := NewPath(netip.AddrPortFrom(way.from, PortNATT), netip.AddrPortFrom(way.to, PortNATT), way.encap)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			const count, size, last = 64, 900, 500
+			var data []byte
+			for i := range count {
+				data = append(data, bytes.Repeat([]byte{byte(i + 1)}, size)...)
+			}
+			data = data[:len(data)-size+last]
+			const tos = 0x2a
+			if failed, err := m.NewSender().Send(path, data, size, tos); failed != 0 || err != nil {
+				t.Errorf("%s: %d failed: %v", way.name, failed, err)
+				return
+			}
+			for i := range count {
+				g := c.next(t)
+				n := size
+				if i == count-1 {
+					n = last
+				}
+				if g.kind != "esp" || g.local != path.Remote || g.remote != path.Local || g.tos != tos ||
+					g.data != strings.Repeat(string(rune(i+1)), n) {
+					t.Errorf("%s: packet %d: %d octets from %s to %s, tos %02x", way.name, i, len(g.data), g.remote, g.local, g.tos)
+					return
+				}
+			}
+			c.empty(t)
+			if err := m.SendIKE(netip.AddrPortFrom(way.from, PortIKE), netip.AddrPortFrom(way.to, PortIKE), []byte("message")); err != nil {
+				t.Error(err)
+			}
+			if g := c.next(t); g.kind != "ike" || g.data != "message" {
+				t.Errorf("%s: got %+v", way.name, g)
+			}
+		}
+		if overhead := []int{
+			mustPath(t, a4, b4, true).HeaderLen(), mustPath(t, a6, b6, true).HeaderLen(),
+			mustPath(t, a4, b4, false).HeaderLen(), mustPath(t, a6, b6, false).HeaderLen(),
+		}; overhead[0] != 28 || overhead[1] != 48 || overhead[2] != 20 || overhead[3] != 40 {
+			t.Errorf("header lengths %v", overhead)
+		}
+	})
+}
+
+func mustPath(t *testing.T, from, to netip.Addr, encap bool) *Path {
+	t.Helper()
+	p, err := NewPath(netip.AddrPortFrom(from, 1), netip.AddrPortFrom(to, 1), encap)
+	if err != nil {
+		t.Error(err)
+	}
+	return p
+}
+
+// TestNetNSPathMTU makes a route narrower than its link.
+func TestNetNSPathMTU(t *testing.T) {
+	inNamespace(t, func() {
+		ip(t, "link", "add", "wire", "type", "veth", "peer", "name", "far")
+		ip(t, "link", "set", "far", "up")
+		ip(t, "addr", "add", "198.51.100.1/24", "dev", "wire")
+		ip(t, "link", "set", "wire", "up")
+		local, remote := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("203.0.113.1")
+		m := New(Options{})
+		defer m.Close()
+		for _, tt := range []struct {
+			mtu  string
+			want int
+		}{{"", 1500}, {"1400", 1400}} {
+			route := []string{"route", "replace", "203.0.113.0/24", "dev", "wire"}
+			if tt.mtu != "" {
+				route = append(route, "mtu", tt.mtu)
+			}
+			ip(t, route...)
+			if got, err := m.PathMTU(local, remote); err != nil || got != tt.want {
+				t.Errorf("route with MTU %q: %d, %v", tt.mtu, got, err)
+			}
+		}
+
+		// A train that is longer than that goes in fragments, and says so.
+		if err := m.SetAddresses([]netip.Addr{local}); err != nil {
+			t.Error(err)
+			return
+		}
+		p, err := NewPath(netip.AddrPortFrom(local, PortNATT), netip.AddrPortFrom(remote, PortNATT), true)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		failed, err := m.NewSender().Send(p, make([]byte, 3*1450), 1450, 0)
+		if failed != 0 || err == nil || !strings.Contains(err.Error(), ErrTooBig.Error()) {
+			t.Errorf("%d failed, %v", failed, err)
+		}
+	})
+}
