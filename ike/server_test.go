@@ -219,6 +219,101 @@ func TestOneConnectionsChangeLeavesAnother(t *testing.T) {
 	})
 }
 
+// Of several children only the one that changed is set up anew, and the
+// policies under it follow.
+func TestOneChildsChangeLeavesAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		second := func(c *sa.Connection, local, remote string) {
+			child := c.Children[0]
+			child.Name, child.ReqID = "second", 2
+			child.Local, child.Remote = []ipsec.TrafficSelector{prefix(local)}, []ipsec.TrafficSelector{prefix(remote)}
+			c.Children = append(c.Children[:1:1], child)
+		}
+		second(&atWest, "10.11.0.0/16", "10.12.0.0/16")
+		second(&atEast, "10.12.0.0/16", "10.11.0.0/16")
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(5 * time.Second)
+		first, _ := a.backend.Outbound(1)
+		other, _ := a.backend.Outbound(2)
+		if first.SPI == 0 || other.SPI == 0 {
+			t.Fatal("not both children are up")
+		}
+		second(&atWest, "10.13.0.0/16", "10.12.0.0/16")
+		second(&atEast, "10.12.0.0/16", "10.13.0.0/16")
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(time.Minute)
+		if got, _ := a.backend.Outbound(1); got.SPI != first.SPI {
+			t.Error("the child that stayed the same was set up anew")
+		}
+		if got, _ := a.backend.Outbound(2); got.SPI == other.SPI || got.SPI == 0 {
+			t.Errorf("the changed child is %s still", got.SPI)
+		}
+		wantNoGap(t, a, 1)
+		for _, g := range []*gateway{a, b} {
+			wantSameKeys(t, g, map[*gateway]*gateway{a: b, b: a}[g], 2)
+			discarded, gone := 0, prefix("10.11.0.0/16")
+			for _, p := range g.backend.Policies() {
+				if p.Local == gone || p.Remote == gone {
+					t.Errorf("%s: left: %s", g.addr, p)
+				}
+				if p.Action == ipsec.Discard {
+					discarded++
+				}
+			}
+			if discarded != 4 {
+				t.Errorf("%s: %d policies discard", g.addr, discarded)
+			}
+		}
+	})
+}
+
+// A repetition of an IKE_SA_INIT request reaches the machine that answered it,
+// which gives the same answer; no second one is made.
+func TestRepeatedInitRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		b := start(t, n, east, Options{})
+		_, atEast := joined("c", 1)
+		apply(t, b, atEast)
+		answers := &recorder{}
+		n.setFate(func(local, remote netip.AddrPort) (int, time.Duration) { return 0, 0 })
+		b.opts.Transport = answers
+		local, remote := netip.AddrPortFrom(east, 500), netip.AddrPortFrom(west, 500)
+		request := initRequest(t, 1, nil)
+		synctest.Wait()
+		for range 3 {
+			b.Deliver(local, remote, request)
+			synctest.Wait()
+		}
+		sent := answers.take()
+		if len(sent) != 3 || !slices.Equal(sent[0].Bytes, sent[1].Bytes) || !slices.Equal(sent[0].Bytes, sent[2].Bytes) {
+			t.Fatalf("%d answers, not the same three times", len(sent))
+		}
+		// From another port it is another request.
+		b.Deliver(local, netip.AddrPortFrom(west, 501), request)
+		synctest.Wait()
+		if sent = answers.take(); len(sent) != 1 {
+			t.Fatalf("%d answers to another port", len(sent))
+		}
+		b.Server.mu.Lock()
+		if len(b.peers) != 2 || b.open.total != 2 {
+			t.Errorf("%d machines, %d half-open", len(b.peers), b.open.total)
+		}
+		b.Server.mu.Unlock()
+		settleFor(DefaultLimits().HalfOpenTimeout + time.Second)
+		b.Server.mu.Lock()
+		defer b.Server.mu.Unlock()
+		if len(b.peers)+len(b.byInit)+b.open.total != 0 {
+			t.Errorf("%d machines are half-open still", len(b.peers))
+		}
+	})
+}
+
 // An end that lost its state begins anew; the other one has the old SA still.
 func TestRestartAfterACrash(t *testing.T) {
 	for _, initiates := range []netip.Addr{west, east} {
