@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/vpngw/vpngw/control"
@@ -37,6 +38,7 @@ type Options struct {
 
 // Limits of the server.
 const (
+	maxConnections  = 512
 	maxInFlight     = 128
 	callerRate      = 50 // per second
 	callerBurst     = 100
@@ -45,7 +47,8 @@ const (
 	maxBody         = 256 << 10 // octets
 	maxHeader       = 32 << 10  // octets
 	headerTimeout   = 10 * time.Second
-	requestTimeout  = 30 * time.Second
+	readTimeout     = 10 * time.Second
+	writeTimeout    = 30 * time.Second
 	idleTimeout     = 2 * time.Minute
 	shutdownTimeout = 10 * time.Second
 )
@@ -111,9 +114,10 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler:           s.handler,
-		ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		TLSConfig: s.tls,
+		ConnState: boundConnections(),
 		// Handshakes of port scanners and clients that distrust the
 		// certificate are no news for operators.
 		ErrorLog: log.New(debugWriter{s.log}, "", 0),
@@ -138,6 +142,21 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 		return fmt.Errorf("api: shutdown: %w", err)
 	}
 	return nil
+}
+
+// boundConnections returns a hook that closes connections beyond the limit.
+func boundConnections() func(net.Conn, http.ConnState) {
+	var open atomic.Int64
+	return func(c net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			if open.Add(1) > maxConnections {
+				c.Close()
+			}
+		case http.StateClosed, http.StateHijacked:
+			open.Add(-1)
+		}
+	}
 }
 
 // debugWriter makes log lines of net/http debug messages.

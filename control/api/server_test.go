@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -177,6 +178,45 @@ func TestListenerServesTLSAndShutsDown(t *testing.T) {
 	if _, err := client.Get("https://" + listener.Addr().String() + "/openapi.yaml"); err == nil {
 		t.Error("the server still answers")
 	}
+}
+
+func TestConnectionsAreLimited(t *testing.T) {
+	b := newBench(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.server.serve(ctx, listener) }()
+	served := func(c net.Conn) bool {
+		check(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+		_, _ = io.WriteString(c, "GET /openapi.yaml HTTP/1.1\r\nHost: a\r\n\r\n")
+		_, err := http.ReadResponse(bufio.NewReader(c), nil)
+		return err == nil
+	}
+	var first net.Conn
+	for i := range maxConnections + 1 {
+		c, err := net.Dial("tcp", listener.Addr().String())
+		check(t, err)
+		defer c.Close()
+		if i == 0 {
+			first = c
+		}
+		if got, want := served(c), i < maxConnections; got != want {
+			t.Fatalf("connection %d is served: %v, want %v", i+1, got, want)
+		}
+	}
+	first.Close()
+	for { // the server learns of it some time
+		c, err := net.Dial("tcp", listener.Addr().String())
+		check(t, err)
+		ok := served(c)
+		c.Close()
+		if ok {
+			break
+		}
+	}
+	cancel()
+	check(t, <-done)
 }
 
 func TestAutoCertificateIsKept(t *testing.T) {
