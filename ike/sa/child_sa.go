@@ -194,7 +194,7 @@ func (c *childSA) addOut() {
 		c.rekeyAt = c.m.now.Add(c.m.soft(life, c.initiator))
 		c.expireAt = c.m.now.Add(life)
 	}
-	c.slot.failures, c.slot.wanted, c.slot.retryAt = 0, false, time.Time{}
+	c.slot.wanted, c.slot.retryAt = false, time.Time{}
 	kind := ChildUp
 	if c.rekeys {
 		kind = ChildRekeyed
@@ -379,6 +379,9 @@ func (m *Machine) lost(c *childSA, reason Reason, d *Diagnosis) {
 	e := c.event(ChildDown)
 	e.Reason, e.Diagnosis = reason, d
 	m.emit(Emit{e})
+	if m.now.Sub(c.established) > maxRetry {
+		c.slot.failures = 0 // it did well for long enough
+	}
 	m.restore(c.slot)
 }
 

@@ -248,6 +248,10 @@ func (x *createChild) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 		return
 	}
 	s.m.children = append(s.m.children, c)
+	if c.slot.removed {
+		s.m.deleteChild(c, ReasonConfigModify, nil)
+		return
+	}
 	c.rekeys = x.old != nil
 	x.complete(s.m, c)
 }

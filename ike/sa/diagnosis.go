@@ -217,7 +217,6 @@ func malformedChild(msg *wire.Message, err error) *Diagnosis {
 func unreachable(s *ikeSA, o *outstanding) *Diagnosis {
 	d := &Diagnosis{
 		Reason: ReasonMaxTransmit, Exchange: o.kind().String(), Parameter: "peer address",
-		Ours: s.path.remote.String(), Theirs: "silent",
 		Detail: fmt.Sprintf("no answer to %s request %d, sent %d times to %s from %s",
 			o.kind(), o.id, o.tries+1, s.path.remote, s.path.local),
 	}

@@ -20,8 +20,10 @@ type keyExchange interface {
 	// public returns the value for the KE payload.
 	public() []byte
 	// shared returns the secret g^ir for the peer's value, after the checks of
-	// RFC 6989. It is used once, and wipes our private value.
+	// RFC 6989. When it succeeds it wipes our private value: there is one
+	// secret to each.
 	shared(peer []byte) ([]byte, error)
+	wipe()
 }
 
 // group draws a private value of one key exchange method.
@@ -54,6 +56,8 @@ func newKeyExchange(id uint16, rand randSource) (keyExchange, error) {
 	}
 	return kex, nil
 }
+
+var errSpent = errors.New("the private value is used up")
 
 // modpExponent is the length of private values in octets: more than twice the
 // strength of the largest group, as RFC 3526, section 8, asks for.
@@ -93,7 +97,15 @@ func modpGroup(prime string) group {
 
 func (x *modpExchange) public() []byte { return x.value }
 
+func (x *modpExchange) wipe() {
+	clear(x.secret)
+	x.secret = nil
+}
+
 func (x *modpExchange) shared(peer []byte) ([]byte, error) {
+	if x.secret == nil {
+		return nil, errSpent
+	}
 	if len(peer) != x.p.Size() {
 		return nil, fmt.Errorf("public value of %d octets, the group has %d", len(peer), x.p.Size())
 	}
@@ -107,7 +119,7 @@ func (x *modpExchange) shared(peer []byte) ([]byte, error) {
 		return nil, errors.New("public value is 0, 1 or p-1")
 	}
 	secret := bigmod.NewNat().Exp(y, x.secret, x.p).Bytes(x.p)
-	clear(x.secret)
+	x.wipe()
 	return secret, nil
 }
 
@@ -116,6 +128,7 @@ type curveExchange struct {
 	curve ecdh.Curve
 	size  int // octets of a coordinate
 	key   *ecdh.PrivateKey
+	value []byte
 }
 
 func curveGroup(curve ecdh.Curve, size int) group {
@@ -131,7 +144,7 @@ func curveGroup(curve ecdh.Curve, size int) group {
 			}
 			// Values at or above the order, and zero, are refused: draw again.
 			if key, err := curve.NewPrivateKey(b); err == nil {
-				return &curveExchange{curve, size, key}, nil
+				return &curveExchange{curve, size, key, key.PublicKey().Bytes()}, nil
 			}
 		}
 		return nil, errors.New("the source of randomness gives no private value")
@@ -144,14 +157,20 @@ const uncompressed = 4
 func (x *curveExchange) isNIST() bool { return x.curve != ecdh.X25519() }
 
 func (x *curveExchange) public() []byte {
-	b := x.key.PublicKey().Bytes()
 	if x.isNIST() {
-		b = b[1:]
+		return x.value[1:]
 	}
-	return b
+	return x.value
 }
 
+// wipe drops the private value. The standard library offers no way to
+// overwrite it.
+func (x *curveExchange) wipe() { x.key = nil }
+
 func (x *curveExchange) shared(peer []byte) ([]byte, error) {
+	if x.key == nil {
+		return nil, errSpent
+	}
 	want := x.size
 	if x.isNIST() {
 		want = 2 * x.size
@@ -172,7 +191,7 @@ func (x *curveExchange) shared(peer []byte) ([]byte, error) {
 	if err != nil {
 		return nil, errors.New("public value gives no secret")
 	}
-	x.key = nil
+	x.wipe()
 	return secret, nil
 }
 

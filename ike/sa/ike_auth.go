@@ -104,6 +104,10 @@ func (x *ikeAuth) child(s *ikeSA, msg *wire.Message, h *handshake) {
 		x.childRefused(m, d)
 		return
 	}
+	if child.slot.removed {
+		m.deleteChild(child, ReasonConfigModify, nil)
+		return
+	}
 	child.addIn()
 	child.addOut()
 }
@@ -178,6 +182,8 @@ func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
 			Ours: "pre-shared key", Theirs: "EAP",
 		}
 	default:
+		// What is configured may have changed since IKE_SA_INIT.
+		m.candidates = m.env.Candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap())
 		c, diagnosis = s.selectConnection(msg, identity(id), auth)
 	}
 	if diagnosis != nil {
@@ -238,7 +244,10 @@ func (s *ikeSA) selectConnection(msg *wire.Message, peer Identity, auth *wire.Au
 		local = &i
 	}
 	var closest *Connection
-	var diagnosis *Diagnosis
+	diagnosis := &Diagnosis{
+		Reason: ReasonPeerAddress, Exchange: wire.IKEAuth.String(), Parameter: "peer address",
+		Theirs: s.path.remote.Addr().String(), Detail: "no connection expects a peer at this address",
+	}
 	step := 0 // how far the closest candidate came
 	differs := func(c *Connection, at int, d *Diagnosis) {
 		if at > step {

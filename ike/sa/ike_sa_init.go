@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/vpngw/vpngw/ike/wire"
@@ -38,7 +39,12 @@ type handshake struct {
 	hint    *wire.Notify
 }
 
-func (h *handshake) wipe() { h.kex = nil }
+func (h *handshake) wipe() {
+	if h.kex != nil {
+		h.kex.wipe()
+		h.kex = nil
+	}
+}
 
 // newSPI draws an SPI for an IKE SA; zero is none.
 func (m *Machine) newSPI() (uint64, error) {
@@ -112,6 +118,21 @@ func numbered(list []ipsec.Proposal, spi []byte) []ipsec.Proposal {
 	return out
 }
 
+// otherVersion remembers that somebody answered in another version of IKE.
+func (m *Machine) otherVersion(d Datagram) {
+	h, err := wire.ParseHeader(d.Bytes)
+	if err != nil || h.MajorVersion == 2 {
+		return
+	}
+	for _, s := range m.ikes {
+		if s.initiator && s.handshake != nil && s.keys == nil && s.spii == h.InitiatorSPI {
+			diagnosis := refusedInit(&wire.Notify{NotifyType: wire.InvalidMajorVersion}, nil)
+			diagnosis.Theirs = strconv.Itoa(int(h.MajorVersion))
+			ikeSAInit{}.remember(s, diagnosis)
+		}
+	}
+}
+
 // response handles an answer that anybody may have sent. Until one will do, the
 // request goes on being repeated.
 func (x ikeSAInit) response(s *ikeSA, d Datagram, msg *wire.Message) {
@@ -146,6 +167,7 @@ func (x ikeSAInit) again(s *ikeSA, change func()) {
 	}
 	h.rounds++
 	change()
+	h.refusal, s.refusedAt = nil, time.Time{}
 	s.active, s.nextID = nil, 0
 	s.enqueue(x)
 }
@@ -169,7 +191,10 @@ func (x ikeSAInit) otherGroup(s *ikeSA, n *wire.Notify) {
 		s.m.drop("group refused")
 		return
 	}
-	x.again(s, func() { h.group, h.kex = g, kex })
+	x.again(s, func() {
+		h.kex.wipe()
+		h.group, h.kex = g, kex
+	})
 }
 
 // remember keeps a refusal, and waits a little for a better answer.
@@ -221,8 +246,6 @@ func (x ikeSAInit) accept(s *ikeSA, d Datagram, msg *wire.Message) *Diagnosis {
 		}
 		s.path.encap = true
 	}
-	// The group's checks spend the private value: with a bad answer only the
-	// peer's next one to a new request can do.
 	shared, err := h.kex.shared(ke.Data)
 	if err != nil {
 		return bad(err)

@@ -199,7 +199,11 @@ func (m *Machine) heardSince(t time.Time) bool {
 
 // dead gives the peer up after a request that it has not answered.
 func (s *ikeSA) dead(o *outstanding) {
-	if s != s.m.current {
+	m := s.m
+	if s == m.current && s.successor != nil && s.successor.live() {
+		m.moveTo(s.successor) // the peer may have gone there already
+	}
+	if s != m.current {
 		s.vanish()
 		return
 	}
@@ -207,7 +211,7 @@ func (s *ikeSA) dead(o *outstanding) {
 	if _, ok := o.exchange.(*liveness); ok {
 		d.Reason = ReasonDPDTimeout
 	}
-	s.m.end(d.Reason, d)
+	m.end(d.Reason, d)
 }
 
 // terminate ends everything, with a DELETE to the peer where it knows of us.
@@ -221,12 +225,11 @@ func (m *Machine) terminate(reason Reason, d *Diagnosis) {
 		return
 	}
 	m.teardown(reason, d)
-	for _, other := range m.ikes {
-		if other != s && other.state != Deleting {
-			other.close()
+	for _, each := range m.ikes { // while it is rekeyed there are several
+		if each.live() {
+			each.delete()
 		}
 	}
-	s.delete()
 }
 
 // end ends everything without a word to the peer.

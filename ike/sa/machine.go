@@ -88,6 +88,7 @@ func (m *Machine) receive(d Datagram) {
 	msg, err := wire.Parse(d.Bytes)
 	if err != nil {
 		m.drop("malformed message")
+		m.otherVersion(d)
 		return
 	}
 	i := slices.IndexFunc(m.ikes, func(s *ikeSA) bool { return s.owns(&msg.Header) })
