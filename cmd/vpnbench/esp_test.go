@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestParseProcessTime(t *testing.T) {
+	// A command that looks like the fields behind it.
+	const stat = "77 (a) b) R 1) S 1 77 77 0 -1 4194560 100 0 0 0 250 125 9 9 20 0 5 0 12345 0 0"
+	if got, err := parseProcessTime(stat); err != nil || got != 3750*time.Millisecond {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, bad := range []string{"", "77 (x) S 1", "77 (x) S 1 77 77 0 -1 4194560 100 0 0 0 a b 9 9"} {
+		if _, err := parseProcessTime(bad); err == nil {
+			t.Errorf("%q: no error", bad)
+		}
+	}
+}
+
+func TestBusyTime(t *testing.T) {
+	// user nice system idle iowait irq softirq steal
+	const stat = "cpu  100 10 50 99999 8888 5 35 77 0 0\ncpu0 1 1 1 1\n"
+	if got, err := busyTime(stat); err != nil || got != 2*time.Second {
+		t.Errorf("%v, %v", got, err)
+	}
+	if _, err := busyTime("intr 1 2 3"); err == nil {
+		t.Error("no line of all CPUs: no error")
+	}
+}
+
+func TestRatiosAndTable(t *testing.T) {
+	results := []result{
+		{Subject: "vpngw", Test: "tcp", GbitPerSecond: 5, GatewayCPU: 1.5, MachineCPU: 2.25},
+		{Subject: "vpngw", Test: "udp-64", GbitPerSecond: 0.08, PacketsPerSecond: 160000},
+		{Subject: baseline, Test: "tcp", GbitPerSecond: 2.5},
+		{Subject: "strongswan-libipsec", Test: "tcp", GbitPerSecond: 0.5},
+	}
+	addRatios(results)
+	for i, want := range []float64{2, 0, 1, 0.2} {
+		if results[i].Ratio != want {
+			t.Errorf("%s: ratio %v, want %v", results[i].Subject, results[i].Ratio, want)
+		}
+	}
+	lines := strings.Split(table(results), "\n")
+	want := []string{"vpngw tcp 5.00 1.50 2.25 2.00", "wireguard-go tcp 2.50", "strongswan-libipsec tcp 0.50", "vpngw udp-64 0.08 160000"}
+	for i, w := range want {
+		if got := strings.Join(strings.Fields(lines[2+i]), " "); !strings.HasPrefix(got, w) {
+			t.Errorf("line %q, want %q", got, w)
+		}
+	}
+}
+
+func TestWrongFlags(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{"esp --tests icmp", "--tests icmp: must be of tcp"},
+		{"esp --subjects openvpn", "--subjects openvpn: must be of vpngw"},
+		{"esp --seconds 0", "--seconds 0: must be at least 1"},
+		{"esp-node", "accepts 1 arg"},
+		{"esp-node /does/not/exist", "no such file"},
+	} {
+		cmd := newCommand()
+		cmd.SetArgs(strings.Fields(tt.args))
+		cmd.SetOut(new(bytes.Buffer))
+		cmd.SetErr(new(bytes.Buffer))
+		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", tt.args, err, tt.want)
+		}
+	}
+}
