@@ -1,0 +1,228 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+
+	"github.com/vpngw/vpngw/control/store"
+)
+
+// What follows the prefix of the store in the keys of the cluster.
+const (
+	schemaKey = "/schema"
+	entryKeys = "/entries/"
+)
+
+const (
+	pageSize      = 512                   // entries that one request of a list returns
+	leaderRecheck = 50 * time.Millisecond // before a transaction that found no leader is tried again
+)
+
+// cluster is the store.Store.
+type cluster struct {
+	name    string // endpoints, for errors
+	prefix  string
+	timeout time.Duration
+	log     *slog.Logger
+	client  *clientv3.Client
+
+	ctx    context.Context // ends when the store is closed
+	cancel context.CancelFunc
+
+	mu       sync.Mutex // orders the start of a watch and Close
+	watchers sync.WaitGroup
+}
+
+func (c *cluster) key(key string) string { return c.prefix + entryKeys + key }
+
+func (c *cluster) entry(kv *mvccpb.KeyValue) store.Entry {
+	return store.Entry{
+		Key:      string(kv.Key[len(c.prefix)+len(entryKeys):]),
+		Value:    kv.Value,
+		Created:  kv.CreateRevision,
+		Modified: kv.ModRevision,
+	}
+}
+
+// request derives the context of one request. A member that has lost touch
+// with the leader refuses it at once, so that another one can be asked.
+func (c *cluster) request(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), c.timeout)
+	unhook := context.AfterFunc(c.ctx, cancel)
+	return ctx, func() { unhook(); cancel() }
+}
+
+// explain makes the error of a request one of the contract's. ctx is the
+// caller's.
+func (c *cluster) explain(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case c.ctx.Err() != nil:
+		return store.ErrClosed
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		// Not of the caller's context: it must not look as if it were.
+		return fmt.Errorf("etcd at %s: no answer within %s", c.name, c.timeout)
+	}
+	return fmt.Errorf("etcd at %s: %w", c.name, err)
+}
+
+// Get implements store.Store.
+func (c *cluster) Get(ctx context.Context, key string) (store.Entry, error) {
+	if err := ctx.Err(); err != nil {
+		return store.Entry{}, err
+	}
+	rctx, done := c.request(ctx)
+	defer done()
+	resp, err := c.client.Get(rctx, c.key(key))
+	if err != nil {
+		return store.Entry{}, c.explain(ctx, err)
+	}
+	if len(resp.Kvs) == 0 {
+		return store.Entry{}, fmt.Errorf("%q: %w", key, store.ErrNotFound)
+	}
+	return c.entry(resp.Kvs[0]), nil
+}
+
+// List implements store.Store.
+func (c *cluster) List(ctx context.Context, prefix string) ([]store.Entry, int64, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, 0, err
+	}
+	for {
+		entries, rev, err := c.pages(ctx, prefix)
+		if errors.Is(err, rpctypes.ErrCompacted) {
+			continue // between two pages: the revision of the first is gone
+		}
+		if err != nil {
+			return nil, 0, c.explain(ctx, err)
+		}
+		return entries, rev, nil
+	}
+}
+
+// pages lists as of the revision at which the first page was read.
+func (c *cluster) pages(ctx context.Context, prefix string) (entries []store.Entry, rev int64, err error) {
+	from := c.key(prefix)
+	end := clientv3.GetPrefixRangeEnd(from)
+	for {
+		rctx, done := c.request(ctx)
+		resp, err := c.client.Get(rctx, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(rev))
+		done()
+		if err != nil {
+			return nil, 0, err
+		}
+		if rev == 0 {
+			rev = resp.Header.Revision
+		}
+		for _, kv := range resp.Kvs {
+			entries = append(entries, c.entry(kv))
+		}
+		if !resp.More || len(resp.Kvs) == 0 {
+			return entries, rev, nil
+		}
+		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+}
+
+// Txn implements store.Store. When the cluster fails to answer, the error
+// leaves open whether the transaction was performed, and says so.
+func (c *cluster) Txn(ctx context.Context, checks []store.Check, ops []store.Op) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if err := store.ValidateTxn(checks, ops); err != nil {
+		return 0, err
+	}
+	compares := make([]clientv3.Cmp, len(checks))
+	inspect := make([]clientv3.Op, len(checks))
+	for i, check := range checks {
+		compares[i] = clientv3.Compare(clientv3.ModRevision(c.key(check.Key)), "=", check.Revision)
+		inspect[i] = clientv3.OpGet(c.key(check.Key), clientv3.WithKeysOnly())
+	}
+	perform := make([]clientv3.Op, len(ops))
+	for i, op := range ops {
+		perform[i] = clientv3.OpPut(c.key(op.Key()), string(op.Value()))
+		if op.IsDelete() {
+			perform[i] = clientv3.OpDelete(c.key(op.Key()))
+		}
+	}
+	if len(perform) == 0 {
+		// A member would answer an empty transaction with the revision that
+		// it has itself, which may be an old one.
+		perform = append(perform, clientv3.OpGet(c.prefix+schemaKey, clientv3.WithKeysOnly()))
+	}
+	resp, err := c.commit(ctx, compares, perform, inspect)
+	if err != nil {
+		return 0, err
+	}
+	if !resp.Succeeded {
+		return 0, conflict(checks, resp)
+	}
+	return resp.Header.Revision, nil
+}
+
+func (c *cluster) commit(ctx context.Context, compares []clientv3.Cmp, perform, inspect []clientv3.Op) (*clientv3.TxnResponse, error) {
+	rctx, done := c.request(ctx)
+	defer done()
+	for {
+		resp, err := c.client.Txn(rctx).If(compares...).Then(perform...).Else(inspect...).Commit()
+		if errors.Is(err, rpctypes.ErrNoLeader) {
+			// Refused before it was begun, so it can be tried again: the next
+			// member may be on the side of the leader.
+			select {
+			case <-time.After(leaderRecheck):
+				continue
+			case <-rctx.Done():
+				return nil, c.explain(ctx, err)
+			}
+		}
+		if err == nil {
+			return resp, nil
+		}
+		var refusal rpctypes.EtcdError
+		refused := errors.As(err, &refusal) && refusal.Code() != codes.Unavailable
+		if err = c.explain(ctx, err); refused {
+			return nil, err
+		}
+		return nil, fmt.Errorf("transaction that may have been performed: %w", err)
+	}
+}
+
+// conflict says which check did not hold.
+func conflict(checks []store.Check, resp *clientv3.TxnResponse) error {
+	for i, check := range checks {
+		var have int64
+		for _, kv := range resp.Responses[i].GetResponseRange().Kvs {
+			have = kv.ModRevision
+		}
+		if have != check.Revision {
+			return fmt.Errorf("%q is at revision %d, not %d: %w", check.Key, have, check.Revision, store.ErrConflict)
+		}
+	}
+	return store.ErrConflict
+}
+
+// Close implements store.Store.
+func (c *cluster) Close() error {
+	c.mu.Lock()
+	c.cancel()
+	c.mu.Unlock()
+	c.watchers.Wait()
+	if c.client == nil {
+		return nil
+	}
+	if err := c.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("close store in etcd: %w", err)
+	}
+	return nil
+}
