@@ -155,6 +155,7 @@ func boundConnections() func(net.Conn, http.ConnState) {
 			}
 		case http.StateClosed, http.StateHijacked:
 			open.Add(-1)
+		default:
 		}
 	}
 }
