@@ -306,6 +306,7 @@ func (x *createChild) refused(s *ikeSA, n *wire.Notify) {
 			x.slot.retryAt = m.now
 			return
 		}
+	default:
 	}
 	m.childFailed(x, refusedChild(x.kind(), n, &x.slot.cfg, x.offer.proposals, x.old != nil))
 }

@@ -169,13 +169,13 @@ func (s *ikeSA) receiveRequest(d Datagram, msg *wire.Message) {
 	}
 	s.expectID++
 	s.heard(d)
-	reply := reply{}
+	var r reply
 	if err == nil {
-		reply = s.answer(d, msg)
+		r = s.answer(d, msg)
 	} else {
-		reply = s.answerMalformed(msg, err)
+		r = s.answerMalformed(msg, err)
 	}
-	s.send(d, msg, digest, reply)
+	s.send(d, msg, digest, r)
 }
 
 // reply is what answers a request, and what happens once it is on its way.

@@ -228,6 +228,33 @@ func TestGroupsRefuse(t *testing.T) {
 	}
 }
 
+// TestGroupsSpendTheirValue: one private value gives one secret, and a bad
+// value of the peer does not spend it.
+func TestGroupsSpendTheirValue(t *testing.T) {
+	for id := range groups {
+		kex, err := newKeyExchange(id, rand.NewChaCha8([32]byte{1}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		peer, err := newKeyExchange(id, rand.NewChaCha8([32]byte{2}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := kex.shared(nil); err == nil || errors.Is(err, errSpent) {
+			t.Errorf("group %d: %v", id, err)
+		}
+		if _, err := kex.shared(peer.public()); err != nil {
+			t.Errorf("group %d: %v", id, err)
+		}
+		if _, err := kex.shared(peer.public()); !errors.Is(err, errSpent) {
+			t.Errorf("group %d: %v", id, err)
+		}
+		if len(kex.public()) == 0 {
+			t.Errorf("group %d: the public value is gone", id)
+		}
+	}
+}
+
 func TestUnknownGroup(t *testing.T) {
 	_, err := newKeyExchange(22, rand.NewChaCha8([32]byte{}))
 	if err == nil || !strings.Contains(err.Error(), "not supported") {

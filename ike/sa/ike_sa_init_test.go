@@ -215,6 +215,24 @@ func TestMalformedInitAnswers(t *testing.T) {
 	}
 }
 
+// TestOtherVersion: somebody answers in IKEv1.
+func TestOtherVersion(t *testing.T) {
+	l := newLab(t, 1)
+	l.a.conns = []*Connection{connA()}
+	l.a.initiate()
+	request := l.take(0)
+	h, err := wire.ParseHeader(request.d.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.ResponderSPI, h.MajorVersion, h.Length, h.Exchange, h.Initiator = 1, 1, wire.HeaderLen, 5, false
+	l.a.receive(Datagram{Local: request.d.Remote, Remote: request.d.Local, Bytes: h.Append(nil)})
+	l.pass(betterAnswer)
+	if d := l.a.last(Failed).Diagnosis; d.Reason != ReasonVersion || d.Ours != "2" || d.Theirs != "1" {
+		t.Error(d)
+	}
+}
+
 func TestNoProposalChosen(t *testing.T) {
 	l := newLab(t, 1)
 	a, b := connA(), connB()

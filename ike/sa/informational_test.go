@@ -53,6 +53,27 @@ func TestTerminateBusy(t *testing.T) {
 	}
 }
 
+// TestTerminateRekeyed: the peer has made a new IKE SA and not yet deleted the
+// old one. Both go.
+func TestTerminateRekeyed(t *testing.T) {
+	l := newLab(t, 1)
+	l.establish()
+	l.up = false
+	l.transcript.Reset()
+	l.a.rekeyIKE()
+	l.deliver(0)
+	l.say("b terminates")
+	l.b.do(Terminate{ReasonConfigModify})
+	l.run()
+	l.pass(repeatWindow)
+	l.golden()
+	if len(l.a.machines)+len(l.b.machines) != 0 {
+		t.Error("a machine goes on")
+	}
+	l.a.empty()
+	l.b.empty()
+}
+
 func TestTerminateCrossed(t *testing.T) {
 	l := newLab(t, 1)
 	l.establish()

@@ -58,9 +58,12 @@ func newIKEKeys(chosen ipsec.Proposal, seed, ni, nr []byte, spii, spir uint64) (
 	k := &ikeKeys{prf: p}
 	cutKeys(material, []keyCut{
 		{&k.d, p.size},
-		{&k.ai, mac.key}, {&k.ar, mac.key},
-		{&k.ei, encLen}, {&k.er, encLen},
-		{&k.pi, p.size}, {&k.pr, p.size},
+		{&k.ai, mac.key},
+		{&k.ar, mac.key},
+		{&k.ei, encLen},
+		{&k.er, encLen},
+		{&k.pi, p.size},
+		{&k.pr, p.size},
 	})
 	return k, nil
 }

@@ -58,6 +58,7 @@ func (s *ikeSA) detectNAT(msg *wire.Message, local, remote netip.AddrPort) bool 
 		case wire.NATDetectionDestinationIP:
 			destinations++
 			toHere = toHere || bytes.Equal(n.Data, destination)
+		default:
 		}
 	}
 	if sources == 0 || destinations == 0 {

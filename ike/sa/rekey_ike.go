@@ -184,6 +184,7 @@ func (x *rekeyIKE) refused(s *ikeSA, n *wire.Notify) {
 		s.setState(Established)
 		s.rekeyAt = s.m.now.Add(s.m.temporaryDelay())
 		return
+	default:
 	}
 	d := refusedInit(n, s.m.conn.Proposals)
 	d.Reason, d.Exchange = ReasonRekeyFail, x.kind().String()
