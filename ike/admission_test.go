@@ -303,9 +303,11 @@ func TestMailboxIsBounded(t *testing.T) {
 
 func TestGuardSurvivesAPanic(t *testing.T) {
 	s := NewServer(Options{Transport: &recorder{}, Backend: ipsectest.NewBackend()})
-	s.guard(func() { panic("out of range") })
-	if s.DropCounts()[dropPanic] != 1 {
+	if s.guard(func() { panic("out of range") }) || s.DropCounts()[dropPanic] != 1 {
 		t.Errorf("got %v", s.DropCounts())
+	}
+	if !s.guard(func() {}) {
+		t.Error("a step without a panic is taken for one with")
 	}
 }
 

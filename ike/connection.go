@@ -38,13 +38,12 @@ type connection struct {
 	removed  bool      // configured no more; the peers are ending
 	released bool      // and its Discard policies are removed
 
-	peers     []*peer // that have found out they are this connection's, oldest first
-	contacted bool    // there has been an IKE SA since the Server began
-	failures  int     // in a row, for the delay
-	retry     *time.Timer
-	retryAt   time.Time // zero: none is planned
-	recheck   *time.Timer
-	failure   *Failure
+	peers    []*peer // that have found out they are this connection's, oldest first
+	failures int     // in a row, for the delay
+	retry    *time.Timer
+	retryAt  time.Time // zero: none is planned
+	recheck  *time.Timer
+	failure  *Failure
 
 	discards []ipsec.PolicyID // held in policyTable; under Server.apply
 }
@@ -118,9 +117,6 @@ func (c *connection) review(now time.Time) {
 				up = append(up, p)
 			}
 		}
-	}
-	if len(up) > 0 {
-		c.contacted = true
 	}
 	if slices.ContainsFunc(up, func(p *peer) bool { return p.childrenUp > 0 }) {
 		c.failures = 0
@@ -215,15 +211,14 @@ func (a contact) toldAlone(b contact) bool {
 // updatePeer tells a peer of the connection's present configuration.
 func (c *connection) updatePeer(p *peer) { p.in.command(sa.Update{Connection: c.cfg}) }
 
-// firstContact reports whether an IKE_AUTH request of ours may carry
-// INITIAL_CONTACT: there has been no IKE SA of the connection since the Server
-// began, and no other one is under way. So it clears what the peer kept from a
-// time before us, and never an IKE SA that the peer has just begun.
+// firstContact reports whether an IKE_AUTH request of ours carries
+// INITIAL_CONTACT: there is no other IKE SA of the connection. So the peer
+// forgets those that it still has from before we lost them.
 func (s *Server) firstContact(name string, p *peer) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.conns[name]
-	return c != nil && !c.contacted &&
+	return c != nil &&
 		!slices.ContainsFunc(c.peers, func(o *peer) bool { return o != p && o.live })
 }
 

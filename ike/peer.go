@@ -68,16 +68,19 @@ func (s *Server) newPeer(now time.Time) *peer {
 	return p
 }
 
-// guard runs one step of a machine. A panic in it is a bug of ours that a peer
-// may have provoked: the step is dropped, counted and logged.
-func (s *Server) guard(step func()) {
+// guard runs one step of a machine, and reports whether it came to its end. A
+// panic in it is a bug of ours that a peer may have provoked: the step is
+// dropped, counted and logged.
+func (s *Server) guard(step func()) (ok bool) {
 	defer func() {
 		if r := recover(); r != nil {
+			ok = false
 			s.drops.add(dropPanic, 1)
 			s.log.Error("internal error in a step of the key exchange", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
 		}
 	}()
 	step()
+	return true
 }
 
 // run is the peer's goroutine. It ends with the machine or with the Server.
@@ -108,7 +111,9 @@ func (p *peer) run(m *sa.Machine, actions []sa.Action) {
 				p.publish()
 			}
 		case <-timer.C:
-			p.step(m.Timeout)
+			if !p.step(m.Timeout) {
+				return // it would be due at once again
+			}
 			if p.overdue() {
 				p.s.log.Debug("half-open IKE SA given up", "age", time.Since(p.born))
 				p.step(func(now time.Time) []sa.Action {
@@ -142,11 +147,13 @@ func (p *peer) overdue() bool {
 	return !limit.IsZero() && !time.Now().Before(limit)
 }
 
-// step lets the machine do something and performs what comes of it.
-func (p *peer) step(do func(now time.Time) []sa.Action) {
+// step lets the machine do something and performs what comes of it. It reports
+// whether the machine came through.
+func (p *peer) step(do func(now time.Time) []sa.Action) (ok bool) {
 	var actions []sa.Action
-	p.s.guard(func() { actions = do(time.Now()) })
+	ok = p.s.guard(func() { actions = do(time.Now()) })
 	p.settle(actions)
+	return ok
 }
 
 // maxRefusals bounds how often the machine may answer a refusal of the Backend
