@@ -83,6 +83,9 @@ func (r *Reconciler) meet(ctx context.Context, p *plan) {
 			l.journal.restore(lines)
 			r.subjects[c.ID] = l
 		}
+		if l.connection.Generation != c.Generation {
+			l.failure = nil // it was that of another configuration
+		}
 		l.connection = c
 		l.place = place{name: c.Name, pid: r.PID}
 		if g := p.gateways[c.GatewayID]; g != nil && (c.Slot == control.Slot1 || c.Slot == control.Slot2) {
@@ -157,14 +160,15 @@ func (l *live) explain(s *control.ConnectionStatus) {
 
 // record writes an event into the log of its connection.
 func (r *Reconciler) record(now time.Time, e sa.Event) {
+	r.recorded = true
 	for _, l := range r.concerned(e) {
 		l.journal.add(now, l.place.message(e))
 		switch e.Kind {
 		case sa.Failed:
 			l.failure = &e
 		case sa.IKEDown, sa.ChildDown:
-			if e.Diagnosis != nil {
-				l.failure = &e
+			if e.Diagnosis != nil || e.Kind == sa.IKEDown {
+				l.failure = &e // should nothing take its place, this is why it is down
 			}
 		case sa.IKEUp:
 			if l.failure != nil && l.failure.Child == "" {
@@ -175,6 +179,19 @@ func (r *Reconciler) record(now time.Time, e sa.Event) {
 				l.failure = nil
 			}
 		case sa.IKERekeyed, sa.ChildRekeyed, sa.PeerMoved:
+		}
+	}
+}
+
+// drain records the events at hand. It is called between writes to the store,
+// which take their time: the channel of events has an end.
+func (r *Reconciler) drain() {
+	for {
+		select {
+		case e := <-r.KeyExchange.Events():
+			r.record(time.Now(), e)
+		default:
+			return
 		}
 	}
 }
@@ -248,6 +265,7 @@ func (r *Reconciler) write(ctx context.Context, now time.Time, l *live, status c
 		return
 	}
 	l.stored = status
+	r.drain()
 }
 
 // carrying tells which connections are up.
@@ -274,5 +292,6 @@ func (r *Reconciler) storeLogs(ctx context.Context) {
 			continue
 		}
 		l.journal.changed = false
+		r.drain()
 	}
 }

@@ -101,6 +101,8 @@ type Reconciler struct {
 	routes     route.State          // as set last
 	subjects   map[string]*live     // every connection, by id
 	retry      time.Duration        // zero: the last pass did all
+	trouble    string               // of the last pass
+	recorded   bool                 // some event, since work was made due for it
 	logsStored time.Time
 }
 
@@ -170,10 +172,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-r.wake:
 			due.at(duePass, time.Now())
 		case e := <-r.KeyExchange.Events():
-			now := time.Now()
-			r.record(now, e)
-			due.at(dueObserve, now.Add(observeDelay))
-			due.at(dueStore, later(now.Add(observeDelay), r.logsStored.Add(storeDelay)))
+			r.record(time.Now(), e)
 		case <-due.timer.C:
 		}
 		now := time.Now()
@@ -205,6 +204,12 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		if due.take(dueStore, now) {
 			r.storeLogs(ctx)
 		}
+		if r.recorded {
+			r.recorded = false
+			soon := time.Now().Add(observeDelay)
+			due.at(dueObserve, soon)
+			due.at(dueStore, later(soon, r.logsStored.Add(storeDelay)))
+		}
 		due.arm()
 	}
 }
@@ -224,14 +229,7 @@ func (r *Reconciler) takeDown(ctx context.Context) error {
 			waiting = false
 		}
 	}
-	for drained := false; !drained; {
-		select {
-		case e := <-r.KeyExchange.Events():
-			r.record(time.Now(), e)
-		default:
-			drained = true
-		}
-	}
+	r.drain()
 	err := errors.Join(r.Router.Set(route.State{}), r.Devices.SetInterfaces(nil), r.Sockets.SetAddresses(nil))
 	if err != nil {
 		err = fmt.Errorf("the node was not left as it was: %w", err)
@@ -250,11 +248,15 @@ func (r *Reconciler) takeDown(ctx context.Context) error {
 // pause is the time until the next pass without a change.
 func (r *Reconciler) pause(ctx context.Context, err error) time.Duration {
 	if err == nil || ctx.Err() != nil {
-		r.retry = 0
+		r.retry, r.trouble = 0, ""
 		return fullPass
 	}
 	r.retry = min(max(2*r.retry, retryMin), retryMax)
-	r.Logger.Warn("not everything could be applied", "retry_in", r.retry, "error", err)
+	level := slog.LevelDebug
+	if err.Error() != r.trouble {
+		r.trouble, level = err.Error(), slog.LevelWarn
+	}
+	r.Logger.Log(ctx, level, "not everything could be applied", "retry_in", r.retry, "error", err)
 	return r.retry
 }
 

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -420,5 +421,49 @@ func TestClashOfGateways(t *testing.T) {
 		b := w.connection(second, eip3, w.customer("198.51.100.9"))
 		w.wantState(a, control.ConnectionDown)
 		w.wantState(b, control.ConnectionError, "traffic from 10.10.0.0/24 to 192.168.0.0/24 belongs to gateway "+first)
+	})
+}
+
+func TestManyAtOnce(t *testing.T) {
+	inWorld(t, func(w *world) {
+		gateway := w.gateway()
+		var ids []string
+		for i := range 20 {
+			ids = append(ids, w.connection(gateway, eip1, w.customer(fmt.Sprintf("198.51.100.%d", i+1)), func(c *control.ConnectionCreate) {
+				c.PeerSubnets = []string{fmt.Sprintf("192.168.%d.0/24", i)}
+			}))
+		}
+		for _, id := range ids {
+			w.engines.up(id)
+		}
+		w.settle()
+		for _, id := range ids {
+			w.wantState(id, control.ConnectionActive)
+		}
+		time.Sleep(2 * storeDelay)
+		w.settle()
+		for _, id := range ids {
+			if lines := w.log(id); len(lines) != 2 {
+				t.Errorf("log is %v", lines)
+			}
+		}
+	})
+}
+
+func TestReasonOfTheEnd(t *testing.T) {
+	inWorld(t, func(w *world) {
+		gateway := w.gateway()
+		id := w.connection(gateway, eip1, w.customer("198.51.100.7"))
+		w.engines.up(id)
+		w.settle()
+		w.engines.down(id, sa.Event{Kind: sa.IKEDown, Reason: sa.ReasonPeerRequest})
+		w.settle()
+		w.wantState(id, control.ConnectionDown, "peer request")
+		// Another configuration has its own story.
+		if _, err := w.service.UpdateConnection(w.ctx, project, id, control.ConnectionUpdate{PeerSubnets: []string{"192.168.7.0/24"}}); err != nil {
+			t.Fatal(err)
+		}
+		w.settle()
+		w.wantState(id, control.ConnectionDown, "negotiating")
 	})
 }
