@@ -276,3 +276,23 @@ func TestIDString(t *testing.T) {
 		}
 	}
 }
+
+func TestStrings(t *testing.T) {
+	tests := []struct{ got, want string }{
+		{(&SA{Proposals: []ipsec.Proposal{{Number: 1, Protocol: ipsec.ProtocolIKE, Transforms: []ipsec.Transform{ipsec.Group(14)}}}}).String(), "SA(1 IKE: MODP-2048 (group 14))"},
+		{(&KE{Group: ipsec.GroupECP256}).String(), "KE(ECP-256 (group 19))"},
+		{(&TS{Responder: true, Selectors: []ipsec.TrafficSelector{prefix("10.0.0.0/24")}}).String(), "TSr(10.0.0.0/24)"},
+		{(&Notify{NotifyType: NoProposalChosen}).String(), "N(NO_PROPOSAL_CHOSEN)"},
+		{PayloadType(200).String(), "payload 200"},
+		{NotifyType(50000).String(), "notify 50000"},
+		{ExchangeType(99).String(), "exchange 99"},
+		{(&Header{Exchange: CreateChildSA, Response: true, MessageID: 7}).String(), "CREATE_CHILD_SA response 7"},
+		{(&Error{Payload: TypeNonce, Offset: 28, Reason: "short"}).Error(), "Nonce payload at octet 28: short"},
+		{(&Error{Offset: 24, Reason: "length"}).Error(), "header at octet 24: length"},
+	}
+	for _, tt := range tests {
+		if tt.got != tt.want {
+			t.Errorf("got %q, want %q", tt.got, tt.want)
+		}
+	}
+}
