@@ -125,8 +125,9 @@ func (s *side) start() {
 }
 
 // connect sets up two connections to the peer, from each address to its like,
-// with the tunnel addresses .local of 169.254.1.0/30 and 169.254.2.0/30.
-func (s *side) connect(peer *side, local, remote int) {
+// with the tunnel addresses .local of 169.254.1.0/30 and 169.254.2.0/30 and, with
+// style policy, one rule.
+func (s *side) connect(peer *side, style string, local, remote int) {
 	s.t.Helper()
 	text := fmt.Sprintf(`
 gateways:
@@ -136,11 +137,15 @@ customer_gateways:
   - {name: p2, id_value: %s}
 connections:
 `, s.subnet, peer.outer[0], peer.outer[1])
+	rules := ""
+	if style == "policy" {
+		rules = fmt.Sprintf("policy_rules: [{source: %s, destination: [%s]}], ", s.subnet, peer.subnet)
+	}
 	for i := 1; i <= 2; i++ {
-		text += fmt.Sprintf("  - {name: c%d, gateway: gw, customer_gateway: p%[1]d, vgw_ip: eip%[1]d, style: static, peer_subnets: [%s], "+
-			"psk: Pre-shared-1, tunnel_local_address: 169.254.%[1]d.%[3]d/30, tunnel_peer_address: 169.254.%[1]d.%[4]d/30, "+
+		text += fmt.Sprintf("  - {name: c%d, gateway: gw, customer_gateway: p%[1]d, vgw_ip: eip%[1]d, style: %s, %speer_subnets: [%s], "+
+			"psk: Pre-shared-1, tunnel_local_address: 169.254.%[1]d.%[5]d/30, tunnel_peer_address: 169.254.%[1]d.%[6]d/30, "+
 			"ikepolicy: {dh_group: group19, dpd: {interval: 10, timeout: 2}}, ipsecpolicy: {pfs: group19, encryption_algorithm: aes-128-gcm-16}}\n",
-			i, peer.subnet, local, remote)
+			i, style, rules, peer.subnet, local, remote)
 	}
 	file, err := declare.Parse(strings.NewReader(text), os.Getenv)
 	s.check(err)
@@ -173,6 +178,12 @@ func (s *side) remove(connection string) {
 
 // Two gateways of ours, each of which initiates both of its connections.
 func TestNetNSTwoGateways(t *testing.T) {
+	for _, style := range []string{"static", "policy"} {
+		t.Run(style, func(t *testing.T) { testTwoGateways(t, style) })
+	}
+}
+
+func testTwoGateways(t *testing.T, style string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	lab, err := netlab.Open(ctx)
@@ -196,15 +207,15 @@ func TestNetNSTwoGateways(t *testing.T) {
 		before = append(before, state)
 		s.start()
 	}
-	a.connect(b, 1, 2)
-	b.connect(a, 2, 1)
+	a.connect(b, style, 1, 2)
+	b.connect(a, style, 2, 1)
 	for _, s := range []*side{a, b} {
 		s.wait("c1", "ACTIVE")
 		s.wait("c2", "ACTIVE")
 	}
 	a.check(a.host.WaitPing(ctx, a.hostAddress(), b.hostAddress()))
-	// The tunnel addresses answer, too.
-	for i := 1; i <= 2; i++ {
+	// With routes the tunnel addresses answer, too.
+	for i := 1; i <= 2 && style == "static"; i++ {
 		local, remote := netip.MustParseAddr(fmt.Sprintf("169.254.%d.1", i)), netip.MustParseAddr(fmt.Sprintf("169.254.%d.2", i))
 		a.check(a.gateway.WaitPing(ctx, local, remote))
 		a.check(a.gateway.WaitPing(ctx, local, b.hostAddress()))
