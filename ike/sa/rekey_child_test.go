@@ -213,6 +213,11 @@ func TestRekeyChildOtherGroup(t *testing.T) {
 	l.run()
 	l.pass(2 * lingerTime)
 	l.settled(1)
+	l.say("the next rekey keeps the group")
+	l.a.rekeyChild()
+	l.run()
+	l.pass(2 * lingerTime)
+	l.settled(1)
 	l.golden()
 }
 
