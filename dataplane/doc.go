@@ -7,10 +7,15 @@
 //	            ┌──────────────── goroutine of a socket ───────────────────┐
 //	network ──► udp.Mux ─► SAD ─► esp.Opener ─► selectors ─► tun.Coalescer    ──► kernel
 //
-// A packet's whole way is one call chain on one goroutine; it meets no lock, no
-// channel, no allocation and no log. What it reads, the SAD and the SPD, are
-// immutable pieces behind atomic pointers, which the methods of Engine replace.
-// Counters belong to goroutines and are summed when read.
+// A packet's whole way is one call chain on one goroutine; it meets no channel,
+// no allocation and no log. What it reads, the SAD and the SPD, are immutable
+// pieces behind atomic pointers, which the methods of Engine replace. The one
+// lock is that of an outbound SA, taken once for a batch of packets, so that
+// they leave in the order of their sequence numbers. Counters belong to
+// goroutines and are summed when read.
+//
+// A lock order there is not: no goroutine takes a second lock while it holds
+// an SA's, and Engine.mu is never taken on a packet's way.
 //
 // Traffic reaches a TUN interface by the kernel's routes and rules. What has
 // reached one leaves encrypted or not at all: a packet without a policy,

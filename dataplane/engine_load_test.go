@@ -2,7 +2,9 @@ package dataplane
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -172,6 +174,50 @@ func TestChangesUnderTraffic(t *testing.T) {
 			}
 		case <-deadline:
 			t.Fatal("the tunnel does not pass packets any more")
+		}
+	}
+}
+
+// TestSequenceOrder has two queues send on one SA: the packets leave in the
+// order of their sequence numbers.
+func TestSequenceOrder(t *testing.T) {
+	g := newGateway(t)
+	g.options.Queues = 2
+	if err := g.SetInterfaces([]ipsec.Interface{{IfID: 1, Name: "wide"}}); err != nil {
+		t.Fatal(err)
+	}
+	far := listen(t)
+	if err := far.SetReadBuffer(4 << 20); err != nil {
+		t.Fatal(err)
+	}
+	to := far.LocalAddr().(*net.UDPAddr).AddrPort()
+	mustAdd(t, g, ipsec.SA{
+		SPI: 0x4001, Direction: ipsec.Out, Src: g.outer.Addr(), Dst: to.Addr(), Encap: true, IfID: 1, ReqID: 1,
+		SrcPort: g.outer.Port(), DstPort: to.Port(), Encryption: gcm, EncryptionKey: make([]byte, 20),
+	})
+	p := outPolicy(netA, netB)
+	p.IfID = 1
+	mustPolicy(t, g, p)
+	const frames, packets = 20, 10
+	frame := superPacket(packets*1000, 1000)
+	for q := range 2 {
+		go func() {
+			for range frames {
+				g.tuns["wide"].Send(q, frame)
+			}
+		}()
+	}
+	buf := make([]byte, 2000)
+	if err := far.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	for want := range uint32(2 * frames * packets) {
+		n, err := far.Read(buf)
+		if err != nil || n < 8 {
+			t.Fatalf("packet %d: %v", want+1, err)
+		}
+		if got := binary.BigEndian.Uint32(buf[4:]); got != want+1 {
+			t.Fatalf("sequence number %d after %d", got, want)
 		}
 	}
 }

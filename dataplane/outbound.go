@@ -190,8 +190,7 @@ func (o *outbound) seal(sa *association, packet []byte, next, tos uint8) {
 		o.flush()
 	}
 	if o.count == 0 {
-		o.sa, o.size, o.tos, o.ended = sa, n, tos, false
-		o.sealer = sa.sealers.Get().(*esp.Sealer)
+		o.startBatch(sa, n, tos)
 	}
 	batch, err := o.sealer.Seal(o.batch, packet, next)
 	if err != nil {
@@ -240,8 +239,20 @@ func (o *outbound) flush() {
 	o.endBatch()
 }
 
+// startBatch begins a batch of packets of one SA, whose first has size octets.
+// From here to the end of the sending the SA is this goroutine's: packets
+// leave in the order of their sequence numbers. Else the ones of two queues
+// would be late for the replay window of a peer, which may be as small as 32
+// packets (RFC 4303, section 3.4.3).
+func (o *outbound) startBatch(sa *association, size int, tos uint8) {
+	sa.sending.Lock()
+	o.sa, o.size, o.tos, o.ended = sa, size, tos, false
+	o.sealer = sa.sealers.Get().(*esp.Sealer)
+}
+
 // endBatch makes room for another batch.
 func (o *outbound) endBatch() {
 	o.sa.sealers.Put(o.sealer)
+	o.sa.sending.Unlock()
 	o.batch, o.count, o.sa, o.sealer = o.batch[:0], 0, nil, nil
 }

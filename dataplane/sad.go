@@ -30,6 +30,10 @@ type association struct {
 
 	sealers, openers sync.Pool // one for each goroutine at a time
 
+	// sending is held from the first packet of a batch to its sending. No
+	// goroutine holds two.
+	sending sync.Mutex
+
 	// expired is set when a hard limit is reached: no packet passes any more.
 	expired atomic.Bool
 	// softened is set when a soft limit was reported.

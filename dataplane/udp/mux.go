@@ -62,7 +62,6 @@ type Mux struct {
 	ike     atomic.Pointer[IKEHandler]
 	esp     atomic.Pointer[func() Receiver]
 	table   atomic.Pointer[socketTable]
-	senders atomic.Uint32
 	stats   counters
 
 	mu     sync.Mutex
@@ -224,7 +223,7 @@ func (m *Mux) Close() error {
 }
 
 // find returns a socket to send from. Of several it is always the same one for
-// the same number.
+// the same number, so that packets of one path keep their order.
 func (m *Mux) find(local netip.AddrPort, number uint32) (*socket, error) {
 	sockets := (*m.table.Load())[local]
 	if len(sockets) == 0 {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"os"
 	"sync/atomic"
@@ -26,6 +27,7 @@ type Path struct {
 	Encap         bool
 	name          name
 	nameLen       uint32
+	hash          uint32 // of the remote address: which of several sockets sends
 }
 
 // NewPath returns the path between two addresses: with encap in UDP, else as IP
@@ -44,6 +46,9 @@ func NewPath(local, remote netip.AddrPort, encap bool) (*Path, error) {
 	}
 	p := &Path{Local: local, Remote: remote, Encap: encap}
 	p.nameLen = p.name.set(remote)
+	hash := fnv.New32a()
+	hash.Write(p.name[:p.nameLen]) //nolint:errcheck // A hash never fails.
+	p.hash = hash.Sum32()
 	return p, nil
 }
 
@@ -68,9 +73,7 @@ var ErrTooBig = errors.New("longer than the path MTU")
 
 // Sender sends ESP packets for one goroutine at a time.
 type Sender struct {
-	mux    *Mux
-	number uint32
-
+	mux   *Mux
 	msgs  []mmsghdr
 	iovs  []unix.Iovec
 	ctrl  control
@@ -84,8 +87,7 @@ type Sender struct {
 // NewSender returns a Sender for one more goroutine.
 func (m *Mux) NewSender() *Sender {
 	s := &Sender{
-		mux: m, number: m.senders.Add(1),
-		msgs: make([]mmsghdr, MaxSegments), iovs: make([]unix.Iovec, MaxSegments),
+		mux: m, msgs: make([]mmsghdr, MaxSegments), iovs: make([]unix.Iovec, MaxSegments),
 	}
 	s.send = func(fd uintptr) {
 		for {
@@ -115,7 +117,7 @@ func (m *Mux) NewSender() *Sender {
 // says that the packets should become smaller.
 func (s *Sender) Send(p *Path, data []byte, size int, tos uint8) (failed int, err error) {
 	packets := (len(data) + size - 1) / size
-	socket, err := s.mux.find(p.Local, s.number)
+	socket, err := s.mux.find(p.Local, p.hash)
 	if err != nil {
 		return packets, err
 	}
