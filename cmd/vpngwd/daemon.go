@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -203,10 +204,14 @@ func (c *config) accounts() (credentials []control.Credential, users []control.U
 
 // addressSet returns the addresses of this node.
 func addressSet() (map[netip.Addr]bool, error) {
-	addresses, err := hostAddresses()
+	addresses, err := net.InterfaceAddrs()
 	set := make(map[netip.Addr]bool, len(addresses))
-	for a := range addresses {
-		set[a] = true
+	for _, a := range addresses {
+		if network, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(network.IP); ok {
+				set[ip.Unmap()] = true
+			}
+		}
 	}
 	return set, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"reflect"
 	"time"
 
@@ -94,13 +95,30 @@ func (r *Reconciler) meet(ctx context.Context, p *plan) {
 		l.condition.wanted = 0
 		if tn := tunnels[c.ID]; tn != nil {
 			l.place.peer = tn.connection.Remote
-			l.place.device = tn.device.Name
 			l.condition.wanted = len(tn.connection.Children)
 		}
 	}
 	for id := range r.subjects {
 		if !present[id] && p.snapshot.Unreadable[id] == nil {
 			delete(r.subjects, id)
+		}
+	}
+}
+
+// number notes the indexes of the tunnels' devices.
+func (r *Reconciler) number() {
+	links, err := net.Interfaces()
+	if err != nil {
+		r.Logger.Warn("devices of this node", "error", err)
+	}
+	indexes := make(map[string]int, len(links))
+	for _, link := range links {
+		indexes[link.Name] = link.Index
+	}
+	for id, l := range r.subjects {
+		l.place.ifIndex = 0
+		if tn := r.tunnels[id]; tn != nil {
+			l.place.ifIndex = indexes[tn.device.Name]
 		}
 	}
 }

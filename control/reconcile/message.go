@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"unicode"
@@ -16,7 +15,7 @@ type place struct {
 	gateway netip.Addr // the gateway's address as peers see it
 	peer    netip.Addr // the configured one; invalid while unknown
 	name    string     // of the connection
-	device  string     // of the tunnel
+	ifIndex int        // of the tunnel's device; zero while there is none
 	pid     int
 }
 
@@ -40,7 +39,7 @@ func (p place) message(e sa.Event) string {
 	var b strings.Builder
 	host := strings.NewReplacer(".", "-", ":", "-").Replace(p.gateway.String())
 	fmt.Fprintf(&b, "host-%s ipsec_ike[%d]: [%s] %s (IfIndex=[%d], PolicyName=[%s], SeqNum=[0], PeerAddress=[%s], PeerPort=[%d]",
-		host, p.pid, p.gateway, sentences[e.Kind], ifIndex(p.device), p.name, p.peerAddress(e), peerPort(e))
+		host, p.pid, p.gateway, sentences[e.Kind], p.ifIndex, p.name, p.peerAddress(e), peerPort(e))
 	if e.Kind == sa.Failed {
 		fmt.Fprintf(&b, ", Reason=[%s]", e.Reason)
 	} else if e.Reason != "" {
@@ -79,15 +78,6 @@ func (p place) peerAddress(e sa.Event) string {
 		return p.peer.String()
 	}
 	return ""
-}
-
-// ifIndex is the number of a device; zero while there is none.
-func ifIndex(device string) int {
-	link, err := net.InterfaceByName(device)
-	if err != nil {
-		return 0
-	}
-	return link.Index
 }
 
 func peerPort(e sa.Event) uint16 {

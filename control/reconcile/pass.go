@@ -52,6 +52,7 @@ func (r *Reconciler) pass(ctx context.Context) (revision int64, err error) {
 	p := r.plan(snapshot)
 	r.meet(ctx, p)
 	r.apply(p)
+	r.number()
 	r.finalize(ctx, p)
 	r.reportGateways(ctx, p)
 	r.resets(p)
