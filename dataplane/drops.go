@@ -19,6 +19,7 @@ const (
 	reasonNextHeader
 	reasonNoInterface
 	reasonTooBig
+	reasonLoop
 	reasonECN
 	reasonSend
 	reasonWrite
@@ -36,6 +37,7 @@ var reasonNames = [reasonCount]string{
 	reasonNextHeader:  "next_header",  // in: neither IPv4 nor IPv6 in tunnel mode
 	reasonNoInterface: "no_interface", // in: its tunnel has no interface
 	reasonTooBig:      "too_big",      // out: does not fit and must not be fragmented
+	reasonLoop:        "loop",         // out: a packet of the tunnel itself, routed into it
 	reasonECN:         "ecn",          // in: congestion mark on a packet that cannot carry it
 	reasonSend:        "send",         // out: refused by the socket
 	reasonWrite:       "write",        // in: refused by the interface
@@ -85,7 +87,7 @@ func (e *Engine) retire(c *counters) {
 
 // Drops returns the packets dropped since New, by reason. The reasons are
 // those of esp.Drop and malformed, no_policy, discard, no_sa, unknown_spi,
-// selectors, next_header, no_interface, too_big, ecn, send and write.
+// selectors, next_header, no_interface, too_big, loop, ecn, send and write.
 func (e *Engine) Drops() map[string]uint64 {
 	sum := map[string]uint64{}
 	e.countersMu.Lock()

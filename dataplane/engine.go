@@ -33,7 +33,8 @@ type Options struct {
 	// Name of the interface that policy-based tunnels share; empty means
 	// DefaultName.
 	Name string
-	// Queues of each interface. Zero means one for each CPU, at most 4.
+	// Queues of the shared interface; tunnels with their own have one. Zero
+	// means one for each CPU, at most 4.
 	Queues int
 	// OuterMTU is an upper limit of outer packets, in octets. Zero means the
 	// path MTU that the kernel knows.

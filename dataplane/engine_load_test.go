@@ -181,29 +181,23 @@ func TestChangesUnderTraffic(t *testing.T) {
 // TestSequenceOrder has two queues send on one SA: the packets leave in the
 // order of their sequence numbers.
 func TestSequenceOrder(t *testing.T) {
-	g := newGateway(t)
-	g.options.Queues = 2
-	if err := g.SetInterfaces([]ipsec.Interface{{IfID: 1, Name: "wide"}}); err != nil {
-		t.Fatal(err)
-	}
+	g := newGatewayWith(t, 2)
 	far := listen(t)
 	if err := far.SetReadBuffer(4 << 20); err != nil {
 		t.Fatal(err)
 	}
 	to := far.LocalAddr().(*net.UDPAddr).AddrPort()
 	mustAdd(t, g, ipsec.SA{
-		SPI: 0x4001, Direction: ipsec.Out, Src: g.outer.Addr(), Dst: to.Addr(), Encap: true, IfID: 1, ReqID: 1,
+		SPI: 0x4001, Direction: ipsec.Out, Src: g.outer.Addr(), Dst: to.Addr(), Encap: true, ReqID: 1,
 		SrcPort: g.outer.Port(), DstPort: to.Port(), Encryption: gcm, EncryptionKey: make([]byte, 20),
 	})
-	p := outPolicy(netA, netB)
-	p.IfID = 1
-	mustPolicy(t, g, p)
+	mustPolicy(t, g, outPolicy(netA, netB))
 	const frames, packets = 20, 10
 	frame := superPacket(packets*1000, 1000)
 	for q := range 2 {
 		go func() {
 			for range frames {
-				g.tuns["wide"].Send(q, frame)
+				g.shared.Send(q, frame)
 			}
 		}()
 	}

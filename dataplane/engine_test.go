@@ -30,6 +30,12 @@ var nextHost atomic.Uint32
 
 func newGateway(t testing.TB) *gateway {
 	t.Helper()
+	return newGatewayWith(t, 1)
+}
+
+// newGatewayWith is newGateway with a number of queues of the shared interface.
+func newGatewayWith(t testing.TB, queues int) *gateway {
+	t.Helper()
 	n := nextHost.Add(1)
 	addr := netip.AddrFrom4([4]byte{127, 77, byte(n >> 8), byte(n)})
 	const port = 14500
@@ -40,7 +46,7 @@ func newGateway(t testing.TB) *gateway {
 	}
 	var err error
 	g.Engine, err = New(Options{
-		Mux: g.mux, Queues: 1, OuterMTU: 1500, Logger: slog.New(slog.DiscardHandler),
+		Mux: g.mux, Queues: queues, OuterMTU: 1500, Logger: slog.New(slog.DiscardHandler),
 		OpenTUN: func(name string, queues, mtu int) (tun.Device, error) {
 			c := tun.NewChannel(name, queues, 4096)
 			g.tuns[name] = c

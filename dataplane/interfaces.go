@@ -60,7 +60,13 @@ func (e *Engine) openDevice(i ipsec.Interface) (*device, error) {
 	if mtu == 0 {
 		mtu = e.innerMTU(i.IfID)
 	}
-	dev, err := e.options.OpenTUN(i.Name, e.options.Queues, mtu)
+	// The packets of one tunnel leave in order, whatever queue they come from:
+	// several would gain nothing.
+	queues := 1
+	if i.IfID == 0 {
+		queues = e.options.Queues
+	}
+	dev, err := e.options.OpenTUN(i.Name, queues, mtu)
 	if err != nil {
 		return nil, err
 	}

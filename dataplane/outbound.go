@@ -142,7 +142,19 @@ func (o *outbound) lookup(h *header) (*association, reason) {
 		o.e.acquire(p.request)
 		return nil, reasonNoSA
 	}
+	if path := sa.path.Load(); h.destination() == path.Remote.Addr() && carries(path, h) {
+		return nil, reasonLoop
+	}
 	return sa, 0
+}
+
+// carries reports whether a packet to the peer is one of the tunnel itself. A
+// route to the peer through the tunnel would wrap each packet again and again.
+func carries(path *udp.Path, h *header) bool {
+	if path.Encap {
+		return h.protocol == protocolUDP && h.srcPort == path.Local.Port() && h.dstPort == path.Remote.Port()
+	}
+	return h.protocol == protocolESP
 }
 
 // tooLong treats the packets of a frame that are longer than the SA's path

@@ -220,6 +220,21 @@ func TestNoSAAndAcquire(t *testing.T) {
 	noEvent(t, a) // one a second
 }
 
+// TestLoop: what the tunnel itself sends must not enter it.
+func TestLoop(t *testing.T) {
+	a, b := tunnel(t)
+	host := netip.PrefixFrom(b.outer.Addr(), 32)
+	mustPolicy(t, a, outPolicy(netip.PrefixFrom(a.outer.Addr(), 32), host))
+	looped := udpPacket(a.outer.Addr().String(), b.outer.Addr().String(), make([]byte, 100))
+	binary.BigEndian.PutUint16(looped[20:], a.outer.Port())
+	binary.BigEndian.PutUint16(looped[22:], b.outer.Port())
+	a.shared.SendPacket(looped)
+	waitDrops(t, a, "loop", 1)
+	// Other traffic to the peer's address may be protected.
+	a.shared.SendPacket(udpPacket(a.outer.Addr().String(), b.outer.Addr().String(), nil))
+	waitDrops(t, b, "selectors", 1)
+}
+
 func TestMalformedFrames(t *testing.T) {
 	a, _ := tunnel(t)
 	a.shared.Send(0, []byte{1, 2, 3})

@@ -18,6 +18,7 @@ const (
 	protocolIPv6     = 41
 	protocolRouting  = 43
 	protocolFragment = 44
+	protocolESP      = 50
 	protocolAH       = 51
 	protocolICMPv6   = 58
 	protocolDestOpts = 60

@@ -47,7 +47,7 @@ func NewPath(local, remote netip.AddrPort, encap bool) (*Path, error) {
 	p := &Path{Local: local, Remote: remote, Encap: encap}
 	p.nameLen = p.name.set(remote)
 	hash := fnv.New32a()
-	hash.Write(p.name[:p.nameLen]) //nolint:errcheck // A hash never fails.
+	hash.Write(p.name[:p.nameLen])
 	p.hash = hash.Sum32()
 	return p, nil
 }
