@@ -35,6 +35,42 @@ func TestTerminate(t *testing.T) {
 	}
 }
 
+// TestTerminateReplaced: an IKE SA that another one replaces still receives
+// what is under way.
+func TestTerminateReplaced(t *testing.T) {
+	l := newLab(t, 1)
+	l.establish()
+	l.up = false
+	l.a.do(Terminate{ReasonIKEReplaced})
+	if len(l.a.sas) != 1 || l.a.sas[0].Direction != ipsec.In || len(l.a.policies) != 0 {
+		t.Errorf("left %v", l.a.sas)
+	}
+	l.pass(lingerTime)
+	l.a.empty()
+	if len(l.a.machines) != 0 {
+		t.Error("a is not done")
+	}
+}
+
+// TestProbe asks at once, whether or not there is a liveness check.
+func TestProbe(t *testing.T) {
+	l := newLab(t, 1)
+	l.establish()
+	l.pass(time.Minute)
+	l.a.do(Probe{})
+	l.run()
+	if seen := l.a.machine().Status().IKE[0].LastSeen; !seen.Equal(l.now) {
+		t.Errorf("last seen at %s", seen)
+	}
+	l.up = false
+	l.lose = func(packet) bool { return true }
+	l.a.do(Probe{})
+	l.pass(4 * time.Minute)
+	if ev := l.a.last(IKEDown); ev.Reason != ReasonDPDTimeout {
+		t.Errorf("%+v", ev)
+	}
+}
+
 // TestTerminateBusy: an exchange under way is not waited for to do its work.
 func TestTerminateBusy(t *testing.T) {
 	l := newLab(t, 1)

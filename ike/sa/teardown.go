@@ -1,0 +1,111 @@
+package sa
+
+import (
+	"time"
+
+	"github.com/vpngw/vpngw/ike/wire"
+)
+
+// terminate ends everything, with a DELETE to the peer where it knows of us.
+func (m *Machine) terminate(reason Reason, d *Diagnosis) {
+	s := m.current
+	if s == nil {
+		return
+	}
+	if !s.authenticated {
+		m.end(reason, d)
+		return
+	}
+	m.teardown(reason, d)
+	for _, each := range m.ikes { // while it is rekeyed there are several
+		if each.live() {
+			each.delete()
+		}
+	}
+}
+
+// end ends everything without a word to the peer.
+func (m *Machine) end(reason Reason, d *Diagnosis) {
+	m.teardown(reason, d)
+	for _, s := range m.ikes {
+		s.close()
+	}
+}
+
+// fail ends a negotiation.
+func (m *Machine) fail(d *Diagnosis) { m.end(d.Reason, d) }
+
+// teardown reports the end and takes the children out of the data plane.
+func (m *Machine) teardown(reason Reason, d *Diagnosis) {
+	s := m.current
+	m.current = nil
+	m.dpdAt, m.keepaliveAt = time.Time{}, time.Time{}
+	linger := reason == ReasonIKEReplaced // the peer may be about to change over
+	for _, c := range m.children {
+		wasUp := c.hasOut
+		c.remove(linger)
+		if !linger {
+			c.gone() // what still lingered
+		}
+		if wasUp && !m.carries(c.slot) {
+			e := m.childEvent(ChildDown, c, s)
+			e.Reason, e.Diagnosis = reason, d
+			m.emit(Emit{e})
+		}
+	}
+	for _, k := range m.slots {
+		k.unprotect(m)
+		k.retryAt = time.Time{}
+	}
+	if s == nil {
+		return
+	}
+	if s.authenticated {
+		e := m.event(IKEDown, s)
+		e.Reason, e.Diagnosis = reason, d
+		m.emit(Emit{e})
+		return
+	}
+	if d != nil {
+		m.reportOn(s, d)
+	}
+}
+
+// expire ends the IKE SA at the end of its life.
+func (s *ikeSA) expire() {
+	if s == s.m.current {
+		s.m.terminate(ReasonIKEHardExpiry, nil)
+	}
+}
+
+// delete ends the IKE SA by a DELETE to the peer. An exchange under way is
+// waited for, but not for long, and does nothing any more.
+func (s *ikeSA) delete() {
+	if s.state == Deleting || !s.setState(Deleting) {
+		return
+	}
+	s.rekeyAt, s.expireAt, s.redundantAt = time.Time{}, time.Time{}, time.Time{}
+	s.queue = []exchange{&deleteIKE{}}
+	if o := s.active; o != nil {
+		o.exchange = &abandoned{o.exchange}
+		o.rhythm.Tries = min(o.rhythm.Tries, o.tries+deleteRepeats)
+	}
+}
+
+// vanish forgets an IKE SA that both sides have deleted.
+func (s *ikeSA) vanish() {
+	s.answered = nil
+	s.close()
+}
+
+// abandoned stands for an exchange whose answer has lost its meaning, but is
+// still waited for: the window has room for one.
+type abandoned struct{ of exchange }
+
+func (x *abandoned) kind() wire.ExchangeType { return x.of.kind() }
+
+func (x *abandoned) request(*ikeSA) ([]wire.Payload, bool) { return nil, false }
+
+func (x *abandoned) response(*ikeSA, Datagram, *wire.Message) {}
+
+func (x *abandoned) unanswered(s *ikeSA, _ *outstanding) { s.vanish() }
