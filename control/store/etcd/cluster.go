@@ -11,7 +11,9 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/vpngw/vpngw/control/store"
 )
@@ -61,14 +63,34 @@ func (c *cluster) request(ctx context.Context) (context.Context, context.CancelF
 	return ctx, func() { unhook(); cancel() }
 }
 
+// noAnswer is the error of a request that ran out of time.
+type noAnswer struct{ reason string }
+
+func (e *noAnswer) Error() string { return e.reason }
+
+// keepReason is a grpc.UnaryClientInterceptor. The etcd client puts the error
+// of the context in the place of one that tells why there was no connection
+// in time, such as a certificate that is not trusted, unless it is hidden
+// from it.
+func keepReason(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	err := invoke(ctx, method, req, reply, conn, opts...)
+	if status.Code(err) == codes.DeadlineExceeded {
+		return &noAnswer{status.Convert(err).Message()}
+	}
+	return err
+}
+
 // explain makes the error of a request one of the contract's. ctx is the
 // caller's.
 func (c *cluster) explain(ctx context.Context, err error) error {
+	var unanswered *noAnswer
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case c.ctx.Err() != nil:
 		return store.ErrClosed
+	case errors.As(err, &unanswered):
+		return fmt.Errorf("etcd at %s: no answer within %s: %w", c.name, c.timeout, unanswered)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		// Not of the caller's context: it must not look as if it were.
 		return fmt.Errorf("etcd at %s: no answer within %s", c.name, c.timeout)

@@ -156,15 +156,18 @@ func (o Options) clientConfig() (clientv3.Config, error) {
 		DialKeepAliveTimeout: keepaliveTimeout,
 		PermitWithoutStream:  true,
 		Logger:               zap.NewNop(), // what it has to say is in the errors
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{
-				BaseDelay:  firstRedial,
-				Multiplier: backoff.DefaultConfig.Multiplier,
-				Jitter:     backoff.DefaultConfig.Jitter,
-				MaxDelay:   lastRedial,
-			},
-			MinConnectTimeout: minConnectTimeout,
-		})},
+		DialOptions: []grpc.DialOption{
+			grpc.WithChainUnaryInterceptor(keepReason),
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff: backoff.Config{
+					BaseDelay:  firstRedial,
+					Multiplier: backoff.DefaultConfig.Multiplier,
+					Jitter:     backoff.DefaultConfig.Jitter,
+					MaxDelay:   lastRedial,
+				},
+				MinConnectTimeout: minConnectTimeout,
+			}),
+		},
 	}
 	if encrypted {
 		config.TLS, err = o.tlsConfig()

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -213,82 +212,5 @@ func TestWatchSlowReader(t *testing.T) {
 	}
 	if e := <-slow; len(e) != 1 || e[0].Modified != next {
 		t.Errorf("the reader that had caught up got %+v", e)
-	}
-}
-
-// TestKill kills the cluster in the middle of its work: what a writer was told
-// is stored must be there, whole, and watches go on without a gap.
-func TestKill(t *testing.T) {
-	t.Parallel()
-	server := startServers(t, 1, "http")[0]
-	s := open(t, etcd.Options{Endpoints: []string{server.endpoint}})
-	impatient := open(t, etcd.Options{Endpoints: []string{server.endpoint}, Timeout: 500 * time.Millisecond})
-	start := put(t, s, "start", "")
-	watch, err := s.Watch(t.Context(), "", start)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var acknowledged, failures int
-	for round := range 3 {
-		killed := make(chan struct{})
-		go func() {
-			defer close(killed)
-			time.Sleep(time.Duration(100+37*round) * time.Millisecond)
-			server.kill(t)
-		}()
-		for n := acknowledged + 1; ; n++ {
-			value := fmt.Append(nil, n)
-			if _, err := s.Txn(t.Context(), nil, []store.Op{store.Put("left", value), store.Put("right", value)}); err != nil {
-				failures++
-				break
-			}
-			acknowledged = n
-		}
-		<-killed
-		if _, err := impatient.Get(t.Context(), "left"); err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Get while the cluster is down: %v, want an error that is not the caller's", err)
-		}
-		server.start(t)
-		server.waitListening(t)
-
-		entries, _, err := s.List(t.Context(), "")
-		if err != nil {
-			t.Fatalf("after the restart: %v", err)
-		}
-		left, right := entries[0], entries[1]
-		var n int
-		if _, err := fmt.Sscan(string(left.Value), &n); err != nil || n < acknowledged || n > acknowledged+1 {
-			t.Errorf("stored %q, acknowledged %d (%v)", left.Value, acknowledged, err)
-		}
-		if string(left.Value) != string(right.Value) || left.Modified != right.Modified {
-			t.Errorf("half a transaction: %+v and %+v", left, right)
-		}
-		acknowledged = n
-	}
-	put(t, s, "end", "")
-	t.Logf("%d transactions, %d restarts", acknowledged, failures)
-
-	for n, ended := 0, false; !ended; {
-		select {
-		case events, ok := <-watch:
-			if !ok {
-				t.Fatal("the watch ended")
-			}
-			for _, e := range events {
-				switch e.Key {
-				case "left":
-					n++
-					fallthrough
-				case "right":
-					if string(e.Value) != fmt.Sprint(n) {
-						t.Fatalf("watched %s=%s, want %d", e.Key, e.Value, n)
-					}
-				case "end":
-					ended = true
-				}
-			}
-		case <-time.After(patience):
-			t.Fatalf("nothing after %d of %d", n, acknowledged)
-		}
 	}
 }

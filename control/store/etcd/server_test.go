@@ -2,6 +2,7 @@ package etcd_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -132,13 +133,6 @@ func (s *server) kill(t testing.TB) {
 	s.process = nil
 }
 
-func (s *server) signal(t testing.TB, sig syscall.Signal) {
-	t.Helper()
-	if err := s.process.Process.Signal(sig); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func (s *server) waitListening(t testing.TB) {
 	t.Helper()
 	_, addr, _ := strings.Cut(s.endpoint, "://")
@@ -154,9 +148,11 @@ func (s *server) waitListening(t testing.TB) {
 	}
 }
 
-// open opens a store and closes it with the test.
+// open opens a store and closes it with the test. Its requests may take their
+// time unless the test says otherwise.
 func open(t testing.TB, o etcd.Options) store.Store {
 	t.Helper()
+	o.Timeout = cmp.Or(o.Timeout, patience)
 	s, err := etcd.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
