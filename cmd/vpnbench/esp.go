@@ -19,6 +19,7 @@ import (
 // espOptions are the flags of `vpnbench esp`.
 type espOptions struct {
 	seconds   int
+	rounds    int
 	json      bool
 	subjects  []string
 	tests     []string
@@ -59,6 +60,7 @@ the repository as the current folder, to build wireguard-go.`,
 	}
 	f := cmd.Flags()
 	f.IntVar(&o.seconds, "seconds", 10, "length of each measurement")
+	f.IntVar(&o.rounds, "rounds", 1, "measure all subjects that often, in turn, and print medians")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	f.StringSliceVar(&o.subjects, "subjects", subjectNames(), "what to measure")
 	f.StringSliceVar(&o.tests, "tests", []string{"tcp"}, "how to measure it")
@@ -108,6 +110,9 @@ func runESP(ctx context.Context, o espOptions) ([]result, error) {
 	if o.seconds < 1 {
 		return nil, fmt.Errorf("--seconds %d: must be at least 1", o.seconds)
 	}
+	if o.rounds < 1 {
+		return nil, fmt.Errorf("--rounds %d: must be at least 1", o.rounds)
+	}
 	var tests []traffic
 	for _, name := range o.tests {
 		i := slices.IndexFunc(traffics, func(t traffic) bool { return t.name == name })
@@ -116,20 +121,47 @@ func runESP(ctx context.Context, o espOptions) ([]result, error) {
 		}
 		tests = append(tests, traffics[i])
 	}
-	var results []result
+	var chosen []subject
 	for _, name := range o.subjects {
 		i := slices.IndexFunc(subjects, func(s subject) bool { return s.name == name })
 		if i < 0 {
 			return nil, fmt.Errorf("--subjects %s: must be of %s", name, strings.Join(subjectNames(), ", "))
 		}
-		rs, err := measure(ctx, subjects[i], tests, o)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		results = append(results, rs...)
+		chosen = append(chosen, subjects[i])
 	}
+	var results []result
+	for range o.rounds {
+		for _, s := range chosen {
+			rs, err := measure(ctx, s, tests, o)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", s.name, err)
+			}
+			results = append(results, rs...)
+		}
+	}
+	results = medians(results)
 	addRatios(results)
 	return results, nil
+}
+
+// medians folds the rounds: of each subject and test, the measurement of median
+// throughput stays.
+func medians(results []result) []result {
+	var order []result // of subject and test alone
+	groups := map[result][]result{}
+	for _, r := range results {
+		key := result{Subject: r.Subject, Test: r.Test}
+		if groups[key] == nil {
+			order = append(order, key)
+		}
+		groups[key] = append(groups[key], r)
+	}
+	for i, key := range order {
+		group := groups[key]
+		slices.SortFunc(group, func(x, y result) int { return cmp.Compare(x.GbitPerSecond, y.GbitPerSecond) })
+		order[i] = group[len(group)/2]
+	}
+	return order
 }
 
 // measure makes a tunnel of one subject and sends each kind of traffic

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 // it measures says nothing in a test; that it measures does.
 func TestNetNSMeasure(t *testing.T) {
 	results, err := runESP(t.Context(), espOptions{
-		seconds: 1, subjects: []string{"vpngw", "vpngw-raw-esp"}, tests: testNames(),
+		seconds: 1, rounds: 1, subjects: []string{"vpngw", "vpngw-raw-esp"}, tests: testNames(),
 	})
 	if err != nil {
 		t.Fatal(err)

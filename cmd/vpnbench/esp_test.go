@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,11 +54,26 @@ func TestRatiosAndTable(t *testing.T) {
 	}
 }
 
+func TestMedians(t *testing.T) {
+	var results []result
+	for _, g := range []float64{3, 1, 2} {
+		results = append(results,
+			result{Subject: "a", Test: "tcp", GbitPerSecond: g, GatewayCPU: 10 * g},
+			result{Subject: "b", Test: "tcp", GbitPerSecond: 5 * g})
+	}
+	got := medians(results)
+	want := []result{{Subject: "a", Test: "tcp", GbitPerSecond: 2, GatewayCPU: 20}, {Subject: "b", Test: "tcp", GbitPerSecond: 10}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestWrongFlags(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"esp --tests icmp", "--tests icmp: must be of tcp"},
 		{"esp --subjects openvpn", "--subjects openvpn: must be of vpngw"},
 		{"esp --seconds 0", "--seconds 0: must be at least 1"},
+		{"esp --rounds 0", "--rounds 0: must be at least 1"},
 		{"esp-node", "accepts 1 arg"},
 		{"esp-node /does/not/exist", "no such file"},
 	} {
