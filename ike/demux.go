@@ -37,8 +37,7 @@ func (s *Server) Deliver(local, remote netip.AddrPort, datagram []byte) {
 	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
 	if h.MajorVersion != 2 {
-		s.drops.add(dropVersion, 1)
-		s.answerVersion(local, remote, &h)
+		s.otherVersion(sa.Datagram{Local: local, Remote: remote, Bytes: datagram}, &h)
 		return
 	}
 	if h.Exchange == wire.IKESAInit && h.Initiator && !h.Response && h.ResponderSPI == 0 {
@@ -60,6 +59,21 @@ func (s *Server) Deliver(local, remote netip.AddrPort, datagram []byte) {
 	default:
 		s.toPeer(p, sa.Datagram{Local: local, Remote: remote, Bytes: datagram})
 	}
+}
+
+// otherVersion drops a datagram of another major version of IKE. What may be
+// the answer of a peer that speaks no IKEv2 goes to the machine that asked, as
+// part of its diagnosis.
+func (s *Server) otherVersion(d sa.Datagram, h *wire.Header) {
+	s.drops.add(dropVersion, 1)
+	s.mu.Lock()
+	p := s.bySPI[h.InitiatorSPI]
+	s.mu.Unlock()
+	if p != nil {
+		s.toPeer(p, d)
+		return
+	}
+	s.answerVersion(d.Local, d.Remote, h)
 }
 
 // toPeer puts a copy of a datagram into a mailbox.

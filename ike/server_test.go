@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
 	"github.com/vpngw/vpngw/ipsec/ipsectest"
 )
@@ -543,6 +545,46 @@ func TestServerRunsOnce(t *testing.T) {
 		synctest.Wait()
 		if err := a.Run(t.Context()); err == nil {
 			t.Error("ran twice")
+		}
+	})
+}
+
+// olderPeer answers each request as an implementation that knows IKEv1 alone
+// does: with a message of its own version and the initiator's SPI.
+type olderPeer struct {
+	deliver func(local, remote netip.AddrPort, datagram []byte)
+}
+
+func (p *olderPeer) SendIKE(local, remote netip.AddrPort, datagram []byte) error {
+	h, err := wire.ParseHeader(datagram)
+	if err != nil {
+		return err
+	}
+	answer := wire.Header{InitiatorSPI: h.InitiatorSPI, MajorVersion: 1, Exchange: 5, Length: wire.HeaderLen}
+	time.AfterFunc(10*time.Millisecond, func() { p.deliver(local, remote, answer.Append(nil)) })
+	return nil
+}
+
+func TestPeerOfAnotherVersionIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peer := &olderPeer{}
+		s := NewServer(Options{Transport: peer, Backend: ipsectest.NewBackend()})
+		peer.deliver = s.Deliver
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		atWest, _ := joined("c", 1, west)
+		if err := s.Apply([]sa.Connection{atWest}); err != nil {
+			t.Fatal(err)
+		}
+		settleFor(30 * time.Second)
+		f := s.Snapshot()[0].Failure
+		if f == nil || f.Diagnosis.Reason != sa.ReasonVersion || f.Diagnosis.Ours != "2" || f.Diagnosis.Theirs != "1" {
+			t.Errorf("got %+v", f)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	})
 }
