@@ -183,9 +183,16 @@ func (c *cluster) Txn(ctx context.Context, checks []store.Check, ops []store.Op)
 		// it has itself, which may be an old one.
 		perform = append(perform, clientv3.OpGet(c.prefix+schemaKey, clientv3.WithKeysOnly()))
 	}
-	resp, err := c.commit(ctx, compares, perform, inspect)
+	rctx, done := c.request(ctx)
+	defer done()
+	resp, err := c.commit(rctx, compares, perform, inspect)
 	if err != nil {
-		return 0, err
+		var refusal rpctypes.EtcdError
+		refused := errors.As(err, &refusal) && (refusal.Code() != codes.Unavailable || errors.Is(err, rpctypes.ErrNoLeader))
+		if err = c.explain(ctx, err); refused {
+			return 0, err
+		}
+		return 0, fmt.Errorf("transaction that may have been performed: %w", err)
 	}
 	if !resp.Succeeded {
 		return 0, conflict(checks, resp)
@@ -193,30 +200,20 @@ func (c *cluster) Txn(ctx context.Context, checks []store.Check, ops []store.Op)
 	return resp.Header.Revision, nil
 }
 
-func (c *cluster) commit(ctx context.Context, compares []clientv3.Cmp, perform, inspect []clientv3.Op) (*clientv3.TxnResponse, error) {
-	rctx, done := c.request(ctx)
-	defer done()
+// commit sends a transaction to the first member that has a leader.
+func (c *cluster) commit(ctx context.Context, compares []clientv3.Cmp, perform, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
 	for {
-		resp, err := c.client.Txn(rctx).If(compares...).Then(perform...).Else(inspect...).Commit()
-		if errors.Is(err, rpctypes.ErrNoLeader) {
-			// Refused before it was begun, so it can be tried again: the next
-			// member may be on the side of the leader.
-			select {
-			case <-time.After(leaderRecheck):
-				continue
-			case <-rctx.Done():
-				return nil, c.explain(ctx, err)
-			}
+		resp, err := c.client.Txn(ctx).If(compares...).Then(perform...).Else(otherwise...).Commit()
+		if !errors.Is(err, rpctypes.ErrNoLeader) {
+			return resp, err
 		}
-		if err == nil {
-			return resp, nil
-		}
-		var refusal rpctypes.EtcdError
-		refused := errors.As(err, &refusal) && refusal.Code() != codes.Unavailable
-		if err = c.explain(ctx, err); refused {
+		// Refused before it was begun, so it can be tried again: the next
+		// member may be on the side of the leader.
+		select {
+		case <-time.After(leaderRecheck):
+		case <-ctx.Done():
 			return nil, err
 		}
-		return nil, fmt.Errorf("transaction that may have been performed: %w", err)
 	}
 }
 

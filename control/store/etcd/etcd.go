@@ -117,11 +117,10 @@ func (c *cluster) connect(ctx context.Context, config clientv3.Config) (err erro
 	ctx, done := c.request(ctx)
 	defer done()
 	schema := c.prefix + schemaKey
-	resp, err := c.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.CreateRevision(schema), "=", 0)).
-		Then(clientv3.OpPut(schema, schemaVersion)).
-		Else(clientv3.OpGet(schema)).
-		Commit()
+	resp, err := c.commit(ctx,
+		[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(schema), "=", 0)},
+		[]clientv3.Op{clientv3.OpPut(schema, schemaVersion)},
+		[]clientv3.Op{clientv3.OpGet(schema)})
 	if err != nil || resp.Succeeded {
 		return err
 	}

@@ -177,3 +177,48 @@ func TestMembersLost(t *testing.T) {
 		}
 	}
 }
+
+// A member that answers but has lost its leader must not be waited for: the
+// others are asked.
+func TestMemberWithoutLeader(t *testing.T) {
+	healthy := startServers(t, 1, "http")[0]
+	// What is left of a cluster of two stands for a member that is cut off.
+	pair := startServers(t, 2, "http")
+	put(t, open(t, etcd.Options{Endpoints: []string{pair[0].endpoint}}), "k", "joined")
+	pair[1].kill(t)
+	administer(t, pair[0].endpoint, func(ctx context.Context, client *clientv3.Client) error {
+		for {
+			status, err := client.Status(ctx, pair[0].endpoint)
+			if err != nil || status.Leader == 0 {
+				return err
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+	s := open(t, etcd.Options{Endpoints: []string{pair[0].endpoint, healthy.endpoint}})
+	start := put(t, s, "k", "start")
+	var watches []<-chan []store.Event
+	for range 4 {
+		watch, err := s.Watch(t.Context(), "k", start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		watches = append(watches, watch)
+	}
+	began := time.Now()
+	const writes = 10
+	for i := range writes {
+		put(t, s, "k", fmt.Sprint(i))
+	}
+	for _, watch := range watches {
+		for seen := 0; seen < writes; {
+			select {
+			case events := <-watch:
+				seen += len(events)
+			case <-time.After(patience):
+				t.Fatalf("watched %d of %d", seen, writes)
+			}
+		}
+	}
+	t.Logf("%d transactions and %d watches took %s", writes, len(watches), time.Since(began))
+}
