@@ -266,6 +266,27 @@ func TestReservedSPIsExpire(t *testing.T) {
 	}
 }
 
+// TestLastUsed: the time is never later than the packet's, so that it proves
+// that the peer was alive then.
+func TestLastUsed(t *testing.T) {
+	a, b := tunnel(t)
+	id := ipsec.SAID{Dst: b.outer.Addr(), SPI: 0x1001}
+	if s, err := b.QuerySA(id); err != nil || !s.LastUsed.IsZero() {
+		t.Errorf("before the first packet: %v, %v", s.LastUsed, err)
+	}
+	looked := time.Now()
+	a.shared.SendPacket(udpPacket("10.1.0.7", "10.2.0.9", nil))
+	receive(t, b.shared)
+	s, err := b.QuerySA(id)
+	if err != nil || s.LastUsed.IsZero() || s.LastUsed.After(looked) {
+		t.Errorf("after it: %v, want no later than %v, %v", s.LastUsed, looked, err)
+	}
+	b.tick(time.Now())
+	if again, err := b.QuerySA(id); err != nil || again.LastUsed != s.LastUsed {
+		t.Errorf("without another packet: %v, want %v, %v", again.LastUsed, s.LastUsed, err)
+	}
+}
+
 // TestLifetimesByTime moves the clock instead of waiting.
 func TestLifetimesByTime(t *testing.T) {
 	a, b := newGateway(t), newGateway(t)

@@ -275,6 +275,33 @@ func TestNetNSNarrowPath(t *testing.T) {
 	transfer(t, b, a, 1, 5<<20)
 }
 
+// TestNetNSTooBig gives an interface a larger MTU than the tunnel takes: the
+// kernel believes our answer.
+func TestNetNSTooBig(t *testing.T) {
+	a, b := sites(t, false)
+	a.open()
+	defer a.close()
+	b.open()
+	defer b.close()
+	join(t, a, b, true, gcm, ipsec.Transform{})
+	a.ip("link set " + DefaultName + " mtu 1500")
+	for family, target := range b.inner {
+		args := []string{"ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", "-M", "do", "-s", "1452", "-I", a.inner[family].String(), target.String()}
+		if out, err := a.ns.Run(t.Context(), args...); err == nil {
+			t.Errorf("a packet of 1,500 octets was answered: %s", out)
+		}
+		args = []string{"ip", "route", "get", target.String()}
+		if out, err := a.ns.Run(t.Context(), args...); err != nil || !strings.Contains(out, "mtu 1438") {
+			t.Errorf("no path MTU learned: %s, %v", out, err)
+		}
+	}
+	// What may be cut is cut.
+	args := []string{"ping", "-n", "-c", "1", "-W", "2", "-M", "dont", "-s", "4000", "-I", a.inner[0].String(), b.inner[0].String()}
+	if out, err := a.ns.Run(t.Context(), args...); err != nil {
+		t.Errorf("ping in fragments: %v: %s", err, out)
+	}
+}
+
 // TestNetNSLeavesNothing compares the host before and after, and takes the
 // interface away in between.
 func TestNetNSLeavesNothing(t *testing.T) {

@@ -51,7 +51,8 @@ type association struct {
 
 	record      ipsec.SA  // without keys; guarded by Engine.mu
 	added       time.Time // guarded by Engine.mu
-	seenPackets uint64    // at lastUsed; guarded by Engine.mu
+	seen        time.Time // of the last look at the counters; guarded by Engine.mu
+	seenPackets uint64    // what they said; guarded by Engine.mu
 	lastUsed    time.Time // guarded by Engine.mu
 	mtuChecked  time.Time // guarded by Engine.mu
 }
@@ -141,6 +142,7 @@ func (e *Engine) AddSA(sa ipsec.SA) error {
 		return fmt.Errorf("add SA: %s: %w", id, ipsec.ErrExists)
 	}
 	a.added = time.Now()
+	a.seen = a.added
 	a.request = e.useRequest(sa.ReqID)
 	delete(e.reserved, id)
 	e.sas[id] = a
@@ -274,7 +276,8 @@ func (e *Engine) remove(a *association) {
 	e.releaseRequest(a.request)
 }
 
-// QuerySA implements ipsec.Backend. LastUsed is exact to a second.
+// QuerySA implements ipsec.Backend. LastUsed is up to a second early and never
+// late.
 func (e *Engine) QuerySA(id ipsec.SAID) (ipsec.SAState, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -289,8 +292,10 @@ func (e *Engine) QuerySA(id ipsec.SAID) (ipsec.SAState, error) {
 func (a *association) query(now time.Time) ipsec.SAState {
 	s := a.state()
 	if s.Packets != a.seenPackets {
-		a.seenPackets, a.lastUsed = s.Packets, now
+		// They passed since the last look. Its time is never later than theirs.
+		a.seenPackets, a.lastUsed = s.Packets, a.seen
 	}
+	a.seen = now
 	s.LastUsed = a.lastUsed
 	for r := range a.drops {
 		if n := a.drops[r].Load(); n != 0 {
