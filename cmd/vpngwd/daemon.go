@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -60,18 +61,18 @@ type daemon struct {
 
 // newDaemon opens the store, the TUN device and the netlink sockets, and wires
 // everything. Nothing runs or listens yet.
-func newDaemon(c *config, path string, logTo io.Writer) (*daemon, error) {
+func newDaemon(ctx context.Context, c *config, path string, logTo io.Writer) (*daemon, error) {
 	d := &daemon{path: path, config: c, level: new(slog.LevelVar), ikeDone: make(chan struct{})}
 	d.log = newLogger(c.Log, d.level, logTo)
-	if err := d.open(); err != nil {
+	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
 	return d, nil
 }
 
-func (d *daemon) open() error {
+func (d *daemon) open(ctx context.Context) error {
 	c := d.config
-	objects, err := d.openStore()
+	objects, err := d.openStore(ctx)
 	if err != nil {
 		return err
 	}
@@ -102,12 +103,12 @@ func newLogger(c logConfig, level *slog.LevelVar, to io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(to, options))
 }
 
-func (d *daemon) openStore() (*control.Objects, error) {
+func (d *daemon) openStore(ctx context.Context) (*control.Objects, error) {
 	dir := d.config.DataDir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
-	db, err := store.OpenBolt(filepath.Join(dir, storeFile))
+	db, err := d.openBolt(ctx, filepath.Join(dir, storeFile))
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +119,20 @@ func (d *daemon) openStore() (*control.Objects, error) {
 		return nil, err
 	}
 	return control.NewObjects(db, key), nil
+}
+
+// storePatience is how long a start waits for the process before it, which may
+// have been killed and take its many devices down still.
+const storePatience = 30 * time.Second
+
+func (d *daemon) openBolt(ctx context.Context, path string) (*store.Bolt, error) {
+	for start := time.Now(); ; {
+		db, err := store.OpenBolt(path)
+		if !errors.Is(err, store.ErrLocked) || ctx.Err() != nil || time.Since(start) > storePatience {
+			return db, err
+		}
+		d.log.Warn("waiting for the store", "error", err)
+	}
 }
 
 // openEngines opens sockets' owner, TUN device and netlink, and makes the key

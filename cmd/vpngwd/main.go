@@ -98,7 +98,7 @@ func runDaemon(c *config, path string, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	d, err := newDaemon(c, path, stderr)
+	d, err := newDaemon(ctx, c, path, stderr)
 	if err == nil {
 		err = d.run(ctx)
 	}

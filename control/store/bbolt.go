@@ -30,6 +30,10 @@ const (
 	lockTimeout   = time.Second
 )
 
+// ErrLocked says that another process has the file open. One that was killed
+// has it until the kernel is done with its other files and devices.
+var ErrLocked = errors.New("another process has it open")
+
 // Bolt is the Store of one daemon alone, in one file.
 type Bolt struct {
 	db *bbolt.DB
@@ -41,11 +45,11 @@ type Bolt struct {
 
 // OpenBolt opens the store in a file, which it makes, with mode 0600, if it is
 // not there. Every transaction is on disk before it is reported done. One
-// process at a time can have the file open.
+// process at a time can have the file open: the others get ErrLocked, after a second.
 func OpenBolt(path string) (*Bolt, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("open store %s: another process has it open", path)
+		return nil, fmt.Errorf("open store %s: %w", path, ErrLocked)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
