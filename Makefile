@@ -10,7 +10,7 @@ FUZZTIME ?= 10s
 BENCH_SECONDS ?= 10
 
 # Packages whose tests need root and make network namespaces of their own.
-NETNS_PACKAGES := ./dataplane/... ./ike/... ./cmd/...
+NETNS_PACKAGES := ./dataplane/... ./cmd/... ./deploy/netlab
 
 .PHONY: help
 help: ## list the targets
@@ -29,7 +29,7 @@ run: deps build ## show a tunnel to strongSwan carrying traffic (ONCE=1: then en
 	go run ./deploy/lab $(if $(ONCE),--once)
 
 .PHONY: test
-test: deps build lint unit race netns sdk e2e fuzz ## everything that CI runs
+test: deps build lint unit race etcd netns sdk e2e fuzz ## everything that CI runs
 	@echo "all tests ran; nothing was skipped"
 
 .PHONY: unit
@@ -43,6 +43,10 @@ race: ## unit tests under the race detector (needs a C compiler)
 .PHONY: netns
 netns: ## package tests that need root and network namespaces
 	go test -tags netns -run 'NetNS' -count=1 $(NETNS_PACKAGES)
+
+.PHONY: etcd
+etcd: ## faults of a real etcd under the store
+	go test -tags etcd -count=1 -run 'Kill|MembersLost|MemberWithoutLeader' ./control/store/etcd
 
 .PHONY: sdk
 sdk: build ## the official Go SDK against the daemon

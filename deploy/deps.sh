@@ -9,6 +9,8 @@ packages=(
   libstrongswan-extra-plugins libcharon-extra-plugins
   # namespaces, NAT, captures, load
   iproute2 nftables conntrack iputils-ping iperf3 tcpdump tshark procps ca-certificates
+  # the other store
+  etcd-server
   # the race detector
   gcc libc6-dev
 )
@@ -25,5 +27,12 @@ if [ "$(id -u)" != 0 ]; then
   exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
+# Debian would start services of some of these at once. Tests start their own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod 755 "$policy"
+  trap 'rm -f "$policy"' EXIT
+fi
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
