@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,12 +13,11 @@ import (
 )
 
 // A minute of traffic to two sites while SAs are rekeyed under it. At the first
-// site the peer rekeys children every three and the IKE SA every seven seconds;
+// site the peer rekeys children every three and the IKE SA about every seven seconds;
 // at the second site the gateway does, by the shortest lifetimes there are (30 s
 // for a CHILD_SA, 60 s for an IKE SA). Both rekey at the third: the peer's
-// lifetimes end at about the time ours do.
+// lifetimes end at about the time ours do. It has the machine for itself.
 func TestRekeyUnderTraffic(t *testing.T) {
-	t.Parallel()
 	const duration = 60 * time.Second
 	w := newWorld(t, 4*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 3)}, netlab.DaemonOptions{})
 	shortest := func(c *declare.Connection) {
@@ -46,18 +46,19 @@ func TestRekeyUnderTraffic(t *testing.T) {
 		report netlab.IPerfReport
 		err    error
 	}
-	// The rates leave room on a small machine, so that a lost packet is a
-	// defect and not a full queue.
+	// The rates leave room on a small machine, and a window's burst fits into
+	// the receive buffer of strongSwan's socket, some ninety packets.
+	const window = 32 << 10
 	flows := []struct {
 		title string
 		site  int
 		what  netlab.IPerf
 	}{
-		{"TCP to the first site", 0, netlab.IPerf{Rate: "80M"}},
-		{"UDP from the first site", 0, netlab.IPerf{UDP: true, Rate: "10M", Length: 1200, Reverse: true}},
-		{"TCP from the second site", 1, netlab.IPerf{Rate: "80M", Reverse: true}},
-		{"UDP to the second site", 1, netlab.IPerf{UDP: true, Rate: "10M", Length: 1200}},
-		{"UDP to the third site", 2, netlab.IPerf{UDP: true, Rate: "10M", Length: 1200}},
+		{"TCP to the first site", 0, netlab.IPerf{Rate: "20M", Window: window}},
+		{"UDP from the first site", 0, netlab.IPerf{UDP: true, Rate: "4M", Length: 1200, Reverse: true}},
+		{"TCP from the second site", 1, netlab.IPerf{Rate: "20M", Window: window, Reverse: true}},
+		{"UDP to the second site", 1, netlab.IPerf{UDP: true, Rate: "4M", Length: 1200}},
+		{"UDP to the third site", 2, netlab.IPerf{UDP: true, Rate: "4M", Length: 1200}},
 	}
 	results := make(chan result, len(flows))
 	for i, flow := range flows {
@@ -74,9 +75,9 @@ func TestRekeyUnderTraffic(t *testing.T) {
 		switch {
 		case r.err != nil:
 			t.Errorf("%s: %v", r.title, r.err)
-		case r.report.Packets > 0 && r.report.Lost*1000 > r.report.Packets:
-			t.Errorf("%s: more than a thousandth is lost: %v", r.title, r.report)
-		case r.report.Packets == 0 && r.report.BitsPerSecond < 60e6:
+		case r.report.Packets > 0 && r.report.Lost*50 > r.report.Packets:
+			t.Errorf("%s: more than a fiftieth is lost: %v", r.title, r.report)
+		case r.report.Packets == 0 && r.report.BitsPerSecond < 15e6:
 			t.Errorf("%s: does not come near its rate: %v", r.title, r.report)
 		}
 	}
@@ -85,11 +86,21 @@ func TestRekeyUnderTraffic(t *testing.T) {
 	if count[0] < 10 || count[1] < 5 {
 		t.Errorf("the peer rekeyed %d children and %d IKE SAs", count[0], count[1])
 	}
+	// What a busy machine loses, it loses in the sockets; a rekey that loses
+	// packets shows as packets without an SA or outside the window.
+	page, err := w.daemon.Metrics(w.ctx)
+	w.check(err)
+	for line := range strings.Lines(page) {
+		if strings.HasPrefix(line, "vpngw_dataplane_dropped_packets_total{") {
+			t.Errorf("the data plane dropped packets: %s", line)
+		}
+	}
 	for site, p := range pings {
 		report, err := p.Finish(w.ctx)
 		w.check(err)
 		if report.Sent < 250 || len(report.Lost) > 0 {
-			t.Errorf("site %d: %v", site, report)
+			overrun := must(w.Sites[site].Router.Run(w.ctx, "grep", "^Udp:", "/proc/net/snmp"))(t)
+			t.Errorf("site %d: %v; sockets of its router:\n%s", site, report, overrun)
 		}
 		// Superseded SAs stay for some seconds to take what is under way.
 		last := w.expectOneSA(site, 1, 15*time.Second)
@@ -110,7 +121,10 @@ func TestRekeyUnderTraffic(t *testing.T) {
 // rekeyByPeer has a peer rekey until ctx is over, and counts children and IKE
 // SAs. A rekey that a collision puts off does not count.
 func rekeyByPeer(ctx context.Context, t *testing.T, peer *netlab.StrongSwan) (count [2]int) {
-	children, ikes := time.NewTicker(3*time.Second), time.NewTicker(7*time.Second)
+	// strongSwan (5.9.8) forgets to remove an old child when it moves children
+	// to a new IKE SA just as that removal is due, five seconds after a rekey:
+	// the odd period keeps clear of that.
+	children, ikes := time.NewTicker(3*time.Second), time.NewTicker(7300*time.Millisecond)
 	defer children.Stop()
 	defer ikes.Stop()
 	for {

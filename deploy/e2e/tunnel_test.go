@@ -5,6 +5,8 @@ package e2e
 import (
 	"context"
 	"net/netip"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -187,5 +189,36 @@ func TestTrafficOutsideTheRules(t *testing.T) {
 	}
 	if after := w.expectOneSA(0, 1, patience).Children[0]; after.BytesIn != before.BytesIn {
 		t.Errorf("traffic without a rule went into the tunnel: %d octets", after.BytesIn-before.BytesIn)
+	}
+}
+
+// A packet that may not be fragmented and is too large for the tunnel comes
+// back as an ICMP message with the size that fits; one that may be is.
+func TestPathMTU(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, time.Minute, netlab.Config{Sites: []netlab.SiteConfig{{}}}, netlab.DaemonOptions{})
+	w.peer(0, nil, w.swan(0))
+	w.apply(w.file([]declare.Connection{w.connection(0)}))
+	w.waitStatus(connectionName(0), "ACTIVE", patience)
+	target := w.Sites[0].Addresses[0]
+	w.reach(w.CloudHost, w.CloudAddresses[0], target)
+
+	out, err := w.CloudHost.Run(w.ctx, "ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", target.String())
+	told := regexp.MustCompile(`mtu ?= ?(\d+)`).FindStringSubmatch(out)
+	if err == nil || told == nil {
+		t.Fatalf("a packet of 1,500 octets got through, or nobody told the MTU: %v\n%s", err, out)
+	}
+	mtu := must(strconv.Atoi(told[1]))(t)
+	if mtu < 1300 || mtu > 1446 {
+		t.Errorf("the tunnel's MTU is told to be %d", mtu)
+	}
+	const headers = 28 // IPv4 and ICMP
+	_, err = w.CloudHost.Run(w.ctx, "ping", "-n", "-c", "1", "-W", "2", "-M", "do", "-s", strconv.Itoa(mtu-headers), target.String())
+	if err != nil {
+		t.Errorf("a packet of the MTU told does not get through: %v", err)
+	}
+	_, err = w.CloudHost.Run(w.ctx, "ping", "-n", "-c", "1", "-W", "2", "-M", "dont", "-s", "4000", target.String())
+	if err != nil {
+		t.Errorf("a packet that may be fragmented does not get through: %v", err)
 	}
 }

@@ -61,7 +61,7 @@ func newWorld(t *testing.T, limit time.Duration, config netlab.Config, options n
 		}
 	})
 	w := &world{Topology: topology, t: t, ctx: ctx, peers: map[int]*netlab.StrongSwan{}}
-	t.Cleanup(w.dump)
+	t.Cleanup(w.end)
 	w.before = must(topology.Gateway.HostState(ctx))(t)
 	inner := "src net 10.10.0.0/16 or src net 169.254.0.0/16"
 	w.clear = must(topology.Gateway.Capture(ctx, "clear", netlab.WAN, inner))(t)
@@ -89,9 +89,26 @@ func (w *world) check(err error) {
 	}
 }
 
-// dump writes both sides' logs into the output of a failed test.
-func (w *world) dump() {
-	if !w.t.Failed() {
+// end stops the daemon, which has to heed that, and writes both sides' logs into
+// the output of a failed test, with -v of any test. What the daemon itself calls
+// an error fails the test.
+func (w *world) end() {
+	if w.daemon != nil && w.daemon.Running() {
+		if figures, err := w.daemon.Metrics(context.WithoutCancel(w.ctx)); err == nil && w.t.Failed() {
+			w.t.Logf("vpngwd's metrics:\n%s", figures)
+		}
+		if err := w.daemon.Stop(); err != nil {
+			w.t.Errorf("stop vpngwd: %v", err)
+		}
+	}
+	if w.daemon != nil {
+		for line := range strings.Lines(w.daemon.Log()) {
+			if hasAny(line, "level=ERROR", "DATA RACE", "panic") {
+				w.t.Errorf("vpngwd: %s", line)
+			}
+		}
+	}
+	if !w.t.Failed() && !testing.Verbose() {
 		return
 	}
 	if w.daemon != nil {
@@ -294,14 +311,30 @@ func (w *world) ping(site int) *netlab.Ping {
 	return p
 }
 
-// expectOneSA waits until a peer has one IKE SA with the given number of
-// installed children and nothing else, and returns it.
+// figure returns one of the daemon's metrics, named with its labels.
+func (w *world) figure(name string) string {
+	w.t.Helper()
+	page, err := w.daemon.Metrics(w.ctx)
+	w.check(err)
+	for line := range strings.Lines(page) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// expectOneSA waits until both sides have one IKE SA with the given number of
+// installed children and nothing else, and returns it as the peer has it.
 func (w *world) expectOneSA(site, children int, limit time.Duration) netlab.SwanIKE {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.ctx, limit)
 	defer cancel()
+	connection := fmt.Sprintf("{connection=%q}", w.id(connectionName(site)))
 	var sas []netlab.SwanIKE
+	var ours [2]string
 	err := netlab.Poll(ctx, 100*time.Millisecond, func() (bool, error) {
+		ours = [2]string{w.figure("vpngw_connection_ike_sas" + connection), w.figure("vpngw_connection_child_sas" + connection)}
 		var err error
 		if sas, err = w.peers[site].SAs(w.ctx); err != nil {
 			return false, err
@@ -314,10 +347,10 @@ func (w *world) expectOneSA(site, children int, limit time.Duration) netlab.Swan
 				return false, nil
 			}
 		}
-		return true, nil
+		return ours == [2]string{"1", fmt.Sprint(children)}, nil
 	})
 	if err != nil {
-		w.t.Fatalf("site %d: want one IKE SA with %d children, have %+v: %v", site, children, sas, err)
+		w.t.Fatalf("site %d: want one IKE SA with %d children, we have %v, the peer %+v: %v", site, children, ours, sas, err)
 	}
 	return sas[0]
 }

@@ -106,6 +106,9 @@ func run(ctx context.Context, o options) (err error) {
 	if err := l.measure(ctx); err != nil {
 		return err
 	}
+	if err := l.vpnctl(ctx, "status"); err != nil {
+		return err
+	}
 	if l.once {
 		return nil
 	}
@@ -143,10 +146,7 @@ func (l *lab) program(ctx context.Context) error {
 	if err := os.WriteFile(file, []byte(tunnel), 0o600); err != nil {
 		return err
 	}
-	if err := l.vpnctl(ctx, "apply", "-f", file, "--wait", "--timeout", "60s", "--poll", "200ms"); err != nil {
-		return err
-	}
-	return l.vpnctl(ctx, "status")
+	return l.vpnctl(ctx, "apply", "-f", file, "--wait", "--timeout", "60s", "--poll", "200ms")
 }
 
 // vpnctl runs vpnctl in the gateway's namespace and shows the call and what it

@@ -165,6 +165,16 @@ func (d *Daemon) Metrics(ctx context.Context) (string, error) { return d.get(ctx
 // PID returns the process id of the daemon.
 func (d *Daemon) PID() int { return d.process.PID }
 
+// Running reports whether the daemon runs.
+func (d *Daemon) Running() bool {
+	select {
+	case <-d.process.Done():
+		return false
+	default:
+		return true
+	}
+}
+
 // Stop ends the daemon with SIGTERM and returns how it ended.
 func (d *Daemon) Stop() error { return d.process.Stop() }
 

@@ -81,8 +81,8 @@ func Sweep(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Close stops the lab's processes, kindly first, and removes its namespaces and
-// its directory. It may be called again.
+// Close kills the lab's processes and removes its namespaces and its directory.
+// What has to end well is stopped before. It may be called again.
 func (l *Lab) Close() error {
 	l.mu.Lock()
 	processes, namespaces := l.processes, l.namespaces
@@ -92,15 +92,14 @@ func (l *Lab) Close() error {
 	// The caller's context may be over already; cleaning is still due.
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	var wait sync.WaitGroup
+	var errs []error
 	for _, p := range processes {
-		wait.Go(func() { _ = p.Stop() }) // what stays is killed below
+		errs = append(errs, p.Kill())
 	}
-	wait.Wait()
 	for _, n := range namespaces {
 		n.close()
 	}
-	return remove(ctx, l.id, l.Dir)
+	return errors.Join(append(errs, remove(ctx, l.id, l.Dir))...)
 }
 
 // remove ends every process in the namespaces of the lab called id and deletes

@@ -113,6 +113,7 @@ type IPerf struct {
 	UDP      bool
 	Rate     string // the wanted rate, such as "50M" bit/s; empty: unlimited, for UDP 1 Mbit/s
 	Length   int    // octets of a datagram; zero: iperf3's own
+	Window   int    // octets of the TCP socket's buffers; zero: the kernel's own choice
 	Reverse  bool   // from the server to the client
 	Port     int    // zero: 5201
 }
@@ -166,6 +167,9 @@ func RunIPerf(ctx context.Context, client, server *Namespace, address netip.Addr
 	}
 	if what.Length > 0 {
 		args = append(args, "-l", strconv.Itoa(what.Length))
+	}
+	if what.Window > 0 {
+		args = append(args, "-w", strconv.Itoa(what.Window))
 	}
 	if what.Reverse {
 		args = append(args, "-R")
