@@ -21,6 +21,7 @@
 // reached one leaves encrypted or not at all: a packet without a policy,
 // without an SA or under a discard policy is dropped and counted.
 //
-// A route-based tunnel has an interface of its own, named by its IfID. All
-// policy-based tunnels share one interface.
+// A tunnel has an interface of its own, named by its IfID, so that two tunnels
+// may have the same selectors and routes choose between them. What has no IfID
+// shares one interface, where there is one.
 package dataplane

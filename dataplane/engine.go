@@ -20,9 +20,6 @@ import (
 
 var errClosed = errors.New("data plane is closed")
 
-// DefaultName is the shared interface of policy-based tunnels.
-const DefaultName = "vpngw0"
-
 // Options of an Engine.
 type Options struct {
 	// Mux has the outer sockets. The Engine takes its ESP packets; it neither
@@ -30,11 +27,11 @@ type Options struct {
 	Mux *udp.Mux
 	// Logger is for changes and faults, never for packets. nil: no log.
 	Logger *slog.Logger
-	// Name of the interface that policy-based tunnels share; empty means
-	// DefaultName.
+	// Name of an interface for the SAs and policies without an IfID. Empty:
+	// there is none, and what such an SA receives is dropped.
 	Name string
-	// Queues of the shared interface; tunnels with their own have one. Zero
-	// means one for each CPU, at most 4.
+	// Queues of that interface; all others have one. Zero means one for each
+	// CPU, at most 4.
 	Queues int
 	// OuterMTU is an upper limit of outer packets, in octets. Zero means the
 	// path MTU that the kernel knows.
@@ -67,11 +64,10 @@ type Engine struct {
 	policies map[ipsec.PolicyID]*policy  // both directions
 	requests map[uint32]*request         // by ReqID
 	tables   map[uint32]*table           // by IfID
-	devices  map[uint32]*device          // by IfID; 0 is the shared one
+	devices  map[uint32]*device          // by IfID; 0 is that of Options.Name
 }
 
-// New makes the shared interface and returns an Engine that passes packets from
-// the first SA on. Run keeps its time; Close ends it.
+// New returns an Engine that passes packets from the first SA on. Run keeps its time; Close ends it.
 func New(o Options) (*Engine, error) {
 	if o.Mux == nil {
 		return nil, errors.New("data plane: no Mux")
@@ -79,7 +75,6 @@ func New(o Options) (*Engine, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	o.Name = cmp.Or(o.Name, DefaultName)
 	if o.Queues < 1 {
 		o.Queues = min(runtime.GOMAXPROCS(0), 4)
 	}
@@ -100,11 +95,15 @@ func New(o Options) (*Engine, error) {
 	e.senders.New = func() any { return newOutbound(e) }
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	shared, err := e.openDevice(ipsec.Interface{Name: o.Name})
-	if err != nil {
-		return nil, err
+	devices := map[uint32]*device{}
+	if o.Name != "" {
+		shared, err := e.openDevice(ipsec.Interface{Name: o.Name})
+		if err != nil {
+			return nil, err
+		}
+		devices[0] = shared
 	}
-	e.publishDevices(map[uint32]*device{0: shared})
+	e.publishDevices(devices)
 	o.Mux.OnESP(e.newInbound)
 	return e, nil
 }
@@ -245,7 +244,7 @@ type InterfaceStatus struct {
 type Snapshot struct {
 	SAs        []SAStatus
 	Policies   int
-	Interfaces []InterfaceStatus // the shared one first
+	Interfaces []InterfaceStatus // that without an IfID first
 	Drops      map[string]uint64
 }
 

@@ -71,7 +71,7 @@ func (s *site) open() {
 	s.within(func() error {
 		s.mux = udp.New(udp.Options{})
 		var err error
-		if s.Engine, err = New(Options{Mux: s.mux, Logger: slog.New(slog.DiscardHandler)}); err != nil {
+		if s.Engine, err = New(Options{Mux: s.mux, Name: sharedName, Logger: slog.New(slog.DiscardHandler)}); err != nil {
 			return err
 		}
 		return s.mux.SetAddresses([]netip.Addr{s.outer})
@@ -155,7 +155,7 @@ func join(t *testing.T, a, b *site, encap bool, enc, integ ipsec.Transform) {
 			if err := way.from.AddPolicy(outPolicy(way.from.prefix[f], way.to.prefix[f])); err != nil {
 				t.Fatal(err)
 			}
-			way.from.ip(fmt.Sprintf("route add %s dev %s src %s", way.to.prefix[f], DefaultName, way.from.inner[f]))
+			way.from.ip(fmt.Sprintf("route add %s dev %s src %s", way.to.prefix[f], sharedName, way.from.inner[f]))
 		}
 	}
 }
@@ -284,7 +284,7 @@ func TestNetNSTooBig(t *testing.T) {
 	b.open()
 	defer b.close()
 	join(t, a, b, true, gcm, ipsec.Transform{})
-	a.ip("link set " + DefaultName + " mtu 1500")
+	a.ip("link set " + sharedName + " mtu 1500")
 	for family, target := range b.inner {
 		args := []string{"ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", "-M", "do", "-s", "1452", "-I", a.inner[family].String(), target.String()}
 		if out, err := a.ns.Run(t.Context(), args...); err == nil {
@@ -317,7 +317,7 @@ func TestNetNSLeavesNothing(t *testing.T) {
 	join(t, a, b, true, gcm, ipsec.Transform{})
 	transfer(t, a, b, 0, 1<<20)
 
-	a.ip("link del " + DefaultName)
+	a.ip("link del " + sharedName)
 	deadline := time.Now().Add(patience)
 	for !slices.ContainsFunc(a.Snapshot().Interfaces, func(i InterfaceStatus) bool { return i.Broken }) {
 		if time.Now().After(deadline) {
@@ -330,7 +330,7 @@ func TestNetNSLeavesNothing(t *testing.T) {
 		return nil
 	})
 	for f := range 2 {
-		a.ip(fmt.Sprintf("route add %s dev %s src %s", b.prefix[f], DefaultName, a.inner[f]))
+		a.ip(fmt.Sprintf("route add %s dev %s src %s", b.prefix[f], sharedName, a.inner[f]))
 	}
 	transfer(t, a, b, 1, 1<<20)
 

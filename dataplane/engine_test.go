@@ -25,6 +25,9 @@ type gateway struct {
 	tuns   map[string]*tun.Channel
 }
 
+// sharedName is the interface of what has no IfID.
+const sharedName = "vpngw0"
+
 // nextHost gives each gateway an address of its own in 127.0.0.0/8.
 var nextHost atomic.Uint32
 
@@ -46,7 +49,7 @@ func newGatewayWith(t testing.TB, queues int) *gateway {
 	}
 	var err error
 	g.Engine, err = New(Options{
-		Mux: g.mux, Queues: queues, OuterMTU: 1500, Logger: slog.New(slog.DiscardHandler),
+		Mux: g.mux, Name: sharedName, Queues: queues, OuterMTU: 1500, Logger: slog.New(slog.DiscardHandler),
 		OpenTUN: func(name string, queues, mtu int) (tun.Device, error) {
 			c := tun.NewChannel(name, queues, 4096)
 			g.tuns[name] = c
@@ -56,7 +59,7 @@ func newGatewayWith(t testing.TB, queues int) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.shared = g.tuns[DefaultName]
+	g.shared = g.tuns[sharedName]
 	if err := g.mux.SetAddresses([]netip.Addr{addr}); err != nil {
 		t.Fatal(err)
 	}

@@ -93,8 +93,11 @@ func (e *Engine) SetInterfaces(want []ipsec.Interface) error {
 		return fmt.Errorf("set interfaces: %w", errClosed)
 	}
 	var errs []error
-	devices := map[uint32]*device{0: e.devices[0]}
-	names := map[string]bool{e.devices[0].Name: true}
+	devices := map[uint32]*device{}
+	names := map[string]bool{}
+	if shared := e.devices[0]; shared != nil {
+		names[shared.Name] = true
+	}
 	var checked []ipsec.Interface
 	for _, i := range want {
 		switch {

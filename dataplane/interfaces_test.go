@@ -83,11 +83,11 @@ func TestSetInterfaces(t *testing.T) {
 		{IfID: 0, Name: "zero"},
 		{IfID: 5, Name: "two"},
 		{IfID: 2, Name: "again"},
-		{IfID: 6, Name: DefaultName},
+		{IfID: 6, Name: sharedName},
 		{IfID: 7},
 		{IfID: 8, Name: "fine"},
 	})
-	for _, want := range []string{"IfID must not be zero", "interface two: the name is used twice", "IfID 2 is used twice", DefaultName, "1 to 15 octets"} {
+	for _, want := range []string{"IfID must not be zero", "interface two: the name is used twice", "IfID 2 is used twice", sharedName, "1 to 15 octets"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v lacks %q", err, want)
 		}
@@ -181,9 +181,9 @@ func TestCloseLeavesNothing(t *testing.T) {
 	waitDrops(t, a, "unknown_spi", 1)
 }
 
-func TestSharedInterfaceIsNeeded(t *testing.T) {
+func TestNewNeedsWhatItIsGiven(t *testing.T) {
 	g := newGateway(t)
-	_, err := New(Options{Mux: g.mux, OpenTUN: func(string, int, int) (tun.Device, error) {
+	_, err := New(Options{Mux: g.mux, Name: sharedName, OpenTUN: func(string, int, int) (tun.Device, error) {
 		return nil, errors.New("no permission")
 	}})
 	if err == nil || !strings.Contains(err.Error(), "no permission") {

@@ -114,7 +114,6 @@ type metricsConfig struct {
 
 type dataplaneConfig struct {
 	Backend            string `yaml:"backend"`
-	TunName            string `yaml:"tun_name"`
 	Queues             int    `yaml:"queues"`
 	OuterMTU           int    `yaml:"outer_mtu"`
 	ForceEncapsulation bool   `yaml:"force_encapsulation"`
@@ -143,7 +142,7 @@ func defaults() config {
 		Store:     storeConfig{Backend: "bbolt"},
 		API:       apiConfig{Listen: "127.0.0.1:8443", TLS: tlsConfig{Mode: tlsAuto}},
 		Metrics:   metricsConfig{Listen: "127.0.0.1:9090"},
-		Dataplane: dataplaneConfig{Backend: "auto", TunName: "vpngw0", ForceEncapsulation: true},
+		Dataplane: dataplaneConfig{Backend: "auto", ForceEncapsulation: true},
 	}
 }
 
@@ -334,11 +333,8 @@ func (c *config) checkEngines(p *problems) {
 	default:
 		p.oneOf("dataplane.backend", c.Dataplane.Backend, "auto", "userspace")
 	}
-	if n := len(c.Dataplane.TunName); n == 0 || n > 15 || strings.ContainsAny(c.Dataplane.TunName, "/ \t%") {
-		p.add("dataplane.tun_name", "%q is not a device name of 1 to 15 octets", c.Dataplane.TunName)
-	}
 	if c.Dataplane.Queues < 0 || c.Dataplane.Queues > 256 {
-		p.add("dataplane.queues", "%d is not in 0-256 (0: one for each CPU)", c.Dataplane.Queues)
+		p.add("dataplane.queues", "%d is not in 0-256 (0: one for each CPU, at most 4)", c.Dataplane.Queues)
 	}
 	if m := c.Dataplane.OuterMTU; m != 0 && (m < minOuterMTU || m > maxOuterMTU) {
 		p.add("dataplane.outer_mtu", "%d is not in %d-%d (0: that of the interface)", m, minOuterMTU, maxOuterMTU)

@@ -51,7 +51,7 @@ func TestLoadConfig(t *testing.T) {
 		c.Inventory.EIPs[0].BandwidthMbps != 300 || c.API.Users[0].ProjectName != "one" {
 		t.Errorf("decoded %+v", c)
 	}
-	if !c.Dataplane.ForceEncapsulation || c.Dataplane.TunName != "vpngw0" {
+	if !c.Dataplane.ForceEncapsulation {
 		t.Errorf("keys that the file does not name lost their defaults: %+v", c.Dataplane)
 	}
 }
@@ -82,7 +82,6 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"endpoints", "backend: bbolt", "backend: bbolt, endpoints: [a]", "store.endpoints"},
 		{"kernel", "backend: auto", "backend: kernel", "kernel is not supported"},
 		{"backend", "backend: auto", "backend: dpdk", "dataplane.backend"},
-		{"device", "backend: auto", "backend: auto, tun_name: a-name-of-16-oct", "dataplane.tun_name"},
 		{"queues", "backend: auto", "backend: auto, queues: 257", "dataplane.queues"},
 		{"mtu", "backend: auto", "backend: auto, outer_mtu: 1279", "dataplane.outer_mtu"},
 		{"listen", "127.0.0.1:8443", "localhost", "api.listen"},

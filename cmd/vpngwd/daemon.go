@@ -142,7 +142,7 @@ func (d *daemon) openEngines() (err error) {
 	d.mux = udp.New(udp.Options{Logger: d.log.With("part", "udp"), Sockets: socketsPerAddress(c.Queues)})
 	d.onClose(d.mux.Close)
 	d.engine, err = dataplane.New(dataplane.Options{
-		Mux: d.mux, Logger: d.log.With("part", "dataplane"), Name: c.TunName, Queues: c.Queues, OuterMTU: c.OuterMTU,
+		Mux: d.mux, Logger: d.log.With("part", "dataplane"), OuterMTU: c.OuterMTU,
 	})
 	if err != nil {
 		return err
