@@ -25,6 +25,8 @@ type network struct {
 	hosts map[netip.Addr]*gateway
 	// fate says how many copies of a datagram arrive, and after how long.
 	fate func(local, remote netip.AddrPort) (copies int, delay time.Duration)
+	// tap, when set, sees each datagram that is sent.
+	tap func(sa.Datagram)
 }
 
 func newNetwork() *network {
@@ -39,6 +41,12 @@ func (n *network) setFate(fate func(local, remote netip.AddrPort) (int, time.Dur
 	n.fate = fate
 }
 
+func (n *network) setTap(tap func(sa.Datagram)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tap = tap
+}
+
 // SendIKE implements Transport. The marker of port 4500 is not the concern of
 // either end here; a keepalive goes nowhere, as in a real NAT.
 func (n *network) SendIKE(local, remote netip.AddrPort, datagram []byte) error {
@@ -49,6 +57,9 @@ func (n *network) SendIKE(local, remote netip.AddrPort, datagram []byte) error {
 		return nil
 	}
 	datagram = slices.Clone(datagram)
+	if n.tap != nil {
+		n.tap(sa.Datagram{Local: local, Remote: remote, Bytes: datagram})
+	}
 	copies, delay := n.fate(local, remote)
 	for i := range copies {
 		time.AfterFunc(delay*time.Duration(i+1), func() {

@@ -199,12 +199,7 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 			}
 		case sa.UpdateSA:
 			reqID = p.sas[a.ID]
-			if err = backend.UpdateSA(a.ID, a.To); err == nil {
-				to := ipsec.SAID{Dst: a.To.Dst, SPI: a.ID.SPI}
-				p.forgetSA(a.ID)
-				p.sas[to] = reqID
-				p.s.claimSA(to, p)
-			}
+			err = p.moveSA(a.ID, a.To)
 		case sa.DeleteSA:
 			p.deleteSA(a.ID)
 		case sa.AddPolicy:
@@ -225,7 +220,31 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 	return refused
 }
 
+// moveSA moves an SA to new outer addresses. One that cannot go there is of no
+// use where it was, and is removed.
+func (p *peer) moveSA(id ipsec.SAID, to ipsec.SAUpdate) error {
+	reqID, ours := p.sas[id]
+	if !ours {
+		return nil // its AddSA was refused
+	}
+	if err := p.s.opts.Backend.UpdateSA(id, to); err != nil {
+		p.deleteSA(id)
+		return err
+	}
+	moved := ipsec.SAID{Dst: to.Dst, SPI: id.SPI}
+	p.forgetSA(id)
+	p.sas[moved] = reqID
+	p.s.claimSA(moved, p)
+	return nil
+}
+
+// deleteSA removes an SA that is the peer's own. An outbound SPI is the remote
+// end's choice: one whose AddSA or UpdateSA was refused may be the name of an SA
+// of another peer at the same address.
 func (p *peer) deleteSA(id ipsec.SAID) {
+	if _, ours := p.sas[id]; !ours {
+		return
+	}
 	if err := p.s.opts.Backend.DeleteSA(id); err != nil && !errors.Is(err, ipsec.ErrNotFound) {
 		p.s.log.Error("the data plane keeps an SA", "sa", id.String(), "error", err)
 	}
