@@ -328,7 +328,7 @@ func (p *peer) publish() {
 		}
 	}
 	p.up = p.contact
-	if p.halfOpen.IsValid() && (!p.up.at.IsZero() || !p.live) {
+	if p.halfOpen.IsValid() && !p.up.at.IsZero() { // one that failed stays half-open until it is gone
 		s.open.leave(p.halfOpen)
 		p.halfOpen = netip.Addr{}
 	}
