@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ipsec"
 )
@@ -44,6 +46,7 @@ type connection struct {
 	retryAt  time.Time // zero: none is planned
 	recheck  *time.Timer
 	failure  *Failure
+	unproven *rate.Limiter // of what initiators say that are not authenticated
 
 	discards []ipsec.PolicyID // held in policyTable; under Server.apply
 }
@@ -222,29 +225,16 @@ func (s *Server) firstContact(name string, p *peer) bool {
 		!slices.ContainsFunc(c.peers, func(o *peer) bool { return o != p && o.live })
 }
 
-// noteFailure folds a diagnosis, and reports whether it is worth a line of
-// log: the first, and each time the count has doubled.
-func (c *connection) noteFailure(d *sa.Diagnosis, now time.Time) bool {
-	if c.failure == nil || c.failure.Diagnosis != *d {
-		c.failure = &Failure{Diagnosis: *d, First: now}
-	}
-	c.failure.Count++
-	c.failure.Last = now
-	return c.failure.Count&(c.failure.Count-1) == 0
-}
-
 // emit notes what an event says about its connection, logs it, and hands it
 // on unless the reader is too slow.
 func (s *Server) emit(e sa.Event) {
-	if e.Connection == "" && e.Remote.IsValid() {
-		// The initiator was refused before it was known: it can only be meant
-		// for the connection with its address.
-		if all := s.directory.Load().exact(e.Local.Addr(), e.Remote.Addr()); len(all) == 1 {
-			e.Connection = all[0].Name
-		}
-	}
-	if s.note(e) {
+	log, tell := s.note(&e)
+	if log {
 		s.logEvent(e)
+	}
+	if !tell {
+		s.drops.add(dropUntold, 1)
+		return
 	}
 	select {
 	case s.events <- e:
@@ -253,18 +243,21 @@ func (s *Server) emit(e sa.Event) {
 	}
 }
 
-// note returns whether to log the event.
-func (s *Server) note(e sa.Event) bool {
+// note returns whether to log an event and whether to hand it on.
+func (s *Server) note(e *sa.Event) (log, tell bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.conns[e.Connection]
-	if c == nil {
-		return e.Kind != sa.Failed || s.notices.Allow()
+	switch {
+	case c == nil && e.Kind == sa.Failed:
+		ok := s.notices.allow(e.Remote.Addr())
+		return ok, ok
+	case c == nil || e.Diagnosis == nil:
+		return true, true
+	case unproven(e):
+		return c.noteUnproven(e.Diagnosis, time.Now())
 	}
-	if e.Diagnosis == nil {
-		return true
-	}
-	return c.noteFailure(e.Diagnosis, time.Now())
+	return c.noteFailure(e.Diagnosis, time.Now()), true
 }
 
 // eventNames are what the log calls events.

@@ -85,6 +85,32 @@ func TestFailuresFold(t *testing.T) {
 	}
 }
 
+func TestUnprovenFailuresFold(t *testing.T) {
+	c := &connection{}
+	now := time.Unix(1e9, 0)
+	mismatch := func(theirs string) *sa.Diagnosis {
+		return &sa.Diagnosis{Reason: sa.ReasonPhase1Proposal, Parameter: "encryption algorithm", Ours: "a", Theirs: theirs}
+	}
+	for i := range unprovenBurst {
+		if log, tell := c.noteUnproven(mismatch(string(rune('b'+i))), now); !log || !tell {
+			t.Errorf("number %d: log %t, tell %t", i, log, tell)
+		}
+	}
+	if log, tell := c.noteUnproven(mismatch("z"), now); log || tell {
+		t.Error("one above the limit is told")
+	}
+	if log, tell := c.noteUnproven(&sa.Diagnosis{Reason: sa.ReasonConfigID}, now); log || tell {
+		t.Error("another one above the limit is told")
+	}
+	if f := c.failure; f.Count != unprovenBurst+1 || f.Diagnosis.Theirs != "e" {
+		t.Errorf("got %+v", f)
+	}
+	now = now.Add(unprovenEvery)
+	if log, tell := c.noteUnproven(mismatch("e"), now); log || !tell {
+		t.Errorf("the sixth, which is not new: log %t, tell %t", log, tell)
+	}
+}
+
 func TestDirectory(t *testing.T) {
 	local, remote := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1")
 	conn := func(name string, l, r netip.Addr) *sa.Connection {

@@ -18,6 +18,7 @@ const (
 	dropMailboxFull    = "mailbox full"
 	dropPanic          = "internal error"
 	dropEventLost      = "event lost"
+	dropUntold         = "event of an unproven initiator withheld"
 	dropSendFailed     = "sending failed"
 	dropRefusedRequest = "IKE_SA_INIT refused"
 )

@@ -64,8 +64,9 @@ type Server struct {
 	quit      chan struct{}  // closed: peers end now
 	peerGroup sync.WaitGroup
 	// answers and notices bound what unauthenticated datagrams make us send
-	// and log.
-	answers, notices *rate.Limiter
+	// and tell.
+	answers *rate.Limiter
+	notices *notices
 
 	// directory is what Candidates looks connections up in.
 	directory atomic.Pointer[directory]
@@ -112,7 +113,7 @@ func NewServer(opts Options) *Server {
 		admitted: make(chan admission, opts.Limits.WaitingRequests),
 		quit:     make(chan struct{}),
 		answers:  rate.NewLimiter(10, 20),
-		notices:  rate.NewLimiter(1, 10),
+		notices:  newNotices(),
 		conns:    map[string]*connection{},
 		byReqID:  map[uint32]*connection{},
 		peers:    map[*peer]bool{},

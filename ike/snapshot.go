@@ -50,14 +50,6 @@ type ChildStatus struct {
 	Inbound, Outbound ipsec.SAState // zero where the SA is not in the data plane
 }
 
-// Failure is the last failed negotiation of a connection. The same one again
-// only adds to the count.
-type Failure struct {
-	Diagnosis   sa.Diagnosis
-	Count       int
-	First, Last time.Time
-}
-
 // Snapshot returns all connections, by name.
 func (s *Server) Snapshot() []ConnectionStatus {
 	s.mu.Lock()

@@ -1,15 +1,21 @@
 package ike
 
 import (
+	"context"
 	"crypto/rand"
+	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/ipsec/ipsectest"
 )
 
 // speak plays an initiator against a gateway, whose answers it takes from
@@ -29,6 +35,119 @@ func speak(s *Server, from netip.AddrPort, c *sa.Connection, spi ipsec.SPI, answ
 		for _, d := range answers() {
 			out = append(out, m.Handle(time.Now(), sa.Datagram{Local: d.Remote, Remote: d.Local, Bytes: d.Bytes})...)
 		}
+	}
+}
+
+// recorded is a running Server with the log that it writes.
+func recorded(t *testing.T, limits Limits, conns ...sa.Connection) (*Server, *recorder, *strings.Builder) {
+	t.Helper()
+	transport, text := &recorder{}, &strings.Builder{}
+	s := NewServer(Options{
+		Transport: transport, Backend: ipsectest.NewBackend(), Limits: limits,
+		Logger: slog.New(slog.NewTextHandler(text, nil)),
+	})
+	if err := s.Apply(conns); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	synctest.Wait()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		time.Sleep(refusalHold)
+	})
+	return s, transport, text
+}
+
+// Each IKE_AUTH that fails keeps its machine for the repetitions of it. Those
+// count as half-open, or one address could have any number.
+func TestFailedAuthCountsAsHalfOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 20
+		s, transport, text := recorded(t, Limits{HalfOpenAddress: most}, testConnection("any", gatewayAddr.Addr(), netip.Addr{}, 1))
+		for i := range 100 {
+			c := testConnection("stranger", peerAddr.Addr(), gatewayAddr.Addr(), 7)
+			c.LocalID, c.RemoteID = sa.FQDNIdentity(fmt.Sprintf("id%d.example", i)), sa.AddressIdentity(gatewayAddr.Addr())
+			speak(s, peerAddr, &c, 4096, transport.take)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.peers) != most || s.open.total != most {
+			t.Errorf("%d machines, %d half-open, want %d", len(s.peers), s.open.total, most)
+		}
+		if lines := strings.Count(text.String(), "\n"); lines > noticesOfAddress {
+			t.Errorf("%d lines of log", lines)
+		}
+	})
+}
+
+// proposing is an IKE_SA_INIT request that no connection agrees with, and that
+// is like no other.
+func proposing(t *testing.T, i int) []byte {
+	t.Helper()
+	p := ipsec.Proposal{Protocol: ipsec.ProtocolIKE, Transforms: []ipsec.Transform{
+		{Type: ipsec.TransformEncryption, ID: uint16(1000 + i)}, ipsec.PRF(ipsec.PRFHMACSHA2256), ipsec.Group(ipsec.GroupCurve25519),
+	}}
+	m := wire.Message{Header: wire.Header{InitiatorSPI: uint64(i + 1), Exchange: wire.IKESAInit, Initiator: true}, Payloads: []wire.Payload{
+		&wire.SA{Proposals: []ipsec.Proposal{p}}, &wire.KE{Group: ipsec.GroupCurve25519, Data: make([]byte, 32)}, &wire.Nonce{Data: make([]byte, 32)},
+	}}
+	b, err := m.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Requests that differ in what they propose, from no address or from that of a
+// peer, neither fill the log nor the channel of events. What belongs to the
+// connection is told at once, and in it the values of the latest.
+func TestUnprovenFailuresAreTold(t *testing.T) {
+	for name, tc := range map[string]struct {
+		from  func(i int) netip.AddrPort
+		conns []sa.Connection
+		of    string // connection
+	}{
+		"strangers":       {fromAddr, []sa.Connection{testConnection("any", gatewayAddr.Addr(), netip.Addr{}, 1)}, ""},
+		"a peer":          {func(int) netip.AddrPort { return peerAddr }, []sa.Connection{testConnection("c", gatewayAddr.Addr(), peerAddr.Addr(), 1)}, "c"},
+		"one of two":      {func(int) netip.AddrPort { return peerAddr }, []sa.Connection{testConnection("c", gatewayAddr.Addr(), peerAddr.Addr(), 1), testConnection("d", gatewayAddr.Addr(), peerAddr.Addr(), 2)}, ""},
+		"peer or another": {func(int) netip.AddrPort { return peerAddr }, []sa.Connection{testConnection("any", gatewayAddr.Addr(), netip.Addr{}, 1), testConnection("c", gatewayAddr.Addr(), peerAddr.Addr(), 2)}, "c"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const requests = 1000
+				s, transport, text := recorded(t, Limits{CookieTotal: 1 << 20, CookieAddress: 1 << 20, HalfOpenAddress: 1 << 20}, tc.conns...)
+				began := time.Now()
+				for i := range requests {
+					s.Deliver(gatewayAddr, tc.from(i), proposing(t, i))
+					synctest.Wait()
+					time.Sleep(50 * time.Millisecond)
+				}
+				took := time.Since(began)
+				transport.take()
+				least, most := noticesBurst, noticesBurst+int(took.Seconds())+1
+				if tc.of != "" || name == "one of two" {
+					least, most = noticesOfAddress, unprovenBurst+int(took/unprovenEvery)+1
+				}
+				lines := strings.Count(text.String(), "\n")
+				if lines < least || lines > most || len(s.events) != lines {
+					t.Errorf("%d lines of log and %d events in %s, want %d to %d", lines, len(s.events), took, least, most)
+				}
+				for _, c := range s.Snapshot() {
+					if f := c.Failure; (f != nil) != (c.Name == tc.of) {
+						t.Errorf("%s: failure %v", c.Name, f)
+					} else if f != nil && f.Count < requests/2 {
+						t.Errorf("%s: %d failures", c.Name, f.Count)
+					}
+				}
+				if tc.of != "" {
+					mustContain(t, strings.SplitN(text.String(), "\n", 2)[0], "connection="+tc.of, "ours [AES-GCM-16-128]", "theirs [encryption algorithm 1000]")
+				}
+			})
+		})
 	}
 }
 

@@ -187,8 +187,8 @@ func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
 		c, diagnosis = s.selectConnection(msg, identity(id), auth)
 	}
 	if diagnosis != nil {
-		if len(m.candidates) > 0 && m.conn == nil && c == nil {
-			c = m.candidates[0]
+		if c == nil {
+			c = m.expected(d.Remote.Addr())
 		}
 		r := refuse(wire.AuthenticationFailed)
 		r.then = func() {
@@ -233,47 +233,62 @@ func (s *ikeSA) answerFirstChild(msg *wire.Message, h *handshake, payloads []wir
 	return reply{payloads: append(payloads, answer.sa, answer.tsi, answer.tsr), then: child.addOut}
 }
 
+// fit is how far an initiator's IKE_AUTH request agrees with a connection.
+type fit int
+
+const (
+	fitsAddress fit = iota + 1
+	fitsPeerID
+	fitsIdentities
+	fitsProposals
+	fitsAll
+)
+
 // selectConnection finds the candidate that the peer's identities and key fit.
 // The IKE proposal that was chosen must be one of its own. On failure it
-// returns the candidate that came closest.
+// returns the candidate that the peer means, by both identities or else by its
+// address, if there is one, and what differs.
 func (s *ikeSA) selectConnection(msg *wire.Message, peer Identity, auth *wire.Auth) (*Connection, *Diagnosis) {
-	m, h := s.m, s.handshake
-	var local *Identity
-	if id, ok := msg.ID(true); ok {
-		i := identity(id)
-		local = &i
-	}
-	var closest *Connection
+	m := s.m
+	expected := m.expected(s.path.remote.Addr())
 	diagnosis := &Diagnosis{
 		Reason: ReasonPeerAddress, Exchange: wire.IKEAuth.String(), Parameter: "peer address",
 		Theirs: s.path.remote.Addr().String(), Detail: "no connection expects a peer at this address",
 	}
-	step := 0 // how far the closest candidate came
-	differs := func(c *Connection, at int, d *Diagnosis) {
-		if at > step {
-			step, closest, diagnosis = at, c, d
-		}
-	}
+	var meant *Connection
+	var best fit
 	for _, c := range m.candidates {
-		if c.RemoteID != peer {
-			differs(c, 1, identityDiagnosis("peer identity", c.RemoteID, peer))
-			continue
+		f, d := s.compare(c, msg, peer, auth)
+		if f == fitsAll {
+			return c, nil
 		}
-		if local != nil && c.LocalID != *local {
-			differs(c, 2, identityDiagnosis("local identity", c.LocalID, *local))
-			continue
+		switch {
+		case f >= fitsIdentities && f > best:
+			meant, diagnosis, best = c, d, f
+		case best < fitsIdentities && c == expected:
+			meant, diagnosis = c, d
+		case best < fitsIdentities && meant == nil && f > best:
+			diagnosis, best = d, f
 		}
-		if _, err := ipsec.Choose(c.Proposals, []ipsec.Proposal{s.proposal}); err != nil {
-			differs(c, 3, mismatchDiagnosis(ReasonPhase1Proposal, wire.IKEAuth, err))
-			continue
-		}
-		if d := s.authenticate(c, auth, peer, h.request, h.nr); d != nil {
-			differs(c, 4, d)
-			continue
-		}
-		return c, nil
 	}
-	return closest, diagnosis
+	return meant, diagnosis
+}
+
+// compare holds an IKE_AUTH request against a candidate.
+func (s *ikeSA) compare(c *Connection, msg *wire.Message, peer Identity, auth *wire.Auth) (fit, *Diagnosis) {
+	if c.RemoteID != peer {
+		return fitsAddress, identityDiagnosis("peer identity", c.RemoteID, peer)
+	}
+	if id, ok := msg.ID(true); ok && identity(id) != c.LocalID {
+		return fitsPeerID, identityDiagnosis("local identity", c.LocalID, identity(id))
+	}
+	if _, err := ipsec.Choose(c.Proposals, []ipsec.Proposal{s.proposal}); err != nil {
+		return fitsIdentities, mismatchDiagnosis(ReasonPhase1Proposal, wire.IKEAuth, err)
+	}
+	if d := s.authenticate(c, auth, peer, s.handshake.request, s.handshake.nr); d != nil {
+		return fitsProposals, d
+	}
+	return fitsAll, nil
 }
 
 // payload returns an ID payload.

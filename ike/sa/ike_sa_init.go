@@ -333,6 +333,24 @@ func (m *Machine) answerInit(d Datagram) error {
 	return m.acceptInit(s, d, msg, p, ke.Data, ni.Data)
 }
 
+// expected returns the candidate that an initiator is taken for whose identity
+// is not known: the only one with its very address. Without one, its failure is
+// nobody's: anyone can send IKE_SA_INIT, and what it says must not appear as the
+// story of a connection that it has nothing to do with.
+func (m *Machine) expected(remote netip.Addr) *Connection {
+	var only *Connection
+	for _, c := range m.candidates {
+		if c.Remote != remote.Unmap() {
+			continue
+		}
+		if only != nil {
+			return nil
+		}
+		only = c
+	}
+	return only
+}
+
 // chooseForAny chooses an IKE proposal that a candidate agrees with. The
 // mismatch that it returns is the first candidate's.
 func (m *Machine) chooseForAny(offered []ipsec.Proposal) (ipsec.Proposal, error) {
@@ -357,12 +375,8 @@ func (m *Machine) refuseInit(s *ikeSA, d Datagram, t wire.NotifyType, data []byt
 	}
 	m.emit(Send{Local: d.Local, Remote: d.Remote, Datagram: b})
 	if diagnosis != nil {
-		e := m.event(Failed, s)
-		e.Reason, e.Diagnosis = diagnosis.Reason, diagnosis
-		if len(m.candidates) > 0 {
-			e.Connection = m.candidates[0].Name
-		}
-		m.emit(Emit{e})
+		m.conn = m.expected(d.Remote.Addr())
+		m.reportOn(s, diagnosis)
 	}
 	return nil
 }
@@ -437,7 +451,7 @@ func (s *ikeSA) repeatInit(d Datagram) {
 func (s *ikeSA) halfOpenTimeout() {
 	m := s.m
 	var d *Diagnosis
-	if len(m.candidates) == 1 && m.candidates[0].Remote == s.path.remote.Addr().Unmap() {
+	if m.conn = m.expected(s.path.remote.Addr()); m.conn != nil {
 		d = &Diagnosis{
 			Reason: ReasonExchangeTimeout, Exchange: wire.IKEAuth.String(), Parameter: "IKE_AUTH request",
 			Detail: fmt.Sprintf("%s sent IKE_SA_INIT and nothing usable after it; UDP port 4500 or IP fragments may be blocked", s.path.remote),
