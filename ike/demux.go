@@ -69,11 +69,28 @@ func (s *Server) otherVersion(d sa.Datagram, h *wire.Header) {
 	s.mu.Lock()
 	p := s.bySPI[h.InitiatorSPI]
 	s.mu.Unlock()
-	if p != nil {
+	switch {
+	case p != nil:
 		s.toPeer(p, d)
-		return
+	case h.MajorVersion == 1 && h.InitiatorSPI != 0 && h.ResponderSPI == 0:
+		s.olderVersion(d)
+	default:
+		s.answerVersion(d.Local, d.Remote, h)
 	}
-	s.answerVersion(d.Local, d.Remote, h)
+}
+
+// olderVersion notes that an initiator asks for IKEv1, where its address means
+// one connection.
+func (s *Server) olderVersion(d sa.Datagram) {
+	if meant := s.directory.Load().exact(d.Local.Addr(), d.Remote.Addr()); len(meant) == 1 {
+		s.emit(sa.Event{
+			Kind: sa.Failed, Connection: meant[0].Name, Local: d.Local, Remote: d.Remote, Reason: sa.ReasonVersion,
+			Diagnosis: &sa.Diagnosis{
+				Reason: sa.ReasonVersion, Exchange: wire.IKESAInit.String(), Parameter: "IKE version",
+				Ours: "2", Theirs: "1", Detail: "the peer begins with IKEv1",
+			},
+		})
+	}
 }
 
 // toPeer puts a copy of a datagram into a mailbox.

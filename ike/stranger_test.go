@@ -151,6 +151,31 @@ func TestUnprovenFailuresAreTold(t *testing.T) {
 	}
 }
 
+// A peer that is set to IKEv1 gets no answer, but its connection says why.
+func TestPeerThatBeginsWithIKEv1(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, transport, text := recorded(t, Limits{}, testConnection("c", gatewayAddr.Addr(), peerAddr.Addr(), 1))
+		for i := range 100 {
+			b := initRequest(t, uint64(i+1), nil)
+			b[17], b[18] = 0x10, 2 // version 1.0, identity protection (main mode)
+			for _, from := range []netip.AddrPort{peerAddr, fromAddr(i)} {
+				s.Deliver(gatewayAddr, from, b)
+			}
+		}
+		if sent := transport.take(); len(sent) != 0 {
+			t.Errorf("%d answers", len(sent))
+		}
+		f := s.Snapshot()[0].Failure
+		if f == nil || f.Diagnosis.Reason != sa.ReasonVersion || f.Count != 100 {
+			t.Fatalf("failure %+v", f)
+		}
+		mustContain(t, text.String(), "connection=c", "ours [2], theirs [1]")
+		if lines := strings.Count(text.String(), "\n"); lines > unprovenBurst {
+			t.Errorf("%d lines of log", lines)
+		}
+	})
+}
+
 // Two devices behind one NAT choose the same SPI for their inbound SAs. The
 // second one's is refused, and its end must leave the first one's alone.
 func TestRefusedSANamesAnothersSA(t *testing.T) {
