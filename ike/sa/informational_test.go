@@ -110,6 +110,25 @@ func TestTerminateRekeyed(t *testing.T) {
 	l.b.empty()
 }
 
+// TestTerminateWhileRekeying: our rekey of the IKE SA is under way when we end.
+// The peer goes over to the new one, which has to be ended, too.
+func TestTerminateWhileRekeying(t *testing.T) {
+	l := newLab(t, 1)
+	l.establish()
+	l.up = false
+	l.a.do(RekeyIKE{})
+	l.a.do(Terminate{ReasonConfigModify})
+	l.run()
+	for _, e := range []*end{l.a, l.b} {
+		e.empty()
+		for _, m := range e.machines {
+			if st := m.Status(); len(st.IKE) != 0 {
+				t.Errorf("%s goes on: %+v", e.name, st.IKE)
+			}
+		}
+	}
+}
+
 func TestTerminateCrossed(t *testing.T) {
 	l := newLab(t, 1)
 	l.establish()

@@ -79,7 +79,7 @@ func (s *ikeSA) expire() {
 }
 
 // delete ends the IKE SA by a DELETE to the peer. An exchange under way is
-// waited for, but not for long, and does nothing any more.
+// waited for, but not for long, and what it makes is deleted, too.
 func (s *ikeSA) delete() {
 	if s.state == Deleting || !s.setState(Deleting) {
 		return
@@ -98,14 +98,25 @@ func (s *ikeSA) vanish() {
 	s.close()
 }
 
-// abandoned stands for an exchange whose answer has lost its meaning, but is
-// still waited for: the window has room for one.
+// abandoned stands for an exchange whose outcome is no longer wanted. Its answer
+// is still waited for: the window has room for one.
 type abandoned struct{ of exchange }
 
 func (x *abandoned) kind() wire.ExchangeType { return x.of.kind() }
 
 func (x *abandoned) request(*ikeSA) ([]wire.Payload, bool) { return nil, false }
 
-func (x *abandoned) response(*ikeSA, Datagram, *wire.Message) {}
+// response ends what the answer has made: of a new IKE SA, the peer takes it
+// that we go on there.
+func (x *abandoned) response(s *ikeSA, _ Datagram, msg *wire.Message) {
+	r, ok := x.of.(*rekeyIKE)
+	if !ok {
+		return
+	}
+	if n, err := r.accept(s, msg); err == nil {
+		s.m.ikes = append(s.m.ikes, n)
+		n.delete()
+	}
+}
 
 func (x *abandoned) unanswered(s *ikeSA, _ *outstanding) { s.vanish() }
