@@ -321,7 +321,7 @@ func (x *createChild) again(m *Machine, wait time.Duration) {
 	switch {
 	case x.old == nil:
 		x.slot.retryAt = m.now.Add(wait)
-	case x.old.state == Rekeying:
+	case x.old.state == Rekeying || x.old.state == Established: // not yet asked for
 		x.old.setState(Established)
 		x.old.rekeyAt = m.now.Add(wait)
 	default: // the peer has deleted it meanwhile

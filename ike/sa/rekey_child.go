@@ -24,7 +24,11 @@ import (
 // rekeyDue begins a rekey of a child.
 func (c *childSA) rekeyDue() {
 	m := c.m
-	if c.state != Established || c.slot.removed || c.slot.busy || m.current == nil {
+	if c.state != Established || c.slot.removed || m.current == nil {
+		return
+	}
+	if c.slot.busy {
+		c.rekeyAt = m.now.Add(m.temporaryDelay())
 		return
 	}
 	c.rekeyAt = time.Time{}

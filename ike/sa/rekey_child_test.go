@@ -1,9 +1,13 @@
 package sa
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/vpngw/vpngw/ipsec"
 )
 
 // rekeyChild begins a rekey of the child at one end.
@@ -250,6 +254,25 @@ func TestRekeyByLimits(t *testing.T) {
 	l.settled(1)
 	if ev := l.b.last(ChildDown); ev.Reason != ReasonChildHardExpiry {
 		t.Errorf("down for %q", ev.Reason)
+	}
+}
+
+// TestRekeyChildWithoutSPI: what a rekey needs is not to be had just then. It is
+// tried again before the child's life ends.
+func TestRekeyChildWithoutSPI(t *testing.T) {
+	l := newLab(t, 1)
+	a, b := connA(), connB()
+	a.Children[0].Lifetime.Hard = 10 * time.Minute
+	l.a.conns, l.b.conns = []*Connection{a}, []*Connection{b}
+	l.establish()
+	alloc := l.a.env.AllocSPI
+	l.a.env.AllocSPI = func(netip.Addr) (ipsec.SPI, error) {
+		l.a.env.AllocSPI = alloc
+		return 0, errors.New("none is free")
+	}
+	l.pass(a.Children[0].Lifetime.Hard + time.Minute)
+	if l.a.count(Failed) != 1 || l.a.count(ChildRekeyed) == 0 || l.a.count(ChildDown) != 0 {
+		t.Error(l.transcript.String())
 	}
 }
 
