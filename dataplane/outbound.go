@@ -205,6 +205,16 @@ func (o *outbound) seal(sa *association, packet []byte, next, tos uint8) {
 		o.startBatch(sa, n, tos)
 	}
 	batch, err := o.sealer.Seal(o.batch, packet, next)
+	if errors.Is(err, esp.ErrWiped) {
+		// A rekey has ended between the look-up and here.
+		if successor := sa.request.current.Load(); successor != nil && successor != sa {
+			if o.count == 0 {
+				o.endBatch()
+			}
+			o.seal(successor, packet, next, tos)
+			return
+		}
+	}
 	if err != nil {
 		o.failed(sa, err)
 		return

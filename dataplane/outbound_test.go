@@ -9,6 +9,7 @@ import (
 
 	"github.com/vpngw/vpngw/dataplane/tun"
 	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/ipsec/esp"
 )
 
 // superPacket returns the frame that the kernel hands over for n octets of one
@@ -201,6 +202,52 @@ func TestTypeOfServiceAndECN(t *testing.T) {
 		a.shared.SendPacket(p)
 		if got := receive(t, b.shared); !bytes.Equal(got, p) {
 			t.Errorf("tos %02x: got %x, want %x", tos, got[:20], p[:20])
+		}
+	}
+}
+
+// TestRekeyEndsWhileSealing deletes an SA after a packet was found to be for it:
+// its successor takes the packet over, and without one it is counted.
+func TestRekeyEndsWhileSealing(t *testing.T) {
+	out, _, g := loops(t)
+	current := func() *association {
+		p := superPacket(100, 100)[tun.HeaderLen:]
+		if !out.header.parse(p) {
+			t.Fatal("no packet")
+		}
+		sa, _ := out.lookup(&out.header)
+		return sa
+	}
+	packet := make([]byte, 100, 100+esp.MaxTrailer)
+	old := current()
+	out.seal(old, packet, protocolIPv4, 0) // stays in the batch
+	next, _ := oneWay(g, g, netA, netB, 0x1003)
+	next.Dst, next.DstPort, next.IfID = old.record.Dst, 9, 1
+	mustAdd(t, g, next)
+	if err := g.DeleteSA(*old.id.Load()); err != nil {
+		t.Fatal(err)
+	}
+	successor := current()
+	if successor == old {
+		t.Fatal("the deleted SA still carries traffic")
+	}
+	for range 2 { // behind a batch of the old SA, and first in one
+		out.seal(old, packet, protocolIPv4, 0)
+		if out.count != 1 || out.sa != successor || binary.BigEndian.Uint32(out.batch) != 0x1003 {
+			t.Fatalf("the batch has %d packets of SA %x", out.count, out.batch[:4])
+		}
+		out.flush()
+	}
+	if err := g.DeleteSA(*successor.id.Load()); err != nil {
+		t.Fatal(err)
+	}
+	out.seal(successor, packet, protocolIPv4, 0)
+	if n := out.counters.drops[esp.ErrWiped].Load(); n != 1 || out.count != 0 {
+		t.Errorf("%d packets counted as without SA, %d in the batch", n, out.count)
+	}
+	for _, sa := range []*association{old, successor} {
+		if !sa.sending.TryLock() {
+			t.Error("an SA is still held for sending")
 		}
 	}
 }
