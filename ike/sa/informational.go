@@ -92,11 +92,13 @@ func (s *ikeSA) deletedByPeer(d *Diagnosis) {
 	switch {
 	case s != m.current:
 		for _, other := range m.ikes {
-			if other.successor == s {
-				other.successor = nil
-				if other == m.current && other.state == Rekeyed {
-					m.terminate(ReasonRekeyFail, nil) // nothing is left to go on with
-				}
+			if other.successor != s {
+				continue
+			}
+			// The peer may have rekeyed the successor in its turn.
+			other.successor = s.successor
+			if other == m.current && other.state == Rekeyed && (other.successor == nil || !other.successor.live()) {
+				m.terminate(ReasonRekeyFail, nil) // nothing is left to go on with
 			}
 		}
 		s.close()

@@ -212,3 +212,24 @@ func TestDeleteWhileRekeyingIKE(t *testing.T) {
 	l.a.empty()
 	l.b.empty()
 }
+
+// TestRekeyIKETwiceByPeer: while our own rekey waits, the peer rekeys the IKE SA,
+// rekeys what came of that, and deletes the first two in the other order.
+func TestRekeyIKETwiceByPeer(t *testing.T) {
+	l := newLab(t, 1)
+	l.establish()
+	l.a.do(RekeyIKE{})
+	l.b.do(RekeyIKE{})
+	l.deliver(1) // the peer's request
+	l.deliver(1) // and our answer, upon which it deletes the first IKE SA
+	l.b.do(RekeyIKE{})
+	for range 4 {
+		l.deliver(2) // the second rekey, and the DELETE of what the first one made
+	}
+	l.deliver(1) // the DELETE of the first IKE SA
+	l.run()
+	l.settled(1)
+	if l.a.count(IKEDown)+l.b.count(IKEDown) != 0 {
+		t.Error(l.transcript.String())
+	}
+}
