@@ -125,16 +125,20 @@ func (c *childSA) redundant() {
 func (x *createChild) complete(m *Machine, c *childSA) {
 	c.addIn() // the peer may send on it already
 	old := x.old
-	if rival := x.rival; rival != nil && rival.counts() {
-		if bytes.Compare(c.nonce, rival.nonce) < 0 {
+	if rival := x.rival; rival != nil {
+		// The peer holds our nonces against its own SA's, and goes on with that
+		// one where it wins: it may have rekeyed it already.
+		if bytes.Compare(c.nonce, rival.nonce) < 0 && m.servedBeside(c, old) {
 			m.deleteChild(c, ReasonChildReplaced, nil)
 			if old != nil && old.state == Rekeying {
 				old.awaitDelete()
 			}
 			return
 		}
-		rival.probeAt = time.Time{}
-		rival.redundantAt = m.now.Add(redundantTimeout)
+		if rival.counts() {
+			rival.probeAt = time.Time{}
+			rival.redundantAt = m.now.Add(redundantTimeout)
+		}
 		if old != nil && old.successor == rival {
 			old.successor = nil
 		}
@@ -143,4 +147,12 @@ func (x *createChild) complete(m *Machine, c *childSA) {
 	if old != nil && old.state != Deleted {
 		m.deleteChild(old, ReasonChildReplaced, nil)
 	}
+}
+
+// servedBeside reports whether the slot of a new child has another one, beside
+// the one that is being replaced.
+func (m *Machine) servedBeside(c, old *childSA) bool {
+	return slices.ContainsFunc(m.children, func(o *childSA) bool {
+		return o != c && o != old && o.slot == c.slot && o.counts()
+	})
 }
