@@ -19,7 +19,9 @@ type host struct {
 
 // check returns why a route must not be installed: it would lead tunnelled
 // packets into a tunnel again, or take a subnet away from the device that it
-// is connected to. State and route are normalized.
+// is connected to. A blackhole behind a rule is only refused where it would cut
+// this host itself off: else what a refused route is for would leave in the
+// clear. State and route are normalized.
 func (h host) check(r Route, s State) error {
 	if r.Type == Throw {
 		return nil
@@ -88,7 +90,7 @@ func (h host) checkRule(r Route, rule Rule, s State) error {
 		}
 	}
 	for _, c := range h.connected {
-		inside := c.prefix.Bits() <= effective.Bits()
+		inside := c.prefix.Bits() <= effective.Bits() && r.Type != Blackhole
 		within := !rule.From.IsValid() || rule.From.Overlaps(c.prefix)
 		if effective.Overlaps(c.prefix) && (inside || within) && !thrown(longer(c.prefix, effective)) {
 			return fmt.Errorf("would, by rule %s, take over %s, which is connected to %s, unless a throw route spares it",

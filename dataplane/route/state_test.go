@@ -83,6 +83,7 @@ func TestConflicts(t *testing.T) {
 	}
 	route := func(dst string) Route { return Route{Table: TableMain, Dst: p(dst)} }
 	tabled := func(dst string) Route { return Route{Table: 7700, Dst: p(dst)} }
+	blackhole := func(dst string) Route { return Route{Table: 7700, Dst: p(dst), Type: Blackhole} }
 	rule := func(from, to string) []Rule {
 		return []Rule{{Priority: 100, From: p(from), To: p(to), Table: 7700}}
 	}
@@ -121,6 +122,9 @@ func TestConflicts(t *testing.T) {
 			others: []Route{{Table: 7700, Dst: p("10.10.0.0/24"), Type: Throw}},
 		},
 		{name: "policy into a connected subnet", route: tabled("0.0.0.0/0"), rules: rule("172.16.0.0/16", "10.10.0.64/26"), want: "take over 10.10.0.0/24"},
+		{name: "drop what is for a connected subnet", route: blackhole("10.10.0.64/26"), rules: rule("172.16.0.0/16", "10.10.0.64/26")},
+		{name: "drop what this host sends to its subnet", route: blackhole("10.0.0.0/8"), rules: rule("10.10.0.0/16", "10.0.0.0/8"), want: "take over 10.10.0.0/24"},
+		{name: "drop the tunnel's own packets", route: blackhole("0.0.0.0/0"), rules: rule("10.10.0.0/24", "192.0.2.0/24"), want: "packets to 192.0.2.10"},
 		{name: "rule and route do not meet", route: tabled("10.10.0.0/24"), rules: rule("172.16.0.0/16", "192.168.0.0/16")},
 		{name: "rule narrower than the route", route: tabled("10.0.0.0/8"), rules: rule("172.16.0.0/16", "10.20.0.0/16")},
 	}
