@@ -24,6 +24,7 @@ type plan struct {
 	snapshot  *control.Snapshot
 	gateways  map[string]*gatewayPlan
 	tunnels   []*tunnel        // oldest connection first
+	closed    []*tunnel        // that cannot be applied: their traffic is dropped
 	faults    map[string]error // of connections
 	errs      []error          // that concern no single object
 	unserved  []error          // of addresses
@@ -41,15 +42,22 @@ type gatewayPlan struct {
 func (p *plan) fault(id string, err error) { p.faults[id] = errors.Join(p.faults[id], err) }
 
 // pass applies all objects. It returns the revision that it read, and an error
-// when something is to be tried again.
+// when something is to be tried again. The revision is negative when nothing
+// could be read.
 func (r *Reconciler) pass(ctx context.Context) (revision int64, err error) {
 	start := time.Now()
 	snapshot, err := r.Objects.Snapshot(ctx)
 	if err != nil {
 		r.count(start, 1)
-		return 0, err
+		return -1, err
 	}
-	p := r.plan(snapshot)
+	hostAddresses, err := r.HostAddresses()
+	if err != nil {
+		// Not to know is not to have none.
+		r.count(start, 1)
+		return snapshot.Revision, fmt.Errorf("addresses of this node: %w", err)
+	}
+	p := r.plan(snapshot, hostAddresses)
 	r.meet(ctx, p)
 	r.apply(p)
 	r.number()
@@ -82,14 +90,10 @@ func (r *Reconciler) count(start time.Time, failures int) {
 }
 
 // plan translates all connections.
-func (r *Reconciler) plan(snapshot *control.Snapshot) *plan {
+func (r *Reconciler) plan(snapshot *control.Snapshot, hostAddresses map[netip.Addr]bool) *plan {
 	p := &plan{
 		snapshot: snapshot, gateways: make(map[string]*gatewayPlan), faults: make(map[string]error),
 		addresses: make(map[netip.Addr]bool),
-	}
-	hostAddresses, err := r.HostAddresses()
-	if err != nil {
-		p.errs = append(p.errs, fmt.Errorf("addresses of this node: %w", err))
 	}
 	inventory := r.inventory.Load()
 	for i := range snapshot.Gateways {
@@ -123,24 +127,35 @@ func (r *Reconciler) plan(snapshot *control.Snapshot) *plan {
 	for i := range connections {
 		c := &connections[i]
 		known[c.ID] = true
-		if c.DeletionRequested || c.Frozen {
+		if c.DeletionRequested {
 			continue
 		}
-		tn, err := r.tunnel(p, c, customers[c.CustomerGatewayID])
-		if err == nil && tn != nil {
-			err = clashes(tn, owners)
+		unreadable := snapshot.Unreadable[c.ID]
+		if unreadable != nil && r.tunnels[c.ID] != nil {
+			continue // it goes on with what it has, below
+		}
+		flows, err := r.claim(p, c, owners)
+		var tn *tunnel
+		if err = cmp.Or(err, unreadable); err == nil && !c.Frozen {
+			tn, err = r.tunnel(p, c, customers[c.CustomerGatewayID])
 		}
 		if err != nil {
 			p.fault(c.ID, err)
+		}
+		if tn == nil {
+			tn = &tunnel{id: c.ID, gatewayID: c.GatewayID, flows: flows}
+			p.closed = append(p.closed, tn)
 			continue
 		}
-		if tn != nil {
-			p.tunnels = append(p.tunnels, tn)
-		}
+		p.tunnels = append(p.tunnels, tn)
+	}
+	going := make(map[string]bool)
+	for i := range connections {
+		going[connections[i].ID] = connections[i].DeletionRequested
 	}
 	for id := range snapshot.Unreadable {
 		// What cannot be read was not asked to go.
-		if tn := r.tunnels[id]; tn != nil {
+		if tn := r.tunnels[id]; tn != nil && !going[id] {
 			known[id] = true
 			p.tunnels = append(p.tunnels, tn)
 			p.addresses[tn.connection.Local] = true
@@ -151,6 +166,16 @@ func (r *Reconciler) plan(snapshot *control.Snapshot) *plan {
 	}
 	r.translator.retain(known)
 	return p
+}
+
+// claim returns the traffic that a connection is for, without what belongs to
+// another gateway already; then there is an error, too.
+func (r *Reconciler) claim(p *plan, c *control.Connection, owners map[flow]string) ([]flow, error) {
+	g := p.gateways[c.GatewayID]
+	if g == nil {
+		return nil, nil // translation says so
+	}
+	return claim(c, flowsOf(c, g.gateway), owners)
 }
 
 // tunnel translates one connection. It is nil while its gateway is frozen.
@@ -196,8 +221,12 @@ func (r *Reconciler) apply(p *plan) {
 		if broken && r.tunnels[tn.id] != nil {
 			r.leaving[tn.id] = now
 		}
+		if broken {
+			p.closed = append(p.closed, &tunnel{id: tn.id, gatewayID: tn.gatewayID, flows: tn.flows})
+		}
 		return broken
 	})
+	r.closed = p.closed
 	r.applyRoutes(p)
 
 	var connections []sa.Connection
@@ -291,7 +320,7 @@ func (r *Reconciler) applyDevices(p *plan) {
 
 func (r *Reconciler) applyRoutes(p *plan) {
 	up := r.carrying()
-	routes := r.routing.state(p.tunnels, func(id string) bool { return up[id] })
+	routes := r.routing.state(slices.Concat(p.tunnels, p.closed), func(id string) bool { return up[id] })
 	if rest := routes.blame(r.Router.Set(routes.State), p.fault); rest != nil {
 		p.errs = append(p.errs, rest)
 	}
@@ -308,7 +337,7 @@ func (r *Reconciler) reroute() error {
 		}
 	}
 	up := r.carrying()
-	routes := r.routing.state(tunnels, func(id string) bool { return up[id] })
+	routes := r.routing.state(append(tunnels, r.closed...), func(id string) bool { return up[id] })
 	if reflect.DeepEqual(routes.State, r.routes) {
 		return nil
 	}

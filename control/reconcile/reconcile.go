@@ -98,6 +98,7 @@ type Reconciler struct {
 	tunnels    map[string]*tunnel   // what the engines have, by connection
 	leaving    map[string]time.Time // those of them that are going, since when
 	departed   bool                 // one has gone since the last pass
+	closed     []*tunnel            // wanted, and without a device for now
 	routes     route.State          // as set last
 	subjects   map[string]*live     // every connection, by id
 	retry      time.Duration        // zero: the last pass did all
@@ -178,11 +179,13 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		now := time.Now()
 		if due.take(duePass, now) {
 			revision, err := r.pass(ctx)
-			if err == nil && changes == nil {
-				changes, err = r.Objects.Watch(ctx, revision)
-				if errors.Is(err, store.ErrCompacted) {
+			if revision >= 0 && changes == nil {
+				// What could not be applied is no reason to miss what changes.
+				watch, watchErr := r.Objects.Watch(ctx, revision)
+				if errors.Is(watchErr, store.ErrCompacted) {
 					due.at(duePass, now) // changed under our feet
-					err = nil
+				} else {
+					changes, err = watch, errors.Join(err, watchErr)
 				}
 			}
 			due.at(duePass, now.Add(r.pause(ctx, err)))

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/dataplane/route"
 )
 
@@ -90,7 +91,9 @@ func (r *routing) state(tunnels []*tunnel, up func(id string) bool) routes {
 		}
 		owners[f.source] = append(owners[f.source], ids...)
 		table := r.table(f.source)
-		s.route(route.Route{Table: table, Dst: f.destination, Metric: tunnelMetric, NextHops: hops}, ids...)
+		if len(hops) > 0 {
+			s.route(route.Route{Table: table, Dst: f.destination, Metric: tunnelMetric, NextHops: hops}, ids...)
+		}
 		s.route(route.Route{Table: table, Dst: f.destination, Metric: blackholeMetric, Type: route.Blackhole}, ids...)
 		for _, spared := range spared(f, groups[f], tunnels) {
 			s.route(route.Route{Table: table, Dst: spared, Type: route.Throw, Metric: tunnelMetric}, ids...)
@@ -130,8 +133,10 @@ func spared(f flow, group, tunnels []*tunnel) []netip.Prefix {
 	return slices.SortedFunc(maps.Keys(within), netip.Prefix.Compare)
 }
 
-// carriers picks those of a group that a flow goes over.
+// carriers picks those of a group that a flow goes over: none when all are
+// closed.
 func carriers(group []*tunnel, up func(id string) bool) []*tunnel {
+	group = slices.DeleteFunc(slices.Clone(group), (*tunnel).closed)
 	var chosen []*tunnel
 	for _, tn := range group {
 		if up(tn.id) {
@@ -148,23 +153,24 @@ func carriers(group []*tunnel, up func(id string) bool) []*tunnel {
 	return chosen
 }
 
-// clashes tells which flow of the tunnel belongs to another gateway already.
-// Flows of the tunnel's own address are not told apart by gateway.
-func clashes(tn *tunnel, owners map[flow]string) error {
-	for _, f := range tn.flows {
-		if tn.address.IsValid() && f.source.Addr() == tn.address.Addr() {
+// claim gives the flows of a connection to its gateway and returns them. Those
+// that belong to another gateway already are left out, and the error names the
+// first. Flows of the tunnel's own address are not told apart by gateway.
+func claim(c *control.Connection, flows []flow, owners map[flow]string) (claimed []flow, err error) {
+	for _, f := range flows {
+		self := c.TunnelLocal.IsValid() && f.source.Addr() == c.TunnelLocal.Addr()
+		if other, taken := owners[f]; taken && other != c.GatewayID && !self {
+			err = cmp.Or(err, fmt.Errorf("traffic from %s to %s belongs to gateway %s already", f.source, f.destination, other))
 			continue
 		}
-		if other, taken := owners[f]; taken && other != tn.gatewayID {
-			return fmt.Errorf("traffic from %s to %s belongs to gateway %s already", f.source, f.destination, other)
-		}
+		claimed = append(claimed, f)
 	}
-	for _, f := range tn.flows {
+	for _, f := range claimed {
 		if _, taken := owners[f]; !taken {
-			owners[f] = tn.gatewayID
+			owners[f] = c.GatewayID
 		}
 	}
-	return nil
+	return claimed, err
 }
 
 func compareFlows(a, b flow) int {
@@ -197,8 +203,9 @@ func split(err error) []error {
 	if err == nil {
 		return nil
 	}
-	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) {
+	// A word before joined errors, as in "x: a, b", is about all of them: such an
+	// error is one.
+	if joined, ok := err.(interface{ Unwrap() []error }); ok && !wrapsAround(err, joined.Unwrap()) { //nolint:errorlint // of this error alone
 		var parts []error
 		for _, part := range joined.Unwrap() {
 			parts = append(parts, split(part)...)
@@ -207,3 +214,7 @@ func split(err error) []error {
 	}
 	return []error{err}
 }
+
+// wrapsAround tells whether an error says more than its parts, as one made by
+// fmt.Errorf does.
+func wrapsAround(err error, parts []error) bool { return err.Error() != errors.Join(parts...).Error() }

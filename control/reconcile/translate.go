@@ -29,6 +29,10 @@ type tunnel struct {
 	flows      []flow
 }
 
+// closed tells that a tunnel has no device. It stands for a connection that
+// cannot be applied: what that is for must not leave in the clear all the same.
+func (tn *tunnel) closed() bool { return tn.device.Name == "" }
+
 // flow is traffic that a tunnel is for.
 type flow struct{ source, destination netip.Prefix }
 
@@ -154,33 +158,20 @@ func (t *translator) static(tn *tunnel, s subject, esp ipsec.Proposal) error {
 		whole = append(whole, ipsec.SelectorFromPrefix(netip.MustParsePrefix("::/0")))
 	}
 	tn.address = s.connection.TunnelLocal
-	for _, source := range s.gateway.LocalSubnets {
-		for _, destination := range s.connection.PeerSubnets {
-			tn.flows = append(tn.flows, flow{source.Masked(), destination.Masked()})
-		}
-	}
-	if tn.address.IsValid() {
-		// What the node itself sends from the tunnel address, such as a probe.
-		self := netip.PrefixFrom(tn.address.Addr(), tn.address.Addr().BitLen())
-		for _, destination := range s.connection.PeerSubnets {
-			if destination.Addr().Is4() == self.Addr().Is4() {
-				tn.flows = append(tn.flows, flow{self, destination.Masked()})
-			}
-		}
-	}
+	tn.flows = flowsOf(s.connection, s.gateway)
 	return t.child(tn, s, anyChild, whole, whole, esp)
 }
 
 // policy gives the tunnel one CHILD_SA for each rule. Its name is the source,
 // which is unique, so that other rules may change around it.
 func (t *translator) policy(tn *tunnel, s subject, esp ipsec.Proposal) error {
+	tn.flows = flowsOf(s.connection, s.gateway)
 	for _, rule := range s.connection.PolicyRules {
 		source := rule.Source.Masked()
 		local := []ipsec.TrafficSelector{ipsec.SelectorFromPrefix(source)}
 		var remote []ipsec.TrafficSelector
 		for _, destination := range rule.Destinations {
 			remote = append(remote, ipsec.SelectorFromPrefix(destination))
-			tn.flows = append(tn.flows, flow{source, destination.Masked()})
 		}
 		if err := t.child(tn, s, source.String(), local, remote, esp); err != nil {
 			return err
@@ -226,4 +217,31 @@ func identity(kind control.IDType, value string) (sa.Identity, error) {
 		return sa.FQDNIdentity(value), nil
 	}
 	return sa.Identity{}, fmt.Errorf("type %q is not known", kind)
+}
+
+// flowsOf returns the traffic that a connection is for.
+func flowsOf(c *control.Connection, g *control.Gateway) (flows []flow) {
+	if c.Style == control.StylePolicy {
+		for _, rule := range c.PolicyRules {
+			for _, destination := range rule.Destinations {
+				flows = append(flows, flow{rule.Source.Masked(), destination.Masked()})
+			}
+		}
+		return flows
+	}
+	for _, source := range g.LocalSubnets {
+		for _, destination := range c.PeerSubnets {
+			flows = append(flows, flow{source.Masked(), destination.Masked()})
+		}
+	}
+	if a := c.TunnelLocal; a.IsValid() {
+		// What the node itself sends from the tunnel address, such as a probe.
+		self := netip.PrefixFrom(a.Addr(), a.Addr().BitLen())
+		for _, destination := range c.PeerSubnets {
+			if destination.Addr().Is4() == self.Addr().Is4() {
+				flows = append(flows, flow{self, destination.Masked()})
+			}
+		}
+	}
+	return flows
 }

@@ -250,7 +250,8 @@ func (w *world) open() {
 }
 
 // start runs a Reconciler with fresh engines, as a start of the daemon does.
-func (w *world) start() {
+// The engines are changed before it runs.
+func (w *world) start(change ...func(*engines)) {
 	w.Helper()
 	w.open()
 	w.engines = &engines{
@@ -258,6 +259,9 @@ func (w *world) start() {
 		host: map[netip.Addr]bool{
 			netip.MustParseAddr(address1): true, netip.MustParseAddr(address2): true, netip.MustParseAddr(behindNAT): true,
 		},
+	}
+	for _, c := range change {
+		c(w.engines)
 	}
 	w.r = New(Options{
 		Objects: w.objects, KeyExchange: w.engines, Devices: w.engines, Router: w.engines, Sockets: w.engines,
