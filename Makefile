@@ -29,7 +29,7 @@ run: deps build ## show a tunnel to strongSwan carrying traffic (ONCE=1: then en
 	go run ./deploy/lab $(if $(ONCE),--once)
 
 .PHONY: test
-test: deps build lint unit race etcd netns sdk e2e fuzz ## everything that CI runs
+test: deps build lint unit race etcd netns sdk e2e uml fuzz ## everything that CI runs
 	@echo "all tests ran; nothing was skipped"
 
 .PHONY: unit
@@ -56,6 +56,10 @@ sdk: build ## the official Go SDK against the daemon
 e2e: build ## scenarios against strongSwan in network namespaces (root)
 	go test -tags e2e -count=1 -timeout 30m ./deploy/e2e/...
 
+.PHONY: uml
+uml: build ## raw ESP against the ESP of a kernel, in user-mode Linux (root)
+	deploy/e2e/uml.sh raw-esp
+
 .PHONY: lint
 lint: ## formatting, vet, golangci-lint, generated files, go.mod
 	$(TOOL) golangci-lint run ./...
@@ -67,9 +71,9 @@ fuzz: ## every fuzz target for FUZZTIME (default 10s)
 	deploy/fuzz.sh $(FUZZTIME)
 
 .PHONY: soak
-soak: build ## long fuzzing and the long e2e scenarios
+soak: build ## long fuzzing, and the scenarios with rekeys, moves and crashes ten times
 	deploy/fuzz.sh 2m
-	VPNGW_E2E_SOAK=1 go test -tags e2e -count=1 -timeout 90m -run Soak ./deploy/e2e/...
+	go test -tags e2e -count=10 -failfast -timeout 90m -run 'Rekey|NAT|Kill|PeerCrash|Edits' ./deploy/e2e/...
 
 .PHONY: bench
 bench: deps build ## micro benchmarks and the comparison with peers

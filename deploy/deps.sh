@@ -9,6 +9,8 @@ packages=(
   libstrongswan-extra-plugins libcharon-extra-plugins
   # namespaces, NAT, captures, load
   iproute2 nftables conntrack iputils-ping iperf3 tcpdump tshark procps ca-certificates
+  # a kernel with ESP, for hosts whose own has none
+  user-mode-linux kmod
   # the other store
   etcd-server
   # the race detector
