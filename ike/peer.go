@@ -28,10 +28,10 @@ type peer struct {
 
 	// Of the goroutine alone.
 	machine *sa.Machine
-	sas     map[ipsec.SAID]uint32 // in the Backend, with their ReqIDs
-	spis    []uint64              // as registered
-	counted map[string]uint64     // drops of the machine that are counted already
-	contact contact               // of the IKE SA as it was authenticated
+	sas     map[ipsec.SAID]bool // in the Backend
+	spis    []uint64            // as registered
+	counted map[string]uint64   // drops of the machine that are counted already
+	contact contact             // of the IKE SA as it was authenticated
 
 	// Of responders, until the peer is gone.
 	init initKey
@@ -58,7 +58,7 @@ type contact struct {
 }
 
 func (s *Server) newPeer(now time.Time) *peer {
-	p := &peer{s: s, env: s.env, born: now, in: newMailbox(), sas: map[ipsec.SAID]uint32{}}
+	p := &peer{s: s, env: s.env, born: now, in: newMailbox(), sas: map[ipsec.SAID]bool{}}
 	p.env.InitialContact = func(c *sa.Connection) bool {
 		first := s.firstContact(c.Name, p)
 		p.saidInitialContact.Store(first)
@@ -163,19 +163,30 @@ const maxRefusals = 8
 // settle performs actions, tells the machine what the Backend refused, and
 // publishes how the peer stands then.
 func (p *peer) settle(actions []sa.Action) {
+	p.performAll(actions)
+	for p.machine.Pending() {
+		actions = nil
+		if !p.s.guard(func() { actions = p.machine.Timeout(time.Now()) }) {
+			break
+		}
+		p.performAll(actions)
+	}
+	p.publish()
+}
+
+// performAll performs actions, and those with which the machine answers what the
+// Backend refused.
+func (p *peer) performAll(actions []sa.Action) {
 	p.register()
 	refused := p.perform(actions)
 	for n := 0; len(refused) > 0 && n < maxRefusals; n++ {
-		var next []sa.Command
+		actions = nil
 		for _, c := range refused {
-			var actions []sa.Action
-			p.s.guard(func() { actions = p.machine.Do(time.Now(), c) })
-			p.register()
-			next = append(next, p.perform(actions)...)
+			p.s.guard(func() { actions = append(actions, p.machine.Do(time.Now(), c)...) })
 		}
-		refused = next
+		p.register()
+		refused = p.perform(actions)
 	}
-	p.publish()
 }
 
 // perform does what the machine asks for, in its order, and returns what the
@@ -184,7 +195,7 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 	backend := p.s.opts.Backend
 	for _, a := range actions {
 		var err error
-		var reqID uint32
+		var refusal sa.Refused
 		switch a := a.(type) {
 		case sa.Send:
 			if err := p.s.opts.Transport.SendIKE(a.Local, a.Remote, a.Datagram); err != nil {
@@ -192,18 +203,18 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 				p.s.log.Debug("sending failed", "local", a.Local.String(), "peer", a.Remote.String(), "error", err)
 			}
 		case sa.AddSA:
-			reqID = a.SA.ReqID
+			refusal.SA = a.SA.ID()
 			if err = backend.AddSA(a.SA); err == nil {
-				p.sas[a.SA.ID()] = reqID
+				p.sas[a.SA.ID()] = true
 				p.s.claimSA(a.SA.ID(), p)
 			}
 		case sa.UpdateSA:
-			reqID = p.sas[a.ID]
+			refusal.SA = ipsec.SAID{Dst: a.To.Dst, SPI: a.ID.SPI}
 			err = p.moveSA(a.ID, a.To)
 		case sa.DeleteSA:
 			p.deleteSA(a.ID)
 		case sa.AddPolicy:
-			reqID = a.Policy.ReqID
+			refusal.Policy = a.Policy.PolicyID
 			err = p.s.policies.add(p, a.Policy)
 		case sa.DeletePolicy:
 			if err := p.s.policies.remove(p, a.ID); err != nil {
@@ -213,8 +224,9 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 			p.emit(a.Event)
 		}
 		if err != nil {
-			p.s.log.Error("refused by the data plane", "reqid", reqID, "error", err)
-			refused = append(refused, sa.Refused{ReqID: reqID, Err: err})
+			p.s.log.Error("refused by the data plane", "error", err)
+			refusal.Err = err
+			refused = append(refused, refusal)
 		}
 	}
 	return refused
@@ -223,8 +235,7 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 // moveSA moves an SA to new outer addresses. One that cannot go there is of no
 // use where it was, and is removed.
 func (p *peer) moveSA(id ipsec.SAID, to ipsec.SAUpdate) error {
-	reqID, ours := p.sas[id]
-	if !ours {
+	if !p.sas[id] {
 		return nil // its AddSA was refused
 	}
 	if err := p.s.opts.Backend.UpdateSA(id, to); err != nil {
@@ -233,7 +244,7 @@ func (p *peer) moveSA(id ipsec.SAID, to ipsec.SAUpdate) error {
 	}
 	moved := ipsec.SAID{Dst: to.Dst, SPI: id.SPI}
 	p.forgetSA(id)
-	p.sas[moved] = reqID
+	p.sas[moved] = true
 	p.s.claimSA(moved, p)
 	return nil
 }
@@ -242,7 +253,7 @@ func (p *peer) moveSA(id ipsec.SAID, to ipsec.SAUpdate) error {
 // end's choice: one whose AddSA or UpdateSA was refused may be the name of an SA
 // of another peer at the same address.
 func (p *peer) deleteSA(id ipsec.SAID) {
-	if _, ours := p.sas[id]; !ours {
+	if !p.sas[id] {
 		return
 	}
 	if err := p.s.opts.Backend.DeleteSA(id); err != nil && !errors.Is(err, ipsec.ErrNotFound) {

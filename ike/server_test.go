@@ -588,3 +588,33 @@ func TestPeerOfAnotherVersionIsNamed(t *testing.T) {
 		}
 	})
 }
+
+// The Backend takes the SA of a rekey at one end only: traffic goes on through
+// the old one, and another rekey follows.
+func TestDataPlaneThatRefusesARekey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(5 * time.Second)
+		for _, g := range []*gateway{a, b} {
+			before := sortedSPIs(a)
+			g.backend.FailNext(ipsectest.OpAddSA, ipsec.ErrExists)
+			out, _ := a.backend.Outbound(1)
+			a.backend.Report(ipsec.Event{Kind: ipsec.EventSoftExpire, SA: out.ID()})
+			settleFor(7 * time.Second)
+			if after := sortedSPIs(a); !slices.Equal(before, after) {
+				t.Errorf("SAs %v became %v", before, after)
+			}
+			settleFor(time.Minute)
+			wantUp(t, "c", a, b)
+			if after := sortedSPIs(a); slices.Equal(before, after) {
+				t.Error("the child was not rekeyed in the end")
+			}
+		}
+		wantNoGap(t, a, 1)
+		wantNoGap(t, b, 1)
+	})
+}

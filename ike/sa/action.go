@@ -20,7 +20,7 @@ type Send struct {
 	Keepalive bool
 }
 
-// AddSA installs an SA in the data plane.
+// AddSA installs an SA in the data plane. The keys are the caller's to wipe.
 type AddSA struct{ SA ipsec.SA }
 
 // UpdateSA moves an SA to new outer addresses.
@@ -29,7 +29,8 @@ type UpdateSA struct {
 	To ipsec.SAUpdate
 }
 
-// DeleteSA removes an SA.
+// DeleteSA removes an SA. One that the machine has not added, since its AddSA was
+// refused, must be left alone.
 type DeleteSA struct{ ID ipsec.SAID }
 
 // AddPolicy adds or replaces a policy.

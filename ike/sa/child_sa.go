@@ -24,6 +24,7 @@ type slot struct {
 	removed  bool // no longer configured
 	busy     bool // an exchange of ours for it is queued or under way
 	wanted   bool // traffic or a command asked for it
+	up       bool // reported to be up
 	failures int
 	retryAt  time.Time
 	policies []ipsec.Policy
@@ -44,6 +45,8 @@ type childSA struct {
 	nonce     []byte     // the lower one of its exchange (rekey collisions)
 
 	hasIn, hasOut bool // installed in the data plane
+	refused       bool // in part or whole, by the data plane
+	told          bool // the peer knows of it
 	rekeys        bool // it follows another child
 	// successor is what the peer's rekey exchange made of this child. It sends
 	// once this one is deleted or the peer uses it.
@@ -175,8 +178,7 @@ func (c *childSA) addIn() {
 	c.slot.protect(c, ipsec.In)
 }
 
-// addOut makes the child send, which completes it. It is up, or has followed
-// another one.
+// addOut makes the child send, which completes it.
 func (c *childSA) addOut() {
 	if c.hasOut || c.state == Deleting || c.state == Deleted {
 		return
@@ -184,7 +186,6 @@ func (c *childSA) addOut() {
 	c.add(ipsec.Out)
 	c.hasOut = true
 	c.slot.protect(c, ipsec.Out)
-	c.slot.prune(c)
 	c.keys.wipe()
 	c.keys = nil
 	c.probeAt = time.Time{}
@@ -195,10 +196,21 @@ func (c *childSA) addOut() {
 		c.expireAt = c.m.now.Add(life)
 	}
 	c.slot.wanted, c.slot.retryAt = false, time.Time{}
+	c.m.after(c.completed)
+}
+
+// completed reports the child, which is in the data plane, as up, or as having
+// followed another one.
+func (c *childSA) completed() {
+	if !c.hasOut {
+		return // refused
+	}
+	c.slot.prune(c)
 	kind := ChildUp
-	if c.rekeys {
+	if c.rekeys && c.slot.up {
 		kind = ChildRekeyed
 	}
+	c.slot.up = true
 	c.m.emit(Emit{c.event(kind)})
 }
 
@@ -341,7 +353,7 @@ func (m *Machine) deleteChild(c *childSA, reason Reason, d *Diagnosis) {
 		c.remove(true)
 		return
 	}
-	wasUp := c.hasOut
+	wasUp := c.hasOut || c.refused
 	c.handOver()
 	c.setState(Deleting)
 	c.stopTimers()
@@ -376,9 +388,12 @@ func (m *Machine) lost(c *childSA, reason Reason, d *Diagnosis) {
 	if !m.up(c.slot) {
 		c.slot.unprotect(m)
 	}
-	e := c.event(ChildDown)
-	e.Reason, e.Diagnosis = reason, d
-	m.emit(Emit{e})
+	if c.slot.up {
+		c.slot.up = false
+		e := c.event(ChildDown)
+		e.Reason, e.Diagnosis = reason, d
+		m.emit(Emit{e})
+	}
 	if m.now.Sub(c.established) > maxRetry {
 		c.slot.failures = 0 // it did well for long enough
 	}
@@ -390,9 +405,14 @@ func (m *Machine) restore(k *slot) {
 	if k.removed || k.busy || m.up(k) || m.conn == nil || !m.conn.Initiate && !k.wanted {
 		return
 	}
+	k.retryAt = m.now.Add(m.backoff(k))
+}
+
+// backoff is the wait before a child that failed once more is tried again.
+func (m *Machine) backoff(k *slot) time.Duration {
 	wait := min(minRetry<<min(k.failures, 10), maxRetry)
 	k.failures++
-	k.retryAt = m.now.Add(m.jitter(wait))
+	return m.jitter(wait)
 }
 
 // retry sets a child up that is wanted and not there.
@@ -433,15 +453,48 @@ func (c *childSA) expire() {
 	c.m.deleteChild(c, ReasonChildHardExpiry, nil)
 }
 
-// refused removes what the data plane would not take.
+// refused removes the child of what the data plane would not take.
 func (m *Machine) refused(r Refused) {
 	for _, c := range slices.Clone(m.children) {
-		if c.slot.cfg.ReqID != r.ReqID || !c.counts() {
+		switch {
+		case r.SA == ipsec.SAID{}:
+			if !c.counts() || !slices.ContainsFunc(c.policies(r.Policy.Direction), func(p ipsec.Policy) bool { return p.PolicyID == r.Policy }) {
+				continue
+			}
+		case c.hasIn && c.inID() == r.SA:
+			c.hasIn = false
+		case c.hasOut && c.outID() == r.SA:
+			c.hasOut = false
+		default:
 			continue
 		}
-		d := &Diagnosis{Reason: ReasonDataPlane, Parameter: "CHILD_SA", Ours: c.proposal.String(), Detail: r.Err.Error()}
-		m.emit(Emit{m.childFailure(c.slot, d)})
-		c.slot.failures = max(c.slot.failures, 3) // it will hardly be otherwise soon
+		if c.counts() {
+			m.unfit(c, r.Err)
+		}
+	}
+}
+
+// unfit ends a child that the data plane has not taken in full. The one that it
+// was to follow goes on, if it is there.
+func (m *Machine) unfit(c *childSA, err error) {
+	c.refused = true
+	k := c.slot
+	d := &Diagnosis{Reason: ReasonDataPlane, Parameter: "CHILD_SA", Ours: c.proposal.String(), Detail: err.Error()}
+	m.emit(Emit{m.childFailure(k, d)})
+	k.failures = max(k.failures, 3) // it will hardly be otherwise soon
+	for _, old := range m.children {
+		if old.successor == c && old.state == Rekeyed {
+			old.setState(Established)
+			old.redundantAt, old.rekeyAt = time.Time{}, m.now.Add(m.backoff(k))
+		}
+	}
+	if c.told {
 		m.deleteChild(c, ReasonDataPlane, d)
+	} else {
+		c.remove(false)
+		m.lost(c, ReasonDataPlane, d)
+	}
+	if i := slices.IndexFunc(m.children, func(o *childSA) bool { return o.slot == k && o.hasOut }); i >= 0 {
+		k.prune(m.children[i])
 	}
 }

@@ -48,11 +48,16 @@ type Moved struct {
 	From netip.AddrPort
 }
 
-// Refused says that the data plane refused an AddSA, UpdateSA or AddPolicy. The
-// child that needed it is removed whole.
+// Refused says that the data plane refused an action. The child that needed it
+// is removed whole, and what it was to replace stays. It comes before any other
+// call (see Machine).
 type Refused struct {
-	ReqID uint32
-	Err   error
+	// SA is what AddSA or UpdateSA called the SA, at its new address. It is
+	// not in the data plane, nor, after an UpdateSA, at its old one.
+	SA ipsec.SAID
+	// Policy is that of AddPolicy; SA is zero then.
+	Policy ipsec.PolicyID
+	Err    error
 }
 
 func (Update) command()     {}

@@ -81,7 +81,7 @@ func TestStates(t *testing.T) {
 		Connecting:  "established rekeyed deleting deleted",
 		Established: "rekeying rekeyed deleting deleted",
 		Rekeying:    "established rekeyed deleting deleted",
-		Rekeyed:     "deleting deleted",
+		Rekeyed:     "established deleting deleted",
 		Deleting:    "deleted",
 		Deleted:     "",
 	}

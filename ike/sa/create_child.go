@@ -116,7 +116,7 @@ func (o *childOffer) accept(s *ikeSA, msg *wire.Message, p ipsec.Proposal, share
 	}
 	c := &childSA{
 		m: s.m, slot: o.slot, state: Connecting, initiator: true, in: o.in, out: spi,
-		path: s.path, proposal: p, nonce: bytes.Clone(lowestNonce(ni, nr)),
+		path: s.path, proposal: p, nonce: bytes.Clone(lowestNonce(ni, nr)), told: true,
 	}
 	tsi, ok := msg.TS(false)
 	tsr, okr := msg.TS(true)
@@ -336,8 +336,7 @@ func (m *Machine) childFailed(x *createChild, d *Diagnosis) {
 		m.restore(x.slot)
 		return
 	}
-	x.again(m, m.jitter(min(minRetry<<min(x.slot.failures, 10), maxRetry)))
-	x.slot.failures++
+	x.again(m, m.backoff(x.slot))
 }
 
 func (x *createChild) unanswered(s *ikeSA, o *outstanding) { s.dead(o) }
@@ -375,12 +374,16 @@ func (s *ikeSA) answerCreateChild(msg *wire.Message) reply {
 	}
 	payloads = append(payloads, answer.tsi, answer.tsr)
 	c.addIn()
-	return reply{payloads: payloads, then: func() { m.answeredChild(c, old) }}
+	without := refuse(wire.NoAdditionalSAs)
+	return reply{payloads: payloads, then: func() { m.answeredChild(c, old) }, child: c, without: &without}
 }
 
 // answeredChild goes on when the answer that tells of a child is on its way.
 func (m *Machine) answeredChild(c, old *childSA) {
 	x := m.creating()
+	if old != nil && (old.state == Deleting || old.state == Deleted) {
+		old = nil // the data plane did not take all of it
+	}
 	if old != nil {
 		c.rekeys = true
 		old.succeededBy(c)

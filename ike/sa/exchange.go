@@ -175,13 +175,28 @@ func (s *ikeSA) receiveRequest(d Datagram, msg *wire.Message) {
 	} else {
 		r = s.answerMalformed(msg, err)
 	}
-	s.send(d, msg, digest, r)
+	if r.child == nil {
+		s.send(d, msg, digest, r)
+		return
+	}
+	s.m.after(func() {
+		if r.child.refused {
+			r = *r.without
+		} else {
+			r.child.told = true
+		}
+		s.send(d, msg, digest, r)
+	})
 }
 
 // reply is what answers a request, and what happens once it is on its way.
 type reply struct {
 	payloads []wire.Payload
 	then     func()
+	// child is what the reply tells of, if so, and without the reply in its
+	// place where the data plane does not take the child.
+	child   *childSA
+	without *reply
 }
 
 // refuse is a reply of one error notify.

@@ -3,6 +3,7 @@ package sa
 import (
 	"crypto/hmac"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/vpngw/vpngw/ike/wire"
@@ -230,7 +231,12 @@ func (s *ikeSA) answerFirstChild(msg *wire.Message, h *handshake, payloads []wir
 		return r
 	}
 	child.addIn()
-	return reply{payloads: append(payloads, answer.sa, answer.tsi, answer.tsr), then: child.addOut}
+	without := refuse(wire.NoAdditionalSAs)
+	without.payloads = slices.Concat(payloads, without.payloads)
+	return reply{
+		payloads: slices.Concat(payloads, []wire.Payload{answer.sa, answer.tsi, answer.tsr}),
+		then:     child.addOut, child: child, without: &without,
+	}
 }
 
 // fit is how far an initiator's IKE_AUTH request agrees with a connection.

@@ -2,7 +2,6 @@ package sa
 
 import (
 	"bytes"
-	"errors"
 	"testing"
 	"time"
 
@@ -368,23 +367,4 @@ func TestUnauthenticatedRequests(t *testing.T) {
 		}
 	}
 	l.settled(1)
-}
-
-// TestDataPlaneRefuses removes a child that the data plane would not take.
-func TestDataPlaneRefuses(t *testing.T) {
-	l := newLab(t, 1)
-	l.establish()
-	l.up = false
-	l.b.do(Refused{ReqID: 101, Err: errors.New("no such algorithm")})
-	l.run()
-	if st := l.b.machine().Status(); len(st.Children) != 0 || len(l.b.policies) != 0 {
-		t.Errorf("left %+v", st.Children)
-	}
-	ev := l.b.last(Failed)
-	if ev.Reason != ReasonDataPlane || ev.Child != "net" || ev.Diagnosis.Detail != "no such algorithm" {
-		t.Errorf("%+v", ev)
-	}
-	if !l.b.machine().Established() {
-		t.Error("the IKE SA is down")
-	}
 }

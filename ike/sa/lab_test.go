@@ -59,6 +59,9 @@ type end struct {
 	events   []Event
 	used     map[ipsec.SAID]ipsec.SAState
 	spis     uint32
+	// refuse, when set, makes the data plane refuse an action.
+	refuse  func(Action) error
+	missing map[any]bool // what was refused, by SAID or PolicyID
 	// answerInit, when set, may answer an IKE_SA_INIT request in the place of
 	// a machine, as a server does that wants a cookie.
 	answerInit func(Datagram, *wire.Message) []wire.Payload
@@ -90,7 +93,7 @@ func newLab(t *testing.T, seed uint64) *lab {
 func (l *lab) newEnd(name string, seed uint64, spis uint32) *end {
 	var key [32]byte
 	copy(key[:], fmt.Sprintf("%s %d", name, seed))
-	e := &end{lab: l, name: name, policies: map[ipsec.PolicyID]ipsec.Policy{}, used: map[ipsec.SAID]ipsec.SAState{}, spis: spis}
+	e := &end{lab: l, name: name, policies: map[ipsec.PolicyID]ipsec.Policy{}, used: map[ipsec.SAID]ipsec.SAState{}, spis: spis, missing: map[any]bool{}}
 	e.env = &Env{
 		Rand: rand.NewChaCha8(key),
 		AllocSPI: func(netip.Addr) (ipsec.SPI, error) {
@@ -132,7 +135,15 @@ func (l *lab) learn(k Keys) {
 
 // perform does what a machine asks for.
 func (e *end) perform(actions []Action) {
+	var refused []Command
 	for _, a := range actions {
+		if e.absent(a) {
+			continue
+		}
+		if r, ok := e.refusal(a); ok {
+			refused = append(refused, r)
+			continue
+		}
 		switch a := a.(type) {
 		case Send:
 			e.send(a)
@@ -172,7 +183,52 @@ func (e *end) perform(actions []Action) {
 			e.note("%s", describe(a.Event))
 		}
 	}
+	for _, m := range slices.Clone(e.machines) {
+		if len(refused) > 0 {
+			var out []Action
+			for _, r := range refused {
+				out = append(out, m.Do(e.lab.now, r)...)
+			}
+			e.perform(out)
+		}
+		if m.Pending() {
+			m.begin(e.lab.now)
+			e.perform(m.finish())
+		}
+	}
 	e.machines = slices.DeleteFunc(e.machines, (*Machine).Done)
+}
+
+// absent reports whether an action is to delete what was refused.
+func (e *end) absent(a Action) bool {
+	switch a := a.(type) {
+	case DeleteSA:
+		return e.missing[a.ID]
+	case DeletePolicy:
+		return e.missing[a.ID]
+	}
+	return false
+}
+
+// refusal returns what a server tells a machine whose action is refused.
+func (e *end) refusal(a Action) (r Refused, refused bool) {
+	if e.refuse == nil {
+		return r, false
+	}
+	if r.Err = e.refuse(a); r.Err == nil {
+		return r, false
+	}
+	switch a := a.(type) {
+	case AddSA:
+		r.SA = a.SA.ID()
+		e.missing[r.SA] = true
+		e.note("refuses %s %s", a.SA.Direction, e.lab.name(a.SA.SPI))
+	case AddPolicy:
+		r.Policy = a.Policy.PolicyID
+		e.missing[r.Policy] = true
+		e.note("refuses policy %s", r.Policy)
+	}
+	return r, true
 }
 
 func (e *end) find(id ipsec.SAID) int {

@@ -13,6 +13,9 @@ import (
 // Machine is one peer: an IKE SA, its successor while it is rekeyed, and all
 // CHILD_SAs. It is not safe for concurrent use. The results of its methods are
 // the caller's; datagrams that come in are not kept.
+//
+// The caller performs the actions of one call before it makes another, and
+// first gives a Refused command for each that the data plane has refused.
 type Machine struct {
 	env  *Env
 	conn *Connection // nil while a responder does not know it
@@ -21,6 +24,9 @@ type Machine struct {
 
 	now time.Time // of the call under way
 	out []Action  // of the call under way
+	// pending is what waits for the data plane to have taken the SAs and
+	// policies of the last call. See after.
+	pending []func()
 
 	ikes     []*ikeSA // oldest first
 	current  *ikeSA   // carries our requests; nil when the peer is gone
@@ -79,7 +85,7 @@ func (m *Machine) adopt(c *Connection) {
 // Handle takes a datagram whose header names one of SPIs, or the IKE_SA_INIT
 // request that the machine was made for, again.
 func (m *Machine) Handle(now time.Time, d Datagram) []Action {
-	m.now = now
+	m.begin(now)
 	m.receive(d)
 	return m.finish()
 }
@@ -104,7 +110,12 @@ func (m *Machine) receive(d Datagram) {
 
 // Do obeys a command.
 func (m *Machine) Do(now time.Time, cmd Command) []Action {
-	m.now = now
+	if c, ok := cmd.(Refused); ok {
+		m.now = now
+		m.refused(c)
+		return m.finish()
+	}
+	m.begin(now)
 	switch c := cmd.(type) {
 	case Update:
 		m.update(c.Connection)
@@ -124,15 +135,13 @@ func (m *Machine) Do(now time.Time, cmd Command) []Action {
 		m.expired(c)
 	case Moved:
 		m.moved(c)
-	case Refused:
-		m.refused(c)
 	}
 	return m.finish()
 }
 
 // Timeout does what is due at now.
 func (m *Machine) Timeout(now time.Time) []Action {
-	m.now = now
+	m.begin(now)
 	var due []timer
 	m.timers(func(t timer) {
 		if !t.at.After(now) {
@@ -153,6 +162,9 @@ func (m *Machine) Timeout(now time.Time) []Action {
 // Deadline is when Timeout wants to be called. It is zero when the machine
 // waits for nothing.
 func (m *Machine) Deadline() time.Time {
+	if m.Pending() {
+		return m.now
+	}
 	var first time.Time
 	m.timers(func(t timer) {
 		if first.IsZero() || t.at.Before(first) {
@@ -161,6 +173,26 @@ func (m *Machine) Deadline() time.Time {
 	})
 	return first
 }
+
+// begin starts a call. It goes on with what the last one has left.
+func (m *Machine) begin(now time.Time) {
+	m.now = now
+	pending := m.pending
+	m.pending = nil
+	for _, f := range pending {
+		f()
+	}
+}
+
+// after puts off what must not be done before the data plane has taken what the
+// call under way adds: to tell the peer, or to delete what is replaced. It is
+// done at the beginning of the next call, for which Deadline asks at once; in
+// between come only refusals.
+func (m *Machine) after(f func()) { m.pending = append(m.pending, f) }
+
+// Pending reports whether the last call has left something until its actions are
+// performed. Timeout, as any call, goes on with it.
+func (m *Machine) Pending() bool { return len(m.pending) > 0 }
 
 // finish sends what the call has queued, forgets what is gone, and returns the
 // call's actions.

@@ -124,17 +124,30 @@ func (c *childSA) redundant() {
 // exchange at the same time goes before it.
 func (x *createChild) complete(m *Machine, c *childSA) {
 	c.addIn() // the peer may send on it already
-	old := x.old
-	if rival := x.rival; rival != nil {
-		// The peer holds our nonces against its own SA's, and goes on with that
-		// one where it wins: it may have rekeyed it already.
-		if bytes.Compare(c.nonce, rival.nonce) < 0 && m.servedBeside(c, old) {
-			m.deleteChild(c, ReasonChildReplaced, nil)
-			if old != nil && old.state == Rekeying {
-				old.awaitDelete()
-			}
-			return
+	// The peer holds our nonces against its own SA's, and goes on with that one
+	// where it wins: it may have rekeyed it already.
+	if x.rival != nil && bytes.Compare(c.nonce, x.rival.nonce) < 0 && m.servedBeside(c, x.old) {
+		m.deleteChild(c, ReasonChildReplaced, nil)
+		if x.old != nil && x.old.state == Rekeying {
+			x.old.awaitDelete()
 		}
+		return
+	}
+	c.addOut()
+	m.after(func() { x.replace(m, c) })
+}
+
+// replace ends what the child of our exchange comes in the place of, now that
+// the data plane has it. If it has not, the old one goes on.
+func (x *createChild) replace(m *Machine, c *childSA) {
+	old := x.old
+	if c.refused {
+		if old != nil {
+			x.again(m, m.backoff(x.slot))
+		}
+		return
+	}
+	if rival := x.rival; rival != nil {
 		if rival.counts() {
 			rival.probeAt = time.Time{}
 			rival.redundantAt = m.now.Add(redundantTimeout)
@@ -143,7 +156,6 @@ func (x *createChild) complete(m *Machine, c *childSA) {
 			old.successor = nil
 		}
 	}
-	c.addOut()
 	if old != nil && old.state != Deleted {
 		m.deleteChild(old, ReasonChildReplaced, nil)
 	}

@@ -4,7 +4,7 @@ import "fmt"
 
 // State is where an IKE SA or a CHILD_SA is in its life.
 //
-//	         ┌──────────── our rekey failed ───────────┐
+//	         ┌──── our rekey, or successor, failed ────┐
 //	         ▼                                         │
 //	Connecting ──► Established ──► Rekeying ───────────┤
 //	    │              │              │  successor up  │
@@ -59,7 +59,7 @@ func (s State) follows(from State) bool {
 	case Rekeying:
 		return s == Established || s == Rekeyed || s == Deleting || s == Deleted
 	case Rekeyed:
-		return s == Deleting || s == Deleted
+		return s == Established || s == Deleting || s == Deleted
 	case Deleting:
 		return s == Deleted
 	case Deleted:

@@ -47,7 +47,8 @@ func (m *Machine) teardown(reason Reason, d *Diagnosis) {
 		if !linger {
 			c.gone() // what still lingered
 		}
-		if wasUp && !m.carries(c.slot) {
+		if wasUp && c.slot.up && !m.carries(c.slot) {
+			c.slot.up = false
 			e := m.childEvent(ChildDown, c, s)
 			e.Reason, e.Diagnosis = reason, d
 			m.emit(Emit{e})
