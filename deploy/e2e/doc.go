@@ -5,6 +5,6 @@
 //
 // They need root and bin/vpngwd and bin/vpnctl. Each scenario builds a world of
 // its own (deploy/netlab), programs the gateway through the REST API, and looks
-// at both ends and at the wire. In every world the internet is watched: inner
-// traffic that leaves the gateway in the clear fails the scenario.
+// at both ends and at the wire. Where all inner traffic has to be protected, the
+// internet is watched, and a packet in the clear fails the scenario.
 package e2e
