@@ -262,10 +262,13 @@ func equalDigest(a, b string) bool {
 // a user who is about to get one too many.
 func (a *Access) staleTokens(ctx context.Context, user User) ([]store.Op, error) {
 	rows, _, err := a.tokens.List(ctx, "")
-	if err != nil {
+	var ops []store.Op
+	for _, d := range store.Damage(err) {
+		ops = append(ops, store.Delete(d.Key)) // nobody can use it
+	}
+	if err != nil && len(ops) == 0 {
 		return nil, err
 	}
-	var ops []store.Op
 	var own []store.Row[storedToken]
 	for _, row := range rows {
 		switch t := row.Value; {

@@ -73,9 +73,13 @@ type Snapshot struct {
 	Connections      []Connection
 	GatewayStatus    map[string]GatewayStatus    // by id
 	ConnectionStatus map[string]ConnectionStatus // by id
-	// Unreadable are the objects that could not be decoded, by id: they do
-	// not stand in the lists above.
+	// Unreadable are the objects that could not be decoded, by id. They do not
+	// stand in the lists above, except for connections of which nothing but the
+	// secret cannot be opened: those stand there without it.
 	Unreadable map[string]error
+	// DamagedStatus are the statuses that could not be decoded, by the id of
+	// their object. They are to be written anew.
+	DamagedStatus map[string]error
 }
 
 // Snapshot reads all objects. One that cannot be read does not hide the others.
@@ -84,6 +88,7 @@ func (o *Objects) Snapshot(ctx context.Context) (*Snapshot, error) {
 		GatewayStatus:    map[string]GatewayStatus{},
 		ConnectionStatus: map[string]ConnectionStatus{},
 		Unreadable:       map[string]error{},
+		DamagedStatus:    map[string]error{},
 	}
 	entries, rev, err := o.store.List(ctx, prefixSpec)
 	if err != nil {
@@ -99,21 +104,35 @@ func (o *Objects) Snapshot(ctx context.Context) (*Snapshot, error) {
 			s.Unreadable[id] = err
 		}
 	}
-	gateways, _, err := o.gatewayStatus.List(ctx, "")
+	err = errors.Join(
+		s.readStatus(listStatus(ctx, o.gatewayStatus, s.GatewayStatus)),
+		s.readStatus(listStatus(ctx, o.connectionStatus, s.ConnectionStatus)),
+	)
 	if err != nil {
-		return nil, fmt.Errorf("list gateway status: %w", err)
-	}
-	for _, row := range gateways {
-		s.GatewayStatus[idOf(row.Key)] = row.Value
-	}
-	connections, _, err := o.connectionStatus.List(ctx, "")
-	if err != nil {
-		return nil, fmt.Errorf("list connection status: %w", err)
-	}
-	for _, row := range connections {
-		s.ConnectionStatus[idOf(row.Key)] = row.Value
+		return nil, fmt.Errorf("list status: %w", err)
 	}
 	return s, nil
+}
+
+// listStatus reads a table of statuses, by the id of their object.
+func listStatus[T any](ctx context.Context, t store.Table[T], into map[string]T) error {
+	rows, _, err := t.List(ctx, "")
+	for _, row := range rows {
+		into[idOf(row.Key)] = row.Value
+	}
+	return err
+}
+
+// readStatus notes the damage of a table of statuses and returns other errors.
+func (s *Snapshot) readStatus(err error) error {
+	damaged := store.Damage(err)
+	for _, d := range damaged {
+		s.DamagedStatus[idOf(d.Key)] = d
+	}
+	if len(damaged) > 0 {
+		return nil
+	}
+	return err
 }
 
 func (o *Objects) decodeInto(s *Snapshot, kind Kind, e store.Entry) error {
@@ -376,20 +395,20 @@ func (tx *transaction) putConnection(c Connection) error {
 }
 
 // gatewayStatus returns the status of a gateway, the zero one where there is
-// none yet.
+// none yet or it is damaged.
 func (tx *transaction) gatewayStatus(m Meta) (GatewayStatus, error) {
 	row, err := tx.objects.gatewayStatus.Get(tx.ctx, m.Project+"/"+m.ID)
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) || store.IsDamaged(err) {
 		err = nil
 	}
 	return row.Value, err
 }
 
 // connectionStatus returns the status of a connection, the zero one where
-// there is none yet.
+// there is none yet or it is damaged.
 func (tx *transaction) connectionStatus(m Meta) (ConnectionStatus, error) {
 	row, err := tx.objects.connectionStatus.Get(tx.ctx, m.Project+"/"+m.ID)
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) || store.IsDamaged(err) {
 		err = nil
 	}
 	return row.Value, err
@@ -418,13 +437,15 @@ func get[T any](ctx context.Context, t store.Table[T], project, id string) (T, e
 	return row.Value, err
 }
 
+// list returns the objects of a project, or of all. Those that are damaged do
+// not keep the others from being worked with; the reconciler tells of them.
 func list[T any](ctx context.Context, t store.Table[T], project string) ([]T, error) {
 	under := ""
 	if project != "" {
 		under = project + "/"
 	}
 	rows, _, err := t.List(ctx, under)
-	if err != nil {
+	if err != nil && !store.IsDamaged(err) {
 		return nil, err
 	}
 	out := make([]T, len(rows))

@@ -102,14 +102,26 @@ func TestUnreadableObjects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Connections) != 1 || s.Connections[0].ID != good.ID || s.Unreadable[bad.ID] == nil || len(s.Unreadable) != 1 {
+	if len(s.Connections) != 2 || s.Unreadable[bad.ID] == nil || len(s.Unreadable) != 1 {
 		t.Errorf("read %d connections, unreadable %v", len(s.Connections), s.Unreadable)
+	}
+	for _, c := range s.Connections {
+		if c.PSK.IsZero() == (c.ID == good.ID) {
+			t.Errorf("connection %s: the PSK is there: %t", c.ID, !c.PSK.IsZero())
+		}
 	}
 	_, err = w.UpdateConnection(t.Context(), project, bad.ID, ConnectionUpdate{Name: new("n")})
 	var refusal *Error
 	if err == nil || errors.As(err, &refusal) {
 		t.Errorf("update: %v, want an internal error", err)
 	}
+	if _, err = w.UpdateConnection(t.Context(), project, bad.ID, ConnectionUpdate{PSK: new(NewSecret("Another-Horse-8"))}); err != nil {
+		t.Errorf("update with a new PSK: %v", err)
+	}
+	if s, err := w.objects.Snapshot(t.Context()); err != nil || len(s.Unreadable) != 0 {
+		t.Errorf("with a new PSK: %v, %v", s.Unreadable, err)
+	}
+	w.settleConnection(bad.ID, ConnectionDown)
 	if err := w.DeleteConnection(t.Context(), project, bad.ID); err != nil {
 		t.Errorf("delete: %v", err)
 	}

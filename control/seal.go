@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -11,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/vpngw/vpngw/control/store"
 )
 
 const sealingKeySize = 32
@@ -40,6 +43,23 @@ func LoadSealingKey(path string) (*SealingKey, error) {
 		return nil, fmt.Errorf("sealing key %s: %d hexadecimal digits are wanted", path, 2*sealingKeySize)
 	}
 	return newSealingKey(key)
+}
+
+// LoadSealingKeyOf reads the key of a store as LoadSealingKey does. Beside a
+// store that holds objects it makes no new key, which could open none of their
+// secrets: there the file has to be brought back.
+func LoadSealingKeyOf(ctx context.Context, s store.Store, path string) (*SealingKey, error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		objects, _, err := s.List(ctx, prefixSpec)
+		if err != nil {
+			return nil, fmt.Errorf("sealing key: %w", err)
+		}
+		if len(objects) > 0 {
+			return nil, fmt.Errorf("sealing key: %s is missing, and the store holds %d objects whose secrets it opens: restore the file from a copy",
+				path, len(objects))
+		}
+	}
+	return LoadSealingKey(path)
 }
 
 func newSealingKey(key []byte) (*SealingKey, error) {

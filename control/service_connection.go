@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/vpngw/vpngw/control/store"
 )
 
 // ConnectionView is a connection as the API shows it. It has no PSK.
@@ -176,8 +178,8 @@ func (s *Service) ListConnections(ctx context.Context, project string, f Connect
 	l := List[ConnectionView]{Total: total, NextMarker: page.NextMarker}
 	for _, c := range page.Items {
 		v, err := tx.viewConnection(c)
-		if isNotFound(err) {
-			continue // finalised since the list was read
+		if isNotFound(err) || store.IsDamaged(err) {
+			continue // finalised since the list was read, or its gateways cannot be
 		}
 		if err != nil {
 			return none, err
@@ -205,8 +207,8 @@ func (s *Service) UpdateConnection(ctx context.Context, project, id string, req 
 			return err
 		}
 		c, err := s.objects.unseal(stored)
-		if err != nil {
-			return err
+		if err != nil && req.PSK == nil {
+			return err // with another PSK the lost one does not matter
 		}
 		before, err := tx.customerGateway(project, c.CustomerGatewayID)
 		if err != nil {

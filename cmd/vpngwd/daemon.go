@@ -114,7 +114,7 @@ func (d *daemon) openStore(ctx context.Context) (*control.Objects, error) {
 	}
 	d.store = db
 	d.onClose(db.Close)
-	key, err := control.LoadSealingKey(filepath.Join(dir, sealingKeyFile))
+	key, err := control.LoadSealingKeyOf(ctx, db, filepath.Join(dir, sealingKeyFile))
 	if err != nil {
 		return nil, err
 	}

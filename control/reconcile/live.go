@@ -84,6 +84,9 @@ func (r *Reconciler) meet(ctx context.Context, p *plan) {
 			l.journal.restore(lines)
 			r.subjects[c.ID] = l
 		}
+		if p.snapshot.DamagedStatus[c.ID] != nil {
+			l.stored = control.ConnectionStatus{} // to be written anew
+		}
 		if l.connection.Generation != c.Generation {
 			l.failure = nil // it was that of another configuration
 		}

@@ -76,6 +76,9 @@ func (r *Reconciler) pass(ctx context.Context) (revision int64, err error) {
 	for _, id := range slices.Sorted(maps.Keys(snapshot.Unreadable)) {
 		errs = append(errs, fmt.Errorf("object %s: %w", id, snapshot.Unreadable[id]))
 	}
+	for _, id := range slices.Sorted(maps.Keys(snapshot.DamagedStatus)) {
+		r.Logger.Warn("status was damaged and is written anew", "object", id, "error", snapshot.DamagedStatus[id])
+	}
 	r.count(start, len(errs))
 	return snapshot.Revision, errors.Join(errs...)
 }

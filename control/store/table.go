@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -40,21 +41,24 @@ func (t Table[T]) Get(ctx context.Context, key string) (Row[T], error) {
 }
 
 // List returns the rows whose keys begin with under, in the order of their
-// keys, and the revision they are of.
+// keys, and the revision they are of. Rows that cannot be decoded do not hide
+// the others: they are left out, and the error joins a DamagedError for each.
 func (t Table[T]) List(ctx context.Context, under string) ([]Row[T], int64, error) {
 	entries, rev, err := t.store.List(ctx, t.prefix+under)
 	if err != nil {
 		return nil, 0, err
 	}
 	rows := make([]Row[T], 0, len(entries))
+	var damaged []error
 	for _, e := range entries {
 		row, err := t.Decode(e)
 		if err != nil {
-			return nil, 0, err
+			damaged = append(damaged, err)
+			continue
 		}
 		rows = append(rows, row)
 	}
-	return rows, rev, nil
+	return rows, rev, errors.Join(damaged...)
 }
 
 // Put returns the operation that sets a row.
@@ -83,7 +87,39 @@ func (t Table[T]) Decode(e Entry) (Row[T], error) {
 	}
 	row := Row[T]{Key: key, Created: e.Created, Modified: e.Modified}
 	if err := json.Unmarshal(e.Value, &row.Value); err != nil {
-		return Row[T]{}, fmt.Errorf("decode %q: %w", e.Key, err)
+		return Row[T]{}, &DamagedError{Key: e.Key, Err: err}
 	}
 	return row, nil
+}
+
+// DamagedError says that an entry is there and cannot be decoded.
+type DamagedError struct {
+	Key string // in the store
+	Err error
+}
+
+// Error reads "decode \"p/1\": …".
+func (e *DamagedError) Error() string { return fmt.Sprintf("decode %q: %v", e.Key, e.Err) }
+
+// Unwrap returns why.
+func (e *DamagedError) Unwrap() error { return e.Err }
+
+// IsDamaged tells whether nothing but damaged entries is wrong. It looks at
+// single entries and at what List of a Table returns.
+func IsDamaged(err error) bool { return len(Damage(err)) > 0 }
+
+// Damage returns the damaged entries of which an error of Get or List tells.
+func Damage(err error) []*DamagedError {
+	var found []*DamagedError
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // as List joined them
+		for _, one := range joined.Unwrap() {
+			found = append(found, Damage(one)...)
+		}
+		return found
+	}
+	var one *DamagedError
+	if errors.As(err, &one) {
+		found = append(found, one)
+	}
+	return found
 }
