@@ -2,6 +2,7 @@ package sa
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vpngw/vpngw/ike/wire"
@@ -227,6 +228,10 @@ func TestRequestsForChildren(t *testing.T) {
 			p[0].SPI = []byte{0, 0, 0, 1}
 			return p
 		}), "N(INVALID_SYNTAX)"},
+		"SPI of another child": {proposals(func(p []ipsec.Proposal) []ipsec.Proposal {
+			p[0].SPI = []byte{0, 0, 0x10, 1}
+			return p
+		}), "N(INVALID_SYNTAX)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, 1)
@@ -244,6 +249,43 @@ func TestRequestsForChildren(t *testing.T) {
 				t.Errorf("%+v", st)
 			}
 		})
+	}
+}
+
+// TestChildrenAreBounded: an authentic peer asks for the same child again and
+// again.
+func TestChildrenAreBounded(t *testing.T) {
+	l := newLab(t, 1)
+	l.establish()
+	l.up = false
+	m, s := l.b.machine(), l.a.machine().current
+	ask := func(payloads ...wire.Payload) {
+		nonce, err := l.a.machine().newNonce()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.wire = nil
+		l.inject(l.a.seal(wire.CreateChildSA, s.nextID, append(payloads, &wire.Nonce{Data: nonce})...))
+		s.nextID++
+	}
+	public := func() wire.Payload {
+		kex, err := newKeyExchange(ipsec.GroupCurve25519, l.a.env.Rand)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &wire.KE{Group: ipsec.GroupCurve25519, Data: kex.public()}
+	}
+	for i := range 3 * maxChildren {
+		p := espProposal(ipsec.GroupCurve25519)
+		p.SPI = []byte{0, 1, 0, byte(i)}
+		ask(&wire.SA{Proposals: []ipsec.Proposal{p}}, public(),
+			&wire.TS{Selectors: l.a.conns[0].Children[0].Local}, &wire.TS{Responder: true, Selectors: l.a.conns[0].Children[0].Remote})
+	}
+	if n := len(m.children); n != maxChildren {
+		t.Errorf("%d children, want %d", n, maxChildren)
+	}
+	if got := l.print(l.wire[0].d.Bytes); !strings.HasSuffix(got, " N(NO_ADDITIONAL_SAS)") {
+		t.Error(got)
 	}
 }
 

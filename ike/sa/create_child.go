@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -18,6 +19,10 @@ const (
 	// duplicateTimeout is how long a child stays beside the one that the peer
 	// has set up in its place. The peer may have to ask again for our answer.
 	duplicateTimeout = 15 * time.Second
+	// maxChildren is how many CHILD_SAs of one configured child, those included
+	// that still receive, the peer may bring about. A rekey of both ends at once
+	// has four.
+	maxChildren = 16
 )
 
 // newNonce draws a nonce.
@@ -106,11 +111,33 @@ func espSPI(p ipsec.Proposal) (ipsec.SPI, error) {
 	return spi, nil
 }
 
+// newOut reads the SPI that the peer chose for a new child, which must not be
+// that of another one.
+func (m *Machine) newOut(p ipsec.Proposal) (ipsec.SPI, error) {
+	spi, err := espSPI(p)
+	if err == nil && m.childByOut(spi) != nil {
+		err = fmt.Errorf("SPI %s is that of another child", spi)
+	}
+	return spi, err
+}
+
+// childrenOf counts the children of a slot, those included that are deleted and
+// still receive.
+func (m *Machine) childrenOf(k *slot) int {
+	n := 0
+	for _, c := range m.children {
+		if c.slot == k {
+			n++
+		}
+	}
+	return n
+}
+
 // accept makes the CHILD_SA that the peer's answer to an offer describes.
 // Nothing is installed yet. On failure the child is returned where it is
 // known well enough to be deleted.
 func (o *childOffer) accept(s *ikeSA, msg *wire.Message, p ipsec.Proposal, shared, ni, nr []byte) (*childSA, *Diagnosis) {
-	spi, err := espSPI(p)
+	spi, err := s.m.newOut(p)
 	if err != nil {
 		return nil, malformedChild(msg, err)
 	}
@@ -487,7 +514,13 @@ func (m *Machine) makeChild(s *ikeSA, msg *wire.Message, req childRequest, f slo
 			Reason: ReasonDataPlane, Exchange: msg.Exchange.String(), Parameter: parameter, Detail: err.Error(),
 		}}
 	}
-	out, err := espSPI(p)
+	if n := m.childrenOf(f.slot); n >= maxChildren {
+		return nil, nil, &childRefusal{wire.NoAdditionalSAs, nil, f.slot, &Diagnosis{
+			Reason: ReasonRekeyFail, Exchange: msg.Exchange.String(), Parameter: "CHILD_SA", Ours: fmt.Sprintf("at most %d", maxChildren),
+			Detail: "the peer asks for more SAs of one child than it may have at a time",
+		}}
+	}
+	out, err := m.newOut(p)
 	if err != nil {
 		return nil, nil, &childRefusal{wire.InvalidSyntax, nil, f.slot, malformedChild(msg, err)}
 	}

@@ -25,6 +25,10 @@ import (
 // of the four nonces is deleted by the end that made it, the old one by the
 // other end (section 2.8.2).
 
+// maxIKE is how many IKE SAs that follow each other, those included that still
+// answer repeated requests, the peer may bring about.
+const maxIKE = 16
+
 // rekeyIKE is our exchange.
 type rekeyIKE struct {
 	spi    uint64
@@ -210,6 +214,9 @@ func (s *ikeSA) answerRekeyIKE(msg *wire.Message) reply {
 	m := s.m
 	if s.state != Established && s.state != Rekeying || s.successor != nil || s.busyWithChild() {
 		return refuse(wire.TemporaryFailure) // section 2.25.2
+	}
+	if len(m.ikes) >= maxIKE {
+		return refuse(wire.NoAdditionalSAs)
 	}
 	offer, _ := wire.Find[*wire.SA](msg)
 	ni, _ := wire.Find[*wire.Nonce](msg)

@@ -233,3 +233,22 @@ func TestRekeyIKETwiceByPeer(t *testing.T) {
 		t.Error(l.transcript.String())
 	}
 }
+
+// TestRekeyIKEIsBounded: a peer that rekeys the IKE SA all the time is refused
+// for a while.
+func TestRekeyIKEIsBounded(t *testing.T) {
+	l := newLab(t, 1)
+	l.establish()
+	for range 3 * maxIKE {
+		l.a.do(RekeyIKE{})
+		l.run()
+		if n := len(l.b.machine().ikes); n > maxIKE {
+			t.Fatalf("%d IKE SAs", n)
+		}
+	}
+	if l.a.count(Failed) == 0 {
+		t.Error("never refused")
+	}
+	l.pass(time.Minute)
+	l.settled(1)
+}
