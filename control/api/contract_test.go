@@ -355,3 +355,19 @@ func (b *bench) report(id string, s control.ConnectionStatus) {
 	s.Observed, s.Applied, s.LastChange = everyGeneration, true, b.now
 	check(b.t, b.objects.SetConnectionStatus(b.t.Context(), project, id, s))
 }
+
+// Members that the document does not have are ignored, but not those that the
+// decoder would take for others.
+func TestMemberNamesAreExact(t *testing.T) {
+	b := newBench(t)
+	id, _, _ := b.createConnection()
+	for _, tt := range []struct{ method, target, body, message string }{
+		{http.MethodPost, path("customer-gateways"), `{"customer_gateway":{"id_value":"198.51.100.9","NAME":"x"}}`, "NAME: must be spelt name"},
+		{http.MethodPost, path("customer-gateways"), `{"customer_gateway":{"id_value":"198.51.100.9","tags":[{"key":"a","value":"b"},{"KEY":"","key":"c","value":"d"}]}}`, "tags[1].KEY: must be spelt key"},
+		{http.MethodPut, path("vpn-connection", id), `{"vpn_connection":{"name":"a"},"VPN_CONNECTION":{"name":"b"}}`, "VPN_CONNECTION: must be spelt vpn_connection"},
+		{http.MethodPut, path("vpn-connection", id), `{"vpn_connection":{"ikepolicy":{"dh_Group":"group14"}}}`, "ikepolicy.dh_Group: must be spelt dh_group"},
+	} {
+		b.call(tt.method, tt.target, tt.body).wantError(http.StatusBadRequest, "VPN.0001", tt.message)
+	}
+	b.call(http.MethodPut, path("vpn-connection", id), `{"vpn_connection":{"unknown":{"NAME":1}},"Other":2}`).want(http.StatusOK)
+}

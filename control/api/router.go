@@ -96,6 +96,12 @@ func (rt *router) HandleFunc(pattern string, next func(http.ResponseWriter, *htt
 			writeError(w, r, err)
 			return
 		}
+		leave, err := rt.server.enter(op)
+		if err != nil {
+			writeError(w, r, err)
+			return
+		}
+		defer leave()
 		next(w, r)
 	})
 }
@@ -107,15 +113,19 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, op *operation) er
 	c.operation = op.id
 	var body []byte
 	read := false
+	limit := int64(maxBody)
+	if op.public {
+		limit = maxPublicBody
+	}
 	readBody := func() ([]byte, error) {
 		if read {
 			return body, nil
 		}
 		var err error
-		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
+		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit)); err != nil {
 			var tooLarge *http.MaxBytesError
 			if errors.As(err, &tooLarge) {
-				return nil, control.Invalid("body", "must have at most %d octets", maxBody)
+				return nil, control.Invalid("body", "must have at most %d octets", limit)
 			}
 			return nil, control.Invalid("body", "cannot be read")
 		}

@@ -11,7 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/vpngw/vpngw/control"
@@ -39,12 +39,16 @@ type Options struct {
 // Limits of the server.
 const (
 	maxConnections  = 512
+	maxPerAddress   = 128 // connections of one client address
+	maxStreams      = 8   // of one connection, with HTTP/2
 	maxInFlight     = 128
+	maxPublic       = 8  // of requests without authentication
 	callerRate      = 50 // per second
 	callerBurst     = 100
 	loginRate       = 1 // per second
 	loginBurst      = 10
 	maxBody         = 256 << 10 // octets
+	maxPublicBody   = 16 << 10  // octets
 	maxHeader       = 32 << 10  // octets
 	headerTimeout   = 10 * time.Second
 	readTimeout     = 10 * time.Second
@@ -63,6 +67,7 @@ type Server struct {
 	log      *slog.Logger
 	now      func() time.Time
 	inFlight chan struct{}
+	public   chan struct{} // likewise, of requests without authentication
 	handler  http.Handler
 
 	listen string
@@ -78,7 +83,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		service: o.Service, access: o.Access, log: o.Logger, now: o.Now, listen: o.Listen,
 		callers: newLimiters(callerRate, callerBurst), logins: newLimiters(loginRate, loginBurst),
-		inFlight: make(chan struct{}, maxInFlight),
+		inFlight: make(chan struct{}, maxInFlight), public: make(chan struct{}, maxPublic),
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -94,7 +99,7 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("api: document: %w", err)
 	}
-	s.handler = logged(s.log, s.limited(routes))
+	s.handler = logged(s.log, routes)
 	return s, nil
 }
 
@@ -116,6 +121,7 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 		Handler:           s.handler,
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		TLSConfig: s.tls,
 		ConnState: boundConnections(),
 		// Handshakes of port scanners and clients that distrust the
@@ -144,18 +150,32 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// boundConnections returns a hook that closes connections beyond the limit.
+// boundConnections returns a hook that closes connections beyond the limits,
+// in all and of one address.
 func boundConnections() func(net.Conn, http.ConnState) {
-	var open atomic.Int64
+	var mu sync.Mutex
+	open, byHost := 0, make(map[string]int)
 	return func(c net.Conn, state http.ConnState) {
+		change := 0
 		switch state {
 		case http.StateNew:
-			if open.Add(1) > maxConnections {
-				c.Close()
-			}
+			change = 1
 		case http.StateClosed, http.StateHijacked:
-			open.Add(-1)
+			change = -1
 		default:
+			return
+		}
+		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		mu.Lock()
+		open += change
+		byHost[host] += change
+		tooMany := change > 0 && (open > maxConnections || byHost[host] > maxPerAddress)
+		if byHost[host] == 0 {
+			delete(byHost, host)
+		}
+		mu.Unlock()
+		if tooMany {
+			c.Close()
 		}
 	}
 }
@@ -168,15 +188,19 @@ func (d debugWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// limited bounds how many requests are served at once.
-func (s *Server) limited(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case s.inFlight <- struct{}{}:
-			defer func() { <-s.inFlight }()
-			next.ServeHTTP(w, r)
-		default:
-			writeError(w, r, control.Busy())
-		}
-	})
+// enter bounds how many requests are served at once; leave is to be called at
+// the end. Their bodies have been read by then, so that clients who send slowly
+// keep nobody out. Requests without authentication have a few places of their
+// own.
+func (s *Server) enter(op *operation) (leave func(), err error) {
+	places := s.inFlight
+	if op.public {
+		places = s.public
+	}
+	select {
+	case places <- struct{}{}:
+		return func() { <-places }, nil
+	default:
+		return nil, control.Busy()
+	}
 }

@@ -147,6 +147,48 @@ func TestRequestsAtOnceAreLimited(t *testing.T) {
 	b.call(http.MethodGet, path("vpn-gateways"), nil).want(http.StatusOK)
 }
 
+// Clients without an account who send the body of a login slowly must not keep
+// others out.
+func TestSlowLoginsKeepNobodyOut(t *testing.T) {
+	b := newBench(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.server.serve(ctx, listener) }()
+	var slow []net.Conn
+	for i := range maxInFlight + maxPublic {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i%2))}}
+		c, err := d.Dial("tcp", listener.Addr().String())
+		check(t, err)
+		slow = append(slow, c)
+		_, err = io.WriteString(c, "POST /v3/auth/tokens HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n")
+		check(t, err)
+		// The server asks for the body when it begins to read it.
+		line, err := bufio.NewReader(c).ReadString('\n')
+		check(t, err)
+		if !strings.Contains(line, "100") {
+			t.Fatalf("slow client %d: %s", i, line)
+		}
+	}
+	b.call(http.MethodGet, path("vpn-gateways"), nil).want(http.StatusOK)
+	b.login(login()).want(http.StatusCreated)
+	for _, c := range slow {
+		c.Close()
+	}
+	cancel()
+	check(t, <-done)
+}
+
+func TestPublicRequestsHavePlacesOfTheirOwn(t *testing.T) {
+	b := newBench(t)
+	for range maxPublic {
+		b.server.public <- struct{}{}
+	}
+	b.login(login()).wantError(http.StatusBadRequest, "VPN.0030", "busy")
+	b.call(http.MethodGet, path("vpn-gateways"), nil).want(http.StatusOK)
+}
+
 func TestListenerServesTLSAndShutsDown(t *testing.T) {
 	b, dir := newBench(t), t.TempDir()
 	var err error
@@ -193,17 +235,29 @@ func TestConnectionsAreLimited(t *testing.T) {
 		_, err := http.ReadResponse(bufio.NewReader(c), nil)
 		return err == nil
 	}
-	var first net.Conn
-	for i := range maxConnections + 1 {
-		c, err := net.Dial("tcp", listener.Addr().String())
+	dial := func(host byte) net.Conn {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, host)}}
+		c, err := d.Dial("tcp", listener.Addr().String())
 		check(t, err)
-		defer c.Close()
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	var first net.Conn
+	for i := range maxConnections {
+		host := byte(1 + i/maxPerAddress)
+		c := dial(host)
 		if i == 0 {
 			first = c
 		}
-		if got, want := served(c), i < maxConnections; got != want {
-			t.Fatalf("connection %d is served: %v, want %v", i+1, got, want)
+		if !served(c) {
+			t.Fatalf("connection %d is not served", i+1)
 		}
+		if i == maxPerAddress-1 && served(dial(host)) {
+			t.Fatal("one address has more than its share")
+		}
+	}
+	if served(dial(200)) {
+		t.Fatal("there are more connections than allowed")
 	}
 	first.Close()
 	for { // the server learns of it some time

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -42,7 +45,60 @@ func validate(r *http.Request, body []byte, op *operation) error {
 	if err != nil {
 		return refusal(err)
 	}
+	return exactNames(body, op)
+}
+
+// exactNames refuses a member that differs from one of the document in the case
+// of its letters alone. The validation does not know it, and the decoder would
+// take it for that one.
+func exactNames(body []byte, op *operation) error {
+	if op.route.Operation.RequestBody == nil {
+		return nil
+	}
+	media := op.route.Operation.RequestBody.Value.Content.Get("application/json")
+	if media == nil || media.Schema == nil {
+		return nil
+	}
+	var v any
+	if err := json.Unmarshal(body, &v); err != nil {
+		return control.Invalid("body", "is not valid JSON")
+	}
+	if at, name := misspelt(v, media.Schema.Value, nil); at != nil {
+		return control.Invalid(memberPath(at), "must be spelt %s", name)
+	}
 	return nil
+}
+
+// misspelt returns the path of the first such member, and its right name.
+func misspelt(v any, schema *openapi3.Schema, at []string) (path []string, name string) {
+	switch v := v.(type) {
+	case []any:
+		for i := range v {
+			if schema.Items == nil {
+				break
+			}
+			if path, name := misspelt(v[i], schema.Items.Value, append(slices.Clip(at), strconv.Itoa(i))); path != nil {
+				return path, name
+			}
+		}
+	case map[string]any:
+		for _, member := range slices.Sorted(maps.Keys(v)) {
+			here := append(slices.Clip(at), member)
+			property := schema.Properties[member]
+			if property != nil {
+				if path, name := misspelt(v[member], property.Value, here); path != nil {
+					return path, name
+				}
+				continue
+			}
+			for name := range schema.Properties {
+				if strings.EqualFold(name, member) {
+					return here, name
+				}
+			}
+		}
+	}
+	return nil, ""
 }
 
 // validateBody makes sure that a body is one JSON value, so that what is
