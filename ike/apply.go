@@ -44,35 +44,69 @@ func (s *Server) Apply(conns []sa.Connection) error {
 }
 
 // wanted returns copies of the valid connections by name. In the place of an
-// invalid one stands what was applied before, if anything.
+// invalid one stands what was applied before, if anything. That keeps its
+// ReqIDs, so that it may in turn be in the way of another one.
 func (s *Server) wanted(conns []sa.Connection) (map[string]*sa.Connection, []error) {
-	want := make(map[string]*sa.Connection, len(conns))
-	reqIDs := map[uint32]string{}
-	var errs []error
+	next := make([]*sa.Connection, len(conns))
+	refused := make([]error, len(conns))
+	names := map[string]bool{}
 	for i := range conns {
 		c := cloneConnection(&conns[i])
-		err := validate(c)
-		if _, double := want[c.Name]; err == nil && double {
-			err = errors.New("there are two of that name")
+		next[i], refused[i] = c, c.Validate()
+		if refused[i] == nil && names[c.Name] {
+			refused[i] = errors.New("there are two of that name")
 		}
+		names[c.Name] = names[c.Name] || refused[i] == nil
+	}
+	for {
+		want, ok := s.assign(next, refused)
+		if !ok {
+			continue
+		}
+		var errs []error
+		for i, err := range refused {
+			if err != nil {
+				errs = append(errs, fmt.Errorf("connection %q: %w", next[i].Name, err))
+			}
+		}
+		return want, errs
+	}
+}
+
+// assign gives each connection its ReqIDs: first those that stay because their
+// next version is refused, then the others in their order. It refuses the first
+// one whose ReqIDs are taken, and reports whether there was none.
+func (s *Server) assign(next []*sa.Connection, refused []error) (want map[string]*sa.Connection, ok bool) {
+	want = make(map[string]*sa.Connection, len(next))
+	owners := map[uint32]string{}
+	claim := func(c *sa.Connection) {
+		want[c.Name] = c
 		for _, child := range c.Children {
-			if other, taken := reqIDs[child.ReqID]; err == nil && taken {
-				err = fmt.Errorf("child %q: reqid %d is that of connection %q, too", child.Name, child.ReqID, other)
-			}
+			owners[child.ReqID] = c.Name
 		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("connection %q: %w", c.Name, err))
-			if old := s.applied(c.Name); old != nil && want[c.Name] == nil {
-				want[c.Name] = old
-			}
+	}
+	valid := map[string]bool{}
+	for i, c := range next {
+		valid[c.Name] = valid[c.Name] || refused[i] == nil
+	}
+	for _, c := range next {
+		if old := s.applied(c.Name); old != nil && !valid[c.Name] {
+			claim(old)
+		}
+	}
+	for i, c := range next {
+		if refused[i] != nil {
 			continue
 		}
 		for _, child := range c.Children {
-			reqIDs[child.ReqID] = c.Name
+			if other, taken := owners[child.ReqID]; taken {
+				refused[i] = fmt.Errorf("child %q: reqid %d is that of connection %q, too", child.Name, child.ReqID, other)
+				return nil, false
+			}
 		}
-		want[c.Name] = c
+		claim(c)
 	}
-	return want, errs
+	return want, true
 }
 
 func (s *Server) applied(name string) *sa.Connection {
@@ -104,53 +138,6 @@ func cloneProposals(list []ipsec.Proposal) []ipsec.Proposal {
 		list[i].SPI, list[i].Transforms = slices.Clone(list[i].SPI), slices.Clone(list[i].Transforms)
 	}
 	return list
-}
-
-// validate checks what the machines take for granted.
-func validate(c *sa.Connection) error {
-	switch {
-	case c.Name == "":
-		return errors.New("it has no name")
-	case !c.Local.IsValid() || c.Local.IsUnspecified():
-		return errors.New("local: no address")
-	case c.Initiate && !c.Remote.IsValid():
-		return errors.New("remote: an address is needed to initiate")
-	case c.Remote.IsValid() && c.Remote.Is4() != c.Local.Is4():
-		return fmt.Errorf("remote: %s is not of the family of %s", c.Remote, c.Local)
-	case len(c.PSK) == 0:
-		return errors.New("psk: empty")
-	case c.LocalID.Type == 0 || c.RemoteID.Type == 0:
-		return errors.New("local and remote id: one is missing")
-	case len(c.Proposals) == 0:
-		return errors.New("proposals: none")
-	case len(c.Children) == 0:
-		return errors.New("children: none")
-	}
-	names := map[string]bool{}
-	for _, child := range c.Children {
-		var err error
-		switch {
-		case names[child.Name]:
-			err = errors.New("there are two of that name")
-		case child.ReqID == 0:
-			err = errors.New("reqid: zero")
-		case len(child.Proposals) == 0:
-			err = errors.New("proposals: none")
-		case len(child.Local) == 0 || len(child.Remote) == 0:
-			err = errors.New("selectors: none on one side")
-		case !allValid(child.Local) || !allValid(child.Remote):
-			err = errors.New("selectors: one is not a range")
-		}
-		if err != nil {
-			return fmt.Errorf("child %q: %w", child.Name, err)
-		}
-		names[child.Name] = true
-	}
-	return nil
-}
-
-func allValid(list []ipsec.TrafficSelector) bool {
-	return !slices.ContainsFunc(list, func(ts ipsec.TrafficSelector) bool { return !ts.Valid() })
 }
 
 // discards returns the policies under all that a connection protects.

@@ -2,6 +2,7 @@ package ike
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,19 +19,19 @@ func TestApplyRefusesInvalidConnections(t *testing.T) {
 		edit func(c *sa.Connection)
 		want string
 	}{
-		{"name", func(c *sa.Connection) { c.Name = "" }, "no name"},
+		{"name", func(c *sa.Connection) { c.Name = "" }, "name: empty"},
 		{"local", func(c *sa.Connection) { c.Local = netip.IPv4Unspecified() }, "local: no address"},
 		{"remote", func(c *sa.Connection) { c.Initiate = true; c.Remote = netip.Addr{} }, "remote: an address"},
 		{"family", func(c *sa.Connection) { c.Remote = netip.MustParseAddr("2001:db8::1") }, "not of the family"},
-		{"psk", func(c *sa.Connection) { c.PSK = nil }, "psk: empty"},
-		{"id", func(c *sa.Connection) { c.RemoteID = sa.Identity{} }, "remote id"},
-		{"proposals", func(c *sa.Connection) { c.Proposals = nil }, "proposals: none"},
-		{"children", func(c *sa.Connection) { c.Children = nil }, "children: none"},
-		{"child name", func(c *sa.Connection) { c.Children = append(c.Children, c.Children[0]) }, "two of that name"},
+		{"psk", func(c *sa.Connection) { c.PSK = nil }, "pre-shared key: empty"},
+		{"id", func(c *sa.Connection) { c.RemoteID = sa.Identity{} }, "identities: both"},
+		{"proposals", func(c *sa.Connection) { c.Proposals = nil }, "IKE proposals: 0"},
+		{"children", func(c *sa.Connection) { c.Children = nil }, "children: at least one"},
+		{"child name", func(c *sa.Connection) { c.Children = append(c.Children, c.Children[0]) }, "occurs twice"},
 		{"child reqid", func(c *sa.Connection) { c.Children[0].ReqID = 0 }, "reqid: zero"},
-		{"child proposals", func(c *sa.Connection) { c.Children[0].Proposals = nil }, "proposals: none"},
-		{"child selectors", func(c *sa.Connection) { c.Children[0].Local = nil }, "selectors: none"},
-		{"child selector", func(c *sa.Connection) { c.Children[0].Remote = make([]ipsec.TrafficSelector, 1) }, "not a range"},
+		{"child proposals", func(c *sa.Connection) { c.Children[0].Proposals = nil }, "ESP proposals: 0"},
+		{"child selectors", func(c *sa.Connection) { c.Children[0].Local = nil }, "selectors: 0"},
+		{"child selector", func(c *sa.Connection) { c.Children[0].Remote = make([]ipsec.TrafficSelector, 1) }, "not valid"},
 		{"name twice", func(c *sa.Connection) { c.Name, c.Children[0].ReqID = "good", 7 }, "two of that name"},
 		{"reqid twice", func(c *sa.Connection) { c.Children[0].ReqID = 1 }, "reqid 1 is that of connection \"good\""},
 	}
@@ -72,6 +73,32 @@ func TestApplyKeepsWhatAnInvalidChangeWouldReplace(t *testing.T) {
 
 // Under every pair of selectors lies a Discard policy in both directions, and
 // it follows the configuration.
+// A connection whose next version is refused keeps its ReqIDs: they cannot go to
+// another one, and not by a chain of refusals either.
+func TestApplyKeepsReqIDs(t *testing.T) {
+	b := ipsectest.NewBackend()
+	s := NewServer(Options{Transport: &recorder{}, Backend: b})
+	conn := func(name string, reqID uint32) sa.Connection {
+		return testConnection(name, gatewayAddr.Addr(), peerAddr.Addr(), reqID)
+	}
+	if err := s.Apply([]sa.Connection{conn("a", 5), conn("b", 6)}); err != nil {
+		t.Fatal(err)
+	}
+	bad := conn("a", 5)
+	bad.PSK = nil
+	// b is to take a's, and c what b leaves.
+	err := s.Apply([]sa.Connection{conn("c", 6), conn("b", 5), bad})
+	mustContain(t, fmt.Sprint(err), `connection "a": pre-shared key`, `connection "b": child "b": reqid 5 is that of connection "a"`,
+		`connection "c": child "c": reqid 6 is that of connection "b"`)
+	if len(s.conns) != 2 || s.conns["a"].cfg.Children[0].ReqID != 5 || s.conns["b"].cfg.Children[0].ReqID != 6 {
+		t.Errorf("%d connections", len(s.conns))
+	}
+	// What is valid may swap.
+	if err := s.Apply([]sa.Connection{conn("a", 6), conn("b", 5)}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestApplyInstallsDiscards(t *testing.T) {
 	b := ipsectest.NewBackend()
 	s := NewServer(Options{Transport: &recorder{}, Backend: b})

@@ -91,36 +91,38 @@ type Connection struct {
 	Children []Child
 }
 
-// Validate returns an error that names the first field that breaks a rule.
+// Validate returns an error that names the first field that breaks a rule, and
+// holds no secret.
 func (c *Connection) Validate() error {
 	switch {
 	case c.Name == "":
-		return errors.New("connection: name is empty")
+		return errors.New("name: empty")
 	case !c.Local.IsValid() || c.Local.IsUnspecified():
-		return fmt.Errorf("connection %s: local: %s is no address", c.Name, c.Local)
+		return errors.New("local: no address")
 	case c.Remote.IsValid() && c.Remote.BitLen() != c.Local.BitLen():
-		return fmt.Errorf("connection %s: remote: %s is of another family than %s", c.Name, c.Remote, c.Local)
+		return fmt.Errorf("remote: %s is not of the family of %s", c.Remote, c.Local)
 	case c.Initiate && !c.Remote.IsValid():
-		return fmt.Errorf("connection %s: remote: needed to initiate", c.Name)
+		return errors.New("remote: an address is needed to initiate")
 	case c.LocalID.Type == 0 || c.RemoteID.Type == 0:
-		return fmt.Errorf("connection %s: identities: both are needed", c.Name)
+		return errors.New("identities: both are needed")
 	case len(c.PSK) == 0:
-		return fmt.Errorf("connection %s: pre-shared key is empty", c.Name)
+		return errors.New("pre-shared key: empty")
 	case c.Lifetime < 0 || c.DPD.Interval < 0 || c.DPD.Timeout < 0:
-		return fmt.Errorf("connection %s: times must not be negative", c.Name)
+		return errors.New("lifetime and DPD: must not be negative")
 	case len(c.Children) == 0:
-		return fmt.Errorf("connection %s: children: at least one is needed", c.Name)
+		return errors.New("children: at least one is needed")
 	}
 	if err := validProposals(ipsec.ProtocolIKE, c.Proposals); err != nil {
-		return fmt.Errorf("connection %s: %w", c.Name, err)
+		return err
 	}
 	for i := range c.Children {
-		if err := c.Children[i].validate(); err != nil {
-			return fmt.Errorf("connection %s: child %s: %w", c.Name, c.Children[i].Name, err)
+		child := &c.Children[i]
+		if err := child.validate(); err != nil {
+			return fmt.Errorf("child %q: %w", child.Name, err)
 		}
 		for _, other := range c.Children[:i] {
-			if other.Name == c.Children[i].Name || other.ReqID == c.Children[i].ReqID {
-				return fmt.Errorf("connection %s: child %s: name or reqid occurs twice", c.Name, other.Name)
+			if other.Name == child.Name || other.ReqID == child.ReqID {
+				return fmt.Errorf("child %q: name or reqid %d occurs twice", child.Name, child.ReqID)
 			}
 		}
 	}
@@ -128,6 +130,9 @@ func (c *Connection) Validate() error {
 }
 
 func (c *Child) validate() error {
+	if c.ReqID == 0 {
+		return errors.New("reqid: zero")
+	}
 	if err := validProposals(ipsec.ProtocolESP, c.Proposals); err != nil {
 		return err
 	}

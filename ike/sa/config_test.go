@@ -15,9 +15,10 @@ func TestValidate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, change := range map[string]func(*Connection){
-		"name":                            func(c *Connection) { c.Name = "" },
+		"name: empty":                     func(c *Connection) { c.Name = "" },
 		"local":                           func(c *Connection) { c.Local = netip.Addr{} },
-		"another family":                  func(c *Connection) { c.Remote = netip.MustParseAddr("2001:db8::1") },
+		"not of the family":               func(c *Connection) { c.Remote = netip.MustParseAddr("2001:db8::1") },
+		"reqid: zero":                     func(c *Connection) { c.Children[0].ReqID = 0 },
 		"needed to initiate":              func(c *Connection) { c.Remote = netip.Addr{} },
 		"identities":                      func(c *Connection) { c.RemoteID = Identity{} },
 		"pre-shared key":                  func(c *Connection) { c.PSK = nil },
@@ -33,10 +34,10 @@ func TestValidate(t *testing.T) {
 		"proposals of their own":          func(c *Connection) { addESP(c, ipsec.Encryption(ipsec.EncryptionAESCBC, 128)) },
 		"takes no integrity":              func(c *Connection) { addESP(c, ipsec.Integrity(ipsec.IntegrityHMACSHA196)) },
 		"ESP proposals: PRF-HMAC":         func(c *Connection) { addESP(c, ipsec.PRF(ipsec.PRFHMACSHA1)) },
-		"child net: selectors: 0":         func(c *Connection) { c.Children[0].Local = nil },
+		"child \"net\": selectors: 0":     func(c *Connection) { c.Children[0].Local = nil },
 		"selectors: 200":                  func(c *Connection) { c.Children[0].Local = make([]ipsec.TrafficSelector, 200) },
 		"is not valid":                    func(c *Connection) { c.Children[0].Remote = make([]ipsec.TrafficSelector, 1) },
-		"name or reqid occurs twice":      func(c *Connection) { c.Children = append(c.Children, c.Children[0]) },
+		"name or reqid 1 occurs twice":    func(c *Connection) { c.Children = append(c.Children, c.Children[0]) },
 		"encryption algorithm 12 (64-bit": func(c *Connection) { c.Proposals[0].Transforms[0].KeyBits = 64 },
 	} {
 		c := connA()
