@@ -3,6 +3,7 @@ package route
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // connectedSubnet is a subnet on a device that is not ours.
@@ -73,31 +74,59 @@ func (h host) checkRule(r Route, rule Rule, s State) error {
 		}
 		effective = longer(r.Dst, rule.To)
 	}
-	thrown := func(p netip.Prefix) bool {
-		for _, other := range s.Routes {
-			if other.Table == r.Table && other.Type == Throw && other.Dst.Bits() > r.Dst.Bits() &&
-				other.Dst.Bits() <= p.Bits() && other.Dst.Contains(p.Addr()) {
-				return true
-			}
-		}
-		return false
-	}
 	for _, outer := range s.Outer {
 		fromUs := !rule.From.IsValid() || rule.From.Contains(outer.Local)
 		if fromUs && rule.IfIn == "" && effective.Contains(outer.Remote) &&
-			!thrown(netip.PrefixFrom(outer.Remote, outer.Remote.BitLen())) {
+			!s.thrown(r, netip.PrefixFrom(outer.Remote, outer.Remote.BitLen())) {
 			return fmt.Errorf("would, by rule %s, lead the tunnel's own packets to %s into a tunnel", rule, outer.Remote)
 		}
 	}
 	for _, c := range h.connected {
-		inside := c.prefix.Bits() <= effective.Bits() && r.Type != Blackhole
-		within := !rule.From.IsValid() || rule.From.Overlaps(c.prefix)
-		if effective.Overlaps(c.prefix) && (inside || within) && !thrown(longer(c.prefix, effective)) {
+		if !effective.Overlaps(c.prefix) || s.thrown(r, longer(c.prefix, effective)) {
+			continue
+		}
+		within := rule.from(c.prefix)
+		takes := within || c.prefix.Bits() <= effective.Bits()
+		if r.Type == Blackhole {
+			takes = within && c.prefix == effective
+		}
+		if takes {
 			return fmt.Errorf("would, by rule %s, take over %s, which is connected to %s, unless a throw route spares it",
 				rule, c.prefix, c.link)
 		}
 	}
 	return nil
+}
+
+// spares returns the throw routes that a blackhole needs beside it, lest it
+// cuts this host off from a connected subnet within.
+func (h host) spares(r Route, s State) (throws []Route) {
+	if r.Type != Blackhole {
+		return nil
+	}
+	for _, rule := range s.Rules {
+		if rule.Table != r.Table || rule.Table == TableMain {
+			continue
+		}
+		for _, c := range h.connected {
+			inside := r.Dst.Bits() < c.prefix.Bits() && r.Dst.Contains(c.prefix.Addr())
+			if inside && rule.from(c.prefix) && (!rule.To.IsValid() || rule.To.Overlaps(c.prefix)) && !s.thrown(r, c.prefix) {
+				throws = append(throws, Route{Table: r.Table, Dst: c.prefix, Metric: r.Metric, Type: Throw})
+			}
+		}
+	}
+	return throws
+}
+
+// from reports whether a rule is for some of the addresses of a subnet.
+func (r Rule) from(subnet netip.Prefix) bool { return !r.From.IsValid() || r.From.Overlaps(subnet) }
+
+// thrown reports whether a throw route spares a subnet a route of its table.
+func (s State) thrown(r Route, subnet netip.Prefix) bool {
+	return slices.ContainsFunc(s.Routes, func(other Route) bool {
+		return other.Table == r.Table && other.Type == Throw && other.Dst.Bits() > r.Dst.Bits() &&
+			other.Dst.Bits() <= subnet.Bits() && other.Dst.Contains(subnet.Addr())
+	})
 }
 
 func longer(a, b netip.Prefix) netip.Prefix {

@@ -186,33 +186,61 @@ func (m *Manager) deleteAddresses(have *kernel, want State) (deleted bool, errs 
 	return deleted, errs
 }
 
-// setRoutes adds and replaces. It returns the routes that are to stay, which
-// are those of want that may be.
+var errForeign = errors.New("another of this destination, table and metric exists, which is not ours")
+
+// setRoutes adds and replaces. It returns the routes that are to stay: those of
+// want, what they need beside them, and of those that are in conflict what is
+// installed already. To remove that since a conflict came later, such as a
+// subnet that the uplink has leased, would lead protected traffic into the
+// open.
 func (m *Manager) setRoutes(have *kernel, want State) (stay map[routeKey]bool, errs []error) {
 	stay = map[routeKey]bool{}
 	// Drops come first: no packet may take a shorter way in between.
-	routes := slices.Clone(want.Routes)
+	routes := append(slices.Clone(want.Routes), have.spares(want)...)
 	slices.SortStableFunc(routes, func(a, b Route) int { return cmp.Compare(installOrder(a), installOrder(b)) })
 	for _, r := range routes {
-		err := have.host.check(r, want)
-		if err == nil && have.foreign[r.key()] {
-			err = errors.New("another of this destination, table and metric exists, which is not ours")
+		old, there := have.routes[r.key()]
+		conflict := have.host.check(r, want)
+		replace := conflict == nil || there && old.Type == r.Type
+		if have.foreign[r.key()] {
+			conflict, replace = cmp.Or(conflict, errForeign), false
 		}
-		if err == nil {
+		if there || replace {
 			stay[r.key()] = true
-			if old, there := have.routes[r.key()]; there && old.equal(r) {
-				continue
-			}
-			var kr *netlink.Route
-			if kr, err = have.toKernel(r); err == nil {
-				err = m.handle.RouteReplace(kr)
-			}
+		}
+		if conflict != nil {
+			errs = append(errs, fmt.Errorf("route %s: %w", r, conflict))
+		}
+		if !replace || there && old.equal(r) {
+			continue
+		}
+		kr, err := have.toKernel(r)
+		if err == nil {
+			err = m.handle.RouteReplace(kr)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("route %s: %w", r, err))
 		}
 	}
 	return stay, errs
+}
+
+// spares returns the throw routes that wanted blackholes need beside them. Of a
+// blackhole that is installed they are what is installed, too: a subnet that
+// was connected later gets none.
+func (k *kernel) spares(want State) (throws []Route) {
+	for _, r := range want.Routes {
+		_, closed := k.routes[r.key()]
+		for _, throw := range k.host.spares(r, want) {
+			same := func(other Route) bool { return other.key() == throw.key() }
+			if closed && k.routes[throw.key()].Type != Throw ||
+				slices.ContainsFunc(want.Routes, same) || slices.ContainsFunc(throws, same) {
+				continue
+			}
+			throws = append(throws, throw)
+		}
+	}
+	return throws
 }
 
 func installOrder(r Route) int {

@@ -93,6 +93,7 @@ func TestConflicts(t *testing.T) {
 		rules  []Rule
 		others []Route
 		want   string // empty: no conflict
+		spares string // subnet that the blackhole needs a throw route for
 	}{
 		{name: "far away", route: route("192.168.0.0/16")},
 		{name: "wider than a connected subnet", route: route("10.0.0.0/8")},
@@ -123,14 +124,28 @@ func TestConflicts(t *testing.T) {
 		},
 		{name: "policy into a connected subnet", route: tabled("0.0.0.0/0"), rules: rule("172.16.0.0/16", "10.10.0.64/26"), want: "take over 10.10.0.0/24"},
 		{name: "drop what is for a connected subnet", route: blackhole("10.10.0.64/26"), rules: rule("172.16.0.0/16", "10.10.0.64/26")},
-		{name: "drop what this host sends to its subnet", route: blackhole("10.0.0.0/8"), rules: rule("10.10.0.0/16", "10.0.0.0/8"), want: "take over 10.10.0.0/24"},
+		{name: "drop what this host sends to its subnet", route: blackhole("10.0.0.0/8"), rules: rule("10.10.0.0/16", "10.0.0.0/8"), spares: "10.10.0.0/24"},
+		{
+			name: "the same, spared", route: blackhole("10.0.0.0/8"), rules: rule("10.10.0.0/16", "10.0.0.0/8"),
+			others: []Route{{Table: 7700, Dst: p("10.10.0.0/24"), Type: Throw}},
+		},
+		{name: "drop a part of the subnet's own", route: blackhole("10.10.0.64/26"), rules: rule("10.10.0.0/16", "10.0.0.0/8")},
+		{name: "drop all of the subnet's own", route: blackhole("10.10.0.0/24"), rules: rule("10.10.0.0/16", "10.0.0.0/8"), want: "take over 10.10.0.0/24"},
 		{name: "drop the tunnel's own packets", route: blackhole("0.0.0.0/0"), rules: rule("10.10.0.0/24", "192.0.2.0/24"), want: "packets to 192.0.2.10"},
 		{name: "rule and route do not meet", route: tabled("10.10.0.0/24"), rules: rule("172.16.0.0/16", "192.168.0.0/16")},
 		{name: "rule narrower than the route", route: tabled("10.0.0.0/8"), rules: rule("172.16.0.0/16", "10.20.0.0/16")},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			err := h.check(tt.route, State{Routes: append(tt.others, tt.route), Rules: tt.rules, Outer: outer})
+			s := State{Routes: append(tt.others, tt.route), Rules: tt.rules, Outer: outer}
+			var spares string
+			for _, r := range h.spares(tt.route, s) {
+				spares += r.Dst.String()
+			}
+			if spares != tt.spares {
+				t.Errorf("spares %q, want %q", spares, tt.spares)
+			}
+			err := h.check(tt.route, s)
 			switch {
 			case tt.want == "" && err != nil:
 				t.Errorf("refused: %v", err)
