@@ -69,7 +69,7 @@ func (c *childSA) setState(next State) bool {
 		return true
 	}
 	if !next.follows(c.state) {
-		c.m.drop("defect: child SA from " + c.state.String() + " to " + next.String())
+		c.m.drop(dropDefectChildState)
 		return false
 	}
 	c.state = next

@@ -143,16 +143,16 @@ func (s *ikeSA) receiveRequest(d Datagram, msg *wire.Message) {
 	}
 	switch {
 	case s.in == nil:
-		s.m.drop("request on a deleted IKE SA")
+		s.m.drop(dropDeletedSA)
 		return
 	case msg.MessageID != s.expectID:
-		s.m.drop("request out of window")
+		s.m.drop(dropOutOfWindow)
 		return
 	case !s.authenticated && (s.initiator || msg.Exchange != wire.IKEAuth):
-		s.m.drop("request before authentication")
+		s.m.drop(dropUnauthenticated)
 		return
 	case s.authenticated && msg.Exchange == wire.IKEAuth:
-		s.m.drop("IKE_AUTH after authentication")
+		s.m.drop(dropAuthAgain)
 		return
 	}
 	digest := sha256.Sum256(d.Bytes)
@@ -242,7 +242,7 @@ func (s *ikeSA) answerMalformed(msg *wire.Message, err error) reply {
 func (s *ikeSA) send(d Datagram, msg *wire.Message, digest [sha256.Size]byte, r reply) {
 	datagrams, err := s.encode(s.message(msg.Exchange, true, msg.MessageID, r.payloads))
 	if err != nil {
-		s.m.drop("defect: answer to " + msg.Exchange.String() + ": " + err.Error())
+		s.m.drop(dropDefectAnswer)
 		return
 	}
 	s.answered = &answered{at: s.m.now, id: msg.MessageID, digest: digest, datagrams: datagrams}
@@ -263,7 +263,7 @@ func (s *ikeSA) sendTo(local, remote netip.AddrPort, datagrams [][]byte) {
 // by octet. Of a request in fragments the first one asks for it.
 func (s *ikeSA) repeatAnswer(d Datagram) {
 	if sha256.Sum256(d.Bytes) != s.answered.digest {
-		s.m.drop("request out of window")
+		s.m.drop(dropOutOfWindow)
 		return
 	}
 	s.sendTo(d.Local, d.Remote, s.answered.datagrams)
@@ -274,11 +274,11 @@ func (s *ikeSA) receiveResponse(d Datagram, msg *wire.Message) {
 	o := s.active
 	switch {
 	case o == nil || msg.MessageID != o.id || msg.Exchange != o.kind():
-		s.m.drop("response to nothing")
+		s.m.drop(dropNoResponseDue)
 		return
 	case msg.Exchange == wire.IKESAInit:
 		if err := msg.Check(); err != nil {
-			s.m.drop("malformed IKE_SA_INIT response")
+			s.m.drop(dropMalformedInit)
 			return
 		}
 		o.response(s, d, msg) // ends the exchange itself when the answer will do
@@ -287,7 +287,7 @@ func (s *ikeSA) receiveResponse(d Datagram, msg *wire.Message) {
 		if n, ok := msg.ErrorNotify(); ok && s.handshake != nil {
 			s.handshake.hint = n
 		}
-		s.m.drop("response without protection")
+		s.m.drop(dropResponsePlain)
 		return
 	}
 	msg, err := s.unprotect(&s.responses, d, msg)
@@ -313,25 +313,25 @@ func (s *ikeSA) receiveResponse(d Datagram, msg *wire.Message) {
 // when there is nothing to handle; drops are counted.
 func (s *ikeSA) unprotect(r *wire.Reassembler, d Datagram, msg *wire.Message) (*wire.Message, error) {
 	if !msg.Encrypted() {
-		s.m.drop("message without protection")
+		s.m.drop(dropPlain)
 		return nil, nil
 	}
 	number, _, fragment := msg.Fragment()
 	if !fragment {
 		err := msg.Open(d.Bytes, s.in)
 		if !msg.Authenticated() {
-			s.m.drop("integrity check failed")
+			s.m.drop(dropIntegrity)
 			return nil, nil
 		}
 		return msg, err
 	}
 	if !s.fragmentation {
-		s.m.drop("fragment without agreement")
+		s.m.drop(dropFragmentNotAgreed)
 		return nil, nil
 	}
 	whole, err := r.Add(d.Bytes, msg, s.in)
 	if whole == nil && err != nil {
-		s.m.drop("fragment refused")
+		s.m.drop(dropFragment)
 		return nil, nil
 	}
 	if number == 1 && !msg.Response && s.firstFragment == ([sha256.Size]byte{}) {

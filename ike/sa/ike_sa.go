@@ -92,7 +92,7 @@ func (s *ikeSA) setState(next State) bool {
 		return true
 	}
 	if !next.follows(s.state) {
-		s.m.drop("defect: IKE SA from " + s.state.String() + " to " + next.String())
+		s.m.drop(dropDefectIKEState)
 		return false
 	}
 	s.state = next

@@ -139,7 +139,7 @@ func (x ikeSAInit) response(s *ikeSA, d Datagram, msg *wire.Message) {
 	h := s.handshake
 	if n, ok := msg.Notify(wire.Cookie); ok {
 		if len(n.Data) == 0 || len(n.Data) > maxCookie || bytes.Equal(n.Data, h.cookie) {
-			s.m.drop("cookie refused")
+			s.m.drop(dropCookie)
 			return
 		}
 		x.again(s, func() { h.cookie = n.Data })
@@ -162,7 +162,7 @@ func (x ikeSAInit) response(s *ikeSA, d Datagram, msg *wire.Message) {
 func (x ikeSAInit) again(s *ikeSA, change func()) {
 	h := s.handshake
 	if h.rounds == maxInitRounds {
-		s.m.drop("too many rounds of IKE_SA_INIT")
+		s.m.drop(dropInitRounds)
 		return
 	}
 	h.rounds++
@@ -188,7 +188,7 @@ func (x ikeSAInit) otherGroup(s *ikeSA, n *wire.Notify) {
 	}
 	kex, err := newKeyExchange(g, s.m.env.Rand)
 	if err != nil {
-		s.m.drop("group refused")
+		s.m.drop(dropGroup)
 		return
 	}
 	x.again(s, func() {
@@ -439,7 +439,7 @@ func (m *Machine) acceptInit(s *ikeSA, d Datagram, msg *wire.Message, p ipsec.Pr
 // same octet by octet.
 func (s *ikeSA) repeatInit(d Datagram) {
 	if s.initiator || s.handshake == nil || !bytes.Equal(d.Bytes, s.handshake.request) {
-		s.m.drop("IKE_SA_INIT request out of place")
+		s.m.drop(dropInitOutOfPlace)
 		return
 	}
 	s.sendTo(d.Local, d.Remote, [][]byte{s.handshake.response})

@@ -79,7 +79,7 @@ func newLab(t *testing.T, seed uint64) *lab {
 	t.Cleanup(func() {
 		for _, e := range []*end{l.a, l.b} {
 			for _, m := range e.machines {
-				for reason, n := range m.drops {
+				for reason, n := range m.Drops() {
 					if strings.HasPrefix(reason, "defect") {
 						t.Errorf("%s: %s ×%d", e.name, reason, n)
 					}

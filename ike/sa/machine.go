@@ -2,7 +2,6 @@ package sa
 
 import (
 	"encoding/binary"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -33,7 +32,7 @@ type Machine struct {
 	slots    []*slot  // configured children, in their order
 	children []*childSA
 	lastSeen time.Time // a sign of life of the peer, by IKE or ESP
-	drops    map[string]uint64
+	drops    [dropReasons]uint64
 
 	dpdAt, keepaliveAt time.Time
 }
@@ -70,7 +69,7 @@ func Respond(now time.Time, env *Env, d Datagram) (*Machine, []Action, error) {
 }
 
 func newMachine(env *Env, now time.Time) *Machine {
-	return &Machine{env: env, now: now, lastSeen: now, drops: map[string]uint64{}}
+	return &Machine{env: env, now: now, lastSeen: now}
 }
 
 // adopt makes the machine serve a connection.
@@ -93,14 +92,14 @@ func (m *Machine) Handle(now time.Time, d Datagram) []Action {
 func (m *Machine) receive(d Datagram) {
 	msg, err := wire.Parse(d.Bytes)
 	if err != nil {
-		m.drop("malformed message")
+		m.drop(dropMalformed)
 		m.otherVersion(d)
 		return
 	}
 	i := slices.IndexFunc(m.ikes, func(s *ikeSA) bool { return s.owns(&msg.Header) })
 	switch {
 	case i < 0:
-		m.drop("unknown SPI")
+		m.drop(dropUnknownSPI)
 	case msg.Response:
 		m.ikes[i].receiveResponse(d, msg)
 	default:
@@ -233,9 +232,6 @@ func (m *Machine) Connection() string {
 // Established reports whether there is an authenticated IKE SA in use.
 func (m *Machine) Established() bool { return m.current != nil && m.current.live() }
 
-// Drops returns how many messages were dropped, by reason.
-func (m *Machine) Drops() map[string]uint64 { return maps.Clone(m.drops) }
-
 // Status returns the machine as it stands. SAs that are gone are left out.
 func (m *Machine) Status() Status {
 	st := Status{Connection: m.Connection()}
@@ -269,8 +265,6 @@ func (m *Machine) Status() Status {
 }
 
 func (m *Machine) emit(a Action) { m.out = append(m.out, a) }
-
-func (m *Machine) drop(reason string) { m.drops[reason]++ }
 
 // random returns a number in [0, 1). Without randomness it is zero: that only
 // costs the spreading of timers.

@@ -238,7 +238,7 @@ func (s *ikeSA) answerRekeyIKE(msg *wire.Message) reply {
 	}
 	n, payloads, err := s.followPeer(p, ke.Data, ni.Data)
 	if err != nil {
-		m.drop("rekey of the IKE SA refused: " + err.Error())
+		m.drop(dropRekeyIKE)
 		return refuse(wire.InvalidSyntax)
 	}
 	m.ikes = append(m.ikes, n)

@@ -43,7 +43,7 @@ func (m *Machine) timers(visit func(timer)) {
 }
 
 func (s *ikeSA) forgetFragments() {
-	s.m.drop("fragments incomplete")
+	s.m.drop(dropFragmentsIncomplete)
 	s.requests.Reset()
 	s.responses.Reset()
 	s.firstFragment = [len(s.firstFragment)]byte{}
