@@ -122,7 +122,10 @@ func (p *parser) peerSubnets(g *Gateway, c *Connection, v4, v6 []string) {
 		p.fail(otherField, "must be absent with a gateway of ip_version %s", g.IPVersion)
 	}
 	if mine != nil {
-		c.PeerSubnets = p.prefixes(field, g.IPVersion, mine, maxSubnets)
+		c.PeerSubnets = nil
+		if len(mine) > 0 {
+			c.PeerSubnets = p.prefixes(field, g.IPVersion, mine, maxSubnets)
+		}
 	}
 }
 
@@ -135,7 +138,10 @@ func (p *parser) rulesOfFamily(g *Gateway, c *Connection, v4, v6 []PolicyRuleReq
 		p.fail(otherField, "must be absent with a gateway of ip_version %s", g.IPVersion)
 	}
 	if mine != nil {
-		c.PolicyRules = slices.Clip(p.policyRules(field, g.IPVersion, mine))
+		c.PolicyRules = nil // an empty list is as good as none
+		if len(mine) > 0 {
+			c.PolicyRules = slices.Clip(p.policyRules(field, g.IPVersion, mine))
+		}
 	}
 }
 

@@ -23,6 +23,8 @@ var connectionRules = []func(*connectionDraft) *Error{
 	peerSubnetsAreNotReserved,
 	peerSubnetsAreNotLocal,
 	policyRulesOfStyle,
+	policySourcesAreNotReserved,
+	peerIsNotGateway,
 	nqaIsStatic,
 	hubIsBGP,
 	bgpHasASN,
@@ -50,8 +52,8 @@ func peerSubnetsOfStyle(d *connectionDraft) *Error {
 	return nil
 }
 
-// reservedNetworks cannot be behind a peer: the cloud uses some itself, others
-// are no unicast networks.
+// reservedNetworks cannot be behind a peer or a gateway: the cloud uses some
+// itself, others are no unicast networks.
 var reservedNetworks = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"),
@@ -66,10 +68,49 @@ var reservedNetworks = []netip.Prefix{
 
 func peerSubnetsAreNotReserved(d *connectionDraft) *Error {
 	for i, n := range d.PeerSubnets {
-		for _, reserved := range reservedNetworks {
-			if n.Overlaps(reserved) {
-				return Invalid(fmt.Sprintf("%s[%d]", peerSubnetsField(d.gateway), i), "%s overlaps the reserved network %s", n, reserved)
-			}
+		if err := isNotReserved(fmt.Sprintf("%s[%d]", peerSubnetsField(d.gateway), i), n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isNotReserved(field string, n netip.Prefix) *Error {
+	for _, reserved := range reservedNetworks {
+		if n.Overlaps(reserved) {
+			return Invalid(field, "%s overlaps the reserved network %s", n, reserved)
+		}
+	}
+	return nil
+}
+
+// localIsNotReserved is for networks behind a gateway. Traffic from anywhere
+// would be that of the node itself, too, which could neither go through the
+// tunnel nor be dropped while there is none.
+func localIsNotReserved(field string, n netip.Prefix) *Error {
+	if n.Bits() == 0 {
+		return Invalid(field, "%s is all traffic of the node: name the networks behind the gateway", n)
+	}
+	return isNotReserved(field, n)
+}
+
+func policySourcesAreNotReserved(d *connectionDraft) *Error {
+	for i, rule := range d.PolicyRules {
+		field := fmt.Sprintf("%s[%d].source", policyRulesField(d.gateway), i)
+		if err := localIsNotReserved(field, rule.Source); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// peerIsNotGateway: a gateway cannot be its own peer.
+func peerIsNotGateway(d *connectionDraft) *Error {
+	peer := d.customerGateway.Address()
+	for _, s := range []Slot{Slot1, Slot2} {
+		local, _ := d.inventory.LocalAddress(d.gateway, s) // invalid without its EIP
+		if peer.IsValid() && (peer == d.gateway.Address(s) || peer == local) {
+			return Invalid("cgw_id", "the customer gateway has the address %s of the gateway itself", peer)
 		}
 	}
 	return nil

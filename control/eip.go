@@ -44,6 +44,9 @@ func (d *gatewayDraft) bindExisting(i int, field, id string, req *EIPRequest) *E
 	if d.isBound(id) {
 		return Invalid(field, "EIP %s is bound already", id)
 	}
+	if d.hasPrivateAddress(eip.HostAddress()) {
+		return Invalid(field, "EIP %s has an address of the node that is the private address of a gateway", id)
+	}
 	if limit := flavorBandwidth[d.Flavor]; eip.BandwidthMbps > limit {
 		return Invalid(field, "has a bandwidth of %d Mbit/s, flavor %s allows %d", eip.BandwidthMbps, d.Flavor, limit)
 	}
@@ -87,7 +90,7 @@ func (d *gatewayDraft) bindNew(i int, field string, req *EIPRequest, random io.R
 	}
 	for j := range d.inventory.EIPs {
 		eip := &d.inventory.EIPs[j]
-		if eip.Type != binding.Type || d.isBound(eip.ID) {
+		if eip.Type != binding.Type || d.isBound(eip.ID) || d.hasPrivateAddress(eip.HostAddress()) {
 			continue
 		}
 		if req.BandwidthID != nil {

@@ -70,7 +70,10 @@ func (p *parser) localSubnets(g *Gateway, v4, v6 []string) {
 		p.fail(otherField, "must be absent with ip_version %s", g.IPVersion)
 	}
 	if mine != nil {
-		g.LocalSubnets = p.prefixes(field, g.IPVersion, mine, maxSubnets)
+		g.LocalSubnets = nil // an empty list is as good as none
+		if len(mine) > 0 {
+			g.LocalSubnets = p.prefixes(field, g.IPVersion, mine, maxSubnets)
+		}
 	}
 }
 

@@ -24,6 +24,7 @@ var gatewayRules = []func(*gatewayDraft) *Error{
 	connectSubnetOfVPC,
 	accessSubnetOfAccessVPC,
 	localSubnetsOfAttachment,
+	localSubnetsAreNotReserved,
 	localSubnetsAreNotPeerSubnets,
 	privateAddressesOfAccessSubnet,
 	privateAddressesAreFree,
@@ -107,6 +108,19 @@ func localSubnetsOfAttachment(d *gatewayDraft) *Error {
 	return nil
 }
 
+func localSubnetsAreNotReserved(d *gatewayDraft) *Error {
+	field := "local_subnets"
+	if d.IPVersion == IPv6 {
+		field = "local_subnets_v6"
+	}
+	for i, local := range d.LocalSubnets {
+		if err := localIsNotReserved(fmt.Sprintf("%s[%d]", field, i), local); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func localSubnetsAreNotPeerSubnets(d *gatewayDraft) *Error {
 	for i, local := range d.LocalSubnets {
 		for _, c := range d.taken {
@@ -135,15 +149,31 @@ func privateAddressesOfAccessSubnet(d *gatewayDraft) *Error {
 	return nil
 }
 
+// privateAddressesAreFree: all gateways are on one node, so an address that one
+// of any project has, or that stands behind an EIP, is not free.
 func privateAddressesAreFree(d *gatewayDraft) *Error {
 	for i, a := range d.AccessPrivateIPs {
-		for _, other := range d.others {
-			if a.IsValid() && other.ID != d.ID && other.AccessVPCID == d.AccessVPCID && slices.Contains(other.AccessPrivateIPs[:], a) {
-				return Invalid(fmt.Sprintf("access_private_ip_%d", i+1), "%s is taken", a)
+		field := fmt.Sprintf("access_private_ip_%d", i+1)
+		if !a.IsValid() {
+			continue
+		}
+		if d.hasPrivateAddress(a) {
+			return Invalid(field, "%s is taken", a)
+		}
+		for j := range d.inventory.EIPs {
+			if d.inventory.EIPs[j].HostAddress() == a {
+				return Invalid(field, "%s is the address of an EIP", a)
 			}
 		}
 	}
 	return nil
+}
+
+// hasPrivateAddress tells whether another gateway has a private address.
+func (d *gatewayDraft) hasPrivateAddress(a netip.Addr) bool {
+	return slices.ContainsFunc(d.others, func(other Gateway) bool {
+		return other.ID != d.ID && slices.Contains(other.AccessPrivateIPs[:], a)
+	})
 }
 
 // isHostOf tells whether an address is one that a device in the network can

@@ -136,7 +136,11 @@ func (s *Service) ListGateways(ctx context.Context, project string, f GatewayFil
 func (s *Service) UpdateGateway(ctx context.Context, project, id string, req GatewayUpdate) (GatewayView, error) {
 	var view GatewayView
 	err := s.objects.change(ctx, func(tx *transaction) error {
-		g, status, err := tx.readyGateway(project, id, GatewayActive)
+		states := []GatewayState{GatewayActive}
+		if req.EIPID1 != nil || req.EIPID2 != nil {
+			states = append(states, GatewayFault) // which another EIP may mend
+		}
+		g, status, err := tx.readyGateway(project, id, states...)
 		if err != nil {
 			return err
 		}

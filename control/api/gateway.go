@@ -166,14 +166,14 @@ func gatewayAnswer(v *control.GatewayView, in answerOf) Vgw {
 	} else {
 		g.ErID = &v.ERID
 	}
-	if in == created {
-		return g
-	}
-	g.AvailabilityZoneIds = pointer(append([]string{}, v.AvailabilityZones...))
 	if v.NetworkType == control.NetworkPrivate {
 		g.AccessPrivateIp1 = pointer(v.AccessPrivateIPs[0].String())
 		g.AccessPrivateIp2 = pointer(v.AccessPrivateIPs[1].String())
 	}
+	if in == created {
+		return g
+	}
+	g.AvailabilityZoneIds = pointer(append([]string{}, v.AvailabilityZones...))
 	if applied := v.Status.AppliedAt; !applied.IsZero() {
 		g.CreatedAt = pointer(control.FormatTime(v.CreatedAt))
 		g.UpdatedAt = pointer(control.FormatTime(v.UpdatedAt))

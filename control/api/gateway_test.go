@@ -153,3 +153,18 @@ func TestGatewayFilters(t *testing.T) {
 		}
 	}
 }
+
+func TestPrivateAddressesAreInEveryAnswer(t *testing.T) {
+	b := newBench(t)
+	g := smallestGateway()
+	delete(g, "eip1")
+	delete(g, "eip2")
+	g["network_type"], g["access_private_ip_1"], g["access_private_ip_2"] = "private", "10.10.0.5", "10.10.0.6"
+	a := b.call(http.MethodPost, path("vpn-gateways"), vgw(g)).want(http.StatusCreated)
+	shown := b.call(http.MethodGet, path("vpn-gateways", a.text("vpn_gateway", "id")), nil).want(http.StatusOK)
+	for _, answer := range []*answer{a, shown} {
+		if answer.text("vpn_gateway", "access_private_ip_1") != "10.10.0.5" || answer.text("vpn_gateway", "access_private_ip_2") != "10.10.0.6" {
+			t.Errorf("the answer lacks the addresses: %s", answer.Text)
+		}
+	}
+}
