@@ -208,6 +208,8 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 				p.sas[a.SA.ID()] = true
 				p.s.claimSA(a.SA.ID(), p)
 			}
+			clear(a.SA.EncryptionKey) // the Backend has copies
+			clear(a.SA.IntegrityKey)
 		case sa.UpdateSA:
 			refusal.SA = ipsec.SAID{Dst: a.To.Dst, SPI: a.ID.SPI}
 			err = p.moveSA(a.ID, a.To)

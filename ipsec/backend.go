@@ -14,7 +14,8 @@ type Backend interface {
 	// did, after some minutes.
 	AllocSPI(local netip.Addr) (SPI, error)
 
-	// AddSA installs an SA. ErrExists is returned when its ID is taken, and
+	// AddSA installs an SA. The Backend copies what it keeps of it: the caller
+	// wipes the keys afterwards. ErrExists is returned when its ID is taken, and
 	// ErrUnsupported when the data plane has not the algorithm or mode.
 	AddSA(sa SA) error
 	// UpdateSA moves an SA to new outer addresses and ports, keeping its

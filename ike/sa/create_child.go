@@ -181,6 +181,14 @@ func (m *Machine) createChild(k *slot) {
 	m.current.enqueue(&createChild{slot: k})
 }
 
+// wipe drops the private value, of which each request has its own.
+func (x *createChild) wipe() {
+	if x.kex != nil {
+		x.kex.wipe()
+		x.kex = nil
+	}
+}
+
 func (x *createChild) kind() wire.ExchangeType { return wire.CreateChildSA }
 
 // moot reports whether there is no need for the exchange any more.
@@ -258,6 +266,7 @@ func offers(list []ipsec.Proposal, id uint16) bool {
 }
 
 func (x *createChild) response(s *ikeSA, _ Datagram, msg *wire.Message) {
+	defer x.wipe()
 	x.slot.busy = false
 	if n, ok := msg.ErrorNotify(); ok {
 		x.refused(s, n)
@@ -317,7 +326,7 @@ func (x *createChild) refused(s *ikeSA, n *wire.Notify) {
 	case wire.InvalidKEPayload:
 		if g, ok := wantedGroup(n); ok && offers(x.offer.proposals, g) && g != x.group && x.rounds < maxGroupRounds {
 			x.rounds++
-			x.group, x.kex = g, nil
+			x.group = g
 			x.slot.busy = true
 			s.queue = append([]exchange{x}, s.queue...)
 			return
@@ -366,7 +375,10 @@ func (m *Machine) childFailed(x *createChild, d *Diagnosis) {
 	x.again(m, m.backoff(x.slot))
 }
 
-func (x *createChild) unanswered(s *ikeSA, o *outstanding) { s.dead(o) }
+func (x *createChild) unanswered(s *ikeSA, o *outstanding) {
+	x.wipe()
+	s.dead(o)
+}
 
 // answerCreateChild answers a CREATE_CHILD_SA request: for a new child, or to
 // rekey a child or the IKE SA.
@@ -535,6 +547,7 @@ func (m *Machine) makeChild(s *ikeSA, msg *wire.Message, req childRequest, f slo
 		if err != nil {
 			return no(wire.NoProposalChosen, "DH group", err)
 		}
+		defer kex.wipe()
 		answer.ke = &wire.KE{Group: g.ID, Data: kex.public()}
 		if shared, err = kex.shared(ke.Data); err != nil {
 			return nil, nil, &childRefusal{wire.InvalidSyntax, nil, f.slot, malformedChild(msg, err)}

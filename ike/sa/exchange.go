@@ -74,6 +74,18 @@ func (s *ikeSA) rhythm(x exchange) Retransmit {
 	return r
 }
 
+// secretive is an exchange that holds a private value until it is answered.
+type secretive interface{ wipe() }
+
+// discard wipes what exchanges hold that will not be gone on with.
+func discard(list ...exchange) {
+	for _, x := range list {
+		if x, ok := x.(secretive); ok {
+			x.wipe()
+		}
+	}
+}
+
 // enqueue puts an exchange at the end of the queue.
 func (s *ikeSA) enqueue(x exchange) { s.queue = append(s.queue, x) }
 

@@ -180,6 +180,10 @@ func (s *ikeSA) close() {
 		s.keys.wipe()
 	}
 	s.keys, s.out, s.in = nil, nil, nil
+	discard(s.queue...)
+	if s.active != nil {
+		discard(s.active.exchange)
+	}
 	s.queue, s.active = nil, nil
 	s.requests.Reset()
 	s.responses.Reset()

@@ -389,6 +389,7 @@ func (m *Machine) acceptInit(s *ikeSA, d Datagram, msg *wire.Message, p ipsec.Pr
 	if err != nil {
 		return err
 	}
+	defer kex.wipe()
 	value := kex.public()
 	shared, err := kex.shared(public)
 	if err != nil {

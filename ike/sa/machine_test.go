@@ -269,6 +269,50 @@ func TestKeysWiped(t *testing.T) {
 	}
 }
 
+// TestPrivateValuesWiped: a private value of a key exchange goes with the request
+// that it was drawn for, however that ends.
+func TestPrivateValuesWiped(t *testing.T) {
+	drawn := func(x exchange) keyExchange {
+		switch x := x.(type) {
+		case *createChild:
+			return x.kex
+		case *rekeyIKE:
+			return x.kex
+		}
+		return nil
+	}
+	for name, end := range map[string]func(l *lab){
+		"answered":           (*lab).run,
+		"refused":            func(l *lab) { l.deliver(0); l.tamper(only(wire.NoProposalChosen)); l.deliver(0) },
+		"for another group":  func(l *lab) { l.deliver(0); l.tamper(only(wire.InvalidKEPayload, 0, 19)); l.deliver(0) },
+		"temporary failure":  func(l *lab) { l.deliver(0); l.tamper(only(wire.TemporaryFailure)); l.deliver(0) },
+		"ended":              func(l *lab) { l.a.do(Terminate{ReasonConfigModify}); l.run() },
+		"deleted meanwhile":  func(l *lab) { l.wire = nil; l.b.do(Terminate{ReasonConfigModify}); l.run() },
+		"without any answer": func(l *lab) { l.wire, l.lose = nil, func(packet) bool { return true }; l.pass(10 * time.Minute) },
+	} {
+		for _, command := range []Command{RekeyChild{ReqID: 1}, RekeyIKE{}} {
+			t.Run(fmt.Sprintf("%T %s", command, name), func(t *testing.T) {
+				l := newLab(t, 1)
+				a := connA()
+				a.Proposals = append(a.Proposals, ikeProposal(ipsec.GroupECP256))
+				a.Children[0].Proposals = append(a.Children[0].Proposals, espProposal(ipsec.GroupECP256))
+				l.a.conns, l.b.conns = []*Connection{a}, []*Connection{mirror(a, "ba")}
+				l.establish()
+				l.up = false
+				l.a.do(command)
+				kex, ok := drawn(l.a.machine().current.active.exchange).(*curveExchange)
+				if !ok || kex.key == nil {
+					t.Fatal("nothing drawn")
+				}
+				end(l)
+				if kex.key != nil {
+					t.Error("the private value is still there")
+				}
+			})
+		}
+	}
+}
+
 // TestUpdateWhileConnecting: a child that is configured otherwise by the time
 // the peer has answered is not kept.
 func TestUpdateWhileConnecting(t *testing.T) {

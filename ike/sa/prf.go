@@ -54,7 +54,9 @@ func (p prf) plus(key, seed []byte, n int) ([]byte, error) {
 	out := make([]byte, 0, n+p.size)
 	var last []byte
 	for i := 1; len(out) < n; i++ {
-		last = p.sum(key, last, seed, []byte{byte(i)})
+		next := p.sum(key, last, seed, []byte{byte(i)})
+		clear(last)
+		last = next
 		out = append(out, last...)
 	}
 	clear(last)

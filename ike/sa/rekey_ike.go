@@ -38,6 +38,14 @@ type rekeyIKE struct {
 	rounds int
 }
 
+// wipe drops the private value, of which each request has its own.
+func (x *rekeyIKE) wipe() {
+	if x.kex != nil {
+		x.kex.wipe()
+		x.kex = nil
+	}
+}
+
 func (x *rekeyIKE) kind() wire.ExchangeType { return wire.CreateChildSA }
 
 // rekeyIKE begins a rekey of the IKE SA.
@@ -86,6 +94,7 @@ func (x *rekeyIKE) request(s *ikeSA) ([]wire.Payload, bool) {
 
 func (x *rekeyIKE) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 	m := s.m
+	defer x.wipe()
 	if n, ok := msg.ErrorNotify(); ok {
 		x.refused(s, n)
 		return
@@ -207,7 +216,10 @@ func (x *rekeyIKE) failed(s *ikeSA, d *Diagnosis) {
 	s.m.emit(Emit{e})
 }
 
-func (x *rekeyIKE) unanswered(s *ikeSA, o *outstanding) { s.dead(o) }
+func (x *rekeyIKE) unanswered(s *ikeSA, o *outstanding) {
+	x.wipe()
+	s.dead(o)
+}
 
 // answerRekeyIKE answers the peer's exchange.
 func (s *ikeSA) answerRekeyIKE(msg *wire.Message) reply {
@@ -261,6 +273,7 @@ func (s *ikeSA) followPeer(p ipsec.Proposal, public, ni []byte) (*ikeSA, []wire.
 	if err != nil {
 		return nil, nil, err
 	}
+	defer kex.wipe()
 	value := kex.public()
 	shared, err := kex.shared(public)
 	if err != nil {

@@ -86,6 +86,7 @@ func (s *ikeSA) delete() {
 		return
 	}
 	s.rekeyAt, s.expireAt, s.redundantAt = time.Time{}, time.Time{}, time.Time{}
+	discard(s.queue...)
 	s.queue = []exchange{&deleteIKE{}}
 	if o := s.active; o != nil {
 		o.exchange = &abandoned{o.exchange}
@@ -103,6 +104,8 @@ func (s *ikeSA) vanish() {
 // is still waited for: the window has room for one.
 type abandoned struct{ of exchange }
 
+func (x *abandoned) wipe() { discard(x.of) }
+
 func (x *abandoned) kind() wire.ExchangeType { return x.of.kind() }
 
 func (x *abandoned) request(*ikeSA) ([]wire.Payload, bool) { return nil, false }
@@ -110,6 +113,7 @@ func (x *abandoned) request(*ikeSA) ([]wire.Payload, bool) { return nil, false }
 // response ends what the answer has made: of a new IKE SA, the peer takes it
 // that we go on there.
 func (x *abandoned) response(s *ikeSA, _ Datagram, msg *wire.Message) {
+	defer x.wipe()
 	r, ok := x.of.(*rekeyIKE)
 	if !ok {
 		return
@@ -120,4 +124,7 @@ func (x *abandoned) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 	}
 }
 
-func (x *abandoned) unanswered(s *ikeSA, _ *outstanding) { s.vanish() }
+func (x *abandoned) unanswered(s *ikeSA, _ *outstanding) {
+	x.wipe()
+	s.vanish()
+}
