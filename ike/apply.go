@@ -38,7 +38,7 @@ func (s *Server) Apply(conns []sa.Connection) error {
 	want, errs := s.wanted(conns)
 	errs = append(errs, s.applyPolicies(want)...)
 	for _, c := range s.applyConnections(want) {
-		errs = append(errs, s.releaseDiscards(c))
+		errs = append(errs, s.retire(c))
 	}
 	return errors.Join(errs...)
 }
@@ -199,8 +199,12 @@ func (s *Server) applyPolicies(want map[string]*sa.Connection) []error {
 	return errs
 }
 
-// releaseDiscards removes the policies under a connection that is gone.
-func (s *Server) releaseDiscards(c *connection) error {
+// retire wipes the key of a connection that is gone, and removes the policies
+// under it.
+func (s *Server) retire(c *connection) error {
+	s.steps.Lock()
+	clear(c.cfg.PSK)
+	s.steps.Unlock()
 	if _, err := s.policies.release(c); err != nil {
 		return fmt.Errorf("connection %q: %w", c.cfg.Name, err)
 	}

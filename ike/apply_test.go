@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ipsec"
@@ -97,6 +99,32 @@ func TestApplyKeepsReqIDs(t *testing.T) {
 	if err := s.Apply([]sa.Connection{conn("a", 6), conn("b", 5)}); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestRemovedConnectionsKeyIsWiped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(5 * time.Second)
+		wantUp(t, "c", a, b)
+		for _, g := range []*gateway{a, b} {
+			key := g.conns["c"].cfg.PSK
+			if len(key) == 0 || !slices.Equal(key, atWest.PSK) {
+				t.Fatalf("%s: another key", g.addr)
+			}
+			apply(t, g)
+			settleFor(time.Minute)
+			if !slices.Equal(key, make([]byte, len(key))) {
+				t.Errorf("%s: the key is still there", g.addr)
+			}
+		}
+		if slices.Equal(atWest.PSK, make([]byte, len(atWest.PSK))) {
+			t.Error("the caller's key is wiped")
+		}
+	})
 }
 
 func TestApplyInstallsDiscards(t *testing.T) {

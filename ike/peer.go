@@ -72,6 +72,8 @@ func (s *Server) newPeer(now time.Time) *peer {
 // panic in it is a bug of ours that a peer may have provoked: the step is
 // dropped, counted and logged.
 func (s *Server) guard(step func()) (ok bool) {
+	s.steps.RLock()
+	defer s.steps.RUnlock()
 	defer func() {
 		if r := recover(); r != nil {
 			ok = false
@@ -361,7 +363,7 @@ func (s *Server) afterLocked(c *connection) {
 	gone := c != nil && c.isGone()
 	s.mu.Unlock()
 	if gone {
-		if err := s.releaseDiscards(c); err != nil {
+		if err := s.retire(c); err != nil {
 			s.log.Error("the data plane keeps policies", "error", err)
 		}
 	}

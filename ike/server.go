@@ -73,6 +73,12 @@ type Server struct {
 
 	apply sync.Mutex // held by Apply from end to end
 
+	// steps is held for reading by each step of a machine, and for writing to
+	// wipe a key. A step asks the directory anew for whom it may authenticate:
+	// so once the directory lacks a connection, and the steps of that time are
+	// over, only the connection's own peers know its key.
+	steps sync.RWMutex
+
 	mu      sync.Mutex
 	phase   phase
 	conns   map[string]*connection
