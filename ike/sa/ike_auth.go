@@ -24,12 +24,13 @@ func (x *ikeAuth) kind() wire.ExchangeType { return wire.IKEAuth }
 func (x *ikeAuth) request(s *ikeSA) ([]wire.Payload, bool) {
 	m, h := s.m, s.handshake
 	c := m.conn
-	payloads := []wire.Payload{c.LocalID.payload(false)}
+	id := c.LocalID.payload(false)
+	payloads := []wire.Payload{id}
 	if m.env.InitialContact != nil && m.env.InitialContact(c) {
 		payloads = append(payloads, &wire.Notify{NotifyType: wire.InitialContact})
 	}
 	payloads = append(payloads, c.RemoteID.payload(true), &wire.Auth{
-		Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, true, h.request, h.nr, c.LocalID),
+		Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, true, h.request, h.nr, id.AuthOctets()),
 	})
 	var err error
 	if x.offer, err = m.offerChild(s, m.slots[0], false); err != nil {
@@ -58,7 +59,7 @@ func (x *ikeAuth) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 		return
 	}
 	peer := identity(id)
-	if d := s.authenticate(c, auth, peer, h.response, h.ni); d != nil {
+	if d := s.authenticate(c, auth, id, h.response, h.ni); d != nil {
 		// The peer takes the SA for established and has to be told.
 		s.rejectPeer(d)
 		return
@@ -122,20 +123,20 @@ func (x *ikeAuth) unanswered(s *ikeSA, o *outstanding) { s.m.fail(unreachable(s,
 
 // authenticate checks the peer's AUTH payload against a connection's key.
 // message is the peer's IKE_SA_INIT message and nonce our own one.
-func (s *ikeSA) authenticate(c *Connection, auth *wire.Auth, peer Identity, message, nonce []byte) *Diagnosis {
+func (s *ikeSA) authenticate(c *Connection, auth *wire.Auth, peer *wire.ID, message, nonce []byte) *Diagnosis {
 	if auth.Method != wire.AuthSharedKey {
 		return &Diagnosis{
 			Reason: ReasonAuthentication, Exchange: wire.IKEAuth.String(), Parameter: "authentication method",
 			Ours: "pre-shared key", Theirs: methodName(auth.Method),
 		}
 	}
-	expected := s.keys.pskAuth(c.PSK, !s.initiator, message, nonce, peer)
+	expected := s.keys.pskAuth(c.PSK, !s.initiator, message, nonce, peer.AuthOctets())
 	if hmac.Equal(expected, auth.Data) {
 		return nil
 	}
 	return &Diagnosis{
 		Reason: ReasonAuthentication, Exchange: wire.IKEAuth.String(), Parameter: "pre-shared key",
-		Detail: fmt.Sprintf("the pre-shared keys of the two ends differ; the peer is %s", peer),
+		Detail: fmt.Sprintf("the pre-shared keys of the two ends differ; the peer is %s", identity(peer)),
 	}
 }
 
@@ -185,7 +186,7 @@ func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
 	default:
 		// What is configured may have changed since IKE_SA_INIT.
 		m.candidates = m.env.Candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap())
-		c, diagnosis = s.selectConnection(msg, identity(id), auth)
+		c, diagnosis = s.selectConnection(msg, id, auth)
 	}
 	if diagnosis != nil {
 		if c == nil {
@@ -200,10 +201,10 @@ func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
 	}
 	m.adopt(c)
 	s.establish(m.now)
-	payloads := []wire.Payload{
-		c.LocalID.payload(true),
-		&wire.Auth{Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, false, h.response, h.ni, c.LocalID)},
-	}
+	own := c.LocalID.payload(true)
+	payloads := []wire.Payload{own, &wire.Auth{
+		Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, false, h.response, h.ni, own.AuthOctets()),
+	}}
 	_, initialContact := msg.Notify(wire.InitialContact)
 	m.established(s, initialContact)
 	r := reply{payloads: payloads}
@@ -254,7 +255,7 @@ const (
 // The IKE proposal that was chosen must be one of its own. On failure it
 // returns the candidate that the peer means, by both identities or else by its
 // address, if there is one, and what differs.
-func (s *ikeSA) selectConnection(msg *wire.Message, peer Identity, auth *wire.Auth) (*Connection, *Diagnosis) {
+func (s *ikeSA) selectConnection(msg *wire.Message, peer *wire.ID, auth *wire.Auth) (*Connection, *Diagnosis) {
 	m := s.m
 	expected := m.expected(s.path.remote.Addr())
 	diagnosis := &Diagnosis{
@@ -281,9 +282,9 @@ func (s *ikeSA) selectConnection(msg *wire.Message, peer Identity, auth *wire.Au
 }
 
 // compare holds an IKE_AUTH request against a candidate.
-func (s *ikeSA) compare(c *Connection, msg *wire.Message, peer Identity, auth *wire.Auth) (fit, *Diagnosis) {
-	if c.RemoteID != peer {
-		return fitsAddress, identityDiagnosis("peer identity", c.RemoteID, peer)
+func (s *ikeSA) compare(c *Connection, msg *wire.Message, peer *wire.ID, auth *wire.Auth) (fit, *Diagnosis) {
+	if id := identity(peer); id != c.RemoteID {
+		return fitsAddress, identityDiagnosis("peer identity", c.RemoteID, id)
 	}
 	if id, ok := msg.ID(true); ok && identity(id) != c.LocalID {
 		return fitsPeerID, identityDiagnosis("local identity", c.LocalID, identity(id))

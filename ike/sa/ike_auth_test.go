@@ -1,12 +1,14 @@
 package sa
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -97,6 +99,57 @@ func TestIdentities(t *testing.T) {
 			}
 			if l.a.count(IKEUp)+l.b.count(IKEUp) != 0 {
 				t.Error("an IKE SA is up")
+			}
+		})
+	}
+}
+
+// editing is a cipher that changes what it is given to seal.
+type editing struct {
+	wire.Cipher
+	edit func(plain []byte)
+}
+
+func (c editing) Seal(message, plain []byte) ([]byte, error) {
+	plain = bytes.Clone(plain)
+	c.edit(plain)
+	return c.Cipher.Seal(message, plain)
+}
+
+// TestReservedOctetsOfIdentity: AUTH covers the reserved field of an identity as
+// it was sent (RFC 7296, section 2.15), also where it is not zero.
+func TestReservedOctetsOfIdentity(t *testing.T) {
+	for _, of := range []string{"initiator", "responder"} {
+		t.Run(of, func(t *testing.T) {
+			l := newLab(t, 1)
+			l.a.conns, l.b.conns = []*Connection{connA()}, []*Connection{connB()}
+			l.a.initiate()
+			l.deliver(0)
+			l.deliver(0)
+			e, initiator := l.a, true
+			if of == "responder" {
+				l.deliver(0)
+				e, initiator = l.b, false
+			}
+			// The keys are the same at both ends; the handshake is there while
+			// the initiator waits.
+			s, h, c := l.a.machine().current, l.a.machine().current.handshake, e.conns[0]
+			octets := append([]byte{byte(c.LocalID.Type), 1, 2, 3}, c.LocalID.Data...)
+			message, nonce := h.request, h.nr
+			if !initiator {
+				message, nonce = h.response, h.ni
+			}
+			reserve := func(plain []byte) {
+				i := bytes.Index(plain, append([]byte{byte(c.LocalID.Type), 0, 0, 0}, c.LocalID.Data...))
+				copy(plain[i:], octets)
+			}
+			pair := l.ciphers[s.spii]
+			l.ciphers[s.spii] = [2]wire.Cipher{editing{pair[0], reserve}, editing{pair[1], reserve}}
+			l.tamper(set(&wire.Auth{Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, initiator, message, nonce, octets)}))
+			l.ciphers[s.spii] = pair
+			l.run()
+			if !l.a.machine().Established() || !l.b.machine().Established() {
+				t.Error(l.transcript.String())
 			}
 		})
 	}

@@ -105,17 +105,16 @@ const keyPad = "Key Pad for IKEv2"
 
 // pskAuth returns the AUTH data of one side with a pre-shared key (section
 // 2.15): prf(prf(PSK, "Key Pad for IKEv2"), message | nonce | prf(SK_p, ID)).
-// message is that side's IKE_SA_INIT message, nonce the other side's.
-func (k *ikeKeys) pskAuth(psk []byte, initiator bool, message, nonce []byte, id Identity) []byte {
+// message is that side's IKE_SA_INIT message, nonce the other side's, and id that
+// side's identity as wire.ID.AuthOctets has it.
+func (k *ikeKeys) pskAuth(psk []byte, initiator bool, message, nonce, id []byte) []byte {
 	sk := k.pr
 	if initiator {
 		sk = k.pi
 	}
-	// The body of the ID payload: its type and three reserved octets stand first.
-	body := append([]byte{byte(id.Type), 0, 0, 0}, id.Data...)
 	secret := k.prf.sum(psk, []byte(keyPad))
 	defer clear(secret)
-	return k.prf.sum(secret, message, nonce, k.prf.sum(sk, body))
+	return k.prf.sum(secret, message, nonce, k.prf.sum(sk, id))
 }
 
 // childKeys are the ESP keys of both directions, seen from the initiator of the

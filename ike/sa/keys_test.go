@@ -134,7 +134,7 @@ func TestPSKAuth(t *testing.T) {
 	for initiator, sk := range map[bool]string{true: "pi", false: "pr"} {
 		id := f.sum([]byte(sk), []byte{2, 0, 0, 0}, []byte("gw.example"))
 		want := f.sum(f.sum([]byte("secret"), []byte("Key Pad for IKEv2")), join(message, nonce, id))
-		if got := k.pskAuth([]byte("secret"), initiator, message, nonce, FQDNIdentity("gw.example")); !bytes.Equal(got, want) {
+		if got := k.pskAuth([]byte("secret"), initiator, message, nonce, FQDNIdentity("gw.example").payload(!initiator).AuthOctets()); !bytes.Equal(got, want) {
 			t.Errorf("initiator %t: %x, want %x", initiator, got, want)
 		}
 	}
