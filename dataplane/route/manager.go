@@ -154,6 +154,7 @@ func (m *Manager) addAddresses(have *kernel, want State) (errs []error) {
 		link, ok := have.links[a.Link]
 		err := fmt.Errorf("device %s: does not exist", a.Link)
 		if ok {
+			m.makeRoom(have, want, link, a)
 			err = m.changeAddress(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, link, a)
 		}
 		if err != nil {
@@ -163,6 +164,18 @@ func (m *Manager) addAddresses(have *kernel, want State) (errs []error) {
 		m.added[a] = true
 	}
 	return errs
+}
+
+// makeRoom deletes what is in the way of a new address: IPv6 has an address once
+// on a device, whatever the length of its subnet. That it failed, the adding
+// shows.
+func (m *Manager) makeRoom(have *kernel, want State, link netlink.Link, a Address) {
+	for old, ours := range have.addresses {
+		if ours && a.Prefix.Addr().Is6() && old.Link == a.Link && old.Prefix.Addr() == a.Prefix.Addr() &&
+			!slices.Contains(want.Addresses, old) {
+			_ = m.changeAddress(unix.RTM_DELADDR, 0, link, old)
+		}
+	}
 }
 
 func (m *Manager) deleteAddresses(have *kernel, want State) (deleted bool, errs []error) {

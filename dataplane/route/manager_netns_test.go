@@ -333,6 +333,18 @@ func TestNetNSDeviceGone(t *testing.T) {
 	wantSet(t, m, s)
 }
 
+// TestNetNSPrefixLength gives an address another subnet.
+func TestNetNSPrefixLength(t *testing.T) {
+	uplinkAndTunnels(t)
+	m := newManager(t)
+	for _, p := range []string{"fd00:1::1/126", "fd00:1::1/64", "fd00:1::1/126", "169.254.70.1/30", "169.254.70.1/24"} {
+		wantSet(t, m, State{
+			Addresses: []Address{{"tun1", prefix(p)}},
+			Routes:    []Route{{Dst: prefix("2001:db8:9::/48"), NextHops: on("tun1")}},
+		})
+	}
+}
+
 func TestNetNSPathTo(t *testing.T) {
 	uplinkAndTunnels(t)
 	ip(t, "link set up0 mtu 1400")
