@@ -95,9 +95,10 @@ func (s TrafficSelector) Intersect(t TrafficSelector) (both TrafficSelector, ok 
 	case s.isOpaque() && t.StartPort == 0 && t.EndPort == 65535:
 	case s.isOpaque() != t.isOpaque():
 		return TrafficSelector{}, false
+	case s.isOpaque(): // as is t
 	default:
 		both.StartPort, both.EndPort = max(s.StartPort, t.StartPort), min(s.EndPort, t.EndPort)
-		if both.StartPort > both.EndPort && !both.isOpaque() {
+		if both.StartPort > both.EndPort {
 			return TrafficSelector{}, false
 		}
 	}

@@ -78,6 +78,7 @@ func TestIntersect(t *testing.T) {
 		{"protocols differ", only(prefix("10.0.0.0/8"), 17, 0, 65535), only(prefix("10.0.0.0/8"), 6, 0, 65535), ""},
 		{"ports", only(prefix("10.0.0.0/8"), 6, 80, 100), only(prefix("10.0.0.0/8"), 0, 90, 200), "10.0.0.0/8[tcp/90-100]"},
 		{"ports apart", only(prefix("10.0.0.0/8"), 6, 80, 80), only(prefix("10.0.0.0/8"), 6, 81, 81), ""},
+		{"ports apart that would read as opaque", only(prefix("10.0.0.0/8"), 6, 65535, 65535), only(prefix("10.0.0.0/8"), 6, 0, 0), ""},
 		{"opaque in any", opaque(prefix("10.0.0.0/8"), 6), prefix("10.0.0.0/8"), "10.0.0.0/8[tcp/opaque]"},
 		{"opaque and opaque", opaque(prefix("10.0.0.0/8"), 6), opaque(prefix("10.0.0.0/8"), 6), "10.0.0.0/8[tcp/opaque]"},
 		{"opaque and a port", opaque(prefix("10.0.0.0/8"), 6), only(prefix("10.0.0.0/8"), 6, 80, 80), ""},
