@@ -308,7 +308,7 @@ func (g *group) sameHeaders(f *flow) bool {
 		return true
 	}
 	x, y := a[f.transport:], b[f.transport:]
-	return binary.BigEndian.Uint32(y[4:]) == g.sequence && bytes.Equal(x[8:12], y[8:12]) && // ack
+	return binary.BigEndian.Uint32(y[4:]) == g.sequence && bytes.Equal(x[8:13], y[8:13]) && // ack, reserved bits
 		bytes.Equal(x[14:16], y[14:16]) && // window
 		bytes.Equal(x[20:f.hdrLen-f.transport], y[20:f.hdrLen-f.transport])
 }

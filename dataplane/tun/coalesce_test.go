@@ -120,6 +120,12 @@ func TestCoalesceApart(t *testing.T) {
 		p[at] ^= 1
 		return p
 	}
+	// The AE flag of accurate ECN (RFC 9768) lies in the octet of the data offset.
+	accurate := second.build()
+	accurate[20+12] |= 1
+	accurate[20+16], accurate[20+17] = 0, 0
+	f, _ := parseFlow(accurate)
+	putChecksum(accurate[20+16:], addSum(pseudoSum(f.addresses(), protocolTCP)+native(uint16(len(accurate)-20)), accurate[20:]))
 	udp := first
 	udp.protocol = protocolUDP
 	noSum := bytes.Clone(udp.build())
@@ -140,6 +146,7 @@ func TestCoalesceApart(t *testing.T) {
 		{"SYN", [2][]byte{first.build(), change(func(s *spec) { s.flags |= 2 })}},
 		{"FIN", [2][]byte{first.build(), change(func(s *spec) { s.flags |= tcpFIN })}},
 		{"ECE", [2][]byte{first.build(), change(func(s *spec) { s.flags |= 0x40 })}},
+		{"accurate ECN", [2][]byte{first.build(), accurate}},
 		{"no payload", [2][]byte{first.build(), change(func(s *spec) { s.payload = nil })}},
 		{"congestion mark", [2][]byte{first.build(), change(func(s *spec) { s.tos = 3 })}},
 		{"time to live", [2][]byte{first.build(), change(func(s *spec) { s.ttl = 9 })}},
