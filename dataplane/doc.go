@@ -14,8 +14,9 @@
 // they leave in the order of their sequence numbers. Counters belong to
 // goroutines and are summed when read.
 //
-// A lock order there is not: no goroutine takes a second lock while it holds
-// an SA's, and Engine.mu is never taken on a packet's way.
+// Engine.mu is never taken on a packet's way. While a goroutine holds an SA's
+// lock, it takes none but those of a request, of the events and of an
+// interface's answers, and none while it holds one of these.
 //
 // Traffic reaches a TUN interface by the kernel's routes and rules. What has
 // reached one leaves encrypted or not at all: a packet without a policy,

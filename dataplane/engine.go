@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/vpngw/vpngw/dataplane/tun"
 	"github.com/vpngw/vpngw/dataplane/udp"
 	"github.com/vpngw/vpngw/ipsec"
@@ -50,8 +48,7 @@ type Engine struct {
 	// What packets see.
 	inbound   inboundSAD
 	deviceMap atomic.Pointer[map[uint32]*device]
-	senders   sync.Pool     // of *outbound
-	answers   *rate.Limiter // of ICMP errors
+	senders   sync.Pool // of *outbound
 
 	countersMu sync.Mutex
 	counters   map[*counters]struct{} // guarded by countersMu
@@ -81,10 +78,8 @@ func New(o Options) (*Engine, error) {
 	if o.OpenTUN == nil {
 		o.OpenTUN = tun.Open
 	}
-	const answersPerSecond, answersAtOnce = 100, 50
 	e := &Engine{
 		options: o, log: o.Logger, events: newEvents(),
-		answers:  rate.NewLimiter(answersPerSecond, answersAtOnce),
 		counters: map[*counters]struct{}{},
 		sas:      map[ipsec.SAID]*association{},
 		reserved: map[ipsec.SAID]time.Time{},

@@ -181,7 +181,7 @@ func TestChangesUnderTraffic(t *testing.T) {
 // TestSequenceOrder has two queues send on one SA: the packets leave in the
 // order of their sequence numbers.
 func TestSequenceOrder(t *testing.T) {
-	g := newGatewayWith(t, 2)
+	g := newGatewayWith(t, 2, 1500)
 	far := listen(t)
 	if err := far.SetReadBuffer(4 << 20); err != nil {
 		t.Fatal(err)

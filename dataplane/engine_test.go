@@ -33,11 +33,12 @@ var nextHost atomic.Uint32
 
 func newGateway(t testing.TB) *gateway {
 	t.Helper()
-	return newGatewayWith(t, 1)
+	return newGatewayWith(t, 1, 1500)
 }
 
-// newGatewayWith is newGateway with a number of queues of the shared interface.
-func newGatewayWith(t testing.TB, queues int) *gateway {
+// newGatewayWith is newGateway with a number of queues of the shared interface
+// and a limit of outer packets, in octets.
+func newGatewayWith(t testing.TB, queues, outerMTU int) *gateway {
 	t.Helper()
 	n := nextHost.Add(1)
 	addr := netip.AddrFrom4([4]byte{127, 77, byte(n >> 8), byte(n)})
@@ -49,7 +50,7 @@ func newGatewayWith(t testing.TB, queues int) *gateway {
 	}
 	var err error
 	g.Engine, err = New(Options{
-		Mux: g.mux, Name: sharedName, Queues: queues, OuterMTU: 1500, Logger: slog.New(slog.DiscardHandler),
+		Mux: g.mux, Name: sharedName, Queues: queues, OuterMTU: outerMTU, Logger: slog.New(slog.DiscardHandler),
 		OpenTUN: func(name string, queues, mtu int) (tun.Device, error) {
 			c := tun.NewChannel(name, queues, 4096)
 			g.tuns[name] = c

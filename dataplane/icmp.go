@@ -94,6 +94,9 @@ func fragmentIPv4(packet []byte, limit int, scratch []byte, emit func(fragment [
 	const moreFragments = 0x2000
 	flags := binary.BigEndian.Uint16(packet[6:])
 	payload := packet[headerLen:]
+	if int(flags&0x1fff)*8+len(payload) > 65535 {
+		return false // no packet is that long: the offset would overflow
+	}
 	for at := 0; at < len(payload); at += step {
 		part := payload[at:min(at+step, len(payload))]
 		f := scratch[:headerLen+len(part)]

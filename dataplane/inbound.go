@@ -182,6 +182,7 @@ func (in *inbound) FlushESP() {
 		in.touched[i] = touched{}
 	}
 	in.touched = in.touched[:0]
+	in.passedSA = nil // one that has gone is not kept in memory
 }
 
 // Close implements udp.Receiver.

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/vpngw/vpngw/dataplane/tun"
 	"github.com/vpngw/vpngw/dataplane/udp"
 	"github.com/vpngw/vpngw/ipsec"
@@ -28,6 +30,9 @@ const (
 // maxNameLen is the octets of an interface name (IFNAMSIZ without its end).
 const maxNameLen = 15
 
+// Limits of the ICMP errors on one interface.
+const answersPerSecond, answersAtOnce = 100, 50
+
 // device is one TUN interface with its goroutines.
 type device struct {
 	ipsec.Interface
@@ -38,8 +43,9 @@ type device struct {
 
 	coalescers sync.Pool // of *tun.Coalescer, one for each goroutine at a time
 
-	answers   sync.Mutex
-	answering tun.Writer // guarded by answers
+	answers    sync.Mutex
+	answering  tun.Writer    // guarded by answers
+	answerRate *rate.Limiter // of ICMP errors
 
 	mtu atomic.Int32 // what the interface has, in octets
 }
@@ -70,7 +76,10 @@ func (e *Engine) openDevice(i ipsec.Interface) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &device{Interface: i, dev: dev, table: e.tableOf(i.IfID)}
+	d := &device{
+		Interface: i, dev: dev, table: e.tableOf(i.IfID),
+		answerRate: rate.NewLimiter(answersPerSecond, answersAtOnce),
+	}
 	d.mtu.Store(int32(mtu))
 	d.coalescers.New = func() any { return tun.NewCoalescer(dev.NewWriter()) }
 	for _, q := range dev.Queues() {
@@ -144,6 +153,9 @@ func (e *Engine) SetInterfaces(want []ipsec.Interface) error {
 	}
 	e.publishDevices(devices)
 	e.reopenBroken()
+	for ifID := range e.tables {
+		e.releaseTable(ifID)
+	}
 	for _, i := range checked {
 		e.fitMTU(i.IfID)
 	}

@@ -97,6 +97,58 @@ func TestSetInterfaces(t *testing.T) {
 	}
 }
 
+// TestAnswersAreLimitedApart has one interface use up its ICMP errors, which
+// takes none from another.
+func TestAnswersAreLimitedApart(t *testing.T) {
+	a, b := newGateway(t), newGateway(t)
+	if err := a.SetInterfaces([]ipsec.Interface{{IfID: 1, Name: "t1"}, {IfID: 2, Name: "t2"}}); err != nil {
+		t.Fatal(err)
+	}
+	for id := uint32(1); id <= 2; id++ {
+		out, _ := oneWay(a, b, netA, netB, ipsec.SPI(0x1000+id))
+		out.IfID, out.ReqID = id, id
+		mustAdd(t, a, out)
+		p := outPolicy(netA, netB)
+		p.IfID, p.ReqID = id, id
+		mustPolicy(t, a, p)
+	}
+	long := ipv4(protocolUDP, "10.1.0.7", "10.2.0.9", 0x4000, make([]byte, 1460))
+	const many = 4 * answersAtOnce
+	for range many {
+		a.tuns["t1"].SendPacket(long)
+	}
+	waitDrops(t, a, "too_big", many)
+	if n := len(a.tuns["t1"].Received()); n < answersAtOnce || n >= many {
+		t.Errorf("%d answers to %d packets", n, many)
+	}
+	a.tuns["t2"].SendPacket(long)
+	receive(t, a.tuns["t2"])
+}
+
+func TestTablesGoWithTheirInterfaces(t *testing.T) {
+	a := newGateway(t)
+	p := outPolicy(netA, netB)
+	for id := uint32(1); id <= 5; id++ {
+		if err := a.SetInterfaces([]ipsec.Interface{{IfID: id, Name: "t"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.IfID = 5
+	mustPolicy(t, a, p)
+	if err := a.SetInterfaces(nil); err != nil {
+		t.Fatal(err)
+	}
+	if len(a.tables) != 2 {
+		t.Errorf("%d tables, want those of the shared interface and of the policy", len(a.tables))
+	}
+	if err := a.DeletePolicy(p.PolicyID); err != nil {
+		t.Fatal(err)
+	}
+	if len(a.tables) != 1 {
+		t.Errorf("%d tables, want that of the shared interface", len(a.tables))
+	}
+}
+
 func TestInterfaceThatCannotBeMade(t *testing.T) {
 	g := newGateway(t)
 	refuse := errors.New("refused")

@@ -114,6 +114,11 @@ func (o *outbound) process(frame []byte) {
 	if h.syn(packet) {
 		clampMSS(packet, h, min(limit, int(o.d.mtu.Load())))
 	}
+	if h.version == 6 {
+		// Every IPv6 link takes 1,280 octets (RFC 8200, section 5). Where the
+		// path does not, the outer packet is cut (RFC 2473, section 7.1).
+		limit = max(limit, minInnerMTU)
+	}
 	if h.length > limit {
 		o.tooLong(sa, packet, limit)
 		return
@@ -159,10 +164,11 @@ func carries(path *udp.Path, h *header) bool {
 
 // tooLong treats the packets of a frame that are longer than the SA's path
 // takes: fragments where that is allowed, else one answer that names the
-// limit (RFC 4301, section 8.2).
+// limit (RFC 4301, section 8.2). Where the SA passes no fragments, since they
+// show no ports (RFC 4301, section 7), the outer packet is cut instead.
 func (o *outbound) tooLong(sa *association, packet []byte, limit int) {
 	if o.header.df {
-		if o.e.answers.Allow() {
+		if o.d.answerRate.Allow() {
 			if answer := tooBig(packet, &o.header, limit); answer != nil {
 				// An answer that is lost is sent again for the next packet.
 				_ = o.d.answer(answer)
@@ -179,17 +185,28 @@ func (o *outbound) tooLong(sa *association, packet []byte, limit int) {
 			continue
 		}
 		packet = packet[:o.header.length]
-		if len(packet) <= limit {
+		cut := sa.passesFragments(&o.header)
+		ok := len(packet) <= limit || !cut && sa.out.SealedLen(len(packet)) <= udp.MaxOctets
+		switch {
+		case ok:
 			o.seal(sa, packet, protocolIPv4, o.header.tos)
-			continue
+		case cut:
+			ok = fragmentIPv4(packet, limit, o.scratch[:tun.MaxPacket], func(fragment []byte) {
+				o.seal(sa, fragment, protocolIPv4, o.header.tos)
+			})
 		}
-		ok := fragmentIPv4(packet, limit, o.scratch[:tun.MaxPacket], func(fragment []byte) {
-			o.seal(sa, fragment, protocolIPv4, o.header.tos)
-		})
 		if !ok {
 			sa.drop(o.counters, reasonTooBig)
 		}
 	}
+}
+
+// passesFragments reports whether an outbound SA is for the later fragments of
+// a packet, which show no ports, as for the packet. The policy has chosen the
+// SA; one without selectors carries all.
+func (a *association) passesFragments(h *header) bool {
+	return (len(a.local) == 0 || coversAny(a.local, h.source(), h.protocol, 0, false)) &&
+		(len(a.remote) == 0 || coversAny(a.remote, h.destination(), h.protocol, 0, false))
 }
 
 // seal adds a packet to the batch. The outer header takes over the type of

@@ -166,6 +166,85 @@ func TestLongPackets(t *testing.T) {
 	waitDrops(t, a, "too_big", 4)
 }
 
+// TestIPv6MinimumMTU has a path on which 1,280 octets do not fit once sealed:
+// they pass all the same, as over every IPv6 link (RFC 8200, section 5).
+func TestIPv6MinimumMTU(t *testing.T) {
+	a, b := newGatewayWith(t, 1, 1280), newGatewayWith(t, 1, 1280)
+	net6A, net6B := netip.MustParsePrefix("2001:db8:1::/48"), netip.MustParsePrefix("2001:db8:9::/48")
+	out, in := oneWay(a, b, net6A, net6B, 0x1001)
+	mustAdd(t, a, out)
+	mustAdd(t, b, in)
+	mustPolicy(t, a, outPolicy(net6A, net6B))
+	build := func(length int) []byte {
+		udp := make([]byte, length-ipv6HeaderLen)
+		binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)))
+		return ipv6(protocolUDP, "2001:db8:1::1", "2001:db8:9::1", udp)
+	}
+	a.shared.SendPacket(build(1280))
+	if got := receive(t, b.shared); len(got) != 1280 {
+		t.Errorf("%d octets came", len(got))
+	}
+	a.shared.SendPacket(build(1281))
+	if answer := receive(t, a.shared); answer[40] != 2 || binary.BigEndian.Uint32(answer[44:]) != 1280 {
+		t.Errorf("answer %x", answer[40:48])
+	}
+}
+
+// TestLongPacketsOfPortLimitedSA has a packet that may be cut on an SA for one
+// port, which its fragments would not show.
+func TestLongPacketsOfPortLimitedSA(t *testing.T) {
+	a, b := newGateway(t), newGateway(t)
+	out, in := oneWay(a, b, netA, netB, 0x1001)
+	for _, selectors := range [][]ipsec.TrafficSelector{out.Remote, in.Local} {
+		selectors[0].Protocol, selectors[0].StartPort, selectors[0].EndPort = protocolUDP, 5000, 5000
+	}
+	mustAdd(t, a, out)
+	mustAdd(t, b, in)
+	p := outPolicy(netA, netB)
+	p.Remote = out.Remote[0]
+	mustPolicy(t, a, p)
+	for _, size := range []int{2500, 2500, 40000} {
+		packet := udpPacket("10.1.0.7", "10.2.0.9", make([]byte, size))
+		a.shared.SendPacket(packet)
+		if got := receive(t, b.shared); !bytes.Equal(got, packet) {
+			t.Errorf("%d octets came of %d, or others", len(got), len(packet))
+		}
+	}
+	a.shared.SendPacket(udpPacket("10.1.0.7", "10.2.0.9", make([]byte, 65450)))
+	waitDrops(t, a, "too_big", 1) // no outer packet has room for it
+}
+
+// TestPolicyOrder has policies of equal priority: the narrower wins, wherever
+// its range starts and in whatever order they came.
+func TestPolicyOrder(t *testing.T) {
+	p := netip.MustParsePrefix
+	limited := outPolicy(p("10.1.0.0/24"), p("10.2.0.0/24"))
+	limited.Local.Protocol, limited.Remote.Protocol = protocolUDP, protocolUDP
+	port := limited
+	port.Remote.StartPort, port.Remote.EndPort = 5000, 5000
+	order := []ipsec.Policy{
+		outPolicy(p("10.0.0.0/8"), p("10.2.0.3/32")),
+		port,
+		limited,
+		outPolicy(p("10.1.0.0/24"), p("10.2.0.0/24")),
+		outPolicy(p("10.0.0.0/16"), p("10.2.0.0/24")),
+		outPolicy(p("10.1.0.0/16"), p("10.2.0.0/24")),
+		outPolicy(p("10.1.0.0/24"), p("10.2.0.0/16")),
+		outPolicy(p("10.1.0.0/24"), p("10.0.0.0/8")),
+		outPolicy(p("2001:db8:1::/64"), p("2001:db8:9:8000::/56")),
+		outPolicy(p("2001:db8:1::/64"), p("2001:db8::/32")),
+	}
+	a := newGateway(t)
+	for i := range order {
+		mustPolicy(t, a, order[len(order)-1-i])
+	}
+	for i, got := range *a.tableOf(0).out.Load() {
+		if got.Policy != order[i] {
+			t.Errorf("place %d: %s, want %s", i, got.PolicyID, order[i].PolicyID)
+		}
+	}
+}
+
 func TestMSSIsClampedBothWays(t *testing.T) {
 	a, b := tunnel(t)
 	syn := func(src, dst string) []byte {

@@ -367,6 +367,14 @@ func TestFragmentIPv4(t *testing.T) {
 	}
 }
 
+func TestFragmentIPv4PastTheEnd(t *testing.T) {
+	packet := ipv4(protocolUDP, "10.0.0.1", "10.0.0.2", 0x1ff0, make([]byte, 2000))
+	ok := fragmentIPv4(packet, 1000, make([]byte, 2000), func(f []byte) { t.Errorf("fragment %x", f[:20]) })
+	if ok {
+		t.Error("fragments behind octet 65,535 were made")
+	}
+}
+
 func TestClearOptions(t *testing.T) {
 	// Record route (7) stays with the first fragment; security (130) is copied.
 	options := []byte{7, 3, 4, 130, 3, 9, 1, 0}

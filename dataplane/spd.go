@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"slices"
@@ -120,6 +121,14 @@ func (e *Engine) tableOf(ifID uint32) *table {
 	return t
 }
 
+// releaseTable drops the SPD of an interface that is not there, when it is
+// empty. The caller holds mu.
+func (e *Engine) releaseTable(ifID uint32) {
+	if t := e.tables[ifID]; t != nil && e.devices[ifID] == nil && len(*t.out.Load()) == 0 {
+		delete(e.tables, ifID)
+	}
+}
+
 // replace publishes the outbound policies of an interface without one entry
 // and with another; either may be nil. The caller holds Engine.mu.
 func (t *table) replace(old, entry *policy) {
@@ -134,11 +143,42 @@ func (t *table) replace(old, entry *policy) {
 	t.out.Store(&list)
 }
 
-// comparePolicies orders policies as they are tried.
+// comparePolicies orders policies as they are tried: by priority, and of equal
+// ones the narrower first, as routes are chosen: by the remote addresses, then
+// the local ones, then the ports, then those for one protocol.
 func comparePolicies(a, b *policy) int {
 	return cmp.Or(cmp.Compare(a.Priority, b.Priority),
+		compareWidths(&a.Remote, &b.Remote), compareWidths(&a.Local, &b.Local),
+		cmp.Compare(portCount(&a.Remote), portCount(&b.Remote)), cmp.Compare(portCount(&a.Local), portCount(&b.Local)),
+		compareProtocols(a.Remote.Protocol, b.Remote.Protocol), compareProtocols(a.Local.Protocol, b.Local.Protocol),
 		ipsec.CompareSelectors(a.Remote, b.Remote), ipsec.CompareSelectors(a.Local, b.Local))
 }
+
+// compareWidths orders the smaller address range first.
+func compareWidths(a, b *ipsec.TrafficSelector) int {
+	x, y := width(a), width(b)
+	return bytes.Compare(x[:], y[:])
+}
+
+// width returns the addresses of a range less one, as a big-endian number.
+func width(ts *ipsec.TrafficSelector) (n [16]byte) {
+	start, end := ts.Start.As16(), ts.End.As16()
+	borrow := 0
+	for i := len(n) - 1; i >= 0; i-- {
+		d := int(end[i]) - int(start[i]) - borrow
+		borrow = d >> 8 & 1
+		n[i] = byte(d)
+	}
+	return n
+}
+
+// portCount returns the number of ports; zero for OPAQUE.
+func portCount(ts *ipsec.TrafficSelector) int {
+	return max(int(ts.EndPort)-int(ts.StartPort)+1, 0)
+}
+
+// compareProtocols orders all protocols, zero, after each.
+func compareProtocols(a, b uint8) int { return cmp.Compare(a-1, b-1) }
 
 // AddPolicy implements ipsec.Backend. A Bypass policy is refused with
 // ErrUnsupported: traffic that shall not be protected must not be routed to an
@@ -200,6 +240,7 @@ func (e *Engine) DeletePolicy(id ipsec.PolicyID) error {
 	e.releaseRequest(p.request)
 	if id.Direction == ipsec.Out {
 		e.tableOf(id.IfID).replace(p, nil)
+		e.releaseTable(id.IfID)
 	}
 	return nil
 }
