@@ -5,53 +5,17 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/vpngw/vpngw/control/store"
 )
-
-// Role is what an account may do.
-type Role string
-
-// Roles.
-const (
-	RoleAdmin    Role = "admin"    // everything
-	RoleOperator Role = "operator" // reads all, changes all but gateways and servers themselves
-	RoleReadOnly Role = "readonly" // reads all
-)
-
-// operatorResources are the resource types whose every action an operator may
-// take. The others hold addresses and capacity that a project pays for.
-var operatorResources = []string{"customerGateways", "vpnConnections", "connectionMonitors", "p2cVpnUser", "resourceInstanceTags"}
-
-// Allows tells whether a role may take an action, which is written
-// service:resource:verb as in vpn:vpnGateways:create.
-func (r Role) Allows(action string) bool {
-	parts := strings.Split(action, ":")
-	if len(parts) != 3 || parts[0] != "vpn" {
-		return false
-	}
-	resource, verb := parts[1], parts[2]
-	reads := strings.HasPrefix(verb, "get") || strings.HasPrefix(verb, "list") || verb == "count"
-	switch r {
-	case RoleAdmin:
-		return true
-	case RoleOperator:
-		return reads || slices.Contains(operatorResources, resource)
-	case RoleReadOnly:
-		return reads
-	}
-	return false
-}
 
 // Credential is an access key with the secret that signs requests.
 type Credential struct {
@@ -61,11 +25,13 @@ type Credential struct {
 	Project   string // id
 }
 
-// User is somebody who obtains tokens by a password.
+// User is somebody who obtains tokens by a password, of which either the text
+// or the hash is given. Access keeps hashes only.
 type User struct {
 	Domain      string
 	Name        string
 	Password    Secret
+	Hash        PasswordHash
 	Role        Role
 	Project     string // id
 	ProjectName string
@@ -93,7 +59,7 @@ type Token struct {
 	Text    string
 	Issued  time.Time
 	Expires time.Time
-	User    User // without the password
+	User    User // without the password and its hash
 }
 
 const (
@@ -102,6 +68,9 @@ const (
 	tokensPerUser  = 64
 	prefixTokens   = "token"
 	maxTokenLength = 128
+	// maxVerifying bounds the passwords that are hashed at once, for the
+	// memory that each takes.
+	maxVerifying = 4
 )
 
 type storedToken struct {
@@ -117,7 +86,7 @@ type storedToken struct {
 
 func bindToken(text string, u User) []byte {
 	mac := hmac.New(sha256.New, []byte(text))
-	mac.Write([]byte(u.Project + "/" + u.Password.Reveal()))
+	mac.Write([]byte(u.Project + "/" + u.Hash.Encode()))
 	return mac.Sum(nil)
 }
 
@@ -130,22 +99,32 @@ type Access struct {
 	accounts atomic.Pointer[accounts]
 	random   io.Reader
 	now      func() time.Time
+
+	verifying chan struct{} // holds one element for each password being hashed
+	nobody    PasswordHash  // compared with where there is no user
+}
+
+// Accounts are all who may call the API, and what their roles allow.
+type Accounts struct {
+	Credentials []Credential
+	Users       []User
+	Roles       Roles // besides the built-in ones
 }
 
 type accounts struct {
 	credentials map[string]Credential
 	users       map[userKey]User
+	roles       Roles
 }
 
 type userKey struct{ domain, name string }
 
 // AccessOptions is what Access needs. Store is required.
 type AccessOptions struct {
-	Store       store.Store
-	Credentials []Credential
-	Users       []User
-	Random      io.Reader        // default crypto/rand.Reader
-	Now         func() time.Time // default time.Now
+	Store    store.Store
+	Accounts Accounts
+	Random   io.Reader        // default crypto/rand.Reader
+	Now      func() time.Time // default time.Now
 }
 
 // NewAccess returns an Access, unless an account is incomplete or ambiguous.
@@ -153,26 +132,34 @@ func NewAccess(o AccessOptions) (*Access, error) {
 	if o.Store == nil {
 		return nil, errors.New("access: a store is required")
 	}
-	a := &Access{store: o.Store, tokens: store.NewTable[storedToken](o.Store, prefixTokens), random: o.Random, now: o.Now}
+	a := &Access{
+		store: o.Store, tokens: store.NewTable[storedToken](o.Store, prefixTokens), random: o.Random, now: o.Now,
+		verifying: make(chan struct{}, maxVerifying),
+		nobody:    hashWithSalt(NewSecret("nobody"), make([]byte, hashSalt)),
+	}
 	if a.random == nil {
 		a.random = rand.Reader
 	}
 	if a.now == nil {
 		a.now = time.Now
 	}
-	return a, a.SetAccounts(o.Credentials, o.Users)
+	return a, a.SetAccounts(o.Accounts)
 }
 
 // SetAccounts replaces the accounts; on an error it changes nothing. Tokens of
-// users that are no longer there, or have another password, are void.
-func (a *Access) SetAccounts(credentials []Credential, users []User) error {
-	next := &accounts{credentials: map[string]Credential{}, users: map[userKey]User{}}
-	for i, c := range credentials {
+// users that are no longer there, or have another password, are void. Passwords
+// that are given as texts are hashed, which takes some time for each.
+func (a *Access) SetAccounts(all Accounts) error {
+	if err := all.Roles.Validate(); err != nil {
+		return err
+	}
+	next := &accounts{credentials: map[string]Credential{}, users: map[userKey]User{}, roles: all.Roles}
+	for i, c := range all.Credentials {
 		field := fmt.Sprintf("credentials[%d]", i)
 		if c.AccessKey == "" || c.SecretKey.IsZero() {
 			return fmt.Errorf("%s: access key and secret key are required", field)
 		}
-		if err := checkAccount(field, c.Role, c.Project); err != nil {
+		if err := next.check(field, c.Role, c.Project); err != nil {
 			return err
 		}
 		if _, taken := next.credentials[c.AccessKey]; taken {
@@ -180,26 +167,42 @@ func (a *Access) SetAccounts(credentials []Credential, users []User) error {
 		}
 		next.credentials[c.AccessKey] = c
 	}
-	for i, u := range users {
+	for i, u := range all.Users {
 		field := fmt.Sprintf("users[%d]", i)
-		if u.Name == "" || u.Password.IsZero() {
-			return fmt.Errorf("%s: name and password are required", field)
+		if u.Name == "" || u.Password.IsZero() == u.Hash.IsZero() {
+			return fmt.Errorf("%s: a name and either a password or its hash are required", field)
 		}
-		if err := checkAccount(field, u.Role, u.Project); err != nil {
+		if len(u.Password.Reveal()) > maxPassword {
+			return fmt.Errorf("%s: password must have at most %d octets", field, maxPassword)
+		}
+		if err := next.check(field, u.Role, u.Project); err != nil {
 			return err
 		}
 		if _, taken := next.users[userKey{u.Domain, u.Name}]; taken {
 			return fmt.Errorf("%s: user %q of domain %q stands there twice", field, u.Name, u.Domain)
 		}
-		next.users[userKey{u.Domain, u.Name}] = u
+		next.users[userKey{u.Domain, u.Name}] = hashed(u)
 	}
 	a.accounts.Store(next)
 	return nil
 }
 
-func checkAccount(field string, role Role, project string) error {
-	if !slices.Contains([]Role{RoleAdmin, RoleOperator, RoleReadOnly}, role) {
-		return fmt.Errorf("%s: role must be one of %s, %s, %s", field, RoleAdmin, RoleOperator, RoleReadOnly)
+// hashed returns a user whose password is a hash. The salt of a password that
+// was given as a text follows from the user's name, so that tokens, which are
+// bound to the hash, outlive a restart and are good at every node of a fleet.
+// That hash never leaves the memory.
+func hashed(u User) User {
+	if u.Hash.IsZero() {
+		salt := sha256.Sum256(fmt.Appendf(nil, "salt of user %q of domain %q", u.Name, u.Domain))
+		u.Hash = hashWithSalt(u.Password, salt[:hashSalt])
+	}
+	u.Password = Secret{}
+	return u
+}
+
+func (a *accounts) check(field string, role Role, project string) error {
+	if _, ok := a.roles.Permissions(role); !ok {
+		return fmt.Errorf("%s: role %q is neither %s, %s, %s, %s nor one of roles", field, role, RoleAdmin, RoleOperator, RoleReadOnly, RoleBackup)
 	}
 	if err := validProject(project); err != nil {
 		return fmt.Errorf("%s: %w", field, err)
@@ -223,8 +226,14 @@ func (c Credential) Principal() Principal {
 // beyond that the oldest is void.
 func (a *Access) IssueToken(ctx context.Context, l Login) (Token, error) {
 	user, known := a.accounts.Load().users[userKey{l.Domain, l.Name}]
-	// Unknown users take as long as known ones.
-	matches := equalDigest(user.Password.Reveal(), l.Password.Reveal())
+	hash := user.Hash
+	if !known {
+		hash = a.nobody // unknown users take as long as known ones
+	}
+	matches, err := a.verify(hash, l.Password)
+	if err != nil {
+		return Token{}, err
+	}
 	scoped := (l.ProjectID == "" || l.ProjectID == user.Project) &&
 		(l.ProjectName == "" || l.ProjectName == user.ProjectName || l.ProjectName == user.Project)
 	if !known || !matches || !scoped {
@@ -236,7 +245,7 @@ func (a *Access) IssueToken(ctx context.Context, l Login) (Token, error) {
 	}
 	t := Token{Text: base64.RawURLEncoding.EncodeToString(secret[:]), Issued: a.now().UTC(), User: user}
 	t.Expires = t.Issued.Add(tokenLifetime)
-	t.User.Password = Secret{}
+	t.User.Hash = PasswordHash{}
 	put, err := a.tokens.Put(tokenKey(t.Text), storedToken{
 		Domain: user.Domain, Name: user.Name, Issued: t.Issued, Expires: t.Expires, Binding: bindToken(t.Text, user),
 	})
@@ -253,9 +262,16 @@ func (a *Access) IssueToken(ctx context.Context, l Login) (Token, error) {
 	return t, nil
 }
 
-func equalDigest(a, b string) bool {
-	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
-	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+// verify compares a password with a hash, unless too many are compared at this
+// moment.
+func (a *Access) verify(hash PasswordHash, password Secret) (bool, error) {
+	select {
+	case a.verifying <- struct{}{}:
+		defer func() { <-a.verifying }()
+		return hash.Matches(password), nil
+	default:
+		return false, Busy()
+	}
 }
 
 // staleTokens returns the removal of expired tokens, and of the oldest ones of
@@ -316,13 +332,13 @@ func tokenKey(text string) string {
 	return hex.EncodeToString(h[:])
 }
 
-// Authorise refuses a caller who lacks the permission for an action on a
-// project.
-func (p Principal) Authorise(project, action string) error {
-	if p.Project != project {
+// Authorise refuses a caller whose role does not allow an action, or who asks
+// for a project other than its own. An operation on none names no project.
+func (a *Access) Authorise(p Principal, project, action string) error {
+	if project != "" && p.Project != project {
 		return Forbidden("the project is not one of the caller's")
 	}
-	if !p.Role.Allows(action) {
+	if permissions, _ := a.accounts.Load().roles.Permissions(p.Role); !permissions.Allow(action) {
 		return Forbidden("role %s does not allow %s", p.Role, action)
 	}
 	return nil

@@ -4,39 +4,12 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/vpngw/vpngw/control/store"
 )
-
-func TestRoleAllows(t *testing.T) {
-	for _, test := range []struct {
-		action  string
-		allowed []Role
-	}{
-		{"vpn:vpnGateways:create", []Role{RoleAdmin}},
-		{"vpn:vpnGateways:update", []Role{RoleAdmin}},
-		{"vpn:vpnGateways:get", []Role{RoleAdmin, RoleOperator, RoleReadOnly}},
-		{"vpn:vpnGateways:getCertificate", []Role{RoleAdmin, RoleOperator, RoleReadOnly}},
-		{"vpn:vpnConnections:create", []Role{RoleAdmin, RoleOperator}},
-		{"vpn:vpnConnections:reset", []Role{RoleAdmin, RoleOperator}},
-		{"vpn:vpnConnections:getLog", []Role{RoleAdmin, RoleOperator, RoleReadOnly}},
-		{"vpn:customerGateways:delete", []Role{RoleAdmin, RoleOperator}},
-		{"vpn:resourceInstances:count", []Role{RoleAdmin, RoleOperator, RoleReadOnly}},
-		{"ecs:servers:list", nil},
-		{"vpn:vpnGateways", nil},
-		{"", nil},
-	} {
-		for _, role := range []Role{RoleAdmin, RoleOperator, RoleReadOnly, "", "root"} {
-			if got, want := role.Allows(test.action), slices.Contains(test.allowed, role); got != want {
-				t.Errorf("role %q, action %q: got %v, want %v", role, test.action, got, want)
-			}
-		}
-	}
-}
 
 // accessWorld is an Access whose clock the test moves.
 type accessWorld struct {
@@ -53,7 +26,7 @@ func newAccessWorld(t *testing.T, users ...User) *accessWorld {
 	}
 	t.Cleanup(func() { db.Close() })
 	w := &accessWorld{t: t, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
-	w.Access, err = NewAccess(AccessOptions{Store: db, Users: users, Now: func() time.Time { return w.clock }})
+	w.Access, err = NewAccess(AccessOptions{Store: db, Accounts: Accounts{Users: users}, Now: func() time.Time { return w.clock }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +71,7 @@ func TestTokenIsVoidOnceItsUserChanges(t *testing.T) {
 			token := w.issue("ops", "first password")
 			changed := user
 			test.change(&changed)
-			if err := w.SetAccounts(nil, []User{changed}); err != nil {
+			if err := w.SetAccounts(Accounts{Users: []User{changed}}); err != nil {
 				t.Fatal(err)
 			}
 			if got := w.valid(token); got != test.valid {
@@ -158,13 +131,16 @@ func TestAccountsAreChecked(t *testing.T) {
 		{"no role", []Credential{{AccessKey: "b", SecretKey: NewSecret("sk"), Project: "p1"}}, nil, "credentials[0]"},
 		{"no project", []Credential{{AccessKey: "b", SecretKey: NewSecret("sk"), Role: RoleAdmin}}, nil, "credentials[0]"},
 		{"same access key", []Credential{credential, credential}, nil, "credentials[1]"},
+		{"unknown role", []Credential{{AccessKey: "b", SecretKey: NewSecret("sk"), Role: "root", Project: "p1"}}, nil, `role "root"`},
 		{"no password", nil, []User{{Name: "ops", Role: RoleAdmin, Project: "p1"}}, "users[0]"},
+		{"password and hash", nil, []User{{Name: "ops", Password: NewSecret("a"), Hash: testHash, Role: RoleAdmin, Project: "p1"}}, "users[0]"},
+		{"hash alone", nil, []User{{Name: "ops", Hash: testHash, Role: RoleAdmin, Project: "p1"}}, ""},
 		{"same user", nil, []User{user, user}, "users[1]"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newAccessWorld(t, accessUser("before", "a password"))
 			token := w.issue("before", "a password")
-			err := w.SetAccounts(test.credentials, test.users)
+			err := w.SetAccounts(Accounts{Credentials: test.credentials, Users: test.users})
 			switch {
 			case test.field == "" && err != nil:
 				t.Error(err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"reflect"
@@ -15,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/api"
 )
 
 // config is the daemon's configuration file; docs/configuration.md describes
@@ -53,6 +55,7 @@ type apiConfig struct {
 	TLS         tlsConfig          `yaml:"tls"`
 	Credentials []credentialConfig `yaml:"credentials"`
 	Users       []userConfig       `yaml:"users"`
+	Roles       control.Roles      `yaml:"roles"`
 }
 
 // tlsConfig is "auto" (a self-signed certificate, kept in the data directory),
@@ -103,6 +106,7 @@ type userConfig struct {
 	Password     string `yaml:"password"`
 	PasswordFile string `yaml:"password_file"`
 	PasswordEnv  string `yaml:"password_env"`
+	PasswordHash string `yaml:"password_hash"`
 	Role         string `yaml:"role"`
 	ProjectID    string `yaml:"project_id"`
 	ProjectName  string `yaml:"project_name"`
@@ -187,6 +191,12 @@ func (c *config) resolveSecrets(getenv func(string) string) error {
 	for i := range c.API.Users {
 		u := &c.API.Users[i]
 		key := fmt.Sprintf("api.users[%d].password", i)
+		if u.PasswordHash != "" {
+			if u.Password+u.PasswordFile+u.PasswordEnv != "" {
+				errs = append(errs, fmt.Errorf("%s: give no other one beside %[1]s_hash", key))
+			}
+			continue
+		}
 		errs = append(errs, resolveSecret(key, &u.Password, u.PasswordFile, u.PasswordEnv, getenv))
 	}
 	return errors.Join(errs...)
@@ -287,6 +297,7 @@ func (c *config) checkAPI(p *problems) {
 	default:
 		p.add("api.tls", "%q is not one of auto, off, or a mapping of certificate_file and key_file", c.API.TLS.Mode)
 	}
+	c.checkRoles(p)
 	seen := make(map[string]bool)
 	for i, k := range c.API.Credentials {
 		key := fmt.Sprintf("api.credentials[%d].", i)
@@ -297,7 +308,7 @@ func (c *config) checkAPI(p *problems) {
 			p.add(key+"access_key", "%q occurs twice", k.AccessKey)
 		}
 		seen[k.AccessKey] = true
-		p.oneOf(key+"role", k.Role, roles...)
+		p.role(key+"role", k.Role, c.API.Roles)
 		if k.ProjectID == "" {
 			p.add(key+"project_id", "is required")
 		}
@@ -312,15 +323,48 @@ func (c *config) checkAPI(p *problems) {
 			p.add(key+"name", "%q occurs twice in domain %q", u.Name, u.Domain)
 		}
 		names[[2]string{u.Domain, u.Name}] = true
-		p.oneOf(key+"role", u.Role, roles...)
+		p.role(key+"role", u.Role, c.API.Roles)
+		if u.PasswordHash != "" {
+			if _, err := control.ParsePasswordHash(u.PasswordHash); err != nil {
+				p.add(key+"password_hash", "%v", err)
+			}
+		}
 		if u.ProjectID == "" {
 			p.add(key+"project_id", "is required")
 		}
 	}
 }
 
-// roles are the roles of credentials and users.
-var roles = []string{"admin", "operator", "readonly"}
+// role adds a problem unless there is a role of that name.
+func (p *problems) role(key, name string, roles control.Roles) {
+	if _, ok := roles.Permissions(control.Role(name)); !ok {
+		p.add(key, "%q is neither admin, operator, readonly, backup nor one of api.roles", name)
+	}
+}
+
+// checkRoles also finds actions that no operation needs, which are most likely
+// misspelt.
+func (c *config) checkRoles(p *problems) {
+	if len(c.API.Roles) == 0 {
+		return
+	}
+	if err := c.API.Roles.Validate(); err != nil {
+		*p = append(*p, fmt.Errorf("api.%w", err))
+		return
+	}
+	actions, err := api.Actions()
+	if err != nil {
+		*p = append(*p, err)
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.API.Roles)) {
+		for _, pattern := range c.API.Roles[name] {
+			if !slices.ContainsFunc(actions, func(action string) bool { return control.MatchAction(pattern, action) }) {
+				p.add(fmt.Sprintf("api.roles.%s", name), "no operation needs an action like %q", pattern)
+			}
+		}
+	}
+}
 
 // Bounds of the outer MTU: the minimum of IPv6 (RFC 8200, section 5), below
 // which IPsec leaves too little, and jumbo frames.

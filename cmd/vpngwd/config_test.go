@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vpngw/vpngw/control"
 )
 
 // wholeConfig is the file that the architecture pins, with everything in it.
@@ -98,6 +100,11 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"role", "role: admin", "role: root", "api.credentials[0].role"},
 		{"user role", "role: readonly", "role: root", "api.users[0].role"},
 		{"user password", "password: pass-word, ", "", "api.users[0].password"},
+		{"password and hash", "password: pass-word", "password: pass-word, password_hash: x", "api.users[0].password: give no other one"},
+		{"password hash", "password: pass-word", "password_hash: pass-word", "api.users[0].password_hash: password hash must be"},
+		{"built-in role", "tls: auto", "tls: auto\n  roles: {admin: ['vpn:*:get*']}", "api.roles.admin: is there already"},
+		{"action", "tls: auto", "tls: auto\n  roles: {a: ['vpn:*']}", "api.roles.a: action 0"},
+		{"misspelt action", "tls: auto", "tls: auto\n  roles: {a: ['vpn:vpnGateway:*']}", `api.roles.a: no operation needs an action like "vpn:vpnGateway:*"`},
 		{"project", "role: admin, project_id: p1", "role: admin", "api.credentials[0].project_id"},
 		{"same access key", "project_id: p1}]", "project_id: p1}, {access_key: AK1, secret_key: b, role: admin, project_id: p}]", "occurs twice"},
 		{"zone", "availability_zone: az1", "availability_zone: az9", "node.availability_zone"},
@@ -125,6 +132,23 @@ func TestLoadConfigRefuses(t *testing.T) {
 				t.Errorf("the error holds a secret: %v", err)
 			}
 		})
+	}
+}
+
+func TestRolesAndHashes(t *testing.T) {
+	const hash = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc"
+	text := strings.Replace(wholeConfig, "tls: auto", "tls: auto\n  roles: {reset: ['vpn:vpnConnections:reset', 'vpn:*:list*']}", 1)
+	text = strings.Replace(text, "password: pass-word, role: readonly", "password_hash: '"+hash+"', role: reset", 1)
+	c, err := loadConfig(writeConfig(t, text), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := c.accounts()
+	if u := all.Users[0]; u.Role != "reset" || !u.Hash.Matches(control.NewSecret("password")) || !u.Password.IsZero() {
+		t.Errorf("the user is %+v", u)
+	}
+	if p, ok := all.Roles.Permissions("reset"); !ok || !p.Allow("vpn:vpnConnections:reset") || p.Allow("vpn:vpnConnections:delete") {
+		t.Errorf("the role allows %q", p)
 	}
 }
 

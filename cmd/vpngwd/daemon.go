@@ -170,8 +170,7 @@ func (d *daemon) openAPI(objects *control.Objects) (err error) {
 	if err != nil {
 		return err
 	}
-	credentials, users := c.accounts()
-	d.access, err = control.NewAccess(control.AccessOptions{Store: d.store, Credentials: credentials, Users: users})
+	d.access, err = control.NewAccess(control.AccessOptions{Store: d.store, Accounts: c.accounts()})
 	if err != nil {
 		return err
 	}
@@ -186,19 +185,25 @@ func (d *daemon) openAPI(objects *control.Objects) (err error) {
 }
 
 // accounts are all who may call the API.
-func (c *config) accounts() (credentials []control.Credential, users []control.User) {
+func (c *config) accounts() control.Accounts {
+	all := control.Accounts{Roles: c.API.Roles}
 	for _, k := range c.API.Credentials {
-		credentials = append(credentials, control.Credential{
+		all.Credentials = append(all.Credentials, control.Credential{
 			AccessKey: k.AccessKey, SecretKey: control.NewSecret(k.SecretKey), Role: control.Role(k.Role), Project: k.ProjectID,
 		})
 	}
 	for _, u := range c.API.Users {
-		users = append(users, control.User{
-			Domain: u.Domain, Name: u.Name, Password: control.NewSecret(u.Password), Role: control.Role(u.Role),
-			Project: u.ProjectID, ProjectName: u.ProjectName,
-		})
+		user := control.User{
+			Domain: u.Domain, Name: u.Name, Role: control.Role(u.Role), Project: u.ProjectID, ProjectName: u.ProjectName,
+		}
+		if u.PasswordHash != "" {
+			user.Hash, _ = control.ParsePasswordHash(u.PasswordHash) // loadConfig has checked it
+		} else {
+			user.Password = control.NewSecret(u.Password)
+		}
+		all.Users = append(all.Users, user)
 	}
-	return credentials, users
+	return all
 }
 
 // addressSet returns the addresses of this node.

@@ -62,14 +62,14 @@ var errWrongSignature = control.Unauthenticated("the access key or the signature
 
 // authorise refuses a caller who lacks the permission of an operation, or asks
 // for a project other than its own.
-func authorise(r *http.Request, caller control.Principal, op *operation) error {
+func (s *Server) authorise(r *http.Request, caller control.Principal, op *operation) error {
 	if header := r.Header.Get("X-Project-Id"); header != "" && header != caller.Project {
 		return control.Forbidden("header X-Project-Id is not the project of the caller")
 	}
 	if op.permission == "" {
 		return nil
 	}
-	return caller.Authorise(r.PathValue("project_id"), op.permission)
+	return s.access.Authorise(caller, r.PathValue("project_id"), op.permission)
 }
 
 // limiters bounds how often each of a set of names may do something. When

@@ -3,7 +3,6 @@ package api
 import (
 	"crypto/sha256"
 	"fmt"
-	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -93,40 +92,6 @@ func (b *bench) everything() string {
 		out.WriteString(encoded(b.t, a.body))
 	}
 	return out.String()
-}
-
-func TestRoles(t *testing.T) {
-	for role, refused := range map[string][]string{
-		"operator": {"CreateVgw", "UpdateVgw", "DeleteVgw"},
-		"readonly": {
-			"CreateVgw", "UpdateVgw", "DeleteVgw", "CreateCgw", "UpdateCgw", "DeleteCgw", "CreateVpnConnection",
-			"UpdateVpnConnection", "DeleteVpnConnection", "ResetVpnConnection",
-		},
-	} {
-		b := newBench(t)
-		connection, gateway, customerGateway := b.createConnection()
-		operations := everyOperation(gateway, customerGateway, connection)
-		delete(operations, "KeystoneRevokeToken") // needs no permission
-		for _, id := range refused {
-			t.Run(role+"/"+id, func(t *testing.T) {
-				b.t = t
-				op := operations[id]
-				b.as(role, op[0].(string), op[1].(string), op[2]).
-					wantError(http.StatusForbidden, "VPN.0003", "Authentication failed: role "+role+" does not allow vpn:")
-			})
-			delete(operations, id)
-		}
-		for id := range maps.Keys(operations) {
-			t.Run(role+"/"+id, func(t *testing.T) {
-				b.t = t
-				op := operations[id]
-				// Refused for other reasons, such as an object that is in use, is all right.
-				if a := b.as(role, op[0].(string), op[1].(string), op[2]); a.text("error_code") == "VPN.0003" && !strings.Contains(a.Text, "not ready") {
-					t.Errorf("was refused: %s", a.Text)
-				}
-			})
-		}
-	}
 }
 
 func TestProjectsAreApart(t *testing.T) {
@@ -351,9 +316,65 @@ func TestLoginsAreLimited(t *testing.T) {
 		return b.send(r)
 	}
 	for range loginBurst {
-		try(login("password", "guess")).want(http.StatusUnauthorized)
+		try(login()).want(http.StatusCreated)
 	}
 	try(login()).wantError(http.StatusBadRequest, "VPN.0030", "busy")
 	b.now = b.now.Add(time.Second)
 	try(login()).want(http.StatusCreated)
+}
+
+func TestFailedLoginsMakeWait(t *testing.T) {
+	b := newBench(t)
+	try := func(from string, body any) *answer {
+		r, _ := request(t, http.MethodPost, "/v3/auth/tokens", body)
+		r.RemoteAddr = from
+		return b.send(r)
+	}
+	const guesser, owner = "192.0.2.1:1", "192.0.2.2:1"
+	guess := func() *answer { return try(guesser, login("password", "guess")) }
+	for range freeFailures {
+		guess().want(http.StatusUnauthorized)
+	}
+	for _, wait := range []time.Duration{0, time.Second, 2 * time.Second, 4 * time.Second} {
+		b.now = b.now.Add(wait - time.Millisecond)
+		if wait > 0 {
+			guess().wantError(http.StatusBadRequest, "VPN.0030", "busy")
+		}
+		b.now = b.now.Add(time.Millisecond)
+		guess().want(http.StatusUnauthorized)
+	}
+	// The owner waits, too, but not for long.
+	try(owner, login()).wantError(http.StatusBadRequest, "VPN.0030", "busy")
+	b.now = b.now.Add(maxUserWait)
+	try(owner, login()).want(http.StatusCreated)
+	// A known password is no licence to guess at others.
+	try(guesser, login()).want(http.StatusCreated)
+	try(guesser, login("name", "other")).want(http.StatusUnauthorized)
+	try(guesser, login("name", "another")).wantError(http.StatusBadRequest, "VPN.0030", "busy")
+	b.now = b.now.Add(forgetFailures)
+	for range freeFailures {
+		guess().want(http.StatusUnauthorized)
+	}
+}
+
+func TestBackoffIsBounded(t *testing.T) {
+	b, now := newBackoff(time.Minute), time.Unix(1_800_000_000, 0)
+	for range 100 {
+		b.fail("a", now)
+	}
+	if got := b.wait("a", now); got != time.Minute {
+		t.Errorf("after 100 failures the wait is %s, want %s", got, time.Minute)
+	}
+	if got := b.wait("b", now); got > 0 {
+		t.Errorf("one who never failed waits %s", got)
+	}
+	for i := range maxLimiters {
+		b.fail(fmt.Sprint(i), now)
+	}
+	if b.wait("one too many", now) <= 0 {
+		t.Error("there is no bound")
+	}
+	if b.wait("one too many", now.Add(forgetFailures)) > 0 || len(b.byName) != 0 {
+		t.Errorf("old failures are kept: %d", len(b.byName))
+	}
 }

@@ -74,16 +74,18 @@ func newBench(t testing.TB) *bench {
 	}
 	b.access, err = control.NewAccess(control.AccessOptions{
 		Store: db, Now: clock,
-		Credentials: []control.Credential{
+		Accounts: control.Accounts{Credentials: []control.Credential{
 			credential("admin", control.RoleAdmin, project),
 			credential("operator", control.RoleOperator, project),
 			credential("readonly", control.RoleReadOnly, project),
+			credential("auditor", "auditor", project),
+			credential("backup", control.RoleBackup, project),
 			credential("stranger", control.RoleAdmin, otherProject),
 		},
-		Users: []control.User{{
-			Domain: "acme", Name: "ops", Password: control.NewSecret(testPassword),
-			Role: control.RoleOperator, Project: project, ProjectName: "region-1",
-		}},
+			Users: []control.User{{
+				Domain: "acme", Name: "ops", Password: control.NewSecret(testPassword),
+				Role: control.RoleOperator, Project: project, ProjectName: "region-1",
+			}}, Roles: control.Roles{"auditor": {"vpn:*:list*", "vpn:vpnConnections:getLog"}}},
 	})
 	check(t, err)
 	b.server, err = New(Options{

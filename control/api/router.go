@@ -53,6 +53,23 @@ func loadOperations(ctx context.Context) (map[string]*operation, error) {
 	return operations, nil
 }
 
+// Actions returns the actions that the operations of the document need, each
+// once and in order.
+func Actions() ([]string, error) {
+	operations, err := loadOperations(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	var actions []string
+	for _, op := range operations {
+		if op.permission != "" {
+			actions = append(actions, op.permission)
+		}
+	}
+	slices.Sort(actions)
+	return slices.Compact(actions), nil
+}
+
 // router gives each generated route its guard. It is the mux that the
 // generated code registers with.
 type router struct {
@@ -128,7 +145,7 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, op *operation) er
 		if err != nil {
 			return err
 		}
-		if err := authorise(r, caller, op); err != nil {
+		if err := s.authorise(r, caller, op); err != nil {
 			return err
 		}
 	}

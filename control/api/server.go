@@ -58,7 +58,7 @@ type Server struct {
 	service  *control.Service
 	access   *control.Access
 	callers  *limiters // requests of one caller
-	logins   *limiters // attempts to get a token
+	logins   loginGuard
 	replay   replayGuard
 	log      *slog.Logger
 	now      func() time.Time
@@ -77,7 +77,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		service: o.Service, access: o.Access, log: o.Logger, now: o.Now, listen: o.Listen,
-		callers: newLimiters(callerRate, callerBurst), logins: newLimiters(loginRate, loginBurst),
+		callers: newLimiters(callerRate, callerBurst), logins: newLoginGuard(),
 		inFlight: make(chan struct{}, maxInFlight),
 	}
 	if s.now == nil {

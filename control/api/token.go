@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net"
+	"net/http"
 
 	"github.com/vpngw/vpngw/control"
 )
@@ -14,10 +16,10 @@ func (h *handlers) KeystoneCreateUserTokenByPassword(ctx context.Context, req Ke
 	if value(project.ID) == "" && value(project.Name) == "" {
 		return nil, control.Invalid("scope.project", "must have an id or a name")
 	}
-	// Guesses are bounded by who makes them and by whom they are about.
 	host, _, _ := net.SplitHostPort(c.remote)
-	if !s.logins.allow("from "+host, s.now()) || !s.logins.allow("as "+user.Domain.Name+"/"+user.Name, s.now()) {
-		return nil, control.Busy()
+	name := user.Domain.Name + "/" + user.Name
+	if err := s.logins.admit(host, name, s.now()); err != nil {
+		return nil, err
 	}
 	token, err := s.access.IssueToken(ctx, control.Login{
 		Domain:      user.Domain.Name,
@@ -26,9 +28,14 @@ func (h *handlers) KeystoneCreateUserTokenByPassword(ctx context.Context, req Ke
 		ProjectID:   value(project.ID),
 		ProjectName: value(project.Name),
 	})
+	var refusal *control.Error
+	if errors.As(err, &refusal) && refusal.Status == http.StatusUnauthorized {
+		s.logins.failed(host, name, s.now())
+	}
 	if err != nil {
 		return nil, err
 	}
+	s.logins.succeeded(name)
 	c.caller = control.Principal{Name: token.User.Domain + "/" + token.User.Name, Project: token.User.Project, Role: token.User.Role}
 	var t AuthToken
 	t.Methods = []string{"password"}
