@@ -216,6 +216,12 @@ func (a *Access) Credential(accessKey string) (Credential, bool) {
 	return c, ok
 }
 
+// HasUser tells whether there is a user of that name.
+func (a *Access) HasUser(domain, name string) bool {
+	_, ok := a.accounts.Load().users[userKey{domain, name}]
+	return ok
+}
+
 // Principal returns who a credential stands for.
 func (c Credential) Principal() Principal {
 	return Principal{Name: c.AccessKey, Project: c.Project, Role: c.Role}

@@ -25,6 +25,8 @@ type Service struct {
 	limits    Limits
 	random    io.Reader
 	now       func() time.Time
+
+	clientTokens clientTokens
 }
 
 // ServiceOptions is what a Service needs. Objects and Inventory are required.

@@ -27,6 +27,7 @@ type config struct {
 	Log       logConfig         `yaml:"log"`
 	Store     storeConfig       `yaml:"store"`
 	API       apiConfig         `yaml:"api"`
+	Audit     auditConfig       `yaml:"audit"`
 	Metrics   metricsConfig     `yaml:"metrics"`
 	Dataplane dataplaneConfig   `yaml:"dataplane"`
 	IKE       ikeConfig         `yaml:"ike"`
@@ -112,6 +113,13 @@ type userConfig struct {
 	ProjectName  string `yaml:"project_name"`
 }
 
+type auditConfig struct {
+	File      string `yaml:"file"`
+	MaxSizeMB int    `yaml:"max_size_mb"`
+	Keep      int    `yaml:"keep"`
+	Log       bool   `yaml:"log"`
+}
+
 type metricsConfig struct {
 	Listen string `yaml:"listen"`
 }
@@ -146,6 +154,7 @@ func defaults() config {
 		Log:       logConfig{Level: "info", Format: "text"},
 		Store:     storeConfig{Backend: "bbolt"},
 		API:       apiConfig{Listen: "127.0.0.1:8443", TLS: tlsConfig{Mode: tlsAuto}},
+		Audit:     auditConfig{File: "audit.log", MaxSizeMB: 64, Keep: 8},
 		Metrics:   metricsConfig{Listen: "127.0.0.1:9090"},
 		Dataplane: dataplaneConfig{Backend: "auto", TunName: "vpngw0", ForceEncapsulation: true},
 	}
@@ -269,6 +278,12 @@ func (c *config) check() error {
 		p.oneOf("store.backend", c.Store.Backend, "bbolt")
 	}
 	c.checkAPI(&p)
+	if m := c.Audit.MaxSizeMB; m < 1 || m > 4096 {
+		p.add("audit.max_size_mb", "%d is not in 1-4096", m)
+	}
+	if k := c.Audit.Keep; k < 0 || k > 1000 {
+		p.add("audit.keep", "%d is not in 0-1000", k)
+	}
 	if c.Metrics.Listen != "" {
 		if _, err := netip.ParseAddrPort(c.Metrics.Listen); err != nil {
 			p.add("metrics.listen", "%q is not an address with a port", c.Metrics.Listen)
@@ -427,6 +442,7 @@ func (c *config) restartKeys(old *config) []string {
 		{"store", c.Store.Backend == old.Store.Backend},
 		{"api.listen", c.API.Listen == old.API.Listen},
 		{"api.tls", c.API.TLS == old.API.TLS},
+		{"audit", c.Audit == old.Audit},
 		{"metrics", c.Metrics == old.Metrics},
 		{"dataplane", c.Dataplane == old.Dataplane},
 		{"ike", c.IKE == old.IKE},

@@ -22,6 +22,7 @@ api:
   tls: auto
   credentials: [{access_key: AK1, secret_key: very-secret, role: admin, project_id: p1}]
   users: [{name: alice, domain: d, password: pass-word, role: readonly, project_id: p1, project_name: one}]
+audit: {file: audit.log, max_size_mb: 10, keep: 3, log: true}
 metrics: {listen: 127.0.0.1:9090}
 dataplane: {backend: auto}
 ike: {retransmit: {initial: 1s, factor: 1.5, tries: 3}}
@@ -89,6 +90,8 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"mtu", "backend: auto", "backend: auto, outer_mtu: 1279", "dataplane.outer_mtu"},
 		{"listen", "127.0.0.1:8443", "localhost", "api.listen"},
 		{"metrics", "127.0.0.1:9090", "9090", "metrics.listen"},
+		{"audit size", "max_size_mb: 10", "max_size_mb: 0", "audit.max_size_mb"},
+		{"audit files", "keep: 3", "keep: -1", "audit.keep"},
 		{"plain HTTP on the net", "127.0.0.1:8443\n  tls: auto", "0.0.0.0:8443\n  tls: off", "loopback"},
 		{"tls word", "tls: auto", "tls: maybe", "api.tls"},
 		{"tls files", "tls: auto", "tls: {certificate_file: a}", "both certificate_file and key_file"},

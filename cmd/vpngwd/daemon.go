@@ -19,6 +19,7 @@ import (
 
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/api"
+	"github.com/vpngw/vpngw/control/audit"
 	"github.com/vpngw/vpngw/control/reconcile"
 	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/dataplane"
@@ -174,14 +175,32 @@ func (d *daemon) openAPI(objects *control.Objects) (err error) {
 	if err != nil {
 		return err
 	}
+	records, err := c.openAudit(d.log.With("part", "audit"))
+	if err != nil {
+		return err
+	}
+	d.onClose(records.Close)
 	d.api, err = api.New(api.Options{
-		Service: d.service, Access: d.access, Logger: d.log.With("part", "api"), Listen: c.API.Listen,
+		Service: d.service, Access: d.access, Logger: d.log.With("part", "api"), Audit: records, Listen: c.API.Listen,
 		TLS: api.TLS{
 			Mode: api.TLSMode(c.API.TLS.Mode), CertificateFile: c.API.TLS.CertificateFile, KeyFile: c.API.TLS.KeyFile,
 		},
 		DataDir: c.DataDir,
 	})
 	return err
+}
+
+// openAudit opens the audit log. Its file stands in the data directory unless
+// its path is absolute.
+func (c *config) openAudit(log *slog.Logger) (*audit.Log, error) {
+	o := audit.Options{MaxSize: int64(c.Audit.MaxSizeMB) << 20, Keep: c.Audit.Keep, ToLog: c.Audit.Log, Logger: log}
+	if c.Audit.File != "" {
+		o.Path = c.Audit.File
+		if !filepath.IsAbs(o.Path) {
+			o.Path = filepath.Join(c.DataDir, o.Path)
+		}
+	}
+	return audit.Open(o)
 }
 
 // accounts are all who may call the API.

@@ -29,6 +29,7 @@ func (s *Server) authenticate(r *http.Request, readBody func() ([]byte, error)) 
 		if !ok {
 			return caller, errWrongSignature
 		}
+		callOf(r.Context()).claimed = credential.AccessKey
 		body, err := readBody()
 		if err != nil {
 			return caller, err

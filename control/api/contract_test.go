@@ -19,6 +19,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3filter"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/audit"
 	"github.com/vpngw/vpngw/control/store"
 )
 
@@ -42,6 +43,8 @@ type bench struct {
 	access  *control.Access
 	log     *bytes.Buffer
 	now     time.Time // of the server and of signatures
+
+	auditFile string
 }
 
 func newBench(t testing.TB) *bench {
@@ -88,8 +91,13 @@ func newBench(t testing.TB) *bench {
 			}}, Roles: control.Roles{"auditor": {"vpn:*:list*", "vpn:vpnConnections:getLog"}}},
 	})
 	check(t, err)
+	logger := slog.New(slog.NewJSONHandler(b.log, nil))
+	b.auditFile = filepath.Join(dir, "audit.log")
+	auditLog, err := audit.Open(audit.Options{Path: b.auditFile, MaxSize: 1 << 20, Logger: logger})
+	check(t, err)
+	t.Cleanup(func() { check(t, auditLog.Close()) })
 	b.server, err = New(Options{
-		Service: service, Access: b.access, Logger: slog.New(slog.NewJSONHandler(b.log, nil)),
+		Service: service, Access: b.access, Logger: logger, Audit: auditLog,
 		Listen: "127.0.0.1:0", TLS: TLS{Mode: TLSOff}, Now: clock,
 	})
 	check(t, err)

@@ -1534,6 +1534,9 @@ type VpnConnectionResponseBody struct {
 	VpnConnection VpnConnection `json:"vpn_connection"`
 }
 
+// ClientToken defines model for ClientToken.
+type ClientToken = string
+
 // EnterpriseProjectID defines model for EnterpriseProjectID.
 type EnterpriseProjectID = []string
 
@@ -1564,6 +1567,14 @@ type ListCgwsParams struct {
 	CgwID *string `form:"cgw_id,omitempty" json:"cgw_id,omitempty"`
 }
 
+// CreateCgwParams defines parameters for CreateCgw.
+type CreateCgwParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
 // ListVpnConnectionsParams defines parameters for ListVpnConnections.
 type ListVpnConnectionsParams struct {
 	// VgwIP Only connections of this address, which is the id of an EIP or a private address.
@@ -1588,6 +1599,14 @@ type ListVpnConnectionsParams struct {
 	Marker *Marker `form:"marker,omitempty" json:"marker,omitempty"`
 }
 
+// CreateVpnConnectionParams defines parameters for CreateVpnConnection.
+type CreateVpnConnectionParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
 // ListVgwsParams defines parameters for ListVgws.
 type ListVgwsParams struct {
 	// EnterpriseProjectID Only objects of these enterprise projects. The parameter may be repeated.
@@ -1595,6 +1614,14 @@ type ListVgwsParams struct {
 
 	// VgwID Only the gateway of this id.
 	VgwID *string `form:"vgw_id,omitempty" json:"vgw_id,omitempty"`
+}
+
+// CreateVgwParams defines parameters for CreateVgw.
+type CreateVgwParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
 }
 
 // KeystoneCreateUserTokenByPasswordJSONRequestBody defines body for KeystoneCreateUserTokenByPassword for application/json ContentType.
@@ -1631,7 +1658,7 @@ type ServerInterface interface {
 	ListCgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListCgwsParams)
 	// CreateCgw Create a customer gateway
 	// (POST /v5/{project_id}/customer-gateways)
-	CreateCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	CreateCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateCgwParams)
 	// DeleteCgw Delete a customer gateway that has no connections
 	// (DELETE /v5/{project_id}/customer-gateways/{customer_gateway_id})
 	DeleteCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, customerGatewayID string)
@@ -1646,7 +1673,7 @@ type ServerInterface interface {
 	ListVpnConnections(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnConnectionsParams)
 	// CreateVpnConnection Create a connection
 	// (POST /v5/{project_id}/vpn-connection)
-	CreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	CreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateVpnConnectionParams)
 	// DeleteVpnConnection Delete a connection
 	// (DELETE /v5/{project_id}/vpn-connection/{vpn_connection_id})
 	DeleteVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
@@ -1667,7 +1694,7 @@ type ServerInterface interface {
 	ListVgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVgwsParams)
 	// CreateVgw Create a gateway
 	// (POST /v5/{project_id}/vpn-gateways)
-	CreateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	CreateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateVgwParams)
 	// DeleteVgw Delete a gateway that has no connections
 	// (DELETE /v5/{project_id}/vpn-gateways/{vgw_id})
 	DeleteVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string)
@@ -1830,8 +1857,32 @@ func (siw *ServerInterfaceWrapper) CreateCgw(w http.ResponseWriter, r *http.Requ
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateCgwParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateCgw(w, r, projectID)
+		siw.Handler.CreateCgw(w, r, projectID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2081,8 +2132,32 @@ func (siw *ServerInterfaceWrapper) CreateVpnConnection(w http.ResponseWriter, r 
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateVpnConnectionParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateVpnConnection(w, r, projectID)
+		siw.Handler.CreateVpnConnection(w, r, projectID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2337,8 +2412,32 @@ func (siw *ServerInterfaceWrapper) CreateVgw(w http.ResponseWriter, r *http.Requ
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateVgwParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateVgw(w, r, projectID)
+		siw.Handler.CreateVgw(w, r, projectID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2722,6 +2821,7 @@ func (response ListCgwsdefaultJSONResponse) VisitListCgwsResponse(w http.Respons
 
 type CreateCgwRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
+	Params    CreateCgwParams
 	Body      *CreateCgwJSONRequestBody
 }
 
@@ -2917,6 +3017,7 @@ func (response ListVpnConnectionsdefaultJSONResponse) VisitListVpnConnectionsRes
 
 type CreateVpnConnectionRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
+	Params    CreateVpnConnectionParams
 	Body      *CreateVpnConnectionJSONRequestBody
 }
 
@@ -3192,6 +3293,7 @@ func (response ListVgwsdefaultJSONResponse) VisitListVgwsResponse(w http.Respons
 
 type CreateVgwRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
+	Params    CreateVgwParams
 	Body      *CreateVgwJSONRequestBody
 }
 
@@ -3530,10 +3632,11 @@ func (sh *strictHandler) ListCgws(w http.ResponseWriter, r *http.Request, projec
 }
 
 // CreateCgw operation middleware
-func (sh *strictHandler) CreateCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+func (sh *strictHandler) CreateCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateCgwParams) {
 	var request CreateCgwRequestObject
 
 	request.ProjectID = projectID
+	request.Params = params
 
 	var body CreateCgwJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
@@ -3678,10 +3781,11 @@ func (sh *strictHandler) ListVpnConnections(w http.ResponseWriter, r *http.Reque
 }
 
 // CreateVpnConnection operation middleware
-func (sh *strictHandler) CreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+func (sh *strictHandler) CreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateVpnConnectionParams) {
 	var request CreateVpnConnectionRequestObject
 
 	request.ProjectID = projectID
+	request.Params = params
 
 	var body CreateVpnConnectionJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
@@ -3880,10 +3984,11 @@ func (sh *strictHandler) ListVgws(w http.ResponseWriter, r *http.Request, projec
 }
 
 // CreateVgw operation middleware
-func (sh *strictHandler) CreateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+func (sh *strictHandler) CreateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateVgwParams) {
 	var request CreateVgwRequestObject
 
 	request.ProjectID = projectID
+	request.Params = params
 
 	var body CreateVgwJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/audit"
 )
 
 // Document is the OpenAPI document of the API, in YAML.
@@ -27,6 +28,7 @@ type Options struct {
 	Service *control.Service
 	Access  *control.Access
 	Logger  *slog.Logger
+	Audit   *audit.Log // nil: changes are not written down
 
 	Listen string // address and port
 	TLS    TLS
@@ -59,6 +61,7 @@ type Server struct {
 	access   *control.Access
 	callers  *limiters // requests of one caller
 	logins   loginGuard
+	auditor  *auditor
 	replay   replayGuard
 	log      *slog.Logger
 	now      func() time.Time
@@ -77,7 +80,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		service: o.Service, access: o.Access, log: o.Logger, now: o.Now, listen: o.Listen,
-		callers: newLimiters(callerRate, callerBurst), logins: newLoginGuard(),
+		callers: newLimiters(callerRate, callerBurst), logins: newLoginGuard(), auditor: newAuditor(o.Audit),
 		inFlight: make(chan struct{}, maxInFlight),
 	}
 	if s.now == nil {
@@ -94,7 +97,7 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("api: document: %w", err)
 	}
-	s.handler = logged(s.log, s.limited(routes))
+	s.handler = s.logged(s.limited(routes))
 	return s, nil
 }
 

@@ -110,7 +110,7 @@ func TestInternalErrorsAreNotShown(t *testing.T) {
 
 func TestPanicIsAnswered(t *testing.T) {
 	b := newBench(t)
-	b.server.handler = logged(b.server.log, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret of a panic") }))
+	b.server.handler = b.server.logged(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret of a panic") }))
 	a := b.call(http.MethodGet, "/", nil)
 	a.wantError(http.StatusInternalServerError, "VPN.0002", "server error: ")
 	if strings.Contains(a.Text, "secret") {

@@ -18,6 +18,9 @@ func (h *handlers) KeystoneCreateUserTokenByPassword(ctx context.Context, req Ke
 	}
 	host, _, _ := net.SplitHostPort(c.remote)
 	name := user.Domain.Name + "/" + user.Name
+	if s.access.HasUser(user.Domain.Name, user.Name) {
+		c.claimed = name // of others it may be a password in the wrong place
+	}
 	if err := s.logins.admit(host, name, s.now()); err != nil {
 		return nil, err
 	}
