@@ -5,7 +5,6 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -17,6 +16,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // maxAnswer bounds what is read of an answer, in octets.
@@ -146,7 +147,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	if method != http.MethodGet {
 		// Tells two equal calls apart, whose signatures within one second
 		// would be equal and so look like a replay.
-		r.Header.Set("X-Client-Token", rand.Text())
+		r.Header.Set("X-Client-Token", uuid.NewString())
 	}
 	sign(r, body, c.accessKey, c.secretKey, time.Now())
 
