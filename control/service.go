@@ -58,6 +58,12 @@ func NewService(o ServiceOptions) (*Service, error) {
 // there stay as they are.
 func (s *Service) SetInventory(inv *Inventory) { s.inventory.Store(inv) }
 
+// Backup performs BackupStore. Unlike the other calls it is about the objects
+// of all projects.
+func (s *Service) Backup(ctx context.Context, w io.Writer) error {
+	return s.objects.Backup(ctx, w, s.now())
+}
+
 // Page asks for a part of a list, newest objects first. The zero Page asks for
 // as many as a page may have.
 type Page struct {

@@ -4,6 +4,8 @@
 //	vpngwd --config FILE          run in the foreground
 //	vpngwd check --config FILE    say what is wrong with a configuration file
 //	vpngwd doctor [--config FILE] say what this host lacks, and the line to add
+//	vpngwd restore --config FILE BACKUP
+//	                              make the store from a backup (vpnctl backup takes one)
 //	vpngwd hash-password          read a password and print its hash for the configuration
 //	vpngwd version                print the version
 //
@@ -35,6 +37,8 @@ const usage = `usage:
   vpngwd --config FILE             run the gateway in the foreground
   vpngwd check --config FILE       check a configuration file
   vpngwd doctor [--config FILE]    check this host
+  vpngwd restore --config FILE BACKUP
+                                   make the store from a backup
   vpngwd hash-password             read a password and print its hash
   vpngwd version                   print the version
 `
@@ -60,7 +64,11 @@ func command(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if *showVersion {
 		verb = "version"
 	}
-	if flags.NArg() > 0 || (*path == "" && (verb == "run" || verb == "check")) {
+	operands := 0
+	if verb == "restore" {
+		operands = 1
+	}
+	if flags.NArg() != operands || (*path == "" && (verb == "run" || verb == "check" || verb == "restore")) {
 		fmt.Fprint(stderr, usage)
 		return exitUsage
 	}
@@ -87,6 +95,8 @@ func command(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			return exitFailed
 		}
 		return exitOK
+	case "restore":
+		return restore(context.Background(), c, flags.Arg(0), stdout, stderr)
 	case "hash-password":
 		return hashPassword(stdin, stdout, stderr)
 	case "version":

@@ -25,6 +25,8 @@ func TestCommand(t *testing.T) {
 		{[]string{"check", "--config", bad}, exitUsage, "", `[1:1] unknown field "data"`},
 		{[]string{"--config", bad}, exitUsage, "", "unknown field"},
 		{[]string{"--config", good + ".missing"}, exitUsage, "", "no such file"},
+		{[]string{"restore", "--config", good}, exitUsage, "", "usage:"},
+		{[]string{"restore", "backup"}, exitUsage, "", "usage:"},
 		{[]string{"version"}, exitOK, "vpngwd dev", ""},
 		{[]string{"--version"}, exitOK, "vpngwd dev", ""},
 	} {

@@ -33,6 +33,7 @@ func everyOperation(gateway, customerGateway, connection string) map[string][3]a
 		"ShowVpnConnectionLog": {http.MethodGet, path("vpn-connection", connection, "log"), nil},
 		"ResetVpnConnection":   {http.MethodPost, path("vpn-connection", connection, "reset"), nil},
 		"KeystoneRevokeToken":  {http.MethodDelete, "/v3/auth/tokens", nil},
+		"BackupStore":          {http.MethodGet, "/vpngw/v1/backup", nil},
 	}
 }
 

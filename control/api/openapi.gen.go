@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/oapi-codegen/runtime"
@@ -1704,6 +1705,9 @@ type ServerInterface interface {
 	// UpdateVgw Change a gateway
 	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id})
 	UpdateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string)
+	// BackupStore Take a backup of the store
+	// (GET /vpngw/v1/backup)
+	BackupStore(w http.ResponseWriter, r *http.Request)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -2552,6 +2556,20 @@ func (siw *ServerInterfaceWrapper) UpdateVgw(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// BackupStore operation middleware
+func (siw *ServerInterfaceWrapper) BackupStore(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.BackupStore(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 type UnescapedCookieParamError struct {
 	ParamName string
 	Err       error
@@ -2689,6 +2707,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}", wrapper.UpdateVpnConnection)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/log", wrapper.ShowVpnConnectionLog)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/reset", wrapper.ResetVpnConnection)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/vpngw/v1/backup", wrapper.BackupStore)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneRevokeToken)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneCreateUserTokenByPassword)
 
@@ -3447,6 +3466,73 @@ func (response UpdateVgwdefaultJSONResponse) VisitUpdateVgwResponse(w http.Respo
 	return err
 }
 
+type BackupStoreRequestObject struct {
+}
+
+type BackupStoreResponseObject interface {
+	VisitBackupStoreResponse(w http.ResponseWriter) error
+}
+
+type BackupStore200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response BackupStore200ApplicationXNdjsonResponse) VisitBackupStoreResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type BackupStoredefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response BackupStoredefaultJSONResponse) VisitBackupStoreResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// KeystoneRevokeToken Revoke a token
@@ -3506,6 +3592,9 @@ type StrictServerInterface interface {
 	// UpdateVgw Change a gateway
 	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id})
 	UpdateVgw(ctx context.Context, request UpdateVgwRequestObject) (UpdateVgwResponseObject, error)
+	// BackupStore Take a backup of the store
+	// (GET /vpngw/v1/backup)
+	BackupStore(ctx context.Context, request BackupStoreRequestObject) (BackupStoreResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -4098,6 +4187,30 @@ func (sh *strictHandler) UpdateVgw(w http.ResponseWriter, r *http.Request, proje
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UpdateVgwResponseObject); ok {
 		if err := validResponse.VisitUpdateVgwResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// BackupStore operation middleware
+func (sh *strictHandler) BackupStore(w http.ResponseWriter, r *http.Request) {
+	var request BackupStoreRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.BackupStore(ctx, request.(BackupStoreRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BackupStore")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(BackupStoreResponseObject); ok {
+		if err := validResponse.VisitBackupStoreResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

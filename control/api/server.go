@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -62,6 +63,7 @@ type Server struct {
 	callers  *limiters // requests of one caller
 	logins   loginGuard
 	auditor  *auditor
+	backup   sync.Mutex // held while a backup is made
 	replay   replayGuard
 	log      *slog.Logger
 	now      func() time.Time
