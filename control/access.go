@@ -101,7 +101,6 @@ type Access struct {
 	now      func() time.Time
 
 	verifying chan struct{} // holds one element for each password being hashed
-	nobody    PasswordHash  // compared with where there is no user
 }
 
 // Accounts are all who may call the API, and what their roles allow.
@@ -115,6 +114,9 @@ type accounts struct {
 	credentials map[string]Credential
 	users       map[userKey]User
 	roles       Roles
+	// nobody is compared with where there is no user. It is the hash of some
+	// user, so that it takes as long if all hashes have the same cost.
+	nobody PasswordHash
 }
 
 type userKey struct{ domain, name string }
@@ -135,7 +137,6 @@ func NewAccess(o AccessOptions) (*Access, error) {
 	a := &Access{
 		store: o.Store, tokens: store.NewTable[storedToken](o.Store, prefixTokens), random: o.Random, now: o.Now,
 		verifying: make(chan struct{}, maxVerifying),
-		nobody:    hashWithSalt(NewSecret("nobody"), make([]byte, hashSalt)),
 	}
 	if a.random == nil {
 		a.random = rand.Reader
@@ -153,7 +154,10 @@ func (a *Access) SetAccounts(all Accounts) error {
 	if err := all.Roles.Validate(); err != nil {
 		return err
 	}
-	next := &accounts{credentials: map[string]Credential{}, users: map[userKey]User{}, roles: all.Roles}
+	next := &accounts{
+		credentials: map[string]Credential{}, users: map[userKey]User{}, roles: all.Roles,
+		nobody: PasswordHash{memory: hashMemory, passes: hashPasses, lanes: hashLanes, salt: "no user", sum: string(make([]byte, hashSize))},
+	}
 	for i, c := range all.Credentials {
 		field := fmt.Sprintf("credentials[%d]", i)
 		if c.AccessKey == "" || c.SecretKey.IsZero() {
@@ -181,7 +185,9 @@ func (a *Access) SetAccounts(all Accounts) error {
 		if _, taken := next.users[userKey{u.Domain, u.Name}]; taken {
 			return fmt.Errorf("%s: user %q of domain %q stands there twice", field, u.Name, u.Domain)
 		}
-		next.users[userKey{u.Domain, u.Name}] = hashed(u)
+		u = hashed(u)
+		next.users[userKey{u.Domain, u.Name}] = u
+		next.nobody = u.Hash
 	}
 	a.accounts.Store(next)
 	return nil
@@ -231,10 +237,11 @@ func (c Credential) Principal() Principal {
 // user, password or project are refused alike. A user has at most 64 tokens:
 // beyond that the oldest is void.
 func (a *Access) IssueToken(ctx context.Context, l Login) (Token, error) {
-	user, known := a.accounts.Load().users[userKey{l.Domain, l.Name}]
+	all := a.accounts.Load()
+	user, known := all.users[userKey{l.Domain, l.Name}]
 	hash := user.Hash
 	if !known {
-		hash = a.nobody // unknown users take as long as known ones
+		hash = all.nobody
 	}
 	matches, err := a.verify(hash, l.Password)
 	if err != nil {
@@ -245,6 +252,11 @@ func (a *Access) IssueToken(ctx context.Context, l Login) (Token, error) {
 	if !known || !matches || !scoped {
 		return Token{}, Unauthenticated("the user, the password or the project is wrong")
 	}
+	return a.issue(ctx, user)
+}
+
+// issue returns a token of a user who proved to be that user.
+func (a *Access) issue(ctx context.Context, user User) (Token, error) {
 	var secret [tokenSize]byte
 	if _, err := io.ReadFull(a.random, secret[:]); err != nil {
 		return Token{}, fmt.Errorf("random token: %w", err)

@@ -75,20 +75,25 @@ func newBench(t testing.TB) *bench {
 	credential := func(accessKey string, role control.Role, project string) control.Credential {
 		return control.Credential{AccessKey: accessKey, SecretKey: control.NewSecret(testSecret + accessKey), Role: role, Project: project}
 	}
+	hash, err := passwordHash()
+	check(t, err)
 	b.access, err = control.NewAccess(control.AccessOptions{
 		Store: db, Now: clock,
-		Accounts: control.Accounts{Credentials: []control.Credential{
-			credential("admin", control.RoleAdmin, project),
-			credential("operator", control.RoleOperator, project),
-			credential("readonly", control.RoleReadOnly, project),
-			credential("auditor", "auditor", project),
-			credential("backup", control.RoleBackup, project),
-			credential("stranger", control.RoleAdmin, otherProject),
-		},
+		Accounts: control.Accounts{
+			Credentials: []control.Credential{
+				credential("admin", control.RoleAdmin, project),
+				credential("operator", control.RoleOperator, project),
+				credential("readonly", control.RoleReadOnly, project),
+				credential("auditor", "auditor", project),
+				credential("backup", control.RoleBackup, project),
+				credential("stranger", control.RoleAdmin, otherProject),
+			},
 			Users: []control.User{{
-				Domain: "acme", Name: "ops", Password: control.NewSecret(testPassword),
+				Domain: "acme", Name: "ops", Hash: hash,
 				Role: control.RoleOperator, Project: project, ProjectName: "region-1",
-			}}, Roles: control.Roles{"auditor": {"vpn:*:list*", "vpn:vpnConnections:getLog"}}},
+			}},
+			Roles: control.Roles{"auditor": {"vpn:*:list*", "vpn:vpnConnections:getLog"}},
+		},
 	})
 	check(t, err)
 	logger := slog.New(slog.NewJSONHandler(b.log, nil))
@@ -103,6 +108,11 @@ func newBench(t testing.TB) *bench {
 	check(t, err)
 	return b
 }
+
+// passwordHash is computed once: it takes its time.
+var passwordHash = sync.OnceValues(func() (control.PasswordHash, error) {
+	return control.HashPassword(control.NewSecret(testPassword), nil)
+})
 
 func check(t testing.TB, err error) {
 	t.Helper()
