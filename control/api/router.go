@@ -120,6 +120,13 @@ func (rt *router) HandleFunc(pattern string, next func(http.ResponseWriter, *htt
 			writeError(w, r, err)
 			return
 		}
+		if caller := callOf(ctx).caller.Name; caller != "" {
+			defer rt.server.working.end(caller)
+			if rt.server.working.begin(caller) > maxCallerInFlight {
+				writeError(w, r, control.Busy())
+				return
+			}
+		}
 		next(w, r.WithContext(ctx))
 	})
 }
