@@ -17,7 +17,8 @@ import (
 	"github.com/vpngw/vpngw/control/store"
 )
 
-// Credential is an access key with the secret that signs requests.
+// Credential is an access key with the secret that signs requests, in one
+// project. An access key may have several, with a role in each.
 type Credential struct {
 	AccessKey string
 	SecretKey Secret
@@ -25,8 +26,9 @@ type Credential struct {
 	Project   string // id
 }
 
-// User is somebody who obtains tokens by a password, of which either the text
-// or the hash is given. Access keeps hashes only.
+// User is somebody who obtains tokens by a password, in one project. A user may
+// have several, with a role in each. Of the password either the text or the
+// hash is given. Access keeps hashes only.
 type User struct {
 	Domain      string
 	Name        string
@@ -40,7 +42,7 @@ type User struct {
 // Principal is the authenticated caller of the API.
 type Principal struct {
 	Name    string // access key, or domain/user
-	Project string // id; the only project the caller has
+	Project string // id; the project that the caller acts in
 	Role    Role
 }
 
@@ -76,6 +78,7 @@ const (
 type storedToken struct {
 	Domain  string    `json:"domain"`
 	Name    string    `json:"name"`
+	Project string    `json:"project"`
 	Issued  time.Time `json:"issued"`
 	Expires time.Time `json:"expires"`
 	// Binding ties a token to the password and project it was issued for: a
@@ -111,8 +114,8 @@ type Accounts struct {
 }
 
 type accounts struct {
-	credentials map[string]Credential
-	users       map[userKey]User
+	credentials map[string][]Credential // by access key: one for each project
+	users       map[userKey][]User      // likewise
 	roles       Roles
 	// nobody is compared with where there is no user. It is the hash of some
 	// user, so that it takes as long if all hashes have the same cost.
@@ -155,7 +158,7 @@ func (a *Access) SetAccounts(all Accounts) error {
 		return err
 	}
 	next := &accounts{
-		credentials: map[string]Credential{}, users: map[userKey]User{}, roles: all.Roles,
+		credentials: map[string][]Credential{}, users: map[userKey][]User{}, roles: all.Roles,
 		nobody: PasswordHash{memory: hashMemory, passes: hashPasses, lanes: hashLanes, salt: "no user", sum: string(make([]byte, hashSize))},
 	}
 	for i, c := range all.Credentials {
@@ -166,10 +169,12 @@ func (a *Access) SetAccounts(all Accounts) error {
 		if err := next.check(field, c.Role, c.Project); err != nil {
 			return err
 		}
-		if _, taken := next.credentials[c.AccessKey]; taken {
-			return fmt.Errorf("%s: its access key stands there twice", field)
+		for _, other := range next.credentials[c.AccessKey] {
+			if other.Project == c.Project || !other.SecretKey.Equal(c.SecretKey) {
+				return fmt.Errorf("%s: its access key stands there twice, with one project or two secret keys", field)
+			}
 		}
-		next.credentials[c.AccessKey] = c
+		next.credentials[c.AccessKey] = append(next.credentials[c.AccessKey], c)
 	}
 	for i, u := range all.Users {
 		field := fmt.Sprintf("users[%d]", i)
@@ -182,11 +187,14 @@ func (a *Access) SetAccounts(all Accounts) error {
 		if err := next.check(field, u.Role, u.Project); err != nil {
 			return err
 		}
-		if _, taken := next.users[userKey{u.Domain, u.Name}]; taken {
-			return fmt.Errorf("%s: user %q of domain %q stands there twice", field, u.Name, u.Domain)
-		}
 		u = hashed(u)
-		next.users[userKey{u.Domain, u.Name}] = u
+		key := userKey{u.Domain, u.Name}
+		for _, other := range next.users[key] {
+			if other.Project == u.Project || other.Hash != u.Hash {
+				return fmt.Errorf("%s: user %q of domain %q stands there twice, with one project or two passwords", field, u.Name, u.Domain)
+			}
+		}
+		next.users[key] = append(next.users[key], u)
 		next.nobody = u.Hash
 	}
 	a.accounts.Store(next)
@@ -216,10 +224,15 @@ func (a *accounts) check(field string, role Role, project string) error {
 	return nil
 }
 
-// Credential returns the credential of an access key.
-func (a *Access) Credential(accessKey string) (Credential, bool) {
-	c, ok := a.accounts.Load().credentials[accessKey]
-	return c, ok
+// Credential returns the credential of an access key in a project or, where it
+// has none there, in the first of its projects.
+func (a *Access) Credential(accessKey, project string) (Credential, bool) {
+	own := a.accounts.Load().credentials[accessKey]
+	if len(own) == 0 {
+		return Credential{}, false
+	}
+	i := slices.IndexFunc(own, func(c Credential) bool { return c.Project == project })
+	return own[max(i, 0)], true
 }
 
 // HasUser tells whether there is a user of that name.
@@ -238,21 +251,22 @@ func (c Credential) Principal() Principal {
 // beyond that the oldest is void.
 func (a *Access) IssueToken(ctx context.Context, l Login) (Token, error) {
 	all := a.accounts.Load()
-	user, known := all.users[userKey{l.Domain, l.Name}]
-	hash := user.Hash
-	if !known {
-		hash = all.nobody
+	own, hash := all.users[userKey{l.Domain, l.Name}], all.nobody
+	if len(own) > 0 {
+		hash = own[0].Hash // that of all
 	}
 	matches, err := a.verify(hash, l.Password)
 	if err != nil {
 		return Token{}, err
 	}
-	scoped := (l.ProjectID == "" || l.ProjectID == user.Project) &&
-		(l.ProjectName == "" || l.ProjectName == user.ProjectName || l.ProjectName == user.Project)
-	if !known || !matches || !scoped {
+	i := slices.IndexFunc(own, func(u User) bool {
+		return (l.ProjectID == "" || l.ProjectID == u.Project) &&
+			(l.ProjectName == "" || l.ProjectName == u.ProjectName || l.ProjectName == u.Project)
+	})
+	if !matches || i < 0 {
 		return Token{}, Unauthenticated("the user, the password or the project is wrong")
 	}
-	return a.issue(ctx, user)
+	return a.issue(ctx, own[i])
 }
 
 // issue returns a token of a user who proved to be that user.
@@ -265,7 +279,7 @@ func (a *Access) issue(ctx context.Context, user User) (Token, error) {
 	t.Expires = t.Issued.Add(tokenLifetime)
 	t.User.Hash = PasswordHash{}
 	put, err := a.tokens.Put(tokenKey(t.Text), storedToken{
-		Domain: user.Domain, Name: user.Name, Issued: t.Issued, Expires: t.Expires, Binding: bindToken(t.Text, user),
+		Domain: user.Domain, Name: user.Name, Project: user.Project, Issued: t.Issued, Expires: t.Expires, Binding: bindToken(t.Text, user),
 	})
 	if err != nil {
 		return Token{}, err
@@ -330,8 +344,13 @@ func (a *Access) VerifyToken(ctx context.Context, text string) (Principal, error
 	if err != nil {
 		return Principal{}, err
 	}
-	user, known := a.accounts.Load().users[userKey{row.Value.Domain, row.Value.Name}]
-	if !known || !a.now().Before(row.Value.Expires) || !hmac.Equal(row.Value.Binding, bindToken(text, user)) {
+	own := a.accounts.Load().users[userKey{row.Value.Domain, row.Value.Name}]
+	i := slices.IndexFunc(own, func(u User) bool { return u.Project == row.Value.Project })
+	if i < 0 {
+		return Principal{}, refused
+	}
+	user := own[i]
+	if !a.now().Before(row.Value.Expires) || !hmac.Equal(row.Value.Binding, bindToken(text, user)) {
 		return Principal{}, refused
 	}
 	return Principal{Name: user.Domain + "/" + user.Name, Project: user.Project, Role: user.Role}, nil

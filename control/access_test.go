@@ -88,7 +88,7 @@ func TestTokensOfAUserAreBounded(t *testing.T) {
 	w := newAccessWorld(t, accessUser("ops", "a password"), accessUser("dev", "b password"))
 	other := w.issue("dev", "b password")
 	tokens := []string{w.issue("ops", "a password")}
-	user := w.accounts.Load().users[userKey{"acme", "ops"}]
+	user := w.accounts.Load().users[userKey{"acme", "ops"}][0]
 	for range tokensPerUser {
 		w.clock = w.clock.Add(time.Millisecond)
 		token, err := w.Access.issue(t.Context(), user)
@@ -125,6 +125,10 @@ func TestStoreHasNoToken(t *testing.T) {
 func TestAccountsAreChecked(t *testing.T) {
 	credential := Credential{AccessKey: "ak", SecretKey: NewSecret("sk"), Role: RoleAdmin, Project: "p1"}
 	user := accessUser("ops", "a password")
+	elsewhere, userElsewhere := credential, user
+	elsewhere.Project, userElsewhere.Project = "p2", "p2"
+	otherSecret, otherPassword := elsewhere, userElsewhere
+	otherSecret.SecretKey, otherPassword.Password = NewSecret("sk2"), NewSecret("b password")
 	for _, test := range []struct {
 		name        string
 		credentials []Credential
@@ -141,6 +145,9 @@ func TestAccountsAreChecked(t *testing.T) {
 		{"no password", nil, []User{{Name: "ops", Role: RoleAdmin, Project: "p1"}}, "users[0]"},
 		{"password and hash", nil, []User{{Name: "ops", Password: NewSecret("a"), Hash: testHash, Role: RoleAdmin, Project: "p1"}}, "users[0]"},
 		{"hash alone", nil, []User{{Name: "ops", Hash: testHash, Role: RoleAdmin, Project: "p1"}}, ""},
+		{"two projects", []Credential{credential, elsewhere}, []User{user, userElsewhere}, ""},
+		{"two secret keys", []Credential{credential, otherSecret}, nil, "credentials[1]"},
+		{"two passwords", nil, []User{user, otherPassword}, "users[1]"},
 		{"same user", nil, []User{user, user}, "users[1]"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -156,5 +163,53 @@ func TestAccountsAreChecked(t *testing.T) {
 				t.Error("accounts changed in spite of the error")
 			}
 		})
+	}
+}
+
+func TestProjectsOfOneAccount(t *testing.T) {
+	user, elsewhere := accessUser("ops", "a password"), accessUser("ops", "a password")
+	elsewhere.Project, elsewhere.ProjectName, elsewhere.Role = "p2", "second", RoleReadOnly
+	w := newAccessWorld(t, user, elsewhere)
+	for _, test := range []struct {
+		id, name string
+		want     Principal // zero: refused
+	}{
+		{"p1", "", Principal{"acme/ops", "p1", RoleOperator}},
+		{"p2", "", Principal{"acme/ops", "p2", RoleReadOnly}},
+		{"", "second", Principal{"acme/ops", "p2", RoleReadOnly}},
+		{"p1", "second", Principal{}},
+		{"p3", "", Principal{}},
+	} {
+		token, err := w.IssueToken(t.Context(), Login{Domain: "acme", Name: "ops", Password: NewSecret("a password"), ProjectID: test.id, ProjectName: test.name})
+		if test.want == (Principal{}) {
+			if err == nil {
+				t.Errorf("project %q %q: a token of %s", test.id, test.name, token.User.Project)
+			}
+			continue
+		}
+		if got, err2 := w.VerifyToken(t.Context(), token.Text); err != nil || err2 != nil || got != test.want {
+			t.Errorf("project %q %q: %+v (%v, %v), want %+v", test.id, test.name, got, err, err2, test.want)
+		}
+	}
+	credential := func(project string, role Role) Credential {
+		return Credential{AccessKey: "ak", SecretKey: NewSecret("sk"), Project: project, Role: role}
+	}
+	if err := w.SetAccounts(Accounts{Credentials: []Credential{credential("p1", RoleAdmin), credential("p2", RoleReadOnly)}}); err != nil {
+		t.Fatal(err)
+	}
+	for project, want := range map[string]Principal{
+		"p1": {"ak", "p1", RoleAdmin}, "p2": {"ak", "p2", RoleReadOnly}, "p3": {"ak", "p1", RoleAdmin}, "": {"ak", "p1", RoleAdmin},
+	} {
+		c, ok := w.Credential("ak", project)
+		if got := c.Principal(); !ok || got != want {
+			t.Errorf("in project %q: %+v, want %+v", project, got, want)
+		}
+		allowed := w.Authorise(c.Principal(), project, "vpn:vpnGateways:create") == nil
+		if allowed != (project == "p1" || project == "") {
+			t.Errorf("in project %q creation is allowed: %v", project, allowed)
+		}
+	}
+	if _, ok := w.Credential("other", "p1"); ok {
+		t.Error("there is a credential of an unknown key")
 	}
 }

@@ -99,6 +99,8 @@ type credentialConfig struct {
 	SecretKeyEnv  string `yaml:"secret_key_env"`
 	Role          string `yaml:"role"`
 	ProjectID     string `yaml:"project_id"`
+
+	Projects []projectConfig `yaml:"projects"`
 }
 
 type userConfig struct {
@@ -111,6 +113,15 @@ type userConfig struct {
 	Role         string `yaml:"role"`
 	ProjectID    string `yaml:"project_id"`
 	ProjectName  string `yaml:"project_name"`
+
+	Projects []projectConfig `yaml:"projects"`
+}
+
+// projectConfig is the role of an account in one more project.
+type projectConfig struct {
+	Role        string `yaml:"role"`
+	ProjectID   string `yaml:"project_id"`
+	ProjectName string `yaml:"project_name"`
 }
 
 type auditConfig struct {
@@ -323,10 +334,7 @@ func (c *config) checkAPI(p *problems) {
 			p.add(key+"access_key", "%q occurs twice", k.AccessKey)
 		}
 		seen[k.AccessKey] = true
-		p.role(key+"role", k.Role, c.API.Roles)
-		if k.ProjectID == "" {
-			p.add(key+"project_id", "is required")
-		}
+		p.projects(key, append([]projectConfig{{Role: k.Role, ProjectID: k.ProjectID}}, k.Projects...), c.API.Roles)
 	}
 	names := make(map[[2]string]bool)
 	for i, u := range c.API.Users {
@@ -338,22 +346,34 @@ func (c *config) checkAPI(p *problems) {
 			p.add(key+"name", "%q occurs twice in domain %q", u.Name, u.Domain)
 		}
 		names[[2]string{u.Domain, u.Name}] = true
-		p.role(key+"role", u.Role, c.API.Roles)
+		p.projects(key, append([]projectConfig{{Role: u.Role, ProjectID: u.ProjectID}}, u.Projects...), c.API.Roles)
 		if u.PasswordHash != "" {
 			if _, err := control.ParsePasswordHash(u.PasswordHash); err != nil {
 				p.add(key+"password_hash", "%v", err)
 			}
 		}
-		if u.ProjectID == "" {
-			p.add(key+"project_id", "is required")
-		}
 	}
 }
 
-// role adds a problem unless there is a role of that name.
-func (p *problems) role(key, name string, roles control.Roles) {
-	if _, ok := roles.Permissions(control.Role(name)); !ok {
-		p.add(key, "%q is neither admin, operator, readonly, backup nor one of api.roles", name)
+// projects adds what is wrong with the projects of one account, of which the
+// first stands in the account itself.
+func (p *problems) projects(account string, projects []projectConfig, roles control.Roles) {
+	seen := make(map[string]bool)
+	for i, project := range projects {
+		key := account
+		if i > 0 {
+			key = fmt.Sprintf("%sprojects[%d].", account, i-1)
+		}
+		if _, ok := roles.Permissions(control.Role(project.Role)); !ok {
+			p.add(key+"role", "%q is neither admin, operator, readonly, backup nor one of api.roles", project.Role)
+		}
+		if project.ProjectID == "" {
+			p.add(key+"project_id", "is required")
+		}
+		if seen[project.ProjectID] {
+			p.add(key+"project_id", "%q occurs twice", project.ProjectID)
+		}
+		seen[project.ProjectID] = true
 	}
 }
 

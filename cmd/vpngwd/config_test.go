@@ -109,6 +109,8 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"action", "tls: auto", "tls: auto\n  roles: {a: ['vpn:*']}", "api.roles.a: action 0"},
 		{"misspelt action", "tls: auto", "tls: auto\n  roles: {a: ['vpn:vpnGateway:*']}", `api.roles.a: no operation needs an action like "vpn:vpnGateway:*"`},
 		{"project", "role: admin, project_id: p1", "role: admin", "api.credentials[0].project_id"},
+		{"more projects", "role: admin, project_id: p1", "role: admin, project_id: p1, projects: [{role: root, project_id: p2}]", "api.credentials[0].projects[0].role"},
+		{"project twice", "role: readonly, project_id: p1", "role: readonly, projects: [{role: admin, project_id: p1}], project_id: p1", `api.users[0].projects[0].project_id: "p1" occurs twice`},
 		{"same access key", "project_id: p1}]", "project_id: p1}, {access_key: AK1, secret_key: b, role: admin, project_id: p}]", "occurs twice"},
 		{"zone", "availability_zone: az1", "availability_zone: az9", "node.availability_zone"},
 		{"vpc", "cidr: 10.10.0.0/16", "cidr: 10.10.0.0", "10.10.0.0"},
@@ -152,6 +154,22 @@ func TestRolesAndHashes(t *testing.T) {
 	}
 	if p, ok := all.Roles.Permissions("reset"); !ok || !p.Allow("vpn:vpnConnections:reset") || p.Allow("vpn:vpnConnections:delete") {
 		t.Errorf("the role allows %q", p)
+	}
+}
+
+func TestAccountsOfSeveralProjects(t *testing.T) {
+	text := strings.Replace(wholeConfig, "role: admin, project_id: p1", "role: admin, project_id: p1, projects: [{role: readonly, project_id: p2}]", 1)
+	text = strings.Replace(text, "project_name: one}", "project_name: one, projects: [{role: admin, project_id: p2, project_name: two}]}", 1)
+	c, err := loadConfig(writeConfig(t, text), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := c.accounts()
+	if k := all.Credentials; len(k) != 2 || k[0].Project != "p1" || k[1].Project != "p2" || k[1].Role != "readonly" || !k[1].SecretKey.Equal(k[0].SecretKey) {
+		t.Errorf("credentials are %+v", k)
+	}
+	if u := all.Users; len(u) != 2 || u[0].ProjectName != "one" || u[1].ProjectName != "two" || u[1].Role != "admin" || u[1].Name != "alice" {
+		t.Errorf("users are %+v", u)
 	}
 }
 

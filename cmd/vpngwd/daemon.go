@@ -207,20 +207,23 @@ func (c *config) openAudit(log *slog.Logger) (*audit.Log, error) {
 func (c *config) accounts() control.Accounts {
 	all := control.Accounts{Roles: c.API.Roles}
 	for _, k := range c.API.Credentials {
-		all.Credentials = append(all.Credentials, control.Credential{
-			AccessKey: k.AccessKey, SecretKey: control.NewSecret(k.SecretKey), Role: control.Role(k.Role), Project: k.ProjectID,
-		})
+		for _, in := range append([]projectConfig{{Role: k.Role, ProjectID: k.ProjectID}}, k.Projects...) {
+			all.Credentials = append(all.Credentials, control.Credential{
+				AccessKey: k.AccessKey, SecretKey: control.NewSecret(k.SecretKey), Role: control.Role(in.Role), Project: in.ProjectID,
+			})
+		}
 	}
 	for _, u := range c.API.Users {
-		user := control.User{
-			Domain: u.Domain, Name: u.Name, Role: control.Role(u.Role), Project: u.ProjectID, ProjectName: u.ProjectName,
-		}
+		user := control.User{Domain: u.Domain, Name: u.Name}
 		if u.PasswordHash != "" {
 			user.Hash, _ = control.ParsePasswordHash(u.PasswordHash) // loadConfig has checked it
 		} else {
 			user.Password = control.NewSecret(u.Password)
 		}
-		all.Users = append(all.Users, user)
+		for _, in := range append([]projectConfig{{u.Role, u.ProjectID, u.ProjectName}}, u.Projects...) {
+			user.Role, user.Project, user.ProjectName = control.Role(in.Role), in.ProjectID, in.ProjectName
+			all.Users = append(all.Users, user)
+		}
 	}
 	return all
 }

@@ -120,6 +120,24 @@ func TestProjectsAreApart(t *testing.T) {
 	b.send(r).wantError(http.StatusForbidden, "VPN.0003", "X-Project-Id")
 }
 
+func TestOneKeyInSeveralProjects(t *testing.T) {
+	b := newBench(t)
+	elsewhere := "/v5/" + otherProject + "/customer-gateways"
+	body := cgw(object{"id_value": "198.51.100.7"})
+	id := b.as("traveller", http.MethodPost, path("customer-gateways"), body).want(http.StatusCreated).text("customer_gateway", "id")
+	b.as("traveller", http.MethodPost, elsewhere, body).wantError(http.StatusForbidden, "VPN.0003", "role readonly does not allow vpn:customerGateways:create")
+	b.as("traveller", http.MethodGet, elsewhere, nil).want(http.StatusOK)
+	b.as("traveller", http.MethodGet, elsewhere+"/"+id, nil).wantError(http.StatusNotFound, "VPN.0004", "")
+	b.as("traveller", http.MethodGet, "/v5/third/customer-gateways", nil).wantError(http.StatusForbidden, "VPN.0003", "project")
+	for header, status := range map[string]int{project: http.StatusForbidden, otherProject: http.StatusOK} {
+		r, content := request(t, http.MethodGet, elsewhere, nil)
+		r.Header.Set(headerProject, header)
+		b.now = b.now.Add(time.Second)
+		signRequest(r, content, "traveller", testSecret+"traveller", b.now, "x-project-id")
+		b.send(r).want(status)
+	}
+}
+
 func TestReplay(t *testing.T) {
 	b := newBench(t)
 	signed := func(method, target string, body any) func() *answer {

@@ -87,6 +87,8 @@ func newBench(t testing.TB) *bench {
 				credential("auditor", "auditor", project),
 				credential("backup", control.RoleBackup, project),
 				credential("stranger", control.RoleAdmin, otherProject),
+				credential("traveller", control.RoleAdmin, project),
+				credential("traveller", control.RoleReadOnly, otherProject),
 			},
 			Users: []control.User{{
 				Domain: "acme", Name: "ops", Hash: hash,

@@ -57,11 +57,11 @@ func (h *handlers) KeystoneCreateUserTokenByPassword(ctx context.Context, req Ke
 	}, nil
 }
 
-// KeystoneRevokeToken ends a token of the caller.
+// KeystoneRevokeToken ends a token of the caller, of whichever project.
 func (h *handlers) KeystoneRevokeToken(ctx context.Context, req KeystoneRevokeTokenRequestObject) (KeystoneRevokeTokenResponseObject, error) {
 	access := h.server.access
 	owner, err := access.VerifyToken(ctx, req.Params.XSubjectToken)
-	if err != nil || owner != callOf(ctx).caller {
+	if err != nil || owner.Name != callOf(ctx).caller.Name {
 		return nil, control.NotFound()
 	}
 	if err := access.RevokeToken(ctx, req.Params.XSubjectToken); err != nil {
