@@ -56,7 +56,7 @@ type clientTokens struct {
 // the caller is shown, is stored in the same transaction as the object, and a
 // repeated request is given that result again and changes nothing. The same
 // token with another request is refused.
-func (s *Service) once(ctx context.Context, project string, result any, decide func(*transaction) error) error {
+func once[T any](ctx context.Context, s *Service, project string, result *T, decide func(*transaction) error) error {
 	token, marked := ctx.Value(clientTokenKey{}).(ClientToken)
 	if !marked {
 		return s.objects.change(ctx, decide)
@@ -75,6 +75,7 @@ func (s *Service) once(ctx context.Context, project string, result any, decide f
 			if string(before.Value.Digest) != string(token.Digest[:]) {
 				return Repeated()
 			}
+			*result = *new(T) // an attempt that was overtaken may have left something
 			return json.Unmarshal(before.Value.Result, result)
 		case err != nil && !errors.Is(err, store.ErrNotFound):
 			return err

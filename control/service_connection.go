@@ -44,7 +44,7 @@ func (s *Service) CreateConnection(ctx context.Context, project string, req Conn
 		}
 	}
 	var view ConnectionView
-	err := s.once(ctx, project, &view, func(tx *transaction) error {
+	err := once(ctx, s, project, &view, func(tx *transaction) error {
 		g, err := tx.gateway(project, *req.VgwID)
 		if err != nil {
 			return err
