@@ -2,32 +2,30 @@ package api
 
 import (
 	"net/http"
-	"sync"
+	"sync/atomic"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/vpngw/vpngw/control/audit"
 )
 
-// Refused calls of nobody in particular that are written down: enough to show
-// what goes on, too few to push the records of changes out of the files.
+// Refused calls that are written down of one caller, and of all unknown ones
+// together: enough to show what goes on, too few to push the records of changes
+// out of the files.
 const (
-	strangerRate  = 1 // per second
-	strangerBurst = 100
+	refusedRate  = 1 // per second
+	refusedBurst = 100
 )
 
 // auditor writes down what callers change, and whom the API refuses.
 type auditor struct {
 	log *audit.Log // nil: nothing is written down
 
-	mu         sync.Mutex
-	strangers  *rate.Limiter
-	suppressed int64
+	refused    *limiters
+	suppressed atomic.Int64
 }
 
 func newAuditor(log *audit.Log) *auditor {
-	return &auditor{log: log, strangers: rate.NewLimiter(strangerRate, strangerBurst)}
+	return &auditor{log: log, refused: newLimiters(refusedRate, refusedBurst)}
 }
 
 // write writes a call down that changed something, was to change something, or
@@ -38,8 +36,8 @@ func (a *auditor) write(c *call, r *http.Request, status int, now time.Time) {
 	}
 	op := c.operation
 	reads := op.route.Method == http.MethodGet && !op.sensitive
-	refused := status == http.StatusUnauthorized || status == http.StatusForbidden
-	if reads && !refused {
+	forbidden := status == http.StatusUnauthorized || status == http.StatusForbidden
+	if reads && !forbidden {
 		return
 	}
 	record := audit.Record{
@@ -49,24 +47,14 @@ func (a *auditor) write(c *call, r *http.Request, status int, now time.Time) {
 	}
 	if c.caller.Name == "" {
 		record.Caller, record.Claimed = c.claimed, c.claimed != ""
-		if !a.admit(&record, now) {
-			return
-		}
 	}
+	if status >= http.StatusBadRequest && !a.refused.allow(c.caller.Name, now) {
+		a.suppressed.Add(1)
+		return
+	}
+	record.Suppressed = a.suppressed.Swap(0)
 	if c.changes != nil {
 		record.Changes = c.changes.All()
 	}
 	a.log.Write(record)
-}
-
-// admit bounds the records of calls without a caller.
-func (a *auditor) admit(r *audit.Record, now time.Time) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !a.strangers.AllowN(now, 1) {
-		a.suppressed++
-		return false
-	}
-	r.Suppressed, a.suppressed = a.suppressed, 0
-	return true
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -110,23 +111,36 @@ func TestRefusedCallersAreAudited(t *testing.T) {
 	}
 }
 
-func TestRefusedStrangersAreBounded(t *testing.T) {
+func TestRecordsOfRefusalsAreBounded(t *testing.T) {
 	b := newBench(t)
-	refuse := func() {
+	stranger := func() {
 		r, _ := request(t, http.MethodGet, path("vpn-gateways"), nil)
 		b.send(r).want(http.StatusUnauthorized)
 	}
-	for range strangerBurst + 7 {
-		refuse()
+	for range refusedBurst + 7 {
+		stranger()
 	}
-	if n := len(b.audited()); n != strangerBurst {
-		t.Errorf("%d records, want %d", n, strangerBurst)
+	if n := len(b.audited()); n != refusedBurst {
+		t.Errorf("%d records, want %d", n, refusedBurst)
 	}
 	b.createCustomerGateway("198.51.100.7") // a second later
-	refuse()
+	stranger()
 	records := b.audited()
-	if len(records) != 2 || records[0].Operation != "CreateCgw" || records[1].Suppressed != 7 {
-		t.Errorf("recorded %+v, want the change, and a refusal that tells of 7 more", records)
+	if len(records) != 2 || records[0].Operation != "CreateCgw" || records[0].Suppressed != 7 || records[1].Caller != "" {
+		t.Errorf("recorded %+v, want the change, which tells of 7 refusals before it, and a refusal", records)
+	}
+
+	// One who may only read cannot push the records of changes out, either.
+	for i := range refusedBurst + 7 {
+		r, content := request(t, http.MethodDelete, path("vpn-gateways", strconv.Itoa(i)), nil)
+		if i%50 == 0 {
+			b.now = b.now.Add(time.Second) // the rate of requests
+		}
+		signRequest(r, content, "readonly", testSecret+"readonly", b.now)
+		b.send(r).want(http.StatusForbidden)
+	}
+	if n := len(b.audited()); n < refusedBurst || n > refusedBurst+3 {
+		t.Errorf("%d records, want about %d", n, refusedBurst)
 	}
 }
 
