@@ -4,39 +4,12 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/vpngw/vpngw/control/store"
 )
-
-func TestRoleAllows(t *testing.T) {
-	for _, test := range []struct {
-		action  string
-		allowed []Role
-	}{
-		{"vpn:vpnGateways:create", []Role{RoleAdmin}},
-		{"vpn:vpnGateways:update", []Role{RoleAdmin}},
-		{"vpn:vpnGateways:get", []Role{RoleAdmin, RoleOperator, RoleReadOnly}},
-		{"vpn:vpnGateways:getCertificate", []Role{RoleAdmin, RoleOperator, RoleReadOnly}},
-		{"vpn:vpnConnections:create", []Role{RoleAdmin, RoleOperator}},
-		{"vpn:vpnConnections:reset", []Role{RoleAdmin, RoleOperator}},
-		{"vpn:vpnConnections:getLog", []Role{RoleAdmin, RoleOperator, RoleReadOnly}},
-		{"vpn:customerGateways:delete", []Role{RoleAdmin, RoleOperator}},
-		{"vpn:resourceInstances:count", []Role{RoleAdmin, RoleOperator, RoleReadOnly}},
-		{"ecs:servers:list", nil},
-		{"vpn:vpnGateways", nil},
-		{"", nil},
-	} {
-		for _, role := range []Role{RoleAdmin, RoleOperator, RoleReadOnly, "", "root"} {
-			if got, want := role.Allows(test.action), slices.Contains(test.allowed, role); got != want {
-				t.Errorf("role %q, action %q: got %v, want %v", role, test.action, got, want)
-			}
-		}
-	}
-}
 
 // accessWorld is an Access whose clock the test moves.
 type accessWorld struct {
@@ -53,7 +26,7 @@ func newAccessWorld(t *testing.T, users ...User) *accessWorld {
 	}
 	t.Cleanup(func() { db.Close() })
 	w := &accessWorld{t: t, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
-	w.Access, err = NewAccess(AccessOptions{Store: db, Users: users, Now: func() time.Time { return w.clock }})
+	w.Access, err = NewAccess(AccessOptions{Store: db, Accounts: Accounts{Users: users}, Now: func() time.Time { return w.clock }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +71,7 @@ func TestTokenIsVoidOnceItsUserChanges(t *testing.T) {
 			token := w.issue("ops", "first password")
 			changed := user
 			test.change(&changed)
-			if err := w.SetAccounts(nil, []User{changed}); err != nil {
+			if err := w.SetAccounts(Accounts{Users: []User{changed}}); err != nil {
 				t.Fatal(err)
 			}
 			if got := w.valid(token); got != test.valid {
@@ -114,9 +87,15 @@ func TestTokenIsVoidOnceItsUserChanges(t *testing.T) {
 func TestTokensOfAUserAreBounded(t *testing.T) {
 	w := newAccessWorld(t, accessUser("ops", "a password"), accessUser("dev", "b password"))
 	other := w.issue("dev", "b password")
-	var tokens []string
-	for range tokensPerUser + 1 {
-		tokens = append(tokens, w.issue("ops", "a password"))
+	tokens := []string{w.issue("ops", "a password")}
+	user := w.accounts.Load().users[userKey{"acme", "ops"}][0]
+	for range tokensPerUser {
+		w.clock = w.clock.Add(time.Millisecond)
+		token, err := w.Access.issue(t.Context(), user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tokens = append(tokens, token.Text)
 	}
 	if w.valid(tokens[0]) || !w.valid(tokens[1]) || !w.valid(tokens[tokensPerUser]) || !w.valid(other) {
 		t.Error("not the oldest token of the user went, or not it alone")
@@ -146,6 +125,10 @@ func TestStoreHasNoToken(t *testing.T) {
 func TestAccountsAreChecked(t *testing.T) {
 	credential := Credential{AccessKey: "ak", SecretKey: NewSecret("sk"), Role: RoleAdmin, Project: "p1"}
 	user := accessUser("ops", "a password")
+	elsewhere, userElsewhere := credential, user
+	elsewhere.Project, userElsewhere.Project = "p2", "p2"
+	otherSecret, otherPassword := elsewhere, userElsewhere
+	otherSecret.SecretKey, otherPassword.Password = NewSecret("sk2"), NewSecret("b password")
 	for _, test := range []struct {
 		name        string
 		credentials []Credential
@@ -158,13 +141,19 @@ func TestAccountsAreChecked(t *testing.T) {
 		{"no role", []Credential{{AccessKey: "b", SecretKey: NewSecret("sk"), Project: "p1"}}, nil, "credentials[0]"},
 		{"no project", []Credential{{AccessKey: "b", SecretKey: NewSecret("sk"), Role: RoleAdmin}}, nil, "credentials[0]"},
 		{"same access key", []Credential{credential, credential}, nil, "credentials[1]"},
+		{"unknown role", []Credential{{AccessKey: "b", SecretKey: NewSecret("sk"), Role: "root", Project: "p1"}}, nil, `role "root"`},
 		{"no password", nil, []User{{Name: "ops", Role: RoleAdmin, Project: "p1"}}, "users[0]"},
+		{"password and hash", nil, []User{{Name: "ops", Password: NewSecret("a"), Hash: testHash, Role: RoleAdmin, Project: "p1"}}, "users[0]"},
+		{"hash alone", nil, []User{{Name: "ops", Hash: testHash, Role: RoleAdmin, Project: "p1"}}, ""},
+		{"two projects", []Credential{credential, elsewhere}, []User{user, userElsewhere}, ""},
+		{"two secret keys", []Credential{credential, otherSecret}, nil, "credentials[1]"},
+		{"two passwords", nil, []User{user, otherPassword}, "users[1]"},
 		{"same user", nil, []User{user, user}, "users[1]"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newAccessWorld(t, accessUser("before", "a password"))
 			token := w.issue("before", "a password")
-			err := w.SetAccounts(test.credentials, test.users)
+			err := w.SetAccounts(Accounts{Credentials: test.credentials, Users: test.users})
 			switch {
 			case test.field == "" && err != nil:
 				t.Error(err)
@@ -174,5 +163,53 @@ func TestAccountsAreChecked(t *testing.T) {
 				t.Error("accounts changed in spite of the error")
 			}
 		})
+	}
+}
+
+func TestProjectsOfOneAccount(t *testing.T) {
+	user, elsewhere := accessUser("ops", "a password"), accessUser("ops", "a password")
+	elsewhere.Project, elsewhere.ProjectName, elsewhere.Role = "p2", "second", RoleReadOnly
+	w := newAccessWorld(t, user, elsewhere)
+	for _, test := range []struct {
+		id, name string
+		want     Principal // zero: refused
+	}{
+		{"p1", "", Principal{"acme/ops", "p1", RoleOperator}},
+		{"p2", "", Principal{"acme/ops", "p2", RoleReadOnly}},
+		{"", "second", Principal{"acme/ops", "p2", RoleReadOnly}},
+		{"p1", "second", Principal{}},
+		{"p3", "", Principal{}},
+	} {
+		token, err := w.IssueToken(t.Context(), Login{Domain: "acme", Name: "ops", Password: NewSecret("a password"), ProjectID: test.id, ProjectName: test.name})
+		if test.want == (Principal{}) {
+			if err == nil {
+				t.Errorf("project %q %q: a token of %s", test.id, test.name, token.User.Project)
+			}
+			continue
+		}
+		if got, err2 := w.VerifyToken(t.Context(), token.Text); err != nil || err2 != nil || got != test.want {
+			t.Errorf("project %q %q: %+v (%v, %v), want %+v", test.id, test.name, got, err, err2, test.want)
+		}
+	}
+	credential := func(project string, role Role) Credential {
+		return Credential{AccessKey: "ak", SecretKey: NewSecret("sk"), Project: project, Role: role}
+	}
+	if err := w.SetAccounts(Accounts{Credentials: []Credential{credential("p1", RoleAdmin), credential("p2", RoleReadOnly)}}); err != nil {
+		t.Fatal(err)
+	}
+	for project, want := range map[string]Principal{
+		"p1": {"ak", "p1", RoleAdmin}, "p2": {"ak", "p2", RoleReadOnly}, "p3": {"ak", "p1", RoleAdmin}, "": {"ak", "p1", RoleAdmin},
+	} {
+		c, ok := w.Credential("ak", project)
+		if got := c.Principal(); !ok || got != want {
+			t.Errorf("in project %q: %+v, want %+v", project, got, want)
+		}
+		allowed := w.Authorise(c.Principal(), project, "vpn:vpnGateways:create") == nil
+		if allowed != (project == "p1" || project == "") {
+			t.Errorf("in project %q creation is allowed: %v", project, allowed)
+		}
+	}
+	if _, ok := w.Credential("other", "p1"); ok {
+		t.Error("there is a credential of an unknown key")
 	}
 }

@@ -48,6 +48,12 @@ func Busy() *Error {
 	return &Error{Code: CodeBusy, Status: http.StatusBadRequest, Message: "The system is busy, please try later."}
 }
 
+// Repeated returns the refusal of a client token that was used for another
+// request.
+func Repeated() *Error {
+	return &Error{Code: CodeRepeated, Status: http.StatusBadRequest, Message: "Repeated operation."}
+}
+
 // Forbidden returns the refusal of a caller who lacks the permission.
 func Forbidden(why string, args ...any) *Error {
 	return &Error{Code: CodeForbidden, Status: http.StatusForbidden, Message: "Authentication failed: " + fmt.Sprintf(why, args...)}

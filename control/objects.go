@@ -41,6 +41,7 @@ type Objects struct {
 	gatewayStatus    store.Table[GatewayStatus]
 	connectionStatus store.Table[ConnectionStatus]
 	connectionLog    store.Table[[]LogLine]
+	results          store.Table[storedResult]
 
 	changing sync.Mutex // keeps writers of this process from conflicts
 }
@@ -62,6 +63,7 @@ func NewObjects(s store.Store, key *SealingKey) *Objects {
 		gatewayStatus:    store.NewTable[GatewayStatus](s, prefixGatewayStatus),
 		connectionStatus: store.NewTable[ConnectionStatus](s, prefixConnectionStatus),
 		connectionLog:    store.NewTable[[]LogLine](s, prefixConnectionLog),
+		results:          store.NewTable[storedResult](s, prefixClientTokens),
 	}
 }
 
@@ -345,9 +347,16 @@ func (o *Objects) change(ctx context.Context, decide func(*transaction) error) e
 		if err := decide(tx); err != nil || len(tx.ops) == 0 {
 			return err
 		}
+		changes, describeErr := o.describe(ctx, tx.ops)
+		if describeErr != nil {
+			return describeErr
+		}
 		_, err = o.store.Txn(ctx,
 			[]store.Check{{Key: keyGuard, Revision: guard.Modified}},
 			append(tx.ops, store.Put(keyGuard, nil)))
+		if err == nil {
+			note(ctx, changes)
+		}
 		if !errors.Is(err, store.ErrConflict) {
 			return err
 		}
@@ -390,7 +399,18 @@ func (tx *transaction) putCustomerGateway(c CustomerGateway) error {
 	return put(tx, tx.objects.customerGateways, c.Meta, c)
 }
 
+// putConnection seals the secret again only when it is another one, so that
+// what is stored changes with the secret alone.
 func (tx *transaction) putConnection(c Connection) error {
+	before, err := get(tx.ctx, tx.objects.connections, c.Project, c.ID)
+	if err != nil && !isNotFound(err) {
+		return err
+	}
+	if err == nil {
+		if was, err := tx.objects.unseal(before); err == nil && was.PSK.Equal(c.PSK) {
+			return put(tx, tx.objects.connections, c.Meta, storedConnection{Connection: c, SealedPSK: before.SealedPSK})
+		}
+	}
 	return put(tx, tx.objects.connections, c.Meta, tx.objects.seal(c))
 }
 

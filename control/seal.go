@@ -27,12 +27,19 @@ type SealingKey struct{ aead cipher.AEAD }
 // new key is made and written there first. Without its key a store's secrets
 // are lost: keep a copy of the file.
 func LoadSealingKey(path string) (*SealingKey, error) {
-	text, err := readPrivate(path)
+	key, err := ReadSealingKey(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = createSealingKey(path); err == nil {
-			text, err = readPrivate(path)
+		if err := createSealingKey(path); err != nil {
+			return nil, fmt.Errorf("sealing key: %w", err)
 		}
+		return ReadSealingKey(path)
 	}
+	return key, err
+}
+
+// ReadSealingKey reads the key from a file of mode 0600, which must be there.
+func ReadSealingKey(path string) (*SealingKey, error) {
+	text, err := readPrivate(path)
 	if err != nil {
 		return nil, fmt.Errorf("sealing key: %w", err)
 	}

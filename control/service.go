@@ -25,6 +25,8 @@ type Service struct {
 	limits    Limits
 	random    io.Reader
 	now       func() time.Time
+
+	clientTokens clientTokens
 }
 
 // ServiceOptions is what a Service needs. Objects and Inventory are required.
@@ -55,6 +57,12 @@ func NewService(o ServiceOptions) (*Service, error) {
 // SetInventory replaces the inventory. Objects that refer to what is no longer
 // there stay as they are.
 func (s *Service) SetInventory(inv *Inventory) { s.inventory.Store(inv) }
+
+// Backup performs BackupStore. Unlike the other calls it is about the objects
+// of all projects.
+func (s *Service) Backup(ctx context.Context, w io.Writer) error {
+	return s.objects.Backup(ctx, w, s.now())
+}
 
 // Page asks for a part of a list, newest objects first. The zero Page asks for
 // as many as a page may have.

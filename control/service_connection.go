@@ -46,7 +46,7 @@ func (s *Service) CreateConnection(ctx context.Context, project string, req Conn
 		}
 	}
 	var view ConnectionView
-	err := s.objects.change(ctx, func(tx *transaction) error {
+	err := once(ctx, s, project, &view, func(tx *transaction) error {
 		g, err := tx.gateway(project, *req.VgwID)
 		if err != nil {
 			return err

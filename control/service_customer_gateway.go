@@ -19,7 +19,7 @@ func (s *Service) CreateCustomerGateway(ctx context.Context, project string, req
 		return CustomerGateway{}, err
 	}
 	var c CustomerGateway
-	err := s.objects.change(ctx, func(tx *transaction) error {
+	err := once(ctx, s, project, &c, func(tx *transaction) error {
 		defaults, err := customerGatewayDefaults(s.random)
 		if err != nil {
 			return err

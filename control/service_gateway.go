@@ -33,7 +33,7 @@ func (s *Service) CreateGateway(ctx context.Context, project string, req Gateway
 		return GatewayView{}, err
 	}
 	var view GatewayView
-	err := s.objects.change(ctx, func(tx *transaction) error {
+	err := once(ctx, s, project, &view, func(tx *transaction) error {
 		defaults, err := gatewayDefaults(s.random)
 		if err != nil {
 			return err

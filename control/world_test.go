@@ -255,7 +255,7 @@ func wantRefusal(t *testing.T, err error, code string, words ...string) {
 		t.Errorf("got %v, want a refusal %s with %q", err, code, words)
 		return
 	}
-	if want := map[string]int{CodeInvalid: 400, CodeForbidden: 403, CodeNotFound: 404}[code]; refusal.Code != code || refusal.Status != want {
+	if want := map[string]int{CodeInvalid: 400, CodeForbidden: 403, CodeNotFound: 404, CodeBusy: 400, CodeRepeated: 400}[code]; refusal.Code != code || refusal.Status != want {
 		t.Errorf("got %s (%d): %s; want %s (%d)", refusal.Code, refusal.Status, refusal.Message, code, want)
 	}
 	for _, word := range words {

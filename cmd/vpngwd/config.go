@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"reflect"
@@ -15,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/api"
 )
 
 // config is the daemon's configuration file; docs/configuration.md describes
@@ -25,6 +27,7 @@ type config struct {
 	Log       logConfig         `yaml:"log"`
 	Store     storeConfig       `yaml:"store"`
 	API       apiConfig         `yaml:"api"`
+	Audit     auditConfig       `yaml:"audit"`
 	Metrics   metricsConfig     `yaml:"metrics"`
 	Dataplane dataplaneConfig   `yaml:"dataplane"`
 	IKE       ikeConfig         `yaml:"ike"`
@@ -53,6 +56,7 @@ type apiConfig struct {
 	TLS         tlsConfig          `yaml:"tls"`
 	Credentials []credentialConfig `yaml:"credentials"`
 	Users       []userConfig       `yaml:"users"`
+	Roles       control.Roles      `yaml:"roles"`
 }
 
 // tlsConfig is "auto" (a self-signed certificate, kept in the data directory),
@@ -95,6 +99,8 @@ type credentialConfig struct {
 	SecretKeyEnv  string `yaml:"secret_key_env"`
 	Role          string `yaml:"role"`
 	ProjectID     string `yaml:"project_id"`
+
+	Projects []projectConfig `yaml:"projects"`
 }
 
 type userConfig struct {
@@ -103,9 +109,26 @@ type userConfig struct {
 	Password     string `yaml:"password"`
 	PasswordFile string `yaml:"password_file"`
 	PasswordEnv  string `yaml:"password_env"`
+	PasswordHash string `yaml:"password_hash"`
 	Role         string `yaml:"role"`
 	ProjectID    string `yaml:"project_id"`
 	ProjectName  string `yaml:"project_name"`
+
+	Projects []projectConfig `yaml:"projects"`
+}
+
+// projectConfig is the role of an account in one more project.
+type projectConfig struct {
+	Role        string `yaml:"role"`
+	ProjectID   string `yaml:"project_id"`
+	ProjectName string `yaml:"project_name"`
+}
+
+type auditConfig struct {
+	File      string `yaml:"file"`
+	MaxSizeMB int    `yaml:"max_size_mb"`
+	Keep      int    `yaml:"keep"`
+	Log       bool   `yaml:"log"`
 }
 
 type metricsConfig struct {
@@ -141,6 +164,7 @@ func defaults() config {
 		Log:       logConfig{Level: "info", Format: "text"},
 		Store:     storeConfig{Backend: "bbolt"},
 		API:       apiConfig{Listen: "127.0.0.1:8443", TLS: tlsConfig{Mode: tlsAuto}},
+		Audit:     auditConfig{File: "audit.log", MaxSizeMB: 64, Keep: 8},
 		Metrics:   metricsConfig{Listen: "127.0.0.1:9090"},
 		Dataplane: dataplaneConfig{Backend: "auto", ForceEncapsulation: true},
 	}
@@ -186,6 +210,12 @@ func (c *config) resolveSecrets(getenv func(string) string) error {
 	for i := range c.API.Users {
 		u := &c.API.Users[i]
 		key := fmt.Sprintf("api.users[%d].password", i)
+		if u.PasswordHash != "" {
+			if u.Password+u.PasswordFile+u.PasswordEnv != "" {
+				errs = append(errs, fmt.Errorf("%s: give no other one beside %[1]s_hash", key))
+			}
+			continue
+		}
 		errs = append(errs, resolveSecret(key, &u.Password, u.PasswordFile, u.PasswordEnv, getenv))
 	}
 	return errors.Join(errs...)
@@ -258,6 +288,12 @@ func (c *config) check() error {
 		p.oneOf("store.backend", c.Store.Backend, "bbolt")
 	}
 	c.checkAPI(&p)
+	if m := c.Audit.MaxSizeMB; m < 1 || m > 4096 {
+		p.add("audit.max_size_mb", "%d is not in 1-4096", m)
+	}
+	if k := c.Audit.Keep; k < 0 || k > 1000 {
+		p.add("audit.keep", "%d is not in 0-1000", k)
+	}
 	if c.Metrics.Listen != "" {
 		if _, err := netip.ParseAddrPort(c.Metrics.Listen); err != nil {
 			p.add("metrics.listen", "%q is not an address with a port", c.Metrics.Listen)
@@ -286,6 +322,7 @@ func (c *config) checkAPI(p *problems) {
 	default:
 		p.add("api.tls", "%q is not one of auto, off, or a mapping of certificate_file and key_file", c.API.TLS.Mode)
 	}
+	c.checkRoles(p)
 	seen := make(map[string]bool)
 	for i, k := range c.API.Credentials {
 		key := fmt.Sprintf("api.credentials[%d].", i)
@@ -296,10 +333,7 @@ func (c *config) checkAPI(p *problems) {
 			p.add(key+"access_key", "%q occurs twice", k.AccessKey)
 		}
 		seen[k.AccessKey] = true
-		p.oneOf(key+"role", k.Role, roles...)
-		if k.ProjectID == "" {
-			p.add(key+"project_id", "is required")
-		}
+		p.projects(key, append([]projectConfig{{Role: k.Role, ProjectID: k.ProjectID}}, k.Projects...), c.API.Roles)
 	}
 	names := make(map[[2]string]bool)
 	for i, u := range c.API.Users {
@@ -311,15 +345,60 @@ func (c *config) checkAPI(p *problems) {
 			p.add(key+"name", "%q occurs twice in domain %q", u.Name, u.Domain)
 		}
 		names[[2]string{u.Domain, u.Name}] = true
-		p.oneOf(key+"role", u.Role, roles...)
-		if u.ProjectID == "" {
-			p.add(key+"project_id", "is required")
+		p.projects(key, append([]projectConfig{{Role: u.Role, ProjectID: u.ProjectID}}, u.Projects...), c.API.Roles)
+		if u.PasswordHash != "" {
+			if _, err := control.ParsePasswordHash(u.PasswordHash); err != nil {
+				p.add(key+"password_hash", "%v", err)
+			}
 		}
 	}
 }
 
-// roles are the roles of credentials and users.
-var roles = []string{"admin", "operator", "readonly"}
+// projects adds what is wrong with the projects of one account, of which the
+// first stands in the account itself.
+func (p *problems) projects(account string, projects []projectConfig, roles control.Roles) {
+	seen := make(map[string]bool)
+	for i, project := range projects {
+		key := account
+		if i > 0 {
+			key = fmt.Sprintf("%sprojects[%d].", account, i-1)
+		}
+		if _, ok := roles.Permissions(control.Role(project.Role)); !ok {
+			p.add(key+"role", "%q is neither admin, operator, readonly, backup nor one of api.roles", project.Role)
+		}
+		if project.ProjectID == "" {
+			p.add(key+"project_id", "is required")
+		}
+		if seen[project.ProjectID] {
+			p.add(key+"project_id", "%q occurs twice", project.ProjectID)
+		}
+		seen[project.ProjectID] = true
+	}
+}
+
+// checkRoles also finds actions that no operation needs, which are most likely
+// misspelt.
+func (c *config) checkRoles(p *problems) {
+	if len(c.API.Roles) == 0 {
+		return
+	}
+	if err := c.API.Roles.Validate(); err != nil {
+		*p = append(*p, fmt.Errorf("api.%w", err))
+		return
+	}
+	actions, err := api.Actions()
+	if err != nil {
+		*p = append(*p, err)
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.API.Roles)) {
+		for _, pattern := range c.API.Roles[name] {
+			if !slices.ContainsFunc(actions, func(action string) bool { return control.MatchAction(pattern, action) }) {
+				p.add(fmt.Sprintf("api.roles.%s", name), "no operation needs an action like %q", pattern)
+			}
+		}
+	}
+}
 
 // Bounds of the outer MTU: the minimum of IPv6 (RFC 8200, section 5), below
 // which IPsec leaves too little, and jumbo frames.
@@ -379,6 +458,7 @@ func (c *config) restartKeys(old *config) []string {
 		{"store", c.Store.Backend == old.Store.Backend},
 		{"api.listen", c.API.Listen == old.API.Listen},
 		{"api.tls", c.API.TLS == old.API.TLS},
+		{"audit", c.Audit == old.Audit},
 		{"metrics", c.Metrics == old.Metrics},
 		{"dataplane", c.Dataplane == old.Dataplane},
 		{"ike", c.IKE == old.IKE},

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vpngw/vpngw/control"
 )
 
 // wholeConfig is the file that the architecture pins, with everything in it.
@@ -20,6 +22,7 @@ api:
   tls: auto
   credentials: [{access_key: AK1, secret_key: very-secret, role: admin, project_id: p1}]
   users: [{name: alice, domain: d, password: pass-word, role: readonly, project_id: p1, project_name: one}]
+audit: {file: audit.log, max_size_mb: 10, keep: 3, log: true}
 metrics: {listen: 127.0.0.1:9090}
 dataplane: {backend: auto}
 ike: {retransmit: {initial: 1s, factor: 1.5, tries: 3}}
@@ -86,6 +89,8 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"mtu", "backend: auto", "backend: auto, outer_mtu: 1279", "dataplane.outer_mtu"},
 		{"listen", "127.0.0.1:8443", "localhost", "api.listen"},
 		{"metrics", "127.0.0.1:9090", "9090", "metrics.listen"},
+		{"audit size", "max_size_mb: 10", "max_size_mb: 0", "audit.max_size_mb"},
+		{"audit files", "keep: 3", "keep: -1", "audit.keep"},
 		{"plain HTTP on the net", "127.0.0.1:8443\n  tls: auto", "0.0.0.0:8443\n  tls: off", "loopback"},
 		{"tls word", "tls: auto", "tls: maybe", "api.tls"},
 		{"tls files", "tls: auto", "tls: {certificate_file: a}", "both certificate_file and key_file"},
@@ -97,7 +102,14 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"role", "role: admin", "role: root", "api.credentials[0].role"},
 		{"user role", "role: readonly", "role: root", "api.users[0].role"},
 		{"user password", "password: pass-word, ", "", "api.users[0].password"},
+		{"password and hash", "password: pass-word", "password: pass-word, password_hash: x", "api.users[0].password: give no other one"},
+		{"password hash", "password: pass-word", "password_hash: pass-word", "api.users[0].password_hash: password hash must be"},
+		{"built-in role", "tls: auto", "tls: auto\n  roles: {admin: ['vpn:*:get*']}", "api.roles.admin: is there already"},
+		{"action", "tls: auto", "tls: auto\n  roles: {a: ['vpn:*']}", "api.roles.a: action 0"},
+		{"misspelt action", "tls: auto", "tls: auto\n  roles: {a: ['vpn:vpnGateway:*']}", `api.roles.a: no operation needs an action like "vpn:vpnGateway:*"`},
 		{"project", "role: admin, project_id: p1", "role: admin", "api.credentials[0].project_id"},
+		{"more projects", "role: admin, project_id: p1", "role: admin, project_id: p1, projects: [{role: root, project_id: p2}]", "api.credentials[0].projects[0].role"},
+		{"project twice", "role: readonly, project_id: p1", "role: readonly, projects: [{role: admin, project_id: p1}], project_id: p1", `api.users[0].projects[0].project_id: "p1" occurs twice`},
 		{"same access key", "project_id: p1}]", "project_id: p1}, {access_key: AK1, secret_key: b, role: admin, project_id: p}]", "occurs twice"},
 		{"zone", "availability_zone: az1", "availability_zone: az9", "node.availability_zone"},
 		{"vpc", "cidr: 10.10.0.0/16", "cidr: 10.10.0.0", "10.10.0.0"},
@@ -124,6 +136,39 @@ func TestLoadConfigRefuses(t *testing.T) {
 				t.Errorf("the error holds a secret: %v", err)
 			}
 		})
+	}
+}
+
+func TestRolesAndHashes(t *testing.T) {
+	const hash = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc"
+	text := strings.Replace(wholeConfig, "tls: auto", "tls: auto\n  roles: {reset: ['vpn:vpnConnections:reset', 'vpn:*:list*']}", 1)
+	text = strings.Replace(text, "password: pass-word, role: readonly", "password_hash: '"+hash+"', role: reset", 1)
+	c, err := loadConfig(writeConfig(t, text), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := c.accounts()
+	if u := all.Users[0]; u.Role != "reset" || !u.Hash.Matches(control.NewSecret("password")) || !u.Password.IsZero() {
+		t.Errorf("the user is %+v", u)
+	}
+	if p, ok := all.Roles.Permissions("reset"); !ok || !p.Allow("vpn:vpnConnections:reset") || p.Allow("vpn:vpnConnections:delete") {
+		t.Errorf("the role allows %q", p)
+	}
+}
+
+func TestAccountsOfSeveralProjects(t *testing.T) {
+	text := strings.Replace(wholeConfig, "role: admin, project_id: p1", "role: admin, project_id: p1, projects: [{role: readonly, project_id: p2}]", 1)
+	text = strings.Replace(text, "project_name: one}", "project_name: one, projects: [{role: admin, project_id: p2, project_name: two}]}", 1)
+	c, err := loadConfig(writeConfig(t, text), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := c.accounts()
+	if k := all.Credentials; len(k) != 2 || k[0].Project != "p1" || k[1].Project != "p2" || k[1].Role != "readonly" || !k[1].SecretKey.Equal(k[0].SecretKey) {
+		t.Errorf("credentials are %+v", k)
+	}
+	if u := all.Users; len(u) != 2 || u[0].ProjectName != "one" || u[1].ProjectName != "two" || u[1].Role != "admin" || u[1].Name != "alice" {
+		t.Errorf("users are %+v", u)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/api"
+	"github.com/vpngw/vpngw/control/audit"
 	"github.com/vpngw/vpngw/control/reconcile"
 	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/dataplane"
@@ -186,13 +187,17 @@ func (d *daemon) openAPI(objects *control.Objects) (err error) {
 	if err != nil {
 		return err
 	}
-	credentials, users := c.accounts()
-	d.access, err = control.NewAccess(control.AccessOptions{Store: d.store, Credentials: credentials, Users: users})
+	d.access, err = control.NewAccess(control.AccessOptions{Store: d.store, Accounts: c.accounts()})
 	if err != nil {
 		return err
 	}
+	records, err := c.openAudit(d.log.With("part", "audit"))
+	if err != nil {
+		return err
+	}
+	d.onClose(records.Close)
 	d.api, err = api.New(api.Options{
-		Service: d.service, Access: d.access, Logger: d.log.With("part", "api"), Listen: c.API.Listen,
+		Service: d.service, Access: d.access, Logger: d.log.With("part", "api"), Audit: records, Listen: c.API.Listen,
 		TLS: api.TLS{
 			Mode: api.TLSMode(c.API.TLS.Mode), CertificateFile: c.API.TLS.CertificateFile, KeyFile: c.API.TLS.KeyFile,
 		},
@@ -201,20 +206,42 @@ func (d *daemon) openAPI(objects *control.Objects) (err error) {
 	return err
 }
 
+// openAudit opens the audit log. Its file stands in the data directory unless
+// its path is absolute.
+func (c *config) openAudit(log *slog.Logger) (*audit.Log, error) {
+	o := audit.Options{MaxSize: int64(c.Audit.MaxSizeMB) << 20, Keep: c.Audit.Keep, ToLog: c.Audit.Log, Logger: log}
+	if c.Audit.File != "" {
+		o.Path = c.Audit.File
+		if !filepath.IsAbs(o.Path) {
+			o.Path = filepath.Join(c.DataDir, o.Path)
+		}
+	}
+	return audit.Open(o)
+}
+
 // accounts are all who may call the API.
-func (c *config) accounts() (credentials []control.Credential, users []control.User) {
+func (c *config) accounts() control.Accounts {
+	all := control.Accounts{Roles: c.API.Roles}
 	for _, k := range c.API.Credentials {
-		credentials = append(credentials, control.Credential{
-			AccessKey: k.AccessKey, SecretKey: control.NewSecret(k.SecretKey), Role: control.Role(k.Role), Project: k.ProjectID,
-		})
+		for _, in := range append([]projectConfig{{Role: k.Role, ProjectID: k.ProjectID}}, k.Projects...) {
+			all.Credentials = append(all.Credentials, control.Credential{
+				AccessKey: k.AccessKey, SecretKey: control.NewSecret(k.SecretKey), Role: control.Role(in.Role), Project: in.ProjectID,
+			})
+		}
 	}
 	for _, u := range c.API.Users {
-		users = append(users, control.User{
-			Domain: u.Domain, Name: u.Name, Password: control.NewSecret(u.Password), Role: control.Role(u.Role),
-			Project: u.ProjectID, ProjectName: u.ProjectName,
-		})
+		user := control.User{Domain: u.Domain, Name: u.Name}
+		if u.PasswordHash != "" {
+			user.Hash, _ = control.ParsePasswordHash(u.PasswordHash) // loadConfig has checked it
+		} else {
+			user.Password = control.NewSecret(u.Password)
+		}
+		for _, in := range append([]projectConfig{{u.Role, u.ProjectID, u.ProjectName}}, u.Projects...) {
+			user.Role, user.Project, user.ProjectName = control.Role(in.Role), in.ProjectID, in.ProjectName
+			all.Users = append(all.Users, user)
+		}
 	}
-	return credentials, users
+	return all
 }
 
 // addressSet returns the addresses of this node.

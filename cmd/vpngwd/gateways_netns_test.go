@@ -25,7 +25,7 @@ const envRun = "VPNGWD_TEST_RUN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(envRun) != "" {
-		os.Exit(command(os.Args[1:], os.Stdout, os.Stderr))
+		os.Exit(command(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
 }

@@ -4,6 +4,9 @@
 //	vpngwd --config FILE          run in the foreground
 //	vpngwd check --config FILE    say what is wrong with a configuration file
 //	vpngwd doctor [--config FILE] say what this host lacks, and the line to add
+//	vpngwd restore --config FILE BACKUP
+//	                              make the store from a backup (vpnctl backup takes one)
+//	vpngwd hash-password          read a password and print its hash for the configuration
 //	vpngwd version                print the version
 //
 // Exit codes: 0 when all is well, 1 when the daemon failed or the doctor found
@@ -34,15 +37,18 @@ const usage = `usage:
   vpngwd --config FILE             run the gateway in the foreground
   vpngwd check --config FILE       check a configuration file
   vpngwd doctor [--config FILE]    check this host
+  vpngwd restore --config FILE BACKUP
+                                   make the store from a backup
+  vpngwd hash-password             read a password and print its hash
   vpngwd version                   print the version
 `
 
 func main() {
-	os.Exit(command(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(command(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // command runs one command line and returns the exit code.
-func command(args []string, stdout, stderr io.Writer) int {
+func command(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	verb := "run"
 	if len(args) > 0 && len(args[0]) > 0 && args[0][0] != '-' {
 		verb, args = args[0], args[1:]
@@ -58,7 +64,11 @@ func command(args []string, stdout, stderr io.Writer) int {
 	if *showVersion {
 		verb = "version"
 	}
-	if flags.NArg() > 0 || (*path == "" && (verb == "run" || verb == "check")) {
+	operands := 0
+	if verb == "restore" {
+		operands = 1
+	}
+	if flags.NArg() != operands || (*path == "" && (verb == "run" || verb == "check" || verb == "restore")) {
 		fmt.Fprint(stderr, usage)
 		return exitUsage
 	}
@@ -85,6 +95,10 @@ func command(args []string, stdout, stderr io.Writer) int {
 			return exitFailed
 		}
 		return exitOK
+	case "restore":
+		return restore(context.Background(), c, flags.Arg(0), stdout, stderr)
+	case "hash-password":
+		return hashPassword(stdin, stdout, stderr)
 	case "version":
 		fmt.Fprintln(stdout, "vpngwd", version)
 		return exitOK

@@ -19,11 +19,20 @@ const headerRequestID = "X-Request-Id"
 // access log is made of it.
 type call struct {
 	requestID string
-	operation string
+	operation *operation // nil when there is none
 	remote    string
-	caller    control.Principal
+	caller    control.Principal // zero unless authenticated
+	claimed   string            // the account that a refused caller named, if there is one
+	changes   *control.Changes  // nil before the handler
 	errorCode string
 	err       error
+}
+
+func (c *call) operationID() string {
+	if c.operation == nil {
+		return ""
+	}
+	return c.operation.id
 }
 
 type callKey struct{}
@@ -96,9 +105,10 @@ func (r *recorder) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController reach the connection.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// logged gives every request its id, and writes a line of the access log when
-// it is done. Headers, queries and bodies stay out of the log.
-func logged(log *slog.Logger, next http.Handler) http.Handler {
+// logged gives every request its id, and writes a line of the access log, and
+// a record of the audit log, when it is done. Headers, queries and bodies stay out of the log.
+func (s *Server) logged(next http.Handler) http.Handler {
+	log := s.log
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		c := &call{requestID: newRequestID(), remote: r.RemoteAddr}
@@ -111,15 +121,16 @@ func logged(log *slog.Logger, next http.Handler) http.Handler {
 				if p == http.ErrAbortHandler { //nolint:errorlint // the value that net/http panics with
 					panic(p)
 				}
-				log.Error("request panicked", "request_id", c.requestID, "operation", c.operation, "panic", p)
+				log.Error("request panicked", "request_id", c.requestID, "operation", c.operationID(), "panic", p)
 				if rec.status == 0 {
 					writeError(rec, r, errors.New("panic"))
 				}
 			}
+			s.auditor.write(c, r, rec.status, s.now())
 			level := slog.LevelInfo
 			attrs := []slog.Attr{
 				slog.String("request_id", c.requestID), slog.String("remote", c.remote),
-				slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.String("operation", c.operation),
+				slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.String("operation", c.operationID()),
 				slog.Int("status", rec.status), slog.Duration("took", time.Since(start)),
 				slog.String("caller", c.caller.Name), slog.String("role", string(c.caller.Role)),
 			}

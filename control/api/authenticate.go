@@ -11,7 +11,10 @@ import (
 	"github.com/vpngw/vpngw/control"
 )
 
-const headerToken = "X-Auth-Token"
+const (
+	headerToken   = "X-Auth-Token"
+	headerProject = "X-Project-Id"
+)
 
 // authenticate returns who sent a request, or the refusal of it. An access key
 // that does not exist is refused in the same words as a wrong secret. The body
@@ -25,10 +28,11 @@ func (s *Server) authenticate(r *http.Request, readBody func() ([]byte, error)) 
 		if err != nil {
 			return caller, control.Unauthenticated("%v", err)
 		}
-		credential, ok := s.access.Credential(sig.accessKey)
+		credential, ok := s.access.Credential(sig.accessKey, projectOf(r))
 		if !ok {
 			return caller, errWrongSignature
 		}
+		callOf(r.Context()).claimed = credential.AccessKey
 		body, err := readBody()
 		if err != nil {
 			return caller, err
@@ -58,18 +62,27 @@ func (s *Server) authenticate(r *http.Request, readBody func() ([]byte, error)) 
 	return caller, control.Unauthenticated("the request has neither a signature nor a token")
 }
 
+// projectOf returns the project that a request is about or, where its path
+// names none, means to act in.
+func projectOf(r *http.Request) string {
+	if project := r.PathValue("project_id"); project != "" {
+		return project
+	}
+	return r.Header.Get(headerProject)
+}
+
 var errWrongSignature = control.Unauthenticated("the access key or the signature is wrong")
 
 // authorise refuses a caller who lacks the permission of an operation, or asks
 // for a project other than its own.
-func authorise(r *http.Request, caller control.Principal, op *operation) error {
-	if header := r.Header.Get("X-Project-Id"); header != "" && header != caller.Project {
-		return control.Forbidden("header X-Project-Id is not the project of the caller")
+func (s *Server) authorise(r *http.Request, caller control.Principal, op *operation) error {
+	if header := r.Header.Get(headerProject); header != "" && header != caller.Project {
+		return control.Forbidden("header %s is not the project of the caller", headerProject)
 	}
 	if op.permission == "" {
 		return nil
 	}
-	return caller.Authorise(r.PathValue("project_id"), op.permission)
+	return s.access.Authorise(caller, r.PathValue("project_id"), op.permission)
 }
 
 // limiters bounds how often each of a set of names may do something. When

@@ -3,7 +3,6 @@ package api
 import (
 	"crypto/sha256"
 	"fmt"
-	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -34,6 +33,7 @@ func everyOperation(gateway, customerGateway, connection string) map[string][3]a
 		"ShowVpnConnectionLog": {http.MethodGet, path("vpn-connection", connection, "log"), nil},
 		"ResetVpnConnection":   {http.MethodPost, path("vpn-connection", connection, "reset"), nil},
 		"KeystoneRevokeToken":  {http.MethodDelete, "/v3/auth/tokens", nil},
+		"BackupStore":          {http.MethodGet, "/vpngw/v1/backup", nil},
 	}
 }
 
@@ -95,40 +95,6 @@ func (b *bench) everything() string {
 	return out.String()
 }
 
-func TestRoles(t *testing.T) {
-	for role, refused := range map[string][]string{
-		"operator": {"CreateVgw", "UpdateVgw", "DeleteVgw"},
-		"readonly": {
-			"CreateVgw", "UpdateVgw", "DeleteVgw", "CreateCgw", "UpdateCgw", "DeleteCgw", "CreateVpnConnection",
-			"UpdateVpnConnection", "DeleteVpnConnection", "ResetVpnConnection",
-		},
-	} {
-		b := newBench(t)
-		connection, gateway, customerGateway := b.createConnection()
-		operations := everyOperation(gateway, customerGateway, connection)
-		delete(operations, "KeystoneRevokeToken") // needs no permission
-		for _, id := range refused {
-			t.Run(role+"/"+id, func(t *testing.T) {
-				b.t = t
-				op := operations[id]
-				b.as(role, op[0].(string), op[1].(string), op[2]).
-					wantError(http.StatusForbidden, "VPN.0003", "Authentication failed: role "+role+" does not allow vpn:")
-			})
-			delete(operations, id)
-		}
-		for id := range maps.Keys(operations) {
-			t.Run(role+"/"+id, func(t *testing.T) {
-				b.t = t
-				op := operations[id]
-				// Refused for other reasons, such as an object that is in use, is all right.
-				if a := b.as(role, op[0].(string), op[1].(string), op[2]); a.text("error_code") == "VPN.0003" && !strings.Contains(a.Text, "not ready") {
-					t.Errorf("was refused: %s", a.Text)
-				}
-			})
-		}
-	}
-}
-
 func TestProjectsAreApart(t *testing.T) {
 	b := newBench(t)
 	connection, gateway, customerGateway := b.createConnection()
@@ -152,6 +118,24 @@ func TestProjectsAreApart(t *testing.T) {
 	r.Header.Set("X-Project-Id", otherProject)
 	signRequest(r, content, "admin", testSecret+"admin", b.now, "x-project-id")
 	b.send(r).wantError(http.StatusForbidden, "VPN.0003", "X-Project-Id")
+}
+
+func TestOneKeyInSeveralProjects(t *testing.T) {
+	b := newBench(t)
+	elsewhere := "/v5/" + otherProject + "/customer-gateways"
+	body := cgw(object{"id_value": "198.51.100.7"})
+	id := b.as("traveller", http.MethodPost, path("customer-gateways"), body).want(http.StatusCreated).text("customer_gateway", "id")
+	b.as("traveller", http.MethodPost, elsewhere, body).wantError(http.StatusForbidden, "VPN.0003", "role readonly does not allow vpn:customerGateways:create")
+	b.as("traveller", http.MethodGet, elsewhere, nil).want(http.StatusOK)
+	b.as("traveller", http.MethodGet, elsewhere+"/"+id, nil).wantError(http.StatusNotFound, "VPN.0004", "")
+	b.as("traveller", http.MethodGet, "/v5/third/customer-gateways", nil).wantError(http.StatusForbidden, "VPN.0003", "project")
+	for header, status := range map[string]int{project: http.StatusForbidden, otherProject: http.StatusOK} {
+		r, content := request(t, http.MethodGet, elsewhere, nil)
+		r.Header.Set(headerProject, header)
+		b.now = b.now.Add(time.Second)
+		signRequest(r, content, "traveller", testSecret+"traveller", b.now, "x-project-id")
+		b.send(r).want(status)
+	}
 }
 
 func TestReplay(t *testing.T) {
@@ -351,9 +335,65 @@ func TestLoginsAreLimited(t *testing.T) {
 		return b.send(r)
 	}
 	for range loginBurst {
-		try(login("password", "guess")).want(http.StatusUnauthorized)
+		try(login()).want(http.StatusCreated)
 	}
 	try(login()).wantError(http.StatusBadRequest, "VPN.0030", "busy")
 	b.now = b.now.Add(time.Second)
 	try(login()).want(http.StatusCreated)
+}
+
+func TestFailedLoginsMakeWait(t *testing.T) {
+	b := newBench(t)
+	try := func(from string, body any) *answer {
+		r, _ := request(t, http.MethodPost, "/v3/auth/tokens", body)
+		r.RemoteAddr = from
+		return b.send(r)
+	}
+	const guesser, owner = "192.0.2.1:1", "192.0.2.2:1"
+	guess := func() *answer { return try(guesser, login("password", "guess")) }
+	for range freeFailures {
+		guess().want(http.StatusUnauthorized)
+	}
+	for _, wait := range []time.Duration{0, time.Second, 2 * time.Second, 4 * time.Second} {
+		b.now = b.now.Add(wait - time.Millisecond)
+		if wait > 0 {
+			guess().wantError(http.StatusBadRequest, "VPN.0030", "busy")
+		}
+		b.now = b.now.Add(time.Millisecond)
+		guess().want(http.StatusUnauthorized)
+	}
+	// The owner waits, too, but not for long.
+	try(owner, login()).wantError(http.StatusBadRequest, "VPN.0030", "busy")
+	b.now = b.now.Add(maxUserWait)
+	try(owner, login()).want(http.StatusCreated)
+	// A known password is no licence to guess at others.
+	try(guesser, login()).want(http.StatusCreated)
+	try(guesser, login("name", "other")).want(http.StatusUnauthorized)
+	try(guesser, login("name", "another")).wantError(http.StatusBadRequest, "VPN.0030", "busy")
+	b.now = b.now.Add(forgetFailures)
+	for range freeFailures {
+		guess().want(http.StatusUnauthorized)
+	}
+}
+
+func TestBackoffIsBounded(t *testing.T) {
+	b, now := newBackoff(time.Minute), time.Unix(1_800_000_000, 0)
+	for range 100 {
+		b.fail("a", now)
+	}
+	if got := b.wait("a", now); got != time.Minute {
+		t.Errorf("after 100 failures the wait is %s, want %s", got, time.Minute)
+	}
+	if got := b.wait("b", now); got > 0 {
+		t.Errorf("one who never failed waits %s", got)
+	}
+	for i := range maxLimiters {
+		b.fail(fmt.Sprint(i), now)
+	}
+	if b.wait("one too many", now) <= 0 {
+		t.Error("there is no bound")
+	}
+	if b.wait("one too many", now.Add(forgetFailures)) > 0 || len(b.byName) != 0 {
+		t.Errorf("old failures are kept: %d", len(b.byName))
+	}
 }

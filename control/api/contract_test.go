@@ -19,6 +19,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3filter"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/audit"
 	"github.com/vpngw/vpngw/control/store"
 )
 
@@ -42,6 +43,8 @@ type bench struct {
 	access  *control.Access
 	log     *bytes.Buffer
 	now     time.Time // of the server and of signatures
+
+	auditFile string
 }
 
 func newBench(t testing.TB) *bench {
@@ -72,27 +75,46 @@ func newBench(t testing.TB) *bench {
 	credential := func(accessKey string, role control.Role, project string) control.Credential {
 		return control.Credential{AccessKey: accessKey, SecretKey: control.NewSecret(testSecret + accessKey), Role: role, Project: project}
 	}
+	hash, err := passwordHash()
+	check(t, err)
 	b.access, err = control.NewAccess(control.AccessOptions{
 		Store: db, Now: clock,
-		Credentials: []control.Credential{
-			credential("admin", control.RoleAdmin, project),
-			credential("operator", control.RoleOperator, project),
-			credential("readonly", control.RoleReadOnly, project),
-			credential("stranger", control.RoleAdmin, otherProject),
+		Accounts: control.Accounts{
+			Credentials: []control.Credential{
+				credential("admin", control.RoleAdmin, project),
+				credential("operator", control.RoleOperator, project),
+				credential("readonly", control.RoleReadOnly, project),
+				credential("auditor", "auditor", project),
+				credential("backup", control.RoleBackup, project),
+				credential("stranger", control.RoleAdmin, otherProject),
+				credential("traveller", control.RoleAdmin, project),
+				credential("traveller", control.RoleReadOnly, otherProject),
+			},
+			Users: []control.User{{
+				Domain: "acme", Name: "ops", Hash: hash,
+				Role: control.RoleOperator, Project: project, ProjectName: "region-1",
+			}},
+			Roles: control.Roles{"auditor": {"vpn:*:list*", "vpn:vpnConnections:getLog"}},
 		},
-		Users: []control.User{{
-			Domain: "acme", Name: "ops", Password: control.NewSecret(testPassword),
-			Role: control.RoleOperator, Project: project, ProjectName: "region-1",
-		}},
 	})
 	check(t, err)
+	logger := slog.New(slog.NewJSONHandler(b.log, nil))
+	b.auditFile = filepath.Join(dir, "audit.log")
+	auditLog, err := audit.Open(audit.Options{Path: b.auditFile, MaxSize: 1 << 20, Logger: logger})
+	check(t, err)
+	t.Cleanup(func() { check(t, auditLog.Close()) })
 	b.server, err = New(Options{
-		Service: service, Access: b.access, Logger: slog.New(slog.NewJSONHandler(b.log, nil)),
+		Service: service, Access: b.access, Logger: logger, Audit: auditLog,
 		Listen: "127.0.0.1:0", TLS: TLS{Mode: TLSOff}, Now: clock,
 	})
 	check(t, err)
 	return b
 }
+
+// passwordHash is computed once: it takes its time.
+var passwordHash = sync.OnceValues(func() (control.PasswordHash, error) {
+	return control.HashPassword(control.NewSecret(testPassword), nil)
+})
 
 func check(t testing.TB, err error) {
 	t.Helper()
@@ -155,6 +177,9 @@ func (b *bench) send(r *http.Request) *answer {
 		if a.Text != "" {
 			b.t.Errorf("%s %s: 204 with a body: %s", r.Method, r.URL, a.Text)
 		}
+		return a
+	}
+	if w.Header().Get("Content-Type") == "application/x-ndjson" {
 		return a
 	}
 	check(b.t, json.Unmarshal([]byte(a.Text), &a.body))

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/oapi-codegen/runtime"
@@ -1534,6 +1535,9 @@ type VpnConnectionResponseBody struct {
 	VpnConnection VpnConnection `json:"vpn_connection"`
 }
 
+// ClientToken defines model for ClientToken.
+type ClientToken = string
+
 // EnterpriseProjectID defines model for EnterpriseProjectID.
 type EnterpriseProjectID = []string
 
@@ -1564,6 +1568,14 @@ type ListCgwsParams struct {
 	CgwID *string `form:"cgw_id,omitempty" json:"cgw_id,omitempty"`
 }
 
+// CreateCgwParams defines parameters for CreateCgw.
+type CreateCgwParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
 // ListVpnConnectionsParams defines parameters for ListVpnConnections.
 type ListVpnConnectionsParams struct {
 	// VgwIP Only connections of this address, which is the id of an EIP or a private address.
@@ -1588,6 +1600,14 @@ type ListVpnConnectionsParams struct {
 	Marker *Marker `form:"marker,omitempty" json:"marker,omitempty"`
 }
 
+// CreateVpnConnectionParams defines parameters for CreateVpnConnection.
+type CreateVpnConnectionParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
 // ListVgwsParams defines parameters for ListVgws.
 type ListVgwsParams struct {
 	// EnterpriseProjectID Only objects of these enterprise projects. The parameter may be repeated.
@@ -1595,6 +1615,14 @@ type ListVgwsParams struct {
 
 	// VgwID Only the gateway of this id.
 	VgwID *string `form:"vgw_id,omitempty" json:"vgw_id,omitempty"`
+}
+
+// CreateVgwParams defines parameters for CreateVgw.
+type CreateVgwParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
 }
 
 // KeystoneCreateUserTokenByPasswordJSONRequestBody defines body for KeystoneCreateUserTokenByPassword for application/json ContentType.
@@ -1631,7 +1659,7 @@ type ServerInterface interface {
 	ListCgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListCgwsParams)
 	// CreateCgw Create a customer gateway
 	// (POST /v5/{project_id}/customer-gateways)
-	CreateCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	CreateCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateCgwParams)
 	// DeleteCgw Delete a customer gateway that has no connections
 	// (DELETE /v5/{project_id}/customer-gateways/{customer_gateway_id})
 	DeleteCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, customerGatewayID string)
@@ -1646,7 +1674,7 @@ type ServerInterface interface {
 	ListVpnConnections(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnConnectionsParams)
 	// CreateVpnConnection Create a connection
 	// (POST /v5/{project_id}/vpn-connection)
-	CreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	CreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateVpnConnectionParams)
 	// DeleteVpnConnection Delete a connection
 	// (DELETE /v5/{project_id}/vpn-connection/{vpn_connection_id})
 	DeleteVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
@@ -1667,7 +1695,7 @@ type ServerInterface interface {
 	ListVgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVgwsParams)
 	// CreateVgw Create a gateway
 	// (POST /v5/{project_id}/vpn-gateways)
-	CreateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	CreateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateVgwParams)
 	// DeleteVgw Delete a gateway that has no connections
 	// (DELETE /v5/{project_id}/vpn-gateways/{vgw_id})
 	DeleteVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string)
@@ -1677,6 +1705,9 @@ type ServerInterface interface {
 	// UpdateVgw Change a gateway
 	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id})
 	UpdateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string)
+	// BackupStore Take a backup of the store
+	// (GET /vpngw/v1/backup)
+	BackupStore(w http.ResponseWriter, r *http.Request)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -1830,8 +1861,32 @@ func (siw *ServerInterfaceWrapper) CreateCgw(w http.ResponseWriter, r *http.Requ
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateCgwParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateCgw(w, r, projectID)
+		siw.Handler.CreateCgw(w, r, projectID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2081,8 +2136,32 @@ func (siw *ServerInterfaceWrapper) CreateVpnConnection(w http.ResponseWriter, r 
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateVpnConnectionParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateVpnConnection(w, r, projectID)
+		siw.Handler.CreateVpnConnection(w, r, projectID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2337,8 +2416,32 @@ func (siw *ServerInterfaceWrapper) CreateVgw(w http.ResponseWriter, r *http.Requ
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateVgwParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateVgw(w, r, projectID)
+		siw.Handler.CreateVgw(w, r, projectID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2444,6 +2547,20 @@ func (siw *ServerInterfaceWrapper) UpdateVgw(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdateVgw(w, r, projectID, vgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// BackupStore operation middleware
+func (siw *ServerInterfaceWrapper) BackupStore(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.BackupStore(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2590,6 +2707,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}", wrapper.UpdateVpnConnection)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/log", wrapper.ShowVpnConnectionLog)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/reset", wrapper.ResetVpnConnection)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/vpngw/v1/backup", wrapper.BackupStore)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneRevokeToken)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneCreateUserTokenByPassword)
 
@@ -2722,6 +2840,7 @@ func (response ListCgwsdefaultJSONResponse) VisitListCgwsResponse(w http.Respons
 
 type CreateCgwRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
+	Params    CreateCgwParams
 	Body      *CreateCgwJSONRequestBody
 }
 
@@ -2917,6 +3036,7 @@ func (response ListVpnConnectionsdefaultJSONResponse) VisitListVpnConnectionsRes
 
 type CreateVpnConnectionRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
+	Params    CreateVpnConnectionParams
 	Body      *CreateVpnConnectionJSONRequestBody
 }
 
@@ -3192,6 +3312,7 @@ func (response ListVgwsdefaultJSONResponse) VisitListVgwsResponse(w http.Respons
 
 type CreateVgwRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
+	Params    CreateVgwParams
 	Body      *CreateVgwJSONRequestBody
 }
 
@@ -3345,6 +3466,73 @@ func (response UpdateVgwdefaultJSONResponse) VisitUpdateVgwResponse(w http.Respo
 	return err
 }
 
+type BackupStoreRequestObject struct {
+}
+
+type BackupStoreResponseObject interface {
+	VisitBackupStoreResponse(w http.ResponseWriter) error
+}
+
+type BackupStore200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response BackupStore200ApplicationXNdjsonResponse) VisitBackupStoreResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type BackupStoredefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response BackupStoredefaultJSONResponse) VisitBackupStoreResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// KeystoneRevokeToken Revoke a token
@@ -3404,6 +3592,9 @@ type StrictServerInterface interface {
 	// UpdateVgw Change a gateway
 	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id})
 	UpdateVgw(ctx context.Context, request UpdateVgwRequestObject) (UpdateVgwResponseObject, error)
+	// BackupStore Take a backup of the store
+	// (GET /vpngw/v1/backup)
+	BackupStore(ctx context.Context, request BackupStoreRequestObject) (BackupStoreResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -3530,10 +3721,11 @@ func (sh *strictHandler) ListCgws(w http.ResponseWriter, r *http.Request, projec
 }
 
 // CreateCgw operation middleware
-func (sh *strictHandler) CreateCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+func (sh *strictHandler) CreateCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateCgwParams) {
 	var request CreateCgwRequestObject
 
 	request.ProjectID = projectID
+	request.Params = params
 
 	var body CreateCgwJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
@@ -3678,10 +3870,11 @@ func (sh *strictHandler) ListVpnConnections(w http.ResponseWriter, r *http.Reque
 }
 
 // CreateVpnConnection operation middleware
-func (sh *strictHandler) CreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+func (sh *strictHandler) CreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateVpnConnectionParams) {
 	var request CreateVpnConnectionRequestObject
 
 	request.ProjectID = projectID
+	request.Params = params
 
 	var body CreateVpnConnectionJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
@@ -3880,10 +4073,11 @@ func (sh *strictHandler) ListVgws(w http.ResponseWriter, r *http.Request, projec
 }
 
 // CreateVgw operation middleware
-func (sh *strictHandler) CreateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+func (sh *strictHandler) CreateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateVgwParams) {
 	var request CreateVgwRequestObject
 
 	request.ProjectID = projectID
+	request.Params = params
 
 	var body CreateVgwJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
@@ -3993,6 +4187,30 @@ func (sh *strictHandler) UpdateVgw(w http.ResponseWriter, r *http.Request, proje
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UpdateVgwResponseObject); ok {
 		if err := validResponse.VisitUpdateVgwResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// BackupStore operation middleware
+func (sh *strictHandler) BackupStore(w http.ResponseWriter, r *http.Request) {
+	var request BackupStoreRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.BackupStore(ctx, request.(BackupStoreRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BackupStore")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(BackupStoreResponseObject); ok {
+		if err := validResponse.VisitBackupStoreResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

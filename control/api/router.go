@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,9 @@ type operation struct {
 	id         string
 	permission string // empty: none is needed
 	public     bool   // needs no authentication
+	sensitive  bool   // is audited although it only reads
+	// repeatable says that a request may be marked by a client token.
+	repeatable bool
 	route      *routers.Route
 }
 
@@ -41,8 +45,10 @@ func loadOperations(ctx context.Context) (map[string]*operation, error) {
 			permission, _ := op.Extensions["x-permission"].(string)
 			o := &operation{
 				id: op.OperationID, permission: permission,
-				public: op.Security != nil && len(*op.Security) == 0,
-				route:  &routers.Route{Spec: doc, Path: path, PathItem: item, Method: method, Operation: op},
+				public:     op.Security != nil && len(*op.Security) == 0,
+				sensitive:  op.Extensions["x-audited"] == true,
+				repeatable: op.Parameters.GetByInAndName(openapi3.ParameterInHeader, headerClientToken) != nil,
+				route:      &routers.Route{Spec: doc, Path: path, PathItem: item, Method: method, Operation: op},
 			}
 			if permission == "" && strings.Contains(path, "{project_id}") {
 				return nil, fmt.Errorf("%s has no x-permission", op.OperationID)
@@ -51,6 +57,23 @@ func loadOperations(ctx context.Context) (map[string]*operation, error) {
 		}
 	}
 	return operations, nil
+}
+
+// Actions returns the actions that the operations of the document need, each
+// once and in order.
+func Actions() ([]string, error) {
+	operations, err := loadOperations(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	var actions []string
+	for _, op := range operations {
+		if op.permission != "" {
+			actions = append(actions, op.permission)
+		}
+	}
+	slices.Sort(actions)
+	return slices.Compact(actions), nil
 }
 
 // router gives each generated route its guard. It is the mux that the
@@ -92,25 +115,27 @@ func (rt *router) HandleFunc(pattern string, next func(http.ResponseWriter, *htt
 		return
 	}
 	rt.ServeMux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		if err := rt.server.guard(w, r, op); err != nil {
+		ctx, err := rt.server.guard(w, r, op)
+		if err != nil {
 			writeError(w, r, err)
 			return
 		}
-		leave, err := rt.server.enter(op)
+		leave, err := rt.server.enter(op, callOf(ctx).caller.Name)
 		if err != nil {
 			writeError(w, r, err)
 			return
 		}
 		defer leave()
-		next(w, r)
+		next(w, r.WithContext(ctx))
 	})
 }
 
 // guard lets a request through to its handler if the caller may send it and it
-// fits the document. The body of a request that passed is in memory.
-func (s *Server) guard(w http.ResponseWriter, r *http.Request, op *operation) error {
+// fits the document. The body of a request that passed is in memory. The context
+// is the handler's.
+func (s *Server) guard(w http.ResponseWriter, r *http.Request, op *operation) (context.Context, error) {
 	c := callOf(r.Context())
-	c.operation = op.id
+	c.operation = op
 	var body []byte
 	read := false
 	limit := int64(maxBody)
@@ -136,18 +161,36 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, op *operation) er
 		caller, err := s.authenticate(r, readBody)
 		c.caller = caller
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := authorise(r, caller, op); err != nil {
-			return err
+		if err := s.authorise(r, caller, op); err != nil {
+			return nil, err
 		}
 	}
 	body, err := readBody()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	return validate(r, body, op)
+	if err := validate(r, body, op); err != nil {
+		return nil, err
+	}
+	ctx, changes := control.GatherChanges(r.Context())
+	c.changes = changes
+	if token := r.Header.Get(headerClientToken); op.repeatable && token != "" {
+		ctx = control.WithClientToken(ctx, control.ClientToken{
+			Caller: c.caller.Name, Text: token, Digest: requestDigest(r, op, body),
+		})
+	}
+	return ctx, nil
+}
+
+// headerClientToken marks a request that the caller may repeat.
+const headerClientToken = "X-Client-Token"
+
+// requestDigest is the same for requests that ask for the same.
+func requestDigest(r *http.Request, op *operation, body []byte) [sha256.Size]byte {
+	return sha256.Sum256(append([]byte(op.id+"\n"+r.URL.Path+"\n"), body...))
 }
 
 // unknown answers what no route matches: the method is wrong, or the path.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/audit"
 )
 
 // Document is the OpenAPI document of the API, in YAML.
@@ -27,6 +28,7 @@ type Options struct {
 	Service *control.Service
 	Access  *control.Access
 	Logger  *slog.Logger
+	Audit   *audit.Log // nil: changes are not written down
 
 	Listen string // address and port
 	TLS    TLS
@@ -38,11 +40,16 @@ type Options struct {
 
 // Limits of the server.
 const (
-	maxConnections  = 512
-	maxPerAddress   = 128 // connections of one client address
-	maxStreams      = 8   // of one connection, with HTTP/2
-	maxInFlight     = 128
-	maxPublic       = 8  // of requests without authentication
+	maxConnections = 512
+	maxStreams     = 8 // of one connection, with HTTP/2
+	maxInFlight    = 128
+	maxPublic      = 8 // of requests without authentication
+
+	// One address, which may be that of a proxy, leaves room for others, and
+	// one caller leaves memory: an answer can list thousands of objects.
+	maxAddressConnections = 256
+	maxCallerInFlight     = 16
+
 	callerRate      = 50 // per second
 	callerBurst     = 100
 	loginRate       = 1 // per second
@@ -62,12 +69,15 @@ type Server struct {
 	service  *control.Service
 	access   *control.Access
 	callers  *limiters // requests of one caller
-	logins   *limiters // attempts to get a token
+	logins   loginGuard
+	auditor  *auditor
+	backup   sync.Mutex // held while a backup is made
 	replay   replayGuard
 	log      *slog.Logger
 	now      func() time.Time
 	inFlight chan struct{}
 	public   chan struct{} // likewise, of requests without authentication
+	working  *tally        // requests of each caller
 	handler  http.Handler
 
 	listen string
@@ -82,8 +92,8 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		service: o.Service, access: o.Access, log: o.Logger, now: o.Now, listen: o.Listen,
-		callers: newLimiters(callerRate, callerBurst), logins: newLimiters(loginRate, loginBurst),
-		inFlight: make(chan struct{}, maxInFlight), public: make(chan struct{}, maxPublic),
+		callers: newLimiters(callerRate, callerBurst), logins: newLoginGuard(), auditor: newAuditor(o.Audit),
+		inFlight: make(chan struct{}, maxInFlight), public: make(chan struct{}, maxPublic), working: newTally(),
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -99,7 +109,7 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("api: document: %w", err)
 	}
-	s.handler = logged(s.log, routes)
+	s.handler = s.logged(routes)
 	return s, nil
 }
 
@@ -121,9 +131,9 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 		Handler:           s.handler,
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		TLSConfig: s.tls,
 		ConnState: boundConnections(),
+		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		// Handshakes of port scanners and clients that distrust the
 		// certificate are no news for operators.
 		ErrorLog: log.New(debugWriter{s.log}, "", 0),
@@ -150,57 +160,10 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// boundConnections returns a hook that closes connections beyond the limits,
-// in all and of one address.
-func boundConnections() func(net.Conn, http.ConnState) {
-	var mu sync.Mutex
-	open, byHost := 0, make(map[string]int)
-	return func(c net.Conn, state http.ConnState) {
-		change := 0
-		switch state {
-		case http.StateNew:
-			change = 1
-		case http.StateClosed, http.StateHijacked:
-			change = -1
-		default:
-			return
-		}
-		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
-		mu.Lock()
-		open += change
-		byHost[host] += change
-		tooMany := change > 0 && (open > maxConnections || byHost[host] > maxPerAddress)
-		if byHost[host] == 0 {
-			delete(byHost, host)
-		}
-		mu.Unlock()
-		if tooMany {
-			c.Close()
-		}
-	}
-}
-
 // debugWriter makes log lines of net/http debug messages.
 type debugWriter struct{ log *slog.Logger }
 
 func (d debugWriter) Write(line []byte) (int, error) {
 	d.log.Debug("api connection", "message", string(line))
 	return len(line), nil
-}
-
-// enter bounds how many requests are served at once; leave is to be called at
-// the end. Their bodies have been read by then, so that clients who send slowly
-// keep nobody out. Requests without authentication have a few places of their
-// own.
-func (s *Server) enter(op *operation) (leave func(), err error) {
-	places := s.inFlight
-	if op.public {
-		places = s.public
-	}
-	select {
-	case places <- struct{}{}:
-		return func() { <-places }, nil
-	default:
-		return nil, control.Busy()
-	}
 }

@@ -110,7 +110,7 @@ func TestInternalErrorsAreNotShown(t *testing.T) {
 
 func TestPanicIsAnswered(t *testing.T) {
 	b := newBench(t)
-	b.server.handler = logged(b.server.log, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret of a panic") }))
+	b.server.handler = b.server.logged(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret of a panic") }))
 	a := b.call(http.MethodGet, "/", nil)
 	a.wantError(http.StatusInternalServerError, "VPN.0002", "server error: ")
 	if strings.Contains(a.Text, "secret") {
@@ -189,6 +189,36 @@ func TestPublicRequestsHavePlacesOfTheirOwn(t *testing.T) {
 	b.call(http.MethodGet, path("vpn-gateways"), nil).want(http.StatusOK)
 }
 
+func TestOneCallerLeavesMemory(t *testing.T) {
+	b := newBench(t)
+	for range maxCallerInFlight {
+		b.server.working.begin("admin")
+	}
+	b.call(http.MethodGet, path("vpn-gateways"), nil).wantError(http.StatusBadRequest, "VPN.0030", "busy")
+	b.as("readonly", http.MethodGet, path("vpn-gateways"), nil).want(http.StatusOK)
+	for range maxCallerInFlight {
+		b.server.working.end("admin")
+	}
+	b.call(http.MethodGet, path("vpn-gateways"), nil).want(http.StatusOK)
+	if n := len(b.server.working.number); n != 0 {
+		t.Errorf("%d names are counted when nothing goes on", n)
+	}
+}
+
+func TestNeighbourhood(t *testing.T) {
+	for remote, want := range map[string]string{
+		"192.0.2.1:443":               "192.0.2.1",
+		"[::ffff:192.0.2.1]:443":      "192.0.2.1",
+		"[2001:db8:1:2:3:4:5:6]:443":  "2001:db8:1:2::/64",
+		"[2001:db8:1:2::1%eth0]:1":    "2001:db8:1:2::/64",
+		"not an address with a port!": "not an address with a port!",
+	} {
+		if got := neighbourhood(remote); got != want {
+			t.Errorf("%s: got %s, want %s", remote, got, want)
+		}
+	}
+}
+
 func TestListenerServesTLSAndShutsDown(t *testing.T) {
 	b, dir := newBench(t), t.TempDir()
 	var err error
@@ -235,38 +265,42 @@ func TestConnectionsAreLimited(t *testing.T) {
 		_, err := http.ReadResponse(bufio.NewReader(c), nil)
 		return err == nil
 	}
-	dial := func(host byte) net.Conn {
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, host)}}
-		c, err := d.Dial("tcp", listener.Addr().String())
+	dial := func(from string) net.Conn {
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		c, err := dialer.Dial("tcp", listener.Addr().String())
 		check(t, err)
 		t.Cleanup(func() { c.Close() })
 		return c
 	}
+	const one, two, three = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 	var first net.Conn
-	for i := range maxConnections {
-		host := byte(1 + i/maxPerAddress)
-		c := dial(host)
+	for i := range maxAddressConnections + 1 {
+		c := dial(one)
 		if i == 0 {
 			first = c
 		}
-		if !served(c) {
-			t.Fatalf("connection %d is not served", i+1)
-		}
-		if i == maxPerAddress-1 && served(dial(host)) {
-			t.Fatal("one address has more than its share")
+		if got, want := served(c), i < maxAddressConnections; got != want {
+			t.Fatalf("connection %d of one address is served: %v, want %v", i+1, got, want)
 		}
 	}
-	if served(dial(200)) {
-		t.Fatal("there are more connections than allowed")
+	for i := range maxConnections - maxAddressConnections {
+		if !served(dial(two)) {
+			t.Fatalf("connection %d of another address is not served", i+1)
+		}
+	}
+	if served(dial(three)) {
+		t.Fatalf("more than %d connections are served", maxConnections)
 	}
 	first.Close()
-	for { // the server learns of it some time
-		c, err := net.Dial("tcp", listener.Addr().String())
-		check(t, err)
+	for deadline := time.Now().Add(10 * time.Second); ; { // the server learns of it some time
+		c := dial(three)
 		ok := served(c)
 		c.Close()
 		if ok {
 			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a connection that was closed still counts")
 		}
 	}
 	cancel()

@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net"
+	"net/http"
 
 	"github.com/vpngw/vpngw/control"
 )
@@ -14,10 +16,13 @@ func (h *handlers) KeystoneCreateUserTokenByPassword(ctx context.Context, req Ke
 	if value(project.ID) == "" && value(project.Name) == "" {
 		return nil, control.Invalid("scope.project", "must have an id or a name")
 	}
-	// Guesses are bounded by who makes them and by whom they are about.
 	host, _, _ := net.SplitHostPort(c.remote)
-	if !s.logins.allow("from "+host, s.now()) || !s.logins.allow("as "+user.Domain.Name+"/"+user.Name, s.now()) {
-		return nil, control.Busy()
+	name := user.Domain.Name + "/" + user.Name
+	if s.access.HasUser(user.Domain.Name, user.Name) {
+		c.claimed = name // of others it may be a password in the wrong place
+	}
+	if err := s.logins.admit(host, name, s.now()); err != nil {
+		return nil, err
 	}
 	token, err := s.access.IssueToken(ctx, control.Login{
 		Domain:      user.Domain.Name,
@@ -26,9 +31,14 @@ func (h *handlers) KeystoneCreateUserTokenByPassword(ctx context.Context, req Ke
 		ProjectID:   value(project.ID),
 		ProjectName: value(project.Name),
 	})
+	var refusal *control.Error
+	if errors.As(err, &refusal) && refusal.Status == http.StatusUnauthorized {
+		s.logins.failed(host, name, s.now())
+	}
 	if err != nil {
 		return nil, err
 	}
+	s.logins.succeeded(name)
 	c.caller = control.Principal{Name: token.User.Domain + "/" + token.User.Name, Project: token.User.Project, Role: token.User.Role}
 	var t AuthToken
 	t.Methods = []string{"password"}
@@ -47,11 +57,11 @@ func (h *handlers) KeystoneCreateUserTokenByPassword(ctx context.Context, req Ke
 	}, nil
 }
 
-// KeystoneRevokeToken ends a token of the caller.
+// KeystoneRevokeToken ends a token of the caller, of whichever project.
 func (h *handlers) KeystoneRevokeToken(ctx context.Context, req KeystoneRevokeTokenRequestObject) (KeystoneRevokeTokenResponseObject, error) {
 	access := h.server.access
 	owner, err := access.VerifyToken(ctx, req.Params.XSubjectToken)
-	if err != nil || owner != callOf(ctx).caller {
+	if err != nil || owner.Name != callOf(ctx).caller.Name {
 		return nil, control.NotFound()
 	}
 	if err := access.RevokeToken(ctx, req.Params.XSubjectToken); err != nil {

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -25,7 +27,6 @@ var (
 )
 
 const (
-	schemaVersion = "1"
 	revisionsSize = 16
 	lockTimeout   = time.Second
 )
@@ -45,8 +46,15 @@ type Bolt struct {
 
 // OpenBolt opens the store in a file, which it makes, with mode 0600, if it is
 // not there. Every transaction is on disk before it is reported done. One
-// process at a time can have the file open: the others get ErrLocked, after a second.
-func OpenBolt(path string) (*Bolt, error) {
+// process at a time can have the file open: the others get ErrLocked, after a
+// second.
+//
+// A store that an older release wrote is migrated, in one transaction, after a
+// copy of the file was made beside it: path.schema-N, N being the version that
+// the copy has. A store of a later release is refused.
+func OpenBolt(path string) (*Bolt, error) { return openBolt(path, present) }
+
+func openBolt(path string, s schema) (*Bolt, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("open store %s: %w", path, ErrLocked)
@@ -54,7 +62,7 @@ func OpenBolt(path string) (*Bolt, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	rev, err := prepare(db)
+	rev, err := prepare(db, path, s)
 	if err == nil {
 		// The file holds secrets, if sealed ones: an older, wider mode goes.
 		err = os.Chmod(path, 0o600)
@@ -65,9 +73,10 @@ func OpenBolt(path string) (*Bolt, error) {
 	return &Bolt{db: db, history: newHistory(rev)}, nil
 }
 
-// prepare makes the buckets of a new file, checks the schema of an old one and
-// returns its revision.
-func prepare(db *bbolt.DB) (rev int64, err error) {
+// prepare makes the buckets of a new file, migrates an old one and returns its
+// revision.
+func prepare(db *bbolt.DB, path string, s schema) (rev int64, err error) {
+	version := 0
 	err = db.Update(func(tx *bbolt.Tx) error {
 		meta, err := tx.CreateBucketIfNotExists(bucketMeta)
 		if err != nil {
@@ -76,18 +85,89 @@ func prepare(db *bbolt.DB) (rev int64, err error) {
 		if _, err := tx.CreateBucketIfNotExists(bucketEntries); err != nil {
 			return err
 		}
-		switch have := meta.Get(keySchema); {
-		case have == nil:
-			if err := meta.Put(keySchema, []byte(schemaVersion)); err != nil {
-				return err
-			}
-		case string(have) != schemaVersion:
-			return fmt.Errorf("schema version %q, this release reads %q", have, schemaVersion)
+		have := meta.Get(keySchema)
+		if have == nil {
+			version = s.version()
+			return meta.Put(keySchema, []byte(strconv.Itoa(version)))
 		}
-		rev, err = revision(meta)
+		if version, err = strconv.Atoi(string(have)); err != nil {
+			return fmt.Errorf("schema version %q is not a number", have)
+		}
+		return s.check(version)
+	})
+	if err != nil {
+		return 0, err
+	}
+	if version < s.version() {
+		if err := copyFile(db, fmt.Sprintf("%s.schema-%d", path, version)); err != nil {
+			return 0, fmt.Errorf("copy before the migration: %w", err)
+		}
+		if err := migrateBolt(db, s, version); err != nil {
+			return 0, err
+		}
+	}
+	err = db.View(func(tx *bbolt.Tx) error {
+		rev, err = revision(tx.Bucket(bucketMeta))
 		return err
 	})
 	return rev, err
+}
+
+// copyFile writes a copy of the database. It appears whole or not at all.
+func copyFile(db *bbolt.DB, path string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".store-copy-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	err = db.View(func(tx *bbolt.Tx) error {
+		_, err := tx.WriteTo(f)
+		return err
+	})
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// migrateBolt brings the entries to the version of s, all at once.
+func migrateBolt(db *bbolt.DB, s schema, from int) error {
+	return db.Update(func(tx *bbolt.Tx) error {
+		meta, bucket := tx.Bucket(bucketMeta), tx.Bucket(bucketEntries)
+		rev, err := revision(meta)
+		if err != nil {
+			return err
+		}
+		var entries []Entry
+		err = bucket.ForEach(func(k, v []byte) error {
+			e, err := decodeEntry(string(k), v)
+			entries = append(entries, e)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		ops, err := s.migrate(entries, from)
+		if err != nil {
+			return err
+		}
+		events, err := perform(bucket, ops, rev+1)
+		if err != nil {
+			return err
+		}
+		if len(events) > 0 {
+			rev++
+		}
+		return errors.Join(
+			meta.Put(keyRevision, binary.BigEndian.AppendUint64(nil, uint64(rev))),
+			meta.Put(keySchema, []byte(strconv.Itoa(s.version()))))
+	})
 }
 
 func revision(meta *bbolt.Bucket) (int64, error) {

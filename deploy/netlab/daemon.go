@@ -23,6 +23,7 @@ const (
 	Project   = "lab"
 	accessKey = "LABACCESSKEY"
 	secretKey = "lab-secret-key-of-no-worth"
+	backupKey = "LABBACKUPKEY" // with the same secret
 
 	apiEndpoint = "https://127.0.0.1:8443"
 	metrics     = "http://127.0.0.1:9090"
@@ -85,8 +86,10 @@ log: {level: debug, format: text}
 api:
   listen: %s
   tls: auto
-  credentials: [{access_key: %s, secret_key: %s, role: admin, project_id: %s}]
-metrics: {listen: %s}
+  credentials:
+    - {access_key: %s, secret_key: %s, role: admin, project_id: %s}
+    - {access_key: %[6]s, secret_key: %[4]s, role: backup, project_id: %[5]s}
+metrics: {listen: %[7]s}
 dataplane: {backend: userspace, force_encapsulation: %v}
 inventory:
   availability_zones: [az1, az2]
@@ -95,7 +98,7 @@ inventory:
       cidr: 10.10.0.0/16
       subnets: [{id: %s, cidr: %s}, {id: %s, cidr: %s}]
   eips:
-`, filepath.Join(d.dir, "data"), strings.TrimPrefix(apiEndpoint, "https://"), accessKey, secretKey, Project,
+`, filepath.Join(d.dir, "data"), strings.TrimPrefix(apiEndpoint, "https://"), accessKey, secretKey, Project, backupKey,
 		strings.TrimPrefix(metrics, "http://"), !o.RawESP, VPC, Subnet1, d.topology.CloudSubnets[0], Subnet2, d.topology.CloudSubnets[1])
 	for i, id := range []string{EIP1, EIP2} {
 		private := ""
@@ -207,4 +210,22 @@ func (d *Daemon) Environment() []string {
 		"VPNGW_ENDPOINT=" + apiEndpoint, "VPNGW_PROJECT=" + Project,
 		"VPNGW_ACCESS_KEY=" + accessKey, "VPNGW_SECRET_KEY=" + secretKey, "VPNGW_CA=" + d.CA(),
 	}
+}
+
+// BackupEnvironment are the same of a caller who may take backups and no more.
+func (d *Daemon) BackupEnvironment() []string {
+	return append(d.Environment(), "VPNGW_ACCESS_KEY="+backupKey)
+}
+
+// Restore puts a backup in the place of the store of a daemon that was stopped.
+func (d *Daemon) Restore(ctx context.Context, backup string) error {
+	file := filepath.Join(d.dir, "data", "vpngw.db")
+	if err := os.Rename(file, file+".before"); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	out, err := d.topology.Gateway.Run(ctx, d.program, "restore", "--config", d.config(), backup)
+	if err != nil {
+		return fmt.Errorf("restore: %w\n%s", err, out)
+	}
+	return nil
 }

@@ -5,7 +5,6 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -17,6 +16,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // maxAnswer bounds what is read of an answer, in octets.
@@ -137,22 +138,9 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	}
 	target := c.base.JoinPath("v5", c.project, path)
 	target.RawQuery = query.Encode()
-	r, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
+	answer, err := c.send(ctx, method, target, body)
 	if err != nil {
 		return err
-	}
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("X-Project-Id", c.project)
-	if method != http.MethodGet {
-		// Tells two equal calls apart, whose signatures within one second
-		// would be equal and so look like a replay.
-		r.Header.Set("X-Client-Token", rand.Text())
-	}
-	sign(r, body, c.accessKey, c.secretKey, time.Now())
-
-	answer, err := c.http.Do(r)
-	if err != nil {
-		return fmt.Errorf("call the API: %w", err)
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
@@ -169,6 +157,44 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 		return fmt.Errorf("read the API's answer: %w", err)
 	}
 	return nil
+}
+
+// Backup writes a backup of the store, with the objects of all projects.
+func (c *Client) Backup(ctx context.Context, w io.Writer) error {
+	answer, err := c.send(ctx, http.MethodGet, c.base.JoinPath("vpngw", "v1", "backup"), nil)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode >= 300 {
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
+		return refusal(answer, text)
+	}
+	if _, err := io.Copy(w, answer.Body); err != nil {
+		return fmt.Errorf("read the backup: %w", err)
+	}
+	return nil
+}
+
+// send signs and sends one request. The caller closes the answer's body.
+func (c *Client) send(ctx context.Context, method string, target *url.URL, body []byte) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("X-Project-Id", c.project)
+	if method != http.MethodGet {
+		// Tells two equal calls apart, whose signatures within one second
+		// would be equal and so look like a replay.
+		r.Header.Set("X-Client-Token", uuid.NewString())
+	}
+	sign(r, body, c.accessKey, c.secretKey, time.Now())
+	answer, err := c.http.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("call the API: %w", err)
+	}
+	return answer, nil
 }
 
 func refusal(answer *http.Response, text []byte) error {
