@@ -166,7 +166,9 @@ func socketsPerAddress(queues int) int {
 
 func (d *daemon) openAPI(objects *control.Objects) (err error) {
 	c := d.config
-	d.service, err = control.NewService(control.ServiceOptions{Objects: objects, Inventory: &c.Inventory, Limits: c.Limits})
+	d.service, err = control.NewService(control.ServiceOptions{
+		Objects: objects, Inventory: &c.Inventory, Engines: d.reconciler, Limits: c.Limits,
+	})
 	if err != nil {
 		return err
 	}

@@ -16,24 +16,28 @@ import (
 // that would change something if it got through.
 func everyOperation(gateway, customerGateway, connection string) map[string][3]any {
 	return map[string][3]any{
-		"CreateVgw":            {http.MethodPost, path("vpn-gateways"), vgw(smallestGateway())},
-		"ListVgws":             {http.MethodGet, path("vpn-gateways"), nil},
-		"ShowVgw":              {http.MethodGet, path("vpn-gateways", gateway), nil},
-		"UpdateVgw":            {http.MethodPut, path("vpn-gateways", gateway), vgw(object{"name": "taken"})},
-		"DeleteVgw":            {http.MethodDelete, path("vpn-gateways", gateway), nil},
-		"CreateCgw":            {http.MethodPost, path("customer-gateways"), cgw(object{"id_value": "198.51.100.8"})},
-		"ListCgws":             {http.MethodGet, path("customer-gateways"), nil},
-		"ShowCgw":              {http.MethodGet, path("customer-gateways", customerGateway), nil},
-		"UpdateCgw":            {http.MethodPut, path("customer-gateways", customerGateway), cgw(object{"name": "taken"})},
-		"DeleteCgw":            {http.MethodDelete, path("customer-gateways", customerGateway), nil},
-		"CreateVpnConnection":  {http.MethodPost, path("vpn-connection"), vpn(with(smallestConnection(gateway, customerGateway), "vgw_ip", eip2ID))},
-		"ListVpnConnections":   {http.MethodGet, path("vpn-connection"), nil},
-		"ShowVpnConnection":    {http.MethodGet, path("vpn-connection", connection), nil},
-		"UpdateVpnConnection":  {http.MethodPut, path("vpn-connection", connection), vpn(object{"name": "taken"})},
-		"DeleteVpnConnection":  {http.MethodDelete, path("vpn-connection", connection), nil},
-		"ShowVpnConnectionLog": {http.MethodGet, path("vpn-connection", connection, "log"), nil},
-		"ResetVpnConnection":   {http.MethodPost, path("vpn-connection", connection, "reset"), nil},
-		"KeystoneRevokeToken":  {http.MethodDelete, "/v3/auth/tokens", nil},
+		"CreateVgw":           {http.MethodPost, path("vpn-gateways"), vgw(smallestGateway())},
+		"ListVgws":            {http.MethodGet, path("vpn-gateways"), nil},
+		"ShowVgw":             {http.MethodGet, path("vpn-gateways", gateway), nil},
+		"UpdateVgw":           {http.MethodPut, path("vpn-gateways", gateway), vgw(object{"name": "taken"})},
+		"DeleteVgw":           {http.MethodDelete, path("vpn-gateways", gateway), nil},
+		"CreateCgw":           {http.MethodPost, path("customer-gateways"), cgw(object{"id_value": "198.51.100.8"})},
+		"ListCgws":            {http.MethodGet, path("customer-gateways"), nil},
+		"ShowCgw":             {http.MethodGet, path("customer-gateways", customerGateway), nil},
+		"UpdateCgw":           {http.MethodPut, path("customer-gateways", customerGateway), cgw(object{"name": "taken"})},
+		"DeleteCgw":           {http.MethodDelete, path("customer-gateways", customerGateway), nil},
+		"CreateVpnConnection": {http.MethodPost, path("vpn-connection"), vpn(with(smallestConnection(gateway, customerGateway), "vgw_ip", eip2ID))},
+		"BatchCreateVpnConnection": {http.MethodPost, path("vpn-connections", "batch-create"), object{
+			"vpn_connections": []object{with(smallestConnection(gateway, customerGateway), "vgw_ip", eip2ID)},
+		}},
+		"ListConnectionIpsecSa": {http.MethodGet, path("vpn-connection", connection, "ipsec-sa"), nil},
+		"ListVpnConnections":    {http.MethodGet, path("vpn-connection"), nil},
+		"ShowVpnConnection":     {http.MethodGet, path("vpn-connection", connection), nil},
+		"UpdateVpnConnection":   {http.MethodPut, path("vpn-connection", connection), vpn(object{"name": "taken"})},
+		"DeleteVpnConnection":   {http.MethodDelete, path("vpn-connection", connection), nil},
+		"ShowVpnConnectionLog":  {http.MethodGet, path("vpn-connection", connection, "log"), nil},
+		"ResetVpnConnection":    {http.MethodPost, path("vpn-connection", connection, "reset"), nil},
+		"KeystoneRevokeToken":   {http.MethodDelete, "/v3/auth/tokens", nil},
 	}
 }
 
@@ -99,7 +103,7 @@ func TestRoles(t *testing.T) {
 	for role, refused := range map[string][]string{
 		"operator": {"CreateVgw", "UpdateVgw", "DeleteVgw"},
 		"readonly": {
-			"CreateVgw", "UpdateVgw", "DeleteVgw", "CreateCgw", "UpdateCgw", "DeleteCgw", "CreateVpnConnection",
+			"CreateVgw", "UpdateVgw", "DeleteVgw", "CreateCgw", "UpdateCgw", "DeleteCgw", "CreateVpnConnection", "BatchCreateVpnConnection",
 			"UpdateVpnConnection", "DeleteVpnConnection", "ResetVpnConnection",
 		},
 	} {

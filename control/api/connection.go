@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/vpngw/vpngw/control"
@@ -9,11 +10,49 @@ import (
 
 // CreateVpnConnection creates a connection.
 func (h *handlers) CreateVpnConnection(ctx context.Context, req CreateVpnConnectionRequestObject) (CreateVpnConnectionResponseObject, error) {
-	c := &req.Body.VpnConnection
-	if value(c.EnableHealthCheck) {
-		return nil, control.Invalid("enable_health_check", "connection monitors are something that this release does not support")
+	create, err := connectionRequest("", &req.Body.VpnConnection)
+	if err != nil {
+		return nil, err
 	}
-	view, err := h.server.service.CreateConnection(ctx, req.ProjectID, control.ConnectionCreate{
+	view, err := h.server.service.CreateConnection(ctx, req.ProjectID, create)
+	if err != nil {
+		return nil, err
+	}
+	return CreateVpnConnection201JSONResponse{
+		VpnConnection: connectionAnswer(&view, created), RequestID: callOf(ctx).requestID,
+	}, nil
+}
+
+// BatchCreateVpnConnection creates the connections of one gateway, all or none.
+func (h *handlers) BatchCreateVpnConnection(ctx context.Context, req BatchCreateVpnConnectionRequestObject) (BatchCreateVpnConnectionResponseObject, error) {
+	creates := make([]control.ConnectionCreate, len(req.Body.VpnConnections))
+	for i := range creates {
+		var err error
+		creates[i], err = connectionRequest(fmt.Sprintf("vpn_connections[%d].", i), &req.Body.VpnConnections[i])
+		if err != nil {
+			return nil, err
+		}
+	}
+	views, err := h.server.service.CreateConnections(ctx, req.ProjectID, creates)
+	if err != nil {
+		return nil, err
+	}
+	answer := BatchCreateVpnConnection201JSONResponse{
+		VpnConnections: make([]VpnConnection, len(views)), RequestID: callOf(ctx).requestID,
+	}
+	for i := range views {
+		answer.VpnConnections[i] = connectionAnswer(&views[i], created)
+	}
+	return answer, nil
+}
+
+// connectionRequest reads a request for a connection, whose members have a
+// path that begins with place.
+func connectionRequest(place string, c *CreateVpnConnection) (control.ConnectionCreate, error) {
+	if value(c.EnableHealthCheck) {
+		return control.ConnectionCreate{}, control.Invalid(place+"enable_health_check", "connection monitors are something that this release does not support")
+	}
+	return control.ConnectionCreate{
 		Name:               c.Name,
 		VgwID:              &c.VgwID,
 		VgwIP:              &c.VgwIP,
@@ -32,12 +71,6 @@ func (h *handlers) CreateVpnConnection(ctx context.Context, req CreateVpnConnect
 		IPsecPolicy:        ipsecRequest(c.Ipsecpolicy),
 		HARole:             text(c.HaRole),
 		Tags:               tagsRequest(c.Tags),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return CreateVpnConnection201JSONResponse{
-		VpnConnection: connectionAnswer(&view, created), RequestID: callOf(ctx).requestID,
 	}, nil
 }
 
@@ -142,6 +175,26 @@ func (h *handlers) ShowVpnConnectionLog(ctx context.Context, req ShowVpnConnecti
 	}
 	for i, l := range lines {
 		answer.Logs[i] = VpnConnectionLog{Time: l.Time.Unix(), RawMessage: l.Message}
+	}
+	return answer, nil
+}
+
+// ListConnectionIpsecSa lists the CHILD_SAs of a connection with what they have
+// carried.
+func (h *handlers) ListConnectionIpsecSa(ctx context.Context, req ListConnectionIpsecSaRequestObject) (ListConnectionIpsecSaResponseObject, error) {
+	list, at, err := h.server.service.ConnectionChildSAs(ctx, req.ProjectID, req.VpnConnectionID)
+	if err != nil {
+		return nil, err
+	}
+	answer := ListConnectionIpsecSa200JSONResponse{SaInfos: make([]SaInfo, len(list)), RequestID: callOf(ctx).requestID}
+	for i, c := range list {
+		answer.SaInfos[i] = SaInfo{
+			ID:           c.ID,
+			SourceIPCidr: strings.Join(prefixes(c.Local), ","), DestIPCidr: strings.Join(prefixes(c.Remote), ","),
+			PacketsSent: c.Sent.Packets, PacketsRecv: c.Received.Packets,
+			TrafficSent: c.Sent.Octets, TrafficRecv: c.Received.Octets,
+			CollectedAt: control.FormatTime(at),
+		}
 	}
 	return answer, nil
 }

@@ -40,13 +40,14 @@ type bench struct {
 	server  *Server
 	objects *control.Objects
 	access  *control.Access
+	engines *engines
 	log     *bytes.Buffer
 	now     time.Time // of the server and of signatures
 }
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
-	b := &bench{t: t, log: &bytes.Buffer{}, now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
+	b := &bench{t: t, engines: &engines{}, log: &bytes.Buffer{}, now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	clock := func() time.Time { return b.now }
 	dir := t.TempDir()
 	db, err := store.OpenBolt(filepath.Join(dir, "store.db"))
@@ -67,7 +68,7 @@ func newBench(t testing.TB) *bench {
 		},
 	}
 	check(t, inventory.Validate())
-	service, err := control.NewService(control.ServiceOptions{Objects: b.objects, Inventory: inventory, Now: clock})
+	service, err := control.NewService(control.ServiceOptions{Objects: b.objects, Inventory: inventory, Engines: b.engines, Now: clock})
 	check(t, err)
 	credential := func(accessKey string, role control.Role, project string) control.Credential {
 		return control.Credential{AccessKey: accessKey, SecretKey: control.NewSecret(testSecret + accessKey), Role: role, Project: project}
@@ -92,6 +93,16 @@ func newBench(t testing.TB) *bench {
 	})
 	check(t, err)
 	return b
+}
+
+// engines are those of a node; a test says what they have.
+type engines struct {
+	children map[string][]control.ChildSA // by connection served
+}
+
+func (e *engines) ChildSAs(connection string) ([]control.ChildSA, bool) {
+	list, served := e.children[connection]
+	return list, served
 }
 
 func check(t testing.TB, err error) {

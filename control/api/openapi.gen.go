@@ -775,6 +775,18 @@ type AuthenticationAlgorithm string
 // AuthenticationMethod defines model for AuthenticationMethod.
 type AuthenticationMethod string
 
+// BatchCreateVpnConnectionRequestBody defines model for BatchCreateVpnConnectionRequestBody.
+type BatchCreateVpnConnectionRequestBody struct {
+	// VpnConnections All of one vgw_id.
+	VpnConnections []CreateVpnConnection `json:"vpn_connections"`
+}
+
+// BatchCreateVpnConnectionResponseBody defines model for BatchCreateVpnConnectionResponseBody.
+type BatchCreateVpnConnectionResponseBody struct {
+	RequestID      string          `json:"request_id"`
+	VpnConnections []VpnConnection `json:"vpn_connections"`
+}
+
 // BgpPeer defines model for BgpPeer.
 type BgpPeer struct {
 	NumMessageReceived *int64  `json:"num_message_received,omitempty"`
@@ -1154,6 +1166,12 @@ type IpsecPolicyEncapsulationMode string
 // IpsecPolicyTransformProtocol defines model for IpsecPolicy.TransformProtocol.
 type IpsecPolicyTransformProtocol string
 
+// IpsecSaListResponseBody defines model for IpsecSaListResponseBody.
+type IpsecSaListResponseBody struct {
+	RequestID string   `json:"request_id"`
+	SaInfos   []SaInfo `json:"sa_infos"`
+}
+
 // Name 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_`, `-` and `.`.
 type Name = string
 
@@ -1219,6 +1237,29 @@ type Psk = string
 // RequestIDBody defines model for RequestIDBody.
 type RequestIDBody struct {
 	RequestID string `json:"request_id"`
+}
+
+// SaInfo A CHILD_SA and its counters since it was established. Packets and octets are those inside the tunnel.
+type SaInfo struct {
+	// CollectedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CollectedAt Time `json:"collected_at"`
+
+	// DestIPCidr Networks on the peer's side, separated by commas.
+	DestIPCidr string `json:"dest_ip_cidr"`
+
+	// ID SPIs inbound and outbound.
+	ID          string `json:"id"`
+	PacketsRecv uint64 `json:"packets_recv"`
+	PacketsSent uint64 `json:"packets_sent"`
+
+	// SourceIPCidr Networks on the gateway's side, separated by commas.
+	SourceIPCidr string `json:"source_ip_cidr"`
+
+	// TrafficRecv Octets.
+	TrafficRecv uint64 `json:"traffic_recv"`
+
+	// TrafficSent Octets.
+	TrafficSent uint64 `json:"traffic_sent"`
 }
 
 // Style One of policy, static (the default), bgp and policy-template, in any case.
@@ -1612,6 +1653,9 @@ type CreateVpnConnectionJSONRequestBody = CreateVpnConnectionRequestBody
 // UpdateVpnConnectionJSONRequestBody defines body for UpdateVpnConnection for application/json ContentType.
 type UpdateVpnConnectionJSONRequestBody = UpdateVpnConnectionRequestBody
 
+// BatchCreateVpnConnectionJSONRequestBody defines body for BatchCreateVpnConnection for application/json ContentType.
+type BatchCreateVpnConnectionJSONRequestBody = BatchCreateVpnConnectionRequestBody
+
 // CreateVgwJSONRequestBody defines body for CreateVgw for application/json ContentType.
 type CreateVgwJSONRequestBody = CreateVgwRequestBody
 
@@ -1656,12 +1700,18 @@ type ServerInterface interface {
 	// UpdateVpnConnection Change a connection
 	// (PUT /v5/{project_id}/vpn-connection/{vpn_connection_id})
 	UpdateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
+	// ListConnectionIpsecSa List the CHILD_SAs of a connection with what they have carried
+	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/ipsec-sa)
+	ListConnectionIpsecSa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
 	// ShowVpnConnectionLog Show the log of a connection, newest line first
 	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/log)
 	ShowVpnConnectionLog(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
 	// ResetVpnConnection Take down all SAs of a connection and negotiate anew
 	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/reset)
 	ResetVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
+	// BatchCreateVpnConnection Create one or two connections of a gateway, all or none
+	// (POST /v5/{project_id}/vpn-connections/batch-create)
+	BatchCreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID)
 	// ListVgws List all gateways, newest first
 	// (GET /v5/{project_id}/vpn-gateways)
 	ListVgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVgwsParams)
@@ -2197,6 +2247,41 @@ func (siw *ServerInterfaceWrapper) UpdateVpnConnection(w http.ResponseWriter, r 
 	handler.ServeHTTP(w, r)
 }
 
+// ListConnectionIpsecSa operation middleware
+func (siw *ServerInterfaceWrapper) ListConnectionIpsecSa(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_connection_id" -------------
+	var vpnConnectionID VpnConnectionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_connection_id", r.PathValue("vpn_connection_id"), &vpnConnectionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_connection_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListConnectionIpsecSa(w, r, projectID, vpnConnectionID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ShowVpnConnectionLog operation middleware
 func (siw *ServerInterfaceWrapper) ShowVpnConnectionLog(w http.ResponseWriter, r *http.Request) {
 
@@ -2258,6 +2343,32 @@ func (siw *ServerInterfaceWrapper) ResetVpnConnection(w http.ResponseWriter, r *
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ResetVpnConnection(w, r, projectID, vpnConnectionID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// BatchCreateVpnConnection operation middleware
+func (siw *ServerInterfaceWrapper) BatchCreateVpnConnection(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.BatchCreateVpnConnection(w, r, projectID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2585,10 +2696,12 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/customer-gateways/{customer_gateway_id}", wrapper.UpdateCgw)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection", wrapper.ListVpnConnections)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection", wrapper.CreateVpnConnection)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connections/batch-create", wrapper.BatchCreateVpnConnection)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}", wrapper.DeleteVpnConnection)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}", wrapper.ShowVpnConnection)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}", wrapper.UpdateVpnConnection)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/log", wrapper.ShowVpnConnectionLog)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/ipsec-sa", wrapper.ListConnectionIpsecSa)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/reset", wrapper.ResetVpnConnection)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneRevokeToken)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneCreateUserTokenByPassword)
@@ -3070,6 +3183,46 @@ func (response UpdateVpnConnectiondefaultJSONResponse) VisitUpdateVpnConnectionR
 	return err
 }
 
+type ListConnectionIpsecSaRequestObject struct {
+	ProjectID       ProjectID       `json:"project_id"`
+	VpnConnectionID VpnConnectionID `json:"vpn_connection_id"`
+}
+
+type ListConnectionIpsecSaResponseObject interface {
+	VisitListConnectionIpsecSaResponse(w http.ResponseWriter) error
+}
+
+type ListConnectionIpsecSa200JSONResponse IpsecSaListResponseBody
+
+func (response ListConnectionIpsecSa200JSONResponse) VisitListConnectionIpsecSaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListConnectionIpsecSadefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListConnectionIpsecSadefaultJSONResponse) VisitListConnectionIpsecSaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ShowVpnConnectionLogRequestObject struct {
 	ProjectID       ProjectID       `json:"project_id"`
 	VpnConnectionID VpnConnectionID `json:"vpn_connection_id"`
@@ -3139,6 +3292,46 @@ type ResetVpnConnectiondefaultJSONResponse struct {
 }
 
 func (response ResetVpnConnectiondefaultJSONResponse) VisitResetVpnConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BatchCreateVpnConnectionRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Body      *BatchCreateVpnConnectionJSONRequestBody
+}
+
+type BatchCreateVpnConnectionResponseObject interface {
+	VisitBatchCreateVpnConnectionResponse(w http.ResponseWriter) error
+}
+
+type BatchCreateVpnConnection201JSONResponse BatchCreateVpnConnectionResponseBody
+
+func (response BatchCreateVpnConnection201JSONResponse) VisitBatchCreateVpnConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BatchCreateVpnConnectiondefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response BatchCreateVpnConnectiondefaultJSONResponse) VisitBatchCreateVpnConnectionResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3383,12 +3576,18 @@ type StrictServerInterface interface {
 	// UpdateVpnConnection Change a connection
 	// (PUT /v5/{project_id}/vpn-connection/{vpn_connection_id})
 	UpdateVpnConnection(ctx context.Context, request UpdateVpnConnectionRequestObject) (UpdateVpnConnectionResponseObject, error)
+	// ListConnectionIpsecSa List the CHILD_SAs of a connection with what they have carried
+	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/ipsec-sa)
+	ListConnectionIpsecSa(ctx context.Context, request ListConnectionIpsecSaRequestObject) (ListConnectionIpsecSaResponseObject, error)
 	// ShowVpnConnectionLog Show the log of a connection, newest line first
 	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/log)
 	ShowVpnConnectionLog(ctx context.Context, request ShowVpnConnectionLogRequestObject) (ShowVpnConnectionLogResponseObject, error)
 	// ResetVpnConnection Take down all SAs of a connection and negotiate anew
 	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/reset)
 	ResetVpnConnection(ctx context.Context, request ResetVpnConnectionRequestObject) (ResetVpnConnectionResponseObject, error)
+	// BatchCreateVpnConnection Create one or two connections of a gateway, all or none
+	// (POST /v5/{project_id}/vpn-connections/batch-create)
+	BatchCreateVpnConnection(ctx context.Context, request BatchCreateVpnConnectionRequestObject) (BatchCreateVpnConnectionResponseObject, error)
 	// ListVgws List all gateways, newest first
 	// (GET /v5/{project_id}/vpn-gateways)
 	ListVgws(ctx context.Context, request ListVgwsRequestObject) (ListVgwsResponseObject, error)
@@ -3798,6 +3997,33 @@ func (sh *strictHandler) UpdateVpnConnection(w http.ResponseWriter, r *http.Requ
 	}
 }
 
+// ListConnectionIpsecSa operation middleware
+func (sh *strictHandler) ListConnectionIpsecSa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID) {
+	var request ListConnectionIpsecSaRequestObject
+
+	request.ProjectID = projectID
+	request.VpnConnectionID = vpnConnectionID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListConnectionIpsecSa(ctx, request.(ListConnectionIpsecSaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListConnectionIpsecSa")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListConnectionIpsecSaResponseObject); ok {
+		if err := validResponse.VisitListConnectionIpsecSaResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ShowVpnConnectionLog operation middleware
 func (sh *strictHandler) ShowVpnConnectionLog(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID) {
 	var request ShowVpnConnectionLogRequestObject
@@ -3845,6 +4071,39 @@ func (sh *strictHandler) ResetVpnConnection(w http.ResponseWriter, r *http.Reque
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ResetVpnConnectionResponseObject); ok {
 		if err := validResponse.VisitResetVpnConnectionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// BatchCreateVpnConnection operation middleware
+func (sh *strictHandler) BatchCreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+	var request BatchCreateVpnConnectionRequestObject
+
+	request.ProjectID = projectID
+
+	var body BatchCreateVpnConnectionJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.BatchCreateVpnConnection(ctx, request.(BatchCreateVpnConnectionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BatchCreateVpnConnection")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(BatchCreateVpnConnectionResponseObject); ok {
+		if err := validResponse.VisitBatchCreateVpnConnectionResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
