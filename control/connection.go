@@ -91,6 +91,8 @@ type ConnectionStatus struct {
 	Resets int64 `json:"resets,omitempty"`
 	// Applied says that some generation was applied without error.
 	Applied bool `json:"applied,omitempty"`
+	// Routes are the destinations that are routed into the tunnel now.
+	Routes []netip.Prefix `json:"routes,omitempty"`
 }
 
 // State derives what the API shows. The zero ConnectionStatus means that there

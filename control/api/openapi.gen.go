@@ -436,6 +436,27 @@ func (e NetworkType) Valid() bool {
 	}
 }
 
+// Defines values for NexthopResourceType.
+const (
+	NexthopConnection NexthopResourceType = "vpn_connection"
+	NexthopER         NexthopResourceType = "er"
+	NexthopGateway    NexthopResourceType = "vpn_gateway"
+)
+
+// Valid indicates whether the value is a known member of the NexthopResourceType enum.
+func (e NexthopResourceType) Valid() bool {
+	switch e {
+	case NexthopConnection:
+		return true
+	case NexthopER:
+		return true
+	case NexthopGateway:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Pfs.
 const (
 	PfsDisable Pfs = "disable"
@@ -775,6 +796,32 @@ type AuthenticationAlgorithm string
 // AuthenticationMethod defines model for AuthenticationMethod.
 type AuthenticationMethod string
 
+// AvailabilityZones defines model for AvailabilityZones.
+type AvailabilityZones struct {
+	Professional1NonFixedIP ZonesOfFlavor `json:"Professional1-NonFixedIP"`
+	Professional2NonFixedIP ZonesOfFlavor `json:"Professional2-NonFixedIP"`
+	Basic                   ZonesOfFlavor `json:"basic"`
+	Gm                      ZonesOfFlavor `json:"gm"`
+	Professional1           ZonesOfFlavor `json:"professional1"`
+	Professional2           ZonesOfFlavor `json:"professional2"`
+}
+
+// AvailabilityZonesResponseBody defines model for AvailabilityZonesResponseBody.
+type AvailabilityZonesResponseBody struct {
+	AvailabilityZones AvailabilityZones `json:"availability_zones"`
+	RequestID         string            `json:"request_id"`
+}
+
+// AvailableSpec defines model for AvailableSpec.
+type AvailableSpec struct {
+	// AttachmentType What the gateway connects to, a VPC or an enterprise router.
+	AttachmentType AttachmentType `json:"attachment_type"`
+	Flavor         Flavor         `json:"flavor"`
+
+	// IPVersion Family of the traffic inside the tunnels.
+	IPVersion IPVersion `json:"ip_version"`
+}
+
 // BatchCreateVpnConnectionRequestBody defines model for BatchCreateVpnConnectionRequestBody.
 type BatchCreateVpnConnectionRequestBody struct {
 	// VpnConnections All of one vgw_id.
@@ -1081,6 +1128,19 @@ type Error struct {
 	RequestID string `json:"request_id"`
 }
 
+// ExtendedAvailabilityZone defines model for ExtendedAvailabilityZone.
+type ExtendedAvailabilityZone struct {
+	AvailableSpecs    []AvailableSpec `json:"available_specs"`
+	Name              string          `json:"name"`
+	PublicBorderGroup string          `json:"public_border_group"`
+}
+
+// ExtendedAvailabilityZonesResponseBody defines model for ExtendedAvailabilityZonesResponseBody.
+type ExtendedAvailabilityZonesResponseBody struct {
+	AvailabilityZones []ExtendedAvailabilityZone `json:"availability_zones"`
+	RequestID         string                     `json:"request_id"`
+}
+
 // Flavor defines model for Flavor.
 type Flavor string
 
@@ -1181,6 +1241,15 @@ type NegotiationMode string
 // NetworkType How peers reach the gateway, through EIPs or through private addresses of the access VPC.
 type NetworkType string
 
+// NexthopResource defines model for NexthopResource.
+type NexthopResource struct {
+	ID   string              `json:"id"`
+	Type NexthopResourceType `json:"type"`
+}
+
+// NexthopResourceType defines model for NexthopResource.Type.
+type NexthopResourceType string
+
 // ObjectID An id, usually a UUID of 36 characters.
 type ObjectID = string
 
@@ -1237,6 +1306,34 @@ type Psk = string
 // RequestIDBody defines model for RequestIDBody.
 type RequestIDBody struct {
 	RequestID string `json:"request_id"`
+}
+
+// Route defines model for Route.
+type Route struct {
+	// AsPath Of routes learned by BGP.
+	AsPath      *string `json:"as_path,omitempty"`
+	Destination string  `json:"destination"`
+
+	// Med Of routes learned by BGP.
+	Med *int64 `json:"med,omitempty"`
+
+	// Nexthop The peer's tunnel address, or the node's own address in a local subnet.
+	Nexthop         *string          `json:"nexthop,omitempty"`
+	NexthopResource *NexthopResource `json:"nexthop_resource,omitempty"`
+
+	// Origin Of routes learned by BGP.
+	Origin *string `json:"origin,omitempty"`
+
+	// OutboundInterfaceIP Our tunnel address, or the same as nexthop.
+	OutboundInterfaceIP *string `json:"outbound_interface_ip,omitempty"`
+}
+
+// RoutingTableResponseBody defines model for RoutingTableResponseBody.
+type RoutingTableResponseBody struct {
+	PageInfo     PageInfo `json:"page_info"`
+	RequestID    string   `json:"request_id"`
+	RoutingTable []Route  `json:"routing_table"`
+	TotalCount   int64    `json:"total_count"`
 }
 
 // SaInfo A CHILD_SA and its counters since it was established. Packets and octets are those inside the tunnel.
@@ -1361,6 +1458,13 @@ type UpdateVgw struct {
 // UpdateVgwRequestBody defines model for UpdateVgwRequestBody.
 type UpdateVgwRequestBody struct {
 	VpnGateway UpdateVgw `json:"vpn_gateway"`
+}
+
+// UpdateVgwSpecificationRequestBody defines model for UpdateVgwSpecificationRequestBody.
+type UpdateVgwSpecificationRequestBody struct {
+	VpnGateway struct {
+		Flavor Flavor `json:"flavor"`
+	} `json:"vpn_gateway"`
 }
 
 // UpdateVpnConnection defines model for UpdateVpnConnection.
@@ -1575,6 +1679,12 @@ type VpnConnectionResponseBody struct {
 	VpnConnection VpnConnection `json:"vpn_connection"`
 }
 
+// ZonesOfFlavor defines model for ZonesOfFlavor.
+type ZonesOfFlavor struct {
+	Er  []string `json:"er"`
+	Vpc []string `json:"vpc"`
+}
+
 // EnterpriseProjectID defines model for EnterpriseProjectID.
 type EnterpriseProjectID = []string
 
@@ -1583,6 +1693,12 @@ type Marker = string
 
 // ProjectID defines model for ProjectID.
 type ProjectID = string
+
+// RouteMarker defines model for RouteMarker.
+type RouteMarker = string
+
+// VgwID defines model for VgwID.
+type VgwID = string
 
 // VpnConnectionID defines model for VpnConnectionID.
 type VpnConnectionID = string
@@ -1638,6 +1754,19 @@ type ListVgwsParams struct {
 	VgwID *string `form:"vgw_id,omitempty" json:"vgw_id,omitempty"`
 }
 
+// ShowVpnGatewayRoutingTableParams defines parameters for ShowVpnGatewayRoutingTable.
+type ShowVpnGatewayRoutingTableParams struct {
+	// Limit Size of the page. All routes when absent.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page.
+	Marker *RouteMarker `form:"marker,omitempty" json:"marker,omitempty"`
+
+	// Offset How many routes to leave out, after the marker.
+	Offset                   *int  `form:"offset,omitempty" json:"offset,omitempty"`
+	IsIncludeNexthopResource *bool `form:"is_include_nexthop_resource,omitempty" json:"is_include_nexthop_resource,omitempty"`
+}
+
 // KeystoneCreateUserTokenByPasswordJSONRequestBody defines body for KeystoneCreateUserTokenByPassword for application/json ContentType.
 type KeystoneCreateUserTokenByPasswordJSONRequestBody = AuthTokenRequestBody
 
@@ -1662,6 +1791,9 @@ type CreateVgwJSONRequestBody = CreateVgwRequestBody
 // UpdateVgwJSONRequestBody defines body for UpdateVgw for application/json ContentType.
 type UpdateVgwJSONRequestBody = UpdateVgwRequestBody
 
+// UpdatePostpaidVgwSpecificationJSONRequestBody defines body for UpdatePostpaidVgwSpecification for application/json ContentType.
+type UpdatePostpaidVgwSpecificationJSONRequestBody = UpdateVgwSpecificationRequestBody
+
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
 	// KeystoneRevokeToken Revoke a token
@@ -1670,6 +1802,9 @@ type ServerInterface interface {
 	// KeystoneCreateUserTokenByPassword Get a token for a project, which lives 24 hours
 	// (POST /v3/auth/tokens)
 	KeystoneCreateUserTokenByPassword(w http.ResponseWriter, r *http.Request)
+	// ListExtendedAvailabilityZones List the zones with the kinds of gateways that each offers
+	// (GET /v5.1/{project_id}/vpn-gateways/availability-zones)
+	ListExtendedAvailabilityZones(w http.ResponseWriter, r *http.Request, projectID ProjectID)
 	// ListCgws List customer gateways by page, newest first
 	// (GET /v5/{project_id}/customer-gateways)
 	ListCgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListCgwsParams)
@@ -1718,15 +1853,24 @@ type ServerInterface interface {
 	// CreateVgw Create a gateway
 	// (POST /v5/{project_id}/vpn-gateways)
 	CreateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	// ListAvailabilityZones List the zones that offer gateways, by flavor and attachment
+	// (GET /v5/{project_id}/vpn-gateways/availability-zones)
+	ListAvailabilityZones(w http.ResponseWriter, r *http.Request, projectID ProjectID)
 	// DeleteVgw Delete a gateway that has no connections
 	// (DELETE /v5/{project_id}/vpn-gateways/{vgw_id})
-	DeleteVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string)
+	DeleteVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
 	// ShowVgw Show a gateway
 	// (GET /v5/{project_id}/vpn-gateways/{vgw_id})
-	ShowVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string)
+	ShowVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
 	// UpdateVgw Change a gateway
 	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id})
-	UpdateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string)
+	UpdateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
+	// ShowVpnGatewayRoutingTable Show the routes that are in force, by destination
+	// (GET /v5/{project_id}/vpn-gateways/{vgw_id}/routing-table)
+	ShowVpnGatewayRoutingTable(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID, params ShowVpnGatewayRoutingTableParams)
+	// UpdatePostpaidVgwSpecification Change the flavor of a gateway to one of its supported_flavors
+	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/update-specification)
+	UpdatePostpaidVgwSpecification(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -1788,6 +1932,32 @@ func (siw *ServerInterfaceWrapper) KeystoneCreateUserTokenByPassword(w http.Resp
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.KeystoneCreateUserTokenByPassword(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListExtendedAvailabilityZones operation middleware
+func (siw *ServerInterfaceWrapper) ListExtendedAvailabilityZones(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListExtendedAvailabilityZones(w, r, projectID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2459,6 +2629,32 @@ func (siw *ServerInterfaceWrapper) CreateVgw(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// ListAvailabilityZones operation middleware
+func (siw *ServerInterfaceWrapper) ListAvailabilityZones(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListAvailabilityZones(w, r, projectID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // DeleteVgw operation middleware
 func (siw *ServerInterfaceWrapper) DeleteVgw(w http.ResponseWriter, r *http.Request) {
 
@@ -2475,7 +2671,7 @@ func (siw *ServerInterfaceWrapper) DeleteVgw(w http.ResponseWriter, r *http.Requ
 	}
 
 	// ------------- Path parameter "vgw_id" -------------
-	var vgwID string
+	var vgwID VgwID
 
 	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
 	if err != nil {
@@ -2510,7 +2706,7 @@ func (siw *ServerInterfaceWrapper) ShowVgw(w http.ResponseWriter, r *http.Reques
 	}
 
 	// ------------- Path parameter "vgw_id" -------------
-	var vgwID string
+	var vgwID VgwID
 
 	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
 	if err != nil {
@@ -2545,7 +2741,7 @@ func (siw *ServerInterfaceWrapper) UpdateVgw(w http.ResponseWriter, r *http.Requ
 	}
 
 	// ------------- Path parameter "vgw_id" -------------
-	var vgwID string
+	var vgwID VgwID
 
 	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
 	if err != nil {
@@ -2555,6 +2751,131 @@ func (siw *ServerInterfaceWrapper) UpdateVgw(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdateVgw(w, r, projectID, vgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowVpnGatewayRoutingTable operation middleware
+func (siw *ServerInterfaceWrapper) ShowVpnGatewayRoutingTable(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vgw_id" -------------
+	var vgwID VgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vgw_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ShowVpnGatewayRoutingTableParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "offset" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "offset", r.URL.Query(), &params.Offset, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "offset"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "offset", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "is_include_nexthop_resource" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "is_include_nexthop_resource", r.URL.Query(), &params.IsIncludeNexthopResource, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "is_include_nexthop_resource"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "is_include_nexthop_resource", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowVpnGatewayRoutingTable(w, r, projectID, vgwID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdatePostpaidVgwSpecification operation middleware
+func (siw *ServerInterfaceWrapper) UpdatePostpaidVgwSpecification(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vgw_id" -------------
+	var vgwID VgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdatePostpaidVgwSpecification(w, r, projectID, vgwID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2686,6 +3007,10 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways", wrapper.ListVgws)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways", wrapper.CreateVgw)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/availability-zones", wrapper.ListAvailabilityZones)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5.1/{project_id}/vpn-gateways/availability-zones", wrapper.ListExtendedAvailabilityZones)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/update-specification", wrapper.UpdatePostpaidVgwSpecification)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/routing-table", wrapper.ShowVpnGatewayRoutingTable)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}", wrapper.DeleteVgw)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}", wrapper.ShowVgw)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}", wrapper.UpdateVgw)
@@ -2782,6 +3107,45 @@ type KeystoneCreateUserTokenByPassworddefaultJSONResponse struct {
 }
 
 func (response KeystoneCreateUserTokenByPassworddefaultJSONResponse) VisitKeystoneCreateUserTokenByPasswordResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListExtendedAvailabilityZonesRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+}
+
+type ListExtendedAvailabilityZonesResponseObject interface {
+	VisitListExtendedAvailabilityZonesResponse(w http.ResponseWriter) error
+}
+
+type ListExtendedAvailabilityZones200JSONResponse ExtendedAvailabilityZonesResponseBody
+
+func (response ListExtendedAvailabilityZones200JSONResponse) VisitListExtendedAvailabilityZonesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListExtendedAvailabilityZonesdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListExtendedAvailabilityZonesdefaultJSONResponse) VisitListExtendedAvailabilityZonesResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3423,9 +3787,48 @@ func (response CreateVgwdefaultJSONResponse) VisitCreateVgwResponse(w http.Respo
 	return err
 }
 
+type ListAvailabilityZonesRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+}
+
+type ListAvailabilityZonesResponseObject interface {
+	VisitListAvailabilityZonesResponse(w http.ResponseWriter) error
+}
+
+type ListAvailabilityZones200JSONResponse AvailabilityZonesResponseBody
+
+func (response ListAvailabilityZones200JSONResponse) VisitListAvailabilityZonesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAvailabilityZonesdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListAvailabilityZonesdefaultJSONResponse) VisitListAvailabilityZonesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type DeleteVgwRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
-	VgwID     string    `json:"vgw_id"`
+	VgwID     VgwID     `json:"vgw_id"`
 }
 
 type DeleteVgwResponseObject interface {
@@ -3459,7 +3862,7 @@ func (response DeleteVgwdefaultJSONResponse) VisitDeleteVgwResponse(w http.Respo
 
 type ShowVgwRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
-	VgwID     string    `json:"vgw_id"`
+	VgwID     VgwID     `json:"vgw_id"`
 }
 
 type ShowVgwResponseObject interface {
@@ -3499,7 +3902,7 @@ func (response ShowVgwdefaultJSONResponse) VisitShowVgwResponse(w http.ResponseW
 
 type UpdateVgwRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
-	VgwID     string    `json:"vgw_id"`
+	VgwID     VgwID     `json:"vgw_id"`
 	Body      *UpdateVgwJSONRequestBody
 }
 
@@ -3538,6 +3941,88 @@ func (response UpdateVgwdefaultJSONResponse) VisitUpdateVgwResponse(w http.Respo
 	return err
 }
 
+type ShowVpnGatewayRoutingTableRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	VgwID     VgwID     `json:"vgw_id"`
+	Params    ShowVpnGatewayRoutingTableParams
+}
+
+type ShowVpnGatewayRoutingTableResponseObject interface {
+	VisitShowVpnGatewayRoutingTableResponse(w http.ResponseWriter) error
+}
+
+type ShowVpnGatewayRoutingTable200JSONResponse RoutingTableResponseBody
+
+func (response ShowVpnGatewayRoutingTable200JSONResponse) VisitShowVpnGatewayRoutingTableResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnGatewayRoutingTabledefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowVpnGatewayRoutingTabledefaultJSONResponse) VisitShowVpnGatewayRoutingTableResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdatePostpaidVgwSpecificationRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	VgwID     VgwID     `json:"vgw_id"`
+	Body      *UpdatePostpaidVgwSpecificationJSONRequestBody
+}
+
+type UpdatePostpaidVgwSpecificationResponseObject interface {
+	VisitUpdatePostpaidVgwSpecificationResponse(w http.ResponseWriter) error
+}
+
+type UpdatePostpaidVgwSpecification200JSONResponse VgwResponseBody
+
+func (response UpdatePostpaidVgwSpecification200JSONResponse) VisitUpdatePostpaidVgwSpecificationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdatePostpaidVgwSpecificationdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpdatePostpaidVgwSpecificationdefaultJSONResponse) VisitUpdatePostpaidVgwSpecificationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// KeystoneRevokeToken Revoke a token
@@ -3546,6 +4031,9 @@ type StrictServerInterface interface {
 	// KeystoneCreateUserTokenByPassword Get a token for a project, which lives 24 hours
 	// (POST /v3/auth/tokens)
 	KeystoneCreateUserTokenByPassword(ctx context.Context, request KeystoneCreateUserTokenByPasswordRequestObject) (KeystoneCreateUserTokenByPasswordResponseObject, error)
+	// ListExtendedAvailabilityZones List the zones with the kinds of gateways that each offers
+	// (GET /v5.1/{project_id}/vpn-gateways/availability-zones)
+	ListExtendedAvailabilityZones(ctx context.Context, request ListExtendedAvailabilityZonesRequestObject) (ListExtendedAvailabilityZonesResponseObject, error)
 	// ListCgws List customer gateways by page, newest first
 	// (GET /v5/{project_id}/customer-gateways)
 	ListCgws(ctx context.Context, request ListCgwsRequestObject) (ListCgwsResponseObject, error)
@@ -3594,6 +4082,9 @@ type StrictServerInterface interface {
 	// CreateVgw Create a gateway
 	// (POST /v5/{project_id}/vpn-gateways)
 	CreateVgw(ctx context.Context, request CreateVgwRequestObject) (CreateVgwResponseObject, error)
+	// ListAvailabilityZones List the zones that offer gateways, by flavor and attachment
+	// (GET /v5/{project_id}/vpn-gateways/availability-zones)
+	ListAvailabilityZones(ctx context.Context, request ListAvailabilityZonesRequestObject) (ListAvailabilityZonesResponseObject, error)
 	// DeleteVgw Delete a gateway that has no connections
 	// (DELETE /v5/{project_id}/vpn-gateways/{vgw_id})
 	DeleteVgw(ctx context.Context, request DeleteVgwRequestObject) (DeleteVgwResponseObject, error)
@@ -3603,6 +4094,12 @@ type StrictServerInterface interface {
 	// UpdateVgw Change a gateway
 	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id})
 	UpdateVgw(ctx context.Context, request UpdateVgwRequestObject) (UpdateVgwResponseObject, error)
+	// ShowVpnGatewayRoutingTable Show the routes that are in force, by destination
+	// (GET /v5/{project_id}/vpn-gateways/{vgw_id}/routing-table)
+	ShowVpnGatewayRoutingTable(ctx context.Context, request ShowVpnGatewayRoutingTableRequestObject) (ShowVpnGatewayRoutingTableResponseObject, error)
+	// UpdatePostpaidVgwSpecification Change the flavor of a gateway to one of its supported_flavors
+	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/update-specification)
+	UpdatePostpaidVgwSpecification(ctx context.Context, request UpdatePostpaidVgwSpecificationRequestObject) (UpdatePostpaidVgwSpecificationResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -3694,6 +4191,32 @@ func (sh *strictHandler) KeystoneCreateUserTokenByPassword(w http.ResponseWriter
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(KeystoneCreateUserTokenByPasswordResponseObject); ok {
 		if err := validResponse.VisitKeystoneCreateUserTokenByPasswordResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListExtendedAvailabilityZones operation middleware
+func (sh *strictHandler) ListExtendedAvailabilityZones(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+	var request ListExtendedAvailabilityZonesRequestObject
+
+	request.ProjectID = projectID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListExtendedAvailabilityZones(ctx, request.(ListExtendedAvailabilityZonesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListExtendedAvailabilityZones")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListExtendedAvailabilityZonesResponseObject); ok {
+		if err := validResponse.VisitListExtendedAvailabilityZonesResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -4171,8 +4694,34 @@ func (sh *strictHandler) CreateVgw(w http.ResponseWriter, r *http.Request, proje
 	}
 }
 
+// ListAvailabilityZones operation middleware
+func (sh *strictHandler) ListAvailabilityZones(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+	var request ListAvailabilityZonesRequestObject
+
+	request.ProjectID = projectID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListAvailabilityZones(ctx, request.(ListAvailabilityZonesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListAvailabilityZones")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListAvailabilityZonesResponseObject); ok {
+		if err := validResponse.VisitListAvailabilityZonesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // DeleteVgw operation middleware
-func (sh *strictHandler) DeleteVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string) {
+func (sh *strictHandler) DeleteVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
 	var request DeleteVgwRequestObject
 
 	request.ProjectID = projectID
@@ -4199,7 +4748,7 @@ func (sh *strictHandler) DeleteVgw(w http.ResponseWriter, r *http.Request, proje
 }
 
 // ShowVgw operation middleware
-func (sh *strictHandler) ShowVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string) {
+func (sh *strictHandler) ShowVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
 	var request ShowVgwRequestObject
 
 	request.ProjectID = projectID
@@ -4226,7 +4775,7 @@ func (sh *strictHandler) ShowVgw(w http.ResponseWriter, r *http.Request, project
 }
 
 // UpdateVgw operation middleware
-func (sh *strictHandler) UpdateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string) {
+func (sh *strictHandler) UpdateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
 	var request UpdateVgwRequestObject
 
 	request.ProjectID = projectID
@@ -4252,6 +4801,68 @@ func (sh *strictHandler) UpdateVgw(w http.ResponseWriter, r *http.Request, proje
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UpdateVgwResponseObject); ok {
 		if err := validResponse.VisitUpdateVgwResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowVpnGatewayRoutingTable operation middleware
+func (sh *strictHandler) ShowVpnGatewayRoutingTable(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID, params ShowVpnGatewayRoutingTableParams) {
+	var request ShowVpnGatewayRoutingTableRequestObject
+
+	request.ProjectID = projectID
+	request.VgwID = vgwID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowVpnGatewayRoutingTable(ctx, request.(ShowVpnGatewayRoutingTableRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowVpnGatewayRoutingTable")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowVpnGatewayRoutingTableResponseObject); ok {
+		if err := validResponse.VisitShowVpnGatewayRoutingTableResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdatePostpaidVgwSpecification operation middleware
+func (sh *strictHandler) UpdatePostpaidVgwSpecification(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
+	var request UpdatePostpaidVgwSpecificationRequestObject
+
+	request.ProjectID = projectID
+	request.VgwID = vgwID
+
+	var body UpdatePostpaidVgwSpecificationJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdatePostpaidVgwSpecification(ctx, request.(UpdatePostpaidVgwSpecificationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdatePostpaidVgwSpecification")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdatePostpaidVgwSpecificationResponseObject); ok {
+		if err := validResponse.VisitUpdatePostpaidVgwSpecificationResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/vpngw/vpngw/control"
@@ -25,7 +27,8 @@ type live struct {
 	resets   int64 // done
 
 	condition condition
-	failure   *sa.Event // the last one, until it is healed
+	routes    []netip.Prefix // into the tunnel
+	failure   *sa.Event      // the last one, until it is healed
 }
 
 // condition is what the key exchange says of a connection.
@@ -116,6 +119,9 @@ func (l *live) status() control.ConnectionStatus {
 	s := control.ConnectionStatus{
 		Observed: l.observed, Applied: l.applied, Resets: l.resets,
 		State: control.ConnectionDown, LastChange: l.stored.LastChange,
+	}
+	if l.fault == nil {
+		s.Routes = l.routes
 	}
 	switch {
 	case l.fault != nil:
@@ -227,9 +233,52 @@ func (r *Reconciler) observe(ctx context.Context) error {
 		if l.fault == nil && l.condition.up() && l.condition.children >= l.condition.wanted {
 			l.failure = nil
 		}
+	}
+	err := r.reroute()
+	var routes map[string][]netip.Prefix
+	if err == nil {
+		routes = r.routed()
+	}
+	for id, l := range r.subjects {
+		if l.observed == 0 {
+			continue
+		}
+		l.routes = routes[id]
 		r.write(ctx, now, l, l.status())
 	}
-	return r.reroute()
+	return err
+}
+
+// routed returns the destinations that are routed into the tunnel of each
+// connection, in order.
+func (r *Reconciler) routed() map[string][]netip.Prefix {
+	owners := make(map[string]string, len(r.tunnels)) // by device
+	addresses := make(map[netip.Prefix]bool)
+	for id, tn := range r.tunnels {
+		owners[tn.device.Name] = id
+		addresses[tn.self()] = true
+	}
+	// What the node itself sends from a tunnel address has routes of its own.
+	private := make(map[int]bool)
+	for _, rule := range r.routes.Rules {
+		private[rule.Table] = addresses[rule.From]
+	}
+	all := make(map[string][]netip.Prefix)
+	for _, route := range r.routes.Routes {
+		if private[route.Table] {
+			continue
+		}
+		for _, hop := range route.NextHops {
+			if id := owners[hop.Link]; id != "" {
+				all[id] = append(all[id], route.Dst)
+			}
+		}
+	}
+	for id, list := range all {
+		slices.SortFunc(list, netip.Prefix.Compare)
+		all[id] = slices.Compact(list) // one route for each source
+	}
+	return all
 }
 
 // write stores the status of a connection when it changed.

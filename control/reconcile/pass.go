@@ -23,10 +23,11 @@ import (
 type plan struct {
 	snapshot  *control.Snapshot
 	gateways  map[string]*gatewayPlan
-	tunnels   []*tunnel        // oldest connection first
-	faults    map[string]error // of connections
-	errs      []error          // that concern no single object
-	unserved  []error          // of addresses
+	tunnels   []*tunnel           // oldest connection first
+	host      map[netip.Addr]bool // addresses of this node
+	faults    map[string]error    // of connections
+	errs      []error             // that concern no single object
+	unserved  []error             // of addresses
 	addresses map[netip.Addr]bool
 }
 
@@ -90,6 +91,7 @@ func (r *Reconciler) plan(snapshot *control.Snapshot) *plan {
 	if err != nil {
 		p.errs = append(p.errs, fmt.Errorf("addresses of this node: %w", err))
 	}
+	p.host = hostAddresses
 	inventory := r.inventory.Load()
 	for i := range snapshot.Gateways {
 		g := &gatewayPlan{gateway: &snapshot.Gateways[i]}
@@ -363,7 +365,10 @@ func (r *Reconciler) reportGateways(ctx context.Context, p *plan) {
 		} else if status.AppliedAt.IsZero() {
 			status.AppliedAt = time.Now().UTC()
 		}
-		if g.gateway.DeletionRequested || status == old {
+		if !status.Fault {
+			status.Routes = localRoutes(g.gateway, p.host)
+		}
+		if g.gateway.DeletionRequested || reflect.DeepEqual(status, old) {
 			continue
 		}
 		status.LastChange = time.Now().UTC()
@@ -372,6 +377,22 @@ func (r *Reconciler) reportGateways(ctx context.Context, p *plan) {
 			p.errs = append(p.errs, fmt.Errorf("gateway %s: status: %w", g.gateway.ID, err))
 		}
 	}
+}
+
+// localRoutes returns the routes to the local subnets of a gateway, each with
+// the lowest address that this node has there.
+func localRoutes(g *control.Gateway, host map[netip.Addr]bool) []control.LocalRoute {
+	var routes []control.LocalRoute
+	for _, subnet := range g.LocalSubnets {
+		route := control.LocalRoute{Destination: subnet}
+		for a := range host {
+			if subnet.Contains(a) && (!route.Address.IsValid() || a.Less(route.Address)) {
+				route.Address = a
+			}
+		}
+		routes = append(routes, route)
+	}
+	return routes
 }
 
 // resets carries out the resets that were asked for.

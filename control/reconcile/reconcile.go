@@ -242,6 +242,7 @@ func (r *Reconciler) takeDown(ctx context.Context) error {
 	for _, l := range r.subjects {
 		status := l.stored
 		status.State, status.Message, status.Diagnosis = control.ConnectionUnknown, "the node that serves it is stopped", nil
+		status.Routes = nil
 		r.write(ctx, time.Now(), l, status)
 	}
 	return err

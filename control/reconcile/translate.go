@@ -29,6 +29,12 @@ type tunnel struct {
 	flows      []flow
 }
 
+// self is the source of what the node itself sends from the tunnel address; it
+// is invalid where the tunnel has none.
+func (tn *tunnel) self() netip.Prefix {
+	return netip.PrefixFrom(tn.address.Addr(), tn.address.Addr().BitLen())
+}
+
 // flow is traffic that a tunnel is for.
 type flow struct{ source, destination netip.Prefix }
 
@@ -159,9 +165,7 @@ func (t *translator) static(tn *tunnel, s subject, esp ipsec.Proposal) error {
 			tn.flows = append(tn.flows, flow{source.Masked(), destination.Masked()})
 		}
 	}
-	if tn.address.IsValid() {
-		// What the node itself sends from the tunnel address, such as a probe.
-		self := netip.PrefixFrom(tn.address.Addr(), tn.address.Addr().BitLen())
+	if self := tn.self(); self.IsValid() {
 		for _, destination := range s.connection.PeerSubnets {
 			if destination.Addr().Is4() == self.Addr().Is4() {
 				tn.flows = append(tn.flows, flow{self, destination.Masked()})

@@ -23,6 +23,7 @@ func TestLifecycle(t *testing.T) {
 	connection := createConnection(t, client, gateway, peer)
 	listPages(t, client, peer)
 	updateConnection(t, client, connection)
+	gatewayDetails(t, client, gateway, connection)
 	refusals(t, client, gateway, peer, connection)
 	batchOfConnections(t, client, gateway)
 	deleteAll(t, client, gateway, peer, connection)
