@@ -17,8 +17,10 @@ const (
 	prefixGateways         = prefixSpec + string(KindGateway)
 	prefixCustomerGateways = prefixSpec + string(KindCustomerGateway)
 	prefixConnections      = prefixSpec + string(KindConnection)
+	prefixMonitors         = prefixSpec + string(KindMonitor)
 	prefixGatewayStatus    = "status/" + string(KindGateway)
 	prefixConnectionStatus = "status/" + string(KindConnection)
+	prefixMonitorStatus    = "status/" + string(KindMonitor)
 	prefixConnectionLog    = "log/" + string(KindConnection)
 
 	// keyGuard changes with every change to a specification. A writer checks
@@ -38,8 +40,10 @@ type Objects struct {
 	gateways         store.Table[Gateway]
 	customerGateways store.Table[CustomerGateway]
 	connections      store.Table[storedConnection]
+	monitors         store.Table[Monitor]
 	gatewayStatus    store.Table[GatewayStatus]
 	connectionStatus store.Table[ConnectionStatus]
+	monitorStatus    store.Table[MonitorStatus]
 	connectionLog    store.Table[[]LogLine]
 
 	changing sync.Mutex // keeps writers of this process from conflicts
@@ -59,6 +63,8 @@ func NewObjects(s store.Store, key *SealingKey) *Objects {
 		gateways:         store.NewTable[Gateway](s, prefixGateways),
 		customerGateways: store.NewTable[CustomerGateway](s, prefixCustomerGateways),
 		connections:      store.NewTable[storedConnection](s, prefixConnections),
+		monitors:         store.NewTable[Monitor](s, prefixMonitors),
+		monitorStatus:    store.NewTable[MonitorStatus](s, prefixMonitorStatus),
 		gatewayStatus:    store.NewTable[GatewayStatus](s, prefixGatewayStatus),
 		connectionStatus: store.NewTable[ConnectionStatus](s, prefixConnectionStatus),
 		connectionLog:    store.NewTable[[]LogLine](s, prefixConnectionLog),
@@ -71,8 +77,10 @@ type Snapshot struct {
 	Gateways         []Gateway
 	CustomerGateways []CustomerGateway
 	Connections      []Connection
+	Monitors         []Monitor
 	GatewayStatus    map[string]GatewayStatus    // by id
 	ConnectionStatus map[string]ConnectionStatus // by id
+	MonitorStatus    map[string]MonitorStatus    // by id
 	// Unreadable are the objects that could not be decoded, by id: they do
 	// not stand in the lists above.
 	Unreadable map[string]error
@@ -83,6 +91,7 @@ func (o *Objects) Snapshot(ctx context.Context) (*Snapshot, error) {
 	s := &Snapshot{
 		GatewayStatus:    map[string]GatewayStatus{},
 		ConnectionStatus: map[string]ConnectionStatus{},
+		MonitorStatus:    map[string]MonitorStatus{},
 		Unreadable:       map[string]error{},
 	}
 	entries, rev, err := o.store.List(ctx, prefixSpec)
@@ -113,6 +122,13 @@ func (o *Objects) Snapshot(ctx context.Context) (*Snapshot, error) {
 	for _, row := range connections {
 		s.ConnectionStatus[idOf(row.Key)] = row.Value
 	}
+	monitors, _, err := o.monitorStatus.List(ctx, "")
+	if err != nil {
+		return nil, fmt.Errorf("list monitor status: %w", err)
+	}
+	for _, row := range monitors {
+		s.MonitorStatus[idOf(row.Key)] = row.Value
+	}
 	return s, nil
 }
 
@@ -140,6 +156,12 @@ func (o *Objects) decodeInto(s *Snapshot, kind Kind, e store.Entry) error {
 			return err
 		}
 		s.Connections = append(s.Connections, c)
+	case KindMonitor:
+		row, err := o.monitors.Decode(e)
+		if err != nil {
+			return err
+		}
+		s.Monitors = append(s.Monitors, row.Value)
 	default:
 		return fmt.Errorf("kind %q is unknown", kind)
 	}
@@ -267,8 +289,8 @@ func (o *Objects) FinalizeGateway(ctx context.Context, project, id string) error
 	})
 }
 
-// FinalizeConnection removes a connection that was taken down, its status and
-// its log: it must have been asked to be deleted. One that is gone is no
+// FinalizeConnection removes a connection that was taken down, its status, its
+// log and its monitor: it must have been asked to be deleted. One that is gone is no
 // error. It is for the reconciler alone.
 func (o *Objects) FinalizeConnection(ctx context.Context, project, id string) error {
 	return o.change(ctx, func(tx *transaction) error {
@@ -287,6 +309,9 @@ func (o *Objects) FinalizeConnection(ctx context.Context, project, id string) er
 			return fmt.Errorf("connection %s: its deletion was not asked for", id)
 		}
 		tx.ops = append(tx.ops, o.connections.Delete(key), o.connectionStatus.Delete(key), o.connectionLog.Delete(key))
+		if id := row.Value.MonitorID; id != "" {
+			tx.finalizeMonitor(project, id)
+		}
 		return nil
 	})
 }
@@ -389,6 +414,16 @@ func (tx *transaction) gatewayStatus(m Meta) (GatewayStatus, error) {
 // there is none yet.
 func (tx *transaction) connectionStatus(m Meta) (ConnectionStatus, error) {
 	row, err := tx.objects.connectionStatus.Get(tx.ctx, m.Project+"/"+m.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		err = nil
+	}
+	return row.Value, err
+}
+
+// monitorStatusOf returns the status of a monitor, the zero one where there is
+// none yet.
+func (o *Objects) monitorStatusOf(ctx context.Context, m Meta) (MonitorStatus, error) {
+	row, err := o.monitorStatus.Get(ctx, m.Project+"/"+m.ID)
 	if errors.Is(err, store.ErrNotFound) {
 		err = nil
 	}

@@ -42,7 +42,7 @@ func (s *Service) CreateConnection(ctx context.Context, project string, req Conn
 		if err != nil {
 			return err
 		}
-		view, err = s.addConnection(tx, project, &req, others)
+		view, err = s.addConnection(tx, project, &req, others, 0)
 		return err
 	})
 	return view, err
@@ -67,7 +67,7 @@ func (s *Service) CreateConnections(ctx context.Context, project string, reqs []
 		}
 		for i := range reqs {
 			place := fmt.Sprintf("vpn_connections[%d]", i)
-			view, err := s.addConnection(tx, project, &reqs[i], others)
+			view, err := s.addConnection(tx, project, &reqs[i], others, i)
 			if err != nil {
 				return within(place, err)
 			}
@@ -83,8 +83,9 @@ func (s *Service) CreateConnections(ctx context.Context, project string, reqs []
 }
 
 // addConnection decides on a new connection and has the transaction write it.
-// others are the connections of the project so far.
-func (s *Service) addConnection(tx *transaction, project string, req *ConnectionCreate, others []Connection) (ConnectionView, error) {
+// others are the connections of the project so far, the last ones of which this
+// transaction has added.
+func (s *Service) addConnection(tx *transaction, project string, req *ConnectionCreate, others []Connection, added int) (ConnectionView, error) {
 	var none ConnectionView
 	for _, required := range []struct {
 		field string
@@ -136,6 +137,11 @@ func (s *Service) addConnection(tx *transaction, project string, req *Connection
 	d.Meta, err = s.newMeta(d.Meta, project, metas(others, func(c *Connection) Meta { return c.Meta }))
 	if err != nil {
 		return none, err
+	}
+	if req.EnableHealthCheck {
+		if _, err := s.addMonitor(tx, &d.Connection, added); err != nil {
+			return none, err
+		}
 	}
 	return viewConnection(d.Connection, g, cgw, ConnectionStatus{}), tx.putConnection(d.Connection)
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/api"
+	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/reconcile"
 	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/dataplane"
@@ -49,6 +50,7 @@ type daemon struct {
 	engine     *dataplane.Engine
 	routes     *route.Manager
 	ike        *ike.Server
+	prober     *nqa.Runner
 	reconciler *reconcile.Reconciler
 	metrics    http.Handler
 
@@ -78,7 +80,7 @@ func (d *daemon) open() error {
 		return err
 	}
 	d.reconciler = reconcile.New(reconcile.Options{
-		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux,
+		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
 		Inventory: &c.Inventory, HostAddresses: addressSet, StopKeyExchange: d.stopKeyExchange,
 		ForceEncap: c.Dataplane.ForceEncapsulation, PID: os.Getpid(), Logger: d.log.With("part", "reconcile"),
 	})
@@ -87,7 +89,7 @@ func (d *daemon) open() error {
 	}
 	d.metrics = metricsHandler(engineFigures{
 		connections: d.ike.Snapshot, ikeDrops: d.ike.DropCounts, espDrops: d.engine.Drops, sockets: d.mux.Stats,
-		reconciler: d.reconciler.Stats,
+		reconciler: d.reconciler.Stats, probes: d.reconciler.Probes,
 	}, d.ready, d.log.With("part", "metrics"))
 	return nil
 }
@@ -136,6 +138,13 @@ func (d *daemon) openEngines() (err error) {
 		return err
 	}
 	d.onClose(func() error { d.routes.Close(); return nil })
+
+	probes, err := nqa.OpenSocket()
+	if err != nil {
+		return err
+	}
+	d.onClose(func() error { probes.Close(); return nil }) // which Run has done, if it ran
+	d.prober = nqa.NewRunner(nqa.Options{Socket: probes, Logger: d.log.With("part", "nqa")})
 
 	var keys func(sa.Keys)
 	if dir := d.config.Debug.KeyLogDir; dir != "" {
@@ -237,6 +246,7 @@ func (d *daemon) run(ctx context.Context) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.engine.Run(engines) })
+	g.Go(func() error { return d.prober.Run(engines) })
 	g.Go(func() error {
 		defer close(d.ikeDone)
 		return d.ike.Run(keyExchange)

@@ -14,8 +14,12 @@ import (
 
 // everyOperation are all operations that need a caller, each with a request
 // that would change something if it got through.
-func everyOperation(gateway, customerGateway, connection string) map[string][3]any {
+func everyOperation(gateway, customerGateway, connection, monitor string) map[string][3]any {
 	return map[string][3]any{
+		"CreateConnectionMonitor":        {http.MethodPost, path("connection-monitors"), object{"connection_monitor": object{"vpn_connection_id": connection}}},
+		"ListConnectionMonitors":         {http.MethodGet, path("connection-monitors"), nil},
+		"ShowConnectionMonitor":          {http.MethodGet, path("connection-monitors", monitor), nil},
+		"DeleteConnectionMonitor":        {http.MethodDelete, path("connection-monitors", monitor), nil},
 		"ListAvailabilityZones":          {http.MethodGet, path("vpn-gateways", "availability-zones"), nil},
 		"ListExtendedAvailabilityZones":  {http.MethodGet, "/v5.1/" + project + "/vpn-gateways/availability-zones", nil},
 		"UpdatePostpaidVgwSpecification": {http.MethodPost, path("vpn-gateways", gateway, "update-specification"), vgw(object{"flavor": "Professional2"})},
@@ -48,7 +52,7 @@ func everyOperation(gateway, customerGateway, connection string) map[string][3]a
 func TestEveryOperationNeedsACaller(t *testing.T) {
 	b := newBench(t)
 	connection, gateway, customerGateway := b.createConnection()
-	operations := everyOperation(gateway, customerGateway, connection)
+	operations := everyOperation(gateway, customerGateway, connection, b.createMonitor(connection))
 	all, err := document()
 	check(t, err)
 	for _, op := range all {
@@ -95,7 +99,7 @@ func TestEveryOperationNeedsACaller(t *testing.T) {
 func (b *bench) everything() string {
 	b.t.Helper()
 	var out strings.Builder
-	for _, kind := range []string{"vpn-gateways", "customer-gateways", "vpn-connection"} {
+	for _, kind := range []string{"vpn-gateways", "customer-gateways", "vpn-connection", "connection-monitors"} {
 		a := b.call(http.MethodGet, path(kind), nil).want(http.StatusOK)
 		delete(a.body, "request_id")
 		out.WriteString(encoded(b.t, a.body))
@@ -108,12 +112,12 @@ func TestRoles(t *testing.T) {
 		"operator": {"CreateVgw", "UpdateVgw", "UpdatePostpaidVgwSpecification", "DeleteVgw"},
 		"readonly": {
 			"CreateVgw", "UpdateVgw", "UpdatePostpaidVgwSpecification", "DeleteVgw", "CreateCgw", "UpdateCgw", "DeleteCgw", "CreateVpnConnection", "BatchCreateVpnConnection",
-			"UpdateVpnConnection", "DeleteVpnConnection", "ResetVpnConnection",
+			"UpdateVpnConnection", "DeleteVpnConnection", "ResetVpnConnection", "CreateConnectionMonitor", "DeleteConnectionMonitor",
 		},
 	} {
 		b := newBench(t)
 		connection, gateway, customerGateway := b.createConnection()
-		operations := everyOperation(gateway, customerGateway, connection)
+		operations := everyOperation(gateway, customerGateway, connection, b.createMonitor(connection))
 		delete(operations, "KeystoneRevokeToken") // needs no permission
 		for _, id := range refused {
 			t.Run(role+"/"+id, func(t *testing.T) {
@@ -140,7 +144,7 @@ func TestRoles(t *testing.T) {
 func TestProjectsAreApart(t *testing.T) {
 	b := newBench(t)
 	connection, gateway, customerGateway := b.createConnection()
-	for id, op := range everyOperation(gateway, customerGateway, connection) {
+	for id, op := range everyOperation(gateway, customerGateway, connection, b.createMonitor(connection)) {
 		if id == "KeystoneRevokeToken" {
 			continue
 		}

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/vpngw/vpngw/control"
@@ -10,28 +9,21 @@ import (
 
 // CreateVpnConnection creates a connection.
 func (h *handlers) CreateVpnConnection(ctx context.Context, req CreateVpnConnectionRequestObject) (CreateVpnConnectionResponseObject, error) {
-	create, err := connectionRequest("", &req.Body.VpnConnection)
+	c := &req.Body.VpnConnection
+	view, err := h.server.service.CreateConnection(ctx, req.ProjectID, connectionRequest(c))
 	if err != nil {
 		return nil, err
 	}
-	view, err := h.server.service.CreateConnection(ctx, req.ProjectID, create)
-	if err != nil {
-		return nil, err
-	}
-	return CreateVpnConnection201JSONResponse{
-		VpnConnection: connectionAnswer(&view, created), RequestID: callOf(ctx).requestID,
-	}, nil
+	answer := connectionAnswer(&view, created)
+	answer.EnableHealthCheck = c.EnableHealthCheck
+	return CreateVpnConnection201JSONResponse{VpnConnection: answer, RequestID: callOf(ctx).requestID}, nil
 }
 
 // BatchCreateVpnConnection creates the connections of one gateway, all or none.
 func (h *handlers) BatchCreateVpnConnection(ctx context.Context, req BatchCreateVpnConnectionRequestObject) (BatchCreateVpnConnectionResponseObject, error) {
 	creates := make([]control.ConnectionCreate, len(req.Body.VpnConnections))
 	for i := range creates {
-		var err error
-		creates[i], err = connectionRequest(fmt.Sprintf("vpn_connections[%d].", i), &req.Body.VpnConnections[i])
-		if err != nil {
-			return nil, err
-		}
+		creates[i] = connectionRequest(&req.Body.VpnConnections[i])
 	}
 	views, err := h.server.service.CreateConnections(ctx, req.ProjectID, creates)
 	if err != nil {
@@ -42,16 +34,12 @@ func (h *handlers) BatchCreateVpnConnection(ctx context.Context, req BatchCreate
 	}
 	for i := range views {
 		answer.VpnConnections[i] = connectionAnswer(&views[i], created)
+		answer.VpnConnections[i].EnableHealthCheck = req.Body.VpnConnections[i].EnableHealthCheck
 	}
 	return answer, nil
 }
 
-// connectionRequest reads a request for a connection, whose members have a
-// path that begins with place.
-func connectionRequest(place string, c *CreateVpnConnection) (control.ConnectionCreate, error) {
-	if value(c.EnableHealthCheck) {
-		return control.ConnectionCreate{}, control.Invalid(place+"enable_health_check", "connection monitors are something that this release does not support")
-	}
+func connectionRequest(c *CreateVpnConnection) control.ConnectionCreate {
 	return control.ConnectionCreate{
 		Name:               c.Name,
 		VgwID:              &c.VgwID,
@@ -64,6 +52,7 @@ func connectionRequest(place string, c *CreateVpnConnection) (control.Connection
 		TunnelPeerAddress:  c.TunnelPeerAddress,
 		EnableNQA:          c.EnableNqa,
 		EnableHub:          c.EnableHub,
+		EnableHealthCheck:  value(c.EnableHealthCheck),
 		PSK:                secret(c.Psk),
 		PolicyRules:        rulesRequest(c.PolicyRules),
 		PolicyRulesV6:      rulesRequest(c.PolicyRulesV6),
@@ -71,7 +60,7 @@ func connectionRequest(place string, c *CreateVpnConnection) (control.Connection
 		IPsecPolicy:        ipsecRequest(c.Ipsecpolicy),
 		HARole:             text(c.HaRole),
 		Tags:               tagsRequest(c.Tags),
-	}, nil
+	}
 }
 
 // ShowVpnConnection shows a connection.
@@ -303,6 +292,9 @@ func connectionAnswer(v *control.ConnectionView, in answerOf) VpnConnection {
 	}
 	if v.Style == control.StyleBGP {
 		c.EnableHub = &v.EnableHub
+	}
+	if in != created {
+		c.ConnectionMonitorID = orAbsent(v.MonitorID)
 	}
 	if in == shown {
 		c.Status = pointer(VpnConnectionStatus(v.State))

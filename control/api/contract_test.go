@@ -350,6 +350,15 @@ func (b *bench) createConnection() (connection, gateway, customerGateway string)
 	return connection, gateway, customerGateway
 }
 
+// createMonitor creates the monitor of a connection, which is ACTIVE.
+func (b *bench) createMonitor(connection string) (id string) {
+	b.t.Helper()
+	body := object{"connection_monitor": object{"vpn_connection_id": connection}}
+	id = b.call(http.MethodPost, path("connection-monitors"), body).want(http.StatusCreated).text("connection_monitor", "id")
+	check(b.t, b.objects.SetMonitorStatus(b.t.Context(), project, id, control.MonitorStatus{Observed: everyGeneration}))
+	return id
+}
+
 const everyGeneration = 1 << 20
 
 // applied reports a gateway as applied, whatever changes.

@@ -97,6 +97,57 @@ func (e AuthenticationMethod) Valid() bool {
 	}
 }
 
+// Defines values for ConnectionMonitorProtoType.
+const (
+	MonitorByICMP ConnectionMonitorProtoType = "icmp"
+)
+
+// Valid indicates whether the value is a known member of the ConnectionMonitorProtoType enum.
+func (e ConnectionMonitorProtoType) Valid() bool {
+	switch e {
+	case MonitorByICMP:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ConnectionMonitorStatus.
+const (
+	MonitorActive        ConnectionMonitorStatus = "ACTIVE"
+	MonitorPendingCreate ConnectionMonitorStatus = "PENDING_CREATE"
+	MonitorPendingDelete ConnectionMonitorStatus = "PENDING_DELETE"
+)
+
+// Valid indicates whether the value is a known member of the ConnectionMonitorStatus enum.
+func (e ConnectionMonitorStatus) Valid() bool {
+	switch e {
+	case MonitorActive:
+		return true
+	case MonitorPendingCreate:
+		return true
+	case MonitorPendingDelete:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ConnectionMonitorType.
+const (
+	MonitorOfGateway ConnectionMonitorType = "gateway"
+)
+
+// Valid indicates whether the value is a known member of the ConnectionMonitorType enum.
+func (e ConnectionMonitorType) Valid() bool {
+	switch e {
+	case MonitorOfGateway:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CreateEipChargeMode.
 const (
 	Bandwidth CreateEipChargeMode = "bandwidth"
@@ -899,6 +950,43 @@ type CgwResponseBody struct {
 	RequestID       string `json:"request_id"`
 }
 
+// ConnectionMonitor defines model for ConnectionMonitor.
+type ConnectionMonitor struct {
+	// DestinationIP The customer gateway's address. Absent while it is not known.
+	DestinationIP *string                    `json:"destination_ip,omitempty"`
+	ID            string                     `json:"id"`
+	ProtoType     ConnectionMonitorProtoType `json:"proto_type"`
+
+	// SourceIP The gateway's address.
+	SourceIP string `json:"source_ip"`
+
+	// Status In show and list.
+	Status          *ConnectionMonitorStatus `json:"status,omitempty"`
+	Type            ConnectionMonitorType    `json:"type"`
+	VpnConnectionID string                   `json:"vpn_connection_id"`
+}
+
+// ConnectionMonitorProtoType defines model for ConnectionMonitor.ProtoType.
+type ConnectionMonitorProtoType string
+
+// ConnectionMonitorStatus In show and list.
+type ConnectionMonitorStatus string
+
+// ConnectionMonitorType defines model for ConnectionMonitor.Type.
+type ConnectionMonitorType string
+
+// ConnectionMonitorListResponseBody defines model for ConnectionMonitorListResponseBody.
+type ConnectionMonitorListResponseBody struct {
+	ConnectionMonitors []ConnectionMonitor `json:"connection_monitors"`
+	RequestID          string              `json:"request_id"`
+}
+
+// ConnectionMonitorResponseBody defines model for ConnectionMonitorResponseBody.
+type ConnectionMonitorResponseBody struct {
+	ConnectionMonitor ConnectionMonitor `json:"connection_monitor"`
+	RequestID         string            `json:"request_id"`
+}
+
 // CreateCgw defines model for CreateCgw.
 type CreateCgw struct {
 	BgpAsn *AsNumber `json:"bgp_asn,omitempty"`
@@ -922,6 +1010,14 @@ type CreateCgw struct {
 // CreateCgwRequestBody defines model for CreateCgwRequestBody.
 type CreateCgwRequestBody struct {
 	CustomerGateway CreateCgw `json:"customer_gateway"`
+}
+
+// CreateConnectionMonitorRequestBody defines model for CreateConnectionMonitorRequestBody.
+type CreateConnectionMonitorRequestBody struct {
+	ConnectionMonitor struct {
+		// VpnConnectionID An id, usually a UUID of 36 characters.
+		VpnConnectionID ObjectID `json:"vpn_connection_id"`
+	} `json:"connection_monitor"`
 }
 
 // CreateEip An existing EIP by its id alone, or the description of a new one.
@@ -1613,6 +1709,9 @@ type VpnConnection struct {
 	// Diagnosis The parameter that made a negotiation fail. In show and list. An addition of vpngw.
 	Diagnosis *Diagnosis `json:"diagnosis,omitempty"`
 
+	// EnableHealthCheck In the answer to a creation that had it.
+	EnableHealthCheck *bool `json:"enable_health_check,omitempty"`
+
 	// EnableHub Style BGP only.
 	EnableHub *bool `json:"enable_hub,omitempty"`
 
@@ -1709,6 +1808,15 @@ type KeystoneRevokeTokenParams struct {
 	XSubjectToken string `json:"X-Subject-Token"`
 }
 
+// ListConnectionMonitorsParams defines parameters for ListConnectionMonitors.
+type ListConnectionMonitorsParams struct {
+	// VpnConnectionID Only the monitor of this connection.
+	VpnConnectionID *string `form:"vpn_connection_id,omitempty" json:"vpn_connection_id,omitempty"`
+
+	// EnterpriseProjectID Only objects of these enterprise projects. The parameter may be repeated.
+	EnterpriseProjectID *EnterpriseProjectID `form:"enterprise_project_id,omitempty" json:"enterprise_project_id,omitempty"`
+}
+
 // ListCgwsParams defines parameters for ListCgws.
 type ListCgwsParams struct {
 	// Limit Size of the page.
@@ -1770,6 +1878,9 @@ type ShowVpnGatewayRoutingTableParams struct {
 // KeystoneCreateUserTokenByPasswordJSONRequestBody defines body for KeystoneCreateUserTokenByPassword for application/json ContentType.
 type KeystoneCreateUserTokenByPasswordJSONRequestBody = AuthTokenRequestBody
 
+// CreateConnectionMonitorJSONRequestBody defines body for CreateConnectionMonitor for application/json ContentType.
+type CreateConnectionMonitorJSONRequestBody = CreateConnectionMonitorRequestBody
+
 // CreateCgwJSONRequestBody defines body for CreateCgw for application/json ContentType.
 type CreateCgwJSONRequestBody = CreateCgwRequestBody
 
@@ -1805,6 +1916,18 @@ type ServerInterface interface {
 	// ListExtendedAvailabilityZones List the zones with the kinds of gateways that each offers
 	// (GET /v5.1/{project_id}/vpn-gateways/availability-zones)
 	ListExtendedAvailabilityZones(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	// ListConnectionMonitors List all monitors, newest first
+	// (GET /v5/{project_id}/connection-monitors)
+	ListConnectionMonitors(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListConnectionMonitorsParams)
+	// CreateConnectionMonitor Create the monitor of a connection
+	// (POST /v5/{project_id}/connection-monitors)
+	CreateConnectionMonitor(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	// DeleteConnectionMonitor Delete a monitor
+	// (DELETE /v5/{project_id}/connection-monitors/{connection_monitor_id})
+	DeleteConnectionMonitor(w http.ResponseWriter, r *http.Request, projectID ProjectID, connectionMonitorID string)
+	// ShowConnectionMonitor Show a monitor
+	// (GET /v5/{project_id}/connection-monitors/{connection_monitor_id})
+	ShowConnectionMonitor(w http.ResponseWriter, r *http.Request, projectID ProjectID, connectionMonitorID string)
 	// ListCgws List customer gateways by page, newest first
 	// (GET /v5/{project_id}/customer-gateways)
 	ListCgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListCgwsParams)
@@ -1958,6 +2081,157 @@ func (siw *ServerInterfaceWrapper) ListExtendedAvailabilityZones(w http.Response
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListExtendedAvailabilityZones(w, r, projectID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListConnectionMonitors operation middleware
+func (siw *ServerInterfaceWrapper) ListConnectionMonitors(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListConnectionMonitorsParams
+
+	// ------------- Optional query parameter "vpn_connection_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "vpn_connection_id", r.URL.Query(), &params.VpnConnectionID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "vpn_connection_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_connection_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "enterprise_project_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "enterprise_project_id", r.URL.Query(), &params.EnterpriseProjectID, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "enterprise_project_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "enterprise_project_id", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListConnectionMonitors(w, r, projectID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateConnectionMonitor operation middleware
+func (siw *ServerInterfaceWrapper) CreateConnectionMonitor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateConnectionMonitor(w, r, projectID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteConnectionMonitor operation middleware
+func (siw *ServerInterfaceWrapper) DeleteConnectionMonitor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "connection_monitor_id" -------------
+	var connectionMonitorID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "connection_monitor_id", r.PathValue("connection_monitor_id"), &connectionMonitorID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "connection_monitor_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteConnectionMonitor(w, r, projectID, connectionMonitorID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowConnectionMonitor operation middleware
+func (siw *ServerInterfaceWrapper) ShowConnectionMonitor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "connection_monitor_id" -------------
+	var connectionMonitorID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "connection_monitor_id", r.PathValue("connection_monitor_id"), &connectionMonitorID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "connection_monitor_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowConnectionMonitor(w, r, projectID, connectionMonitorID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3028,6 +3302,10 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/log", wrapper.ShowVpnConnectionLog)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/ipsec-sa", wrapper.ListConnectionIpsecSa)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/reset", wrapper.ResetVpnConnection)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/connection-monitors", wrapper.ListConnectionMonitors)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/connection-monitors", wrapper.CreateConnectionMonitor)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/connection-monitors/{connection_monitor_id}", wrapper.DeleteConnectionMonitor)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/connection-monitors/{connection_monitor_id}", wrapper.ShowConnectionMonitor)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneRevokeToken)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneCreateUserTokenByPassword)
 
@@ -3146,6 +3424,160 @@ type ListExtendedAvailabilityZonesdefaultJSONResponse struct {
 }
 
 func (response ListExtendedAvailabilityZonesdefaultJSONResponse) VisitListExtendedAvailabilityZonesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListConnectionMonitorsRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    ListConnectionMonitorsParams
+}
+
+type ListConnectionMonitorsResponseObject interface {
+	VisitListConnectionMonitorsResponse(w http.ResponseWriter) error
+}
+
+type ListConnectionMonitors200JSONResponse ConnectionMonitorListResponseBody
+
+func (response ListConnectionMonitors200JSONResponse) VisitListConnectionMonitorsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListConnectionMonitorsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListConnectionMonitorsdefaultJSONResponse) VisitListConnectionMonitorsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateConnectionMonitorRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Body      *CreateConnectionMonitorJSONRequestBody
+}
+
+type CreateConnectionMonitorResponseObject interface {
+	VisitCreateConnectionMonitorResponse(w http.ResponseWriter) error
+}
+
+type CreateConnectionMonitor201JSONResponse ConnectionMonitorResponseBody
+
+func (response CreateConnectionMonitor201JSONResponse) VisitCreateConnectionMonitorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateConnectionMonitordefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CreateConnectionMonitordefaultJSONResponse) VisitCreateConnectionMonitorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteConnectionMonitorRequestObject struct {
+	ProjectID           ProjectID `json:"project_id"`
+	ConnectionMonitorID string    `json:"connection_monitor_id"`
+}
+
+type DeleteConnectionMonitorResponseObject interface {
+	VisitDeleteConnectionMonitorResponse(w http.ResponseWriter) error
+}
+
+type DeleteConnectionMonitor204Response struct {
+}
+
+func (response DeleteConnectionMonitor204Response) VisitDeleteConnectionMonitorResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteConnectionMonitordefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteConnectionMonitordefaultJSONResponse) VisitDeleteConnectionMonitorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowConnectionMonitorRequestObject struct {
+	ProjectID           ProjectID `json:"project_id"`
+	ConnectionMonitorID string    `json:"connection_monitor_id"`
+}
+
+type ShowConnectionMonitorResponseObject interface {
+	VisitShowConnectionMonitorResponse(w http.ResponseWriter) error
+}
+
+type ShowConnectionMonitor200JSONResponse ConnectionMonitorResponseBody
+
+func (response ShowConnectionMonitor200JSONResponse) VisitShowConnectionMonitorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowConnectionMonitordefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowConnectionMonitordefaultJSONResponse) VisitShowConnectionMonitorResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -4034,6 +4466,18 @@ type StrictServerInterface interface {
 	// ListExtendedAvailabilityZones List the zones with the kinds of gateways that each offers
 	// (GET /v5.1/{project_id}/vpn-gateways/availability-zones)
 	ListExtendedAvailabilityZones(ctx context.Context, request ListExtendedAvailabilityZonesRequestObject) (ListExtendedAvailabilityZonesResponseObject, error)
+	// ListConnectionMonitors List all monitors, newest first
+	// (GET /v5/{project_id}/connection-monitors)
+	ListConnectionMonitors(ctx context.Context, request ListConnectionMonitorsRequestObject) (ListConnectionMonitorsResponseObject, error)
+	// CreateConnectionMonitor Create the monitor of a connection
+	// (POST /v5/{project_id}/connection-monitors)
+	CreateConnectionMonitor(ctx context.Context, request CreateConnectionMonitorRequestObject) (CreateConnectionMonitorResponseObject, error)
+	// DeleteConnectionMonitor Delete a monitor
+	// (DELETE /v5/{project_id}/connection-monitors/{connection_monitor_id})
+	DeleteConnectionMonitor(ctx context.Context, request DeleteConnectionMonitorRequestObject) (DeleteConnectionMonitorResponseObject, error)
+	// ShowConnectionMonitor Show a monitor
+	// (GET /v5/{project_id}/connection-monitors/{connection_monitor_id})
+	ShowConnectionMonitor(ctx context.Context, request ShowConnectionMonitorRequestObject) (ShowConnectionMonitorResponseObject, error)
 	// ListCgws List customer gateways by page, newest first
 	// (GET /v5/{project_id}/customer-gateways)
 	ListCgws(ctx context.Context, request ListCgwsRequestObject) (ListCgwsResponseObject, error)
@@ -4217,6 +4661,120 @@ func (sh *strictHandler) ListExtendedAvailabilityZones(w http.ResponseWriter, r 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListExtendedAvailabilityZonesResponseObject); ok {
 		if err := validResponse.VisitListExtendedAvailabilityZonesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListConnectionMonitors operation middleware
+func (sh *strictHandler) ListConnectionMonitors(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListConnectionMonitorsParams) {
+	var request ListConnectionMonitorsRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListConnectionMonitors(ctx, request.(ListConnectionMonitorsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListConnectionMonitors")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListConnectionMonitorsResponseObject); ok {
+		if err := validResponse.VisitListConnectionMonitorsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateConnectionMonitor operation middleware
+func (sh *strictHandler) CreateConnectionMonitor(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+	var request CreateConnectionMonitorRequestObject
+
+	request.ProjectID = projectID
+
+	var body CreateConnectionMonitorJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateConnectionMonitor(ctx, request.(CreateConnectionMonitorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateConnectionMonitor")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateConnectionMonitorResponseObject); ok {
+		if err := validResponse.VisitCreateConnectionMonitorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteConnectionMonitor operation middleware
+func (sh *strictHandler) DeleteConnectionMonitor(w http.ResponseWriter, r *http.Request, projectID ProjectID, connectionMonitorID string) {
+	var request DeleteConnectionMonitorRequestObject
+
+	request.ProjectID = projectID
+	request.ConnectionMonitorID = connectionMonitorID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteConnectionMonitor(ctx, request.(DeleteConnectionMonitorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteConnectionMonitor")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteConnectionMonitorResponseObject); ok {
+		if err := validResponse.VisitDeleteConnectionMonitorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowConnectionMonitor operation middleware
+func (sh *strictHandler) ShowConnectionMonitor(w http.ResponseWriter, r *http.Request, projectID ProjectID, connectionMonitorID string) {
+	var request ShowConnectionMonitorRequestObject
+
+	request.ProjectID = projectID
+	request.ConnectionMonitorID = connectionMonitorID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowConnectionMonitor(ctx, request.(ShowConnectionMonitorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowConnectionMonitor")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowConnectionMonitorResponseObject); ok {
+		if err := validResponse.VisitShowConnectionMonitorResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

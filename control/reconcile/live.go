@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/ike/sa"
 )
@@ -28,7 +29,11 @@ type live struct {
 
 	condition condition
 	routes    []netip.Prefix // into the tunnel
+	verdict   nqa.Verdict    // of the probe inside the tunnel
 	failure   *sa.Event      // the last one, until it is healed
+
+	monitor       *control.Monitor      // nil: the connection has none
+	monitorStatus control.MonitorStatus // as the store has it
 }
 
 // condition is what the key exchange says of a connection.
@@ -36,6 +41,7 @@ type condition struct {
 	established bool // an IKE SA is
 	children    int  // that are up, of those wanted
 	wanted      int
+	remote      netip.Addr // where the peer's packets come from; invalid while no IKE SA is
 }
 
 // up is what the API calls ACTIVE.
@@ -47,7 +53,9 @@ func (r *Reconciler) conditions() map[string]condition {
 	for _, status := range r.KeyExchange.Snapshot() {
 		var c condition
 		for _, ike := range status.IKE {
-			c.established = c.established || serves(ike.State)
+			if serves(ike.State) {
+				c.established, c.remote = true, ike.Remote.Addr().Unmap()
+			}
 		}
 		up := make(map[string]bool)
 		for _, child := range status.Children {
@@ -132,6 +140,10 @@ func (l *live) status() control.ConnectionStatus {
 		if l.condition.children < l.condition.wanted {
 			s.Message = fmt.Sprintf("%d of %d CHILD_SAs are up", l.condition.children, l.condition.wanted)
 			l.explain(&s)
+		}
+		if l.connection.EnableNQA && l.verdict != nqa.Reachable {
+			s.Message = join("; ", s.Message, fmt.Sprintf(
+				"no traffic is routed into the tunnel: probes to %s are not answered", l.connection.TunnelPeer.Addr()))
 		}
 	case l.connection.DeletionRequested:
 		s.Message = "being deleted"
@@ -234,7 +246,7 @@ func (r *Reconciler) observe(ctx context.Context) error {
 			l.failure = nil
 		}
 	}
-	err := r.reroute()
+	err := errors.Join(r.probe(now), r.reroute())
 	var routes map[string][]netip.Prefix
 	if err == nil {
 		routes = r.routed()
@@ -245,6 +257,7 @@ func (r *Reconciler) observe(ctx context.Context) error {
 		}
 		l.routes = routes[id]
 		r.write(ctx, now, l, l.status())
+		r.reportMonitor(ctx, l, r.tunnels[id])
 	}
 	return err
 }
@@ -297,17 +310,6 @@ func (r *Reconciler) write(ctx context.Context, now time.Time, l *live, status c
 		return
 	}
 	l.stored = status
-}
-
-// carrying tells which connections are up.
-func (r *Reconciler) carrying() map[string]bool {
-	up := make(map[string]bool)
-	for id, l := range r.subjects {
-		if l.condition.up() {
-			up[id] = true
-		}
-	}
-	return up
 }
 
 // storeLogs writes the logs that have new lines.

@@ -52,6 +52,7 @@ func (r *Reconciler) pass(ctx context.Context) (revision int64, err error) {
 	}
 	p := r.plan(snapshot)
 	r.meet(ctx, p)
+	r.meetMonitors(ctx, p)
 	r.apply(p)
 	r.finalize(ctx, p)
 	r.reportGateways(ctx, p)
@@ -291,8 +292,7 @@ func (r *Reconciler) applyDevices(p *plan) {
 }
 
 func (r *Reconciler) applyRoutes(p *plan) {
-	up := r.carrying()
-	routes := r.routing.state(p.tunnels, func(id string) bool { return up[id] })
+	routes := r.routing.state(p.tunnels, r.carriage)
 	if rest := routes.blame(r.Router.Set(routes.State), p.fault); rest != nil {
 		p.errs = append(p.errs, rest)
 	}
@@ -308,8 +308,7 @@ func (r *Reconciler) reroute() error {
 			tunnels = append(tunnels, r.tunnels[id])
 		}
 	}
-	up := r.carrying()
-	routes := r.routing.state(tunnels, func(id string) bool { return up[id] })
+	routes := r.routing.state(tunnels, r.carriage)
 	if reflect.DeepEqual(routes.State, r.routes) {
 		return nil
 	}

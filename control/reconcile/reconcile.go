@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/dataplane/route"
 	"github.com/vpngw/vpngw/ike"
@@ -60,6 +61,7 @@ type Options struct {
 	Devices     Devices
 	Router      Router
 	Sockets     Sockets
+	Prober      Prober
 	Inventory   *control.Inventory
 	// StopKeyExchange tells all peers that it is over, and returns when they
 	// have answered or had time to.
@@ -99,6 +101,7 @@ type Reconciler struct {
 	leaving    map[string]time.Time // those of them that are going, since when
 	departed   bool                 // one has gone since the last pass
 	routes     route.State          // as set last
+	targets    []nqa.Target         // as applied last
 	subjects   map[string]*live     // every connection, by id
 	retry      time.Duration        // zero: the last pass did all
 	logsStored time.Time
@@ -174,6 +177,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			r.record(now, e)
 			due.at(dueObserve, now.Add(observeDelay))
 			due.at(dueStore, later(now.Add(observeDelay), r.logsStored.Add(storeDelay)))
+		case <-r.Prober.Changed():
+			due.at(dueObserve, time.Now())
+			due.at(dueStore, later(time.Now(), r.logsStored.Add(storeDelay)))
 		case <-due.timer.C:
 		}
 		now := time.Now()
@@ -191,7 +197,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		if due.take(dueObserve, now) {
 			if err := r.observe(ctx); err != nil {
-				r.Logger.Warn("routes could not be changed", "error", err)
+				r.Logger.Warn("routes or probes could not be changed", "error", err)
 				due.at(duePass, time.Now().Add(retryMin))
 			}
 			if len(r.leaving) > 0 {
@@ -232,7 +238,7 @@ func (r *Reconciler) takeDown(ctx context.Context) error {
 			drained = true
 		}
 	}
-	err := errors.Join(r.Router.Set(route.State{}), r.Devices.SetInterfaces(nil), r.Sockets.SetAddresses(nil))
+	err := errors.Join(r.Prober.Apply(nil), r.Router.Set(route.State{}), r.Devices.SetInterfaces(nil), r.Sockets.SetAddresses(nil))
 	if err != nil {
 		err = fmt.Errorf("the node was not left as it was: %w", err)
 	}

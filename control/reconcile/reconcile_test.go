@@ -257,7 +257,7 @@ func (w *world) ownerOf(fault error) string {
 		if strings.Contains(fault.Error(), tn.device.Name) {
 			return id
 		}
-		s := w.r.routing.state([]*tunnel{tn}, func(string) bool { return false })
+		s := w.r.routing.state([]*tunnel{tn}, func(string) carriage { return idle })
 		for object := range s.owners {
 			if strings.HasPrefix(fault.Error(), object+": ") {
 				return id

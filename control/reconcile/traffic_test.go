@@ -14,6 +14,8 @@ import (
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 func addr(s string) netip.Addr     { return netip.MustParseAddr(s) }
 
+func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
 func TestChildSAs(t *testing.T) {
 	inWorld(t, func(w *world) {
 		id := w.connection(w.gateway(), eip1, w.customer("198.51.100.7"))

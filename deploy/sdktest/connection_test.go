@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/huaweicloud/huaweicloud-sdk-go-v3/core/sdkerr"
 	vpn "github.com/huaweicloud/huaweicloud-sdk-go-v3/services/vpn/v5"
@@ -49,6 +50,38 @@ func batchOfConnections(t *testing.T, client *vpn.VpnClient, gateway string) {
 		})
 	}
 	ok(client.DeleteCgw(&model.DeleteCgwRequest{CustomerGatewayId: peer}))(t)
+}
+
+// monitor creates the monitor of a connection, looks at it and deletes it.
+func monitor(t *testing.T, client *vpn.VpnClient, connection string) {
+	t.Helper()
+	create := func() (*model.CreateConnectionMonitorResponse, error) {
+		return client.CreateConnectionMonitor(&model.CreateConnectionMonitorRequest{Body: &model.CreateConnectionMonitorRequestBody{
+			ConnectionMonitor: &model.CreateConnectionMonitorRequestBodyContent{VpnConnectionId: connection},
+		}})
+	}
+	made := ok(create())(t)
+	if made.HttpStatusCode != http.StatusCreated {
+		t.Errorf("create answers %d", made.HttpStatusCode)
+	}
+	equal(t, "source_ip", made.ConnectionMonitor.SourceIp, eip1)
+	equal(t, "destination_ip", made.ConnectionMonitor.DestinationIp, "198.51.100.7")
+	id := *made.ConnectionMonitor.Id
+	time.Sleep(time.Second) // the signature of the same request would be the same within a second
+	_, err := create()
+	refused(t, err, http.StatusBadRequest, "VPN.0001", "has monitor "+id+" already")
+	show := func() (*model.ShowConnectionMonitorResponse, error) {
+		return client.ShowConnectionMonitor(&model.ShowConnectionMonitorRequest{ConnectionMonitorId: id})
+	}
+	poll(t, "monitor", func() string { return *ok(show())(t).ConnectionMonitor.Status }, "ACTIVE")
+	shown := ok(client.ShowVpnConnection(&model.ShowVpnConnectionRequest{VpnConnectionId: connection}))(t)
+	equal(t, "connection_monitor_id", shown.VpnConnection.ConnectionMonitorId, id)
+	listed := *ok(client.ListConnectionMonitors(&model.ListConnectionMonitorsRequest{VpnConnectionId: &connection}))(t).ConnectionMonitors
+	if len(listed) != 1 || *listed[0].Id != id {
+		t.Errorf("monitors are %v", listed)
+	}
+	ok(client.DeleteConnectionMonitor(&model.DeleteConnectionMonitorRequest{ConnectionMonitorId: id}))(t)
+	gone(t, "monitor", func() error { _, err := show(); return err })
 }
 
 // gone waits until showing an object answers that it is not there.

@@ -24,6 +24,7 @@ func TestLifecycle(t *testing.T) {
 	listPages(t, client, peer)
 	updateConnection(t, client, connection)
 	gatewayDetails(t, client, gateway, connection)
+	monitor(t, client, connection)
 	refusals(t, client, gateway, peer, connection)
 	batchOfConnections(t, client, gateway)
 	deleteAll(t, client, gateway, peer, connection)
