@@ -15,7 +15,15 @@ import (
 // everyOperation are all operations that need a caller, each with a request
 // that would change something if it got through.
 func everyOperation(gateway, customerGateway, connection, monitor string) map[string][3]any {
+	tags := object{"tags": []object{{"key": "taken"}}}
 	return map[string][3]any{
+		"ListResourcesByTags":            {http.MethodPost, path("vpn-connection", "resource-instances", "filter"), object{}},
+		"CountResourcesByTags":           {http.MethodPost, path("vpn-gateway", "resource-instances", "count"), object{}},
+		"BatchCreateResourceTags":        {http.MethodPost, path("vpn-connection", connection, "tags", "create"), tags},
+		"BatchDeleteResourceTags":        {http.MethodPost, path("customer-gateway", customerGateway, "tags", "delete"), tags},
+		"ShowResourceTags":               {http.MethodGet, path("vpn-gateway", gateway, "tags"), nil},
+		"ListProjectTags":                {http.MethodGet, path("vpn-connection", "tags"), nil},
+		"ShowQuotasInfo":                 {http.MethodGet, path("vpn", "quotas"), nil},
 		"CreateConnectionMonitor":        {http.MethodPost, path("connection-monitors"), object{"connection_monitor": object{"vpn_connection_id": connection}}},
 		"ListConnectionMonitors":         {http.MethodGet, path("connection-monitors"), nil},
 		"ShowConnectionMonitor":          {http.MethodGet, path("connection-monitors", monitor), nil},
@@ -113,6 +121,7 @@ func TestRoles(t *testing.T) {
 		"readonly": {
 			"CreateVgw", "UpdateVgw", "UpdatePostpaidVgwSpecification", "DeleteVgw", "CreateCgw", "UpdateCgw", "DeleteCgw", "CreateVpnConnection", "BatchCreateVpnConnection",
 			"UpdateVpnConnection", "DeleteVpnConnection", "ResetVpnConnection", "CreateConnectionMonitor", "DeleteConnectionMonitor",
+			"BatchCreateResourceTags", "BatchDeleteResourceTags",
 		},
 	} {
 		b := newBench(t)
@@ -144,7 +153,8 @@ func TestRoles(t *testing.T) {
 func TestProjectsAreApart(t *testing.T) {
 	b := newBench(t)
 	connection, gateway, customerGateway := b.createConnection()
-	for id, op := range everyOperation(gateway, customerGateway, connection, b.createMonitor(connection)) {
+	monitor := b.createMonitor(connection)
+	for id, op := range everyOperation(gateway, customerGateway, connection, monitor) {
 		if id == "KeystoneRevokeToken" {
 			continue
 		}
@@ -152,7 +162,8 @@ func TestProjectsAreApart(t *testing.T) {
 			b.t = t
 			method, target, body := op[0].(string), op[1].(string), op[2]
 			b.as("stranger", method, target, body).wantError(http.StatusForbidden, "VPN.0003", "Authentication failed: ")
-			if strings.Count(target, "/") < 4 || strings.HasSuffix(target, "/availability-zones") {
+			if !strings.Contains(target, gateway) && !strings.Contains(target, customerGateway) &&
+				!strings.Contains(target, connection) && !strings.Contains(target, monitor) {
 				return // no object is named
 			}
 			own := strings.Replace(target, project, otherProject, 1)

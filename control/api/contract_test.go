@@ -151,6 +151,12 @@ func (b *bench) call(method, target string, body any) *answer {
 
 var requestIDFormat = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
+// withoutRequestID are the operations whose answer has the id in the header
+// only.
+var withoutRequestID = map[string]bool{
+	"ListResourcesByTags": true, "CountResourcesByTags": true, "ShowResourceTags": true, "ListProjectTags": true,
+}
+
 // send sends a request as it is, and checks of every answer that it fits the
 // document, has the request's id and shows no secret.
 func (b *bench) send(r *http.Request) *answer {
@@ -169,10 +175,11 @@ func (b *bench) send(r *http.Request) *answer {
 		return a
 	}
 	check(b.t, json.Unmarshal([]byte(a.Text), &a.body))
-	if a.body["request_id"] != id {
+	op := documented(b.t, r)
+	if a.body["request_id"] != id && (op == nil || !withoutRequestID[op.id] || w.Code != http.StatusOK) {
 		b.t.Errorf("%s %s: request_id is %v in the body and %v in the header", r.Method, r.URL, a.body["request_id"], id)
 	}
-	if op := documented(b.t, r); op != nil {
+	if op != nil {
 		err := openapi3filter.ValidateResponse(b.t.Context(), &openapi3filter.ResponseValidationInput{
 			RequestValidationInput: &openapi3filter.RequestValidationInput{Request: r, Route: op.route},
 			Status:                 w.Code, Header: w.Header(), Body: io.NopCloser(strings.NewReader(a.Text)),
@@ -198,11 +205,15 @@ func documented(t testing.TB, r *http.Request) *operation {
 	operations, err := document()
 	check(t, err)
 	mux := http.NewServeMux()
-	for pattern := range operations {
-		mux.HandleFunc(pattern, http.NotFound)
+	byPattern := map[string]*operation{}
+	for _, op := range operations {
+		for pattern := range op.patterns() {
+			mux.HandleFunc(pattern, http.NotFound)
+			byPattern[pattern] = op
+		}
 	}
 	_, pattern := mux.Handler(r)
-	return operations[pattern]
+	return byPattern[pattern]
 }
 
 // answer is what came back.

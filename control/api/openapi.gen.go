@@ -550,6 +550,60 @@ func (e Pfs) Valid() bool {
 	}
 }
 
+// Defines values for QuotaType.
+const (
+	QuotaConnections      QuotaType = "vpn_connection"
+	QuotaCustomerGateways QuotaType = "customer_gateway"
+	QuotaGateways         QuotaType = "vpn_gateway"
+)
+
+// Valid indicates whether the value is a known member of the QuotaType enum.
+func (e QuotaType) Valid() bool {
+	switch e {
+	case QuotaConnections:
+		return true
+	case QuotaCustomerGateways:
+		return true
+	case QuotaGateways:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResourceFilterWithoutAnyTag1.
+const (
+	False ResourceFilterWithoutAnyTag1 = "false"
+	True  ResourceFilterWithoutAnyTag1 = "true"
+)
+
+// Valid indicates whether the value is a known member of the ResourceFilterWithoutAnyTag1 enum.
+func (e ResourceFilterWithoutAnyTag1) Valid() bool {
+	switch e {
+	case False:
+		return true
+	case True:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResourceMatchKey.
+const (
+	ResourceName ResourceMatchKey = "resource_name"
+)
+
+// Valid indicates whether the value is a known member of the ResourceMatchKey enum.
+func (e ResourceMatchKey) Valid() bool {
+	switch e {
+	case ResourceName:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for TemplateAuthentication.
 const (
 	TemplateAuthenticationSha2256 TemplateAuthentication = "sha2-256"
@@ -775,6 +829,27 @@ func (e VpnConnectionStyle) Valid() bool {
 	case POLICYTEMPLATE:
 		return true
 	case STATIC:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResourceType.
+const (
+	ResourceConnection      ResourceType = "vpn-connection"
+	ResourceCustomerGateway ResourceType = "customer-gateway"
+	ResourceGateway         ResourceType = "vpn-gateway"
+)
+
+// Valid indicates whether the value is a known member of the ResourceType enum.
+func (e ResourceType) Valid() bool {
+	switch e {
+	case ResourceConnection:
+		return true
+	case ResourceCustomerGateway:
+		return true
+	case ResourceGateway:
 		return true
 	default:
 		return false
@@ -1395,13 +1470,113 @@ type PolicyTemplate struct {
 	} `json:"ipsec_policy,omitempty"`
 }
 
+// ProjectTag defines model for ProjectTag.
+type ProjectTag struct {
+	Key    string   `json:"key"`
+	Values []string `json:"values"`
+}
+
+// ProjectTagsResponseBody defines model for ProjectTagsResponseBody.
+type ProjectTagsResponseBody struct {
+	Tags []ProjectTag `json:"tags"`
+}
+
 // Psk 8 to 128 characters of at least three of the classes upper case, lower
 // case, digits and “~!@#$%^*()-_+={ },./:;“. Never returned.
 type Psk = string
 
+// Quota defines model for Quota.
+type Quota struct {
+	Quota int       `json:"quota"`
+	Type  QuotaType `json:"type"`
+	Used  int       `json:"used"`
+}
+
+// QuotaType defines model for Quota.Type.
+type QuotaType string
+
+// QuotasResponseBody defines model for QuotasResponseBody.
+type QuotasResponseBody struct {
+	Quotas struct {
+		Resources []Quota `json:"resources"`
+	} `json:"quotas"`
+	RequestID string `json:"request_id"`
+}
+
 // RequestIDBody defines model for RequestIDBody.
 type RequestIDBody struct {
 	RequestID string `json:"request_id"`
+}
+
+// Resource defines model for Resource.
+type Resource struct {
+	// ResourceDetail Empty.
+	ResourceDetail map[string]interface{} `json:"resource_detail"`
+	ResourceID     string                 `json:"resource_id"`
+	ResourceName   string                 `json:"resource_name"`
+	Tags           []Tag                  `json:"tags"`
+}
+
+// ResourceCountResponseBody defines model for ResourceCountResponseBody.
+type ResourceCountResponseBody struct {
+	TotalCount int `json:"total_count"`
+}
+
+// ResourceFilter defines model for ResourceFilter.
+type ResourceFilter struct {
+	Matches *[]ResourceMatch `json:"matches,omitempty"`
+
+	// Tags All keys must match.
+	Tags *[]TagFilter `json:"tags,omitempty"`
+
+	// WithoutAnyTag True, also as a string, selects the objects that have no tag; then tags is ignored.
+	WithoutAnyTag *ResourceFilter_WithoutAnyTag `json:"without_any_tag,omitempty"`
+}
+
+// ResourceFilterWithoutAnyTag0 defines model for ResourceFilter.WithoutAnyTag.0.
+type ResourceFilterWithoutAnyTag0 = bool
+
+// ResourceFilterWithoutAnyTag1 defines model for ResourceFilter.WithoutAnyTag.1.
+type ResourceFilterWithoutAnyTag1 string
+
+// ResourceFilter_WithoutAnyTag True, also as a string, selects the objects that have no tag; then tags is ignored.
+type ResourceFilter_WithoutAnyTag struct {
+	union json.RawMessage
+}
+
+// ResourceListResponseBody defines model for ResourceListResponseBody.
+type ResourceListResponseBody struct {
+	Resources []Resource `json:"resources"`
+
+	// TotalCount Objects that match, whatever the page.
+	TotalCount int `json:"total_count"`
+}
+
+// ResourceMatch defines model for ResourceMatch.
+type ResourceMatch struct {
+	Key ResourceMatchKey `json:"key"`
+
+	// Value A part of the name, in any case. Empty matches empty names only.
+	Value string `json:"value"`
+}
+
+// ResourceMatchKey defines model for ResourceMatch.Key.
+type ResourceMatchKey string
+
+// ResourceTag defines model for ResourceTag.
+type ResourceTag struct {
+	Key   string  `json:"key"`
+	Value *string `json:"value,omitempty"`
+}
+
+// ResourceTagsRequestBody defines model for ResourceTagsRequestBody.
+type ResourceTagsRequestBody struct {
+	Tags []ResourceTag `json:"tags"`
+}
+
+// ResourceTagsResponseBody defines model for ResourceTagsResponseBody.
+type ResourceTagsResponseBody struct {
+	Tags []Tag `json:"tags"`
 }
 
 // Route defines model for Route.
@@ -1465,6 +1640,14 @@ type Subnets = []string
 type Tag struct {
 	Key   string `json:"key"`
 	Value string `json:"value"`
+}
+
+// TagFilter defines model for TagFilter.
+type TagFilter struct {
+	Key string `json:"key"`
+
+	// Values One of these; any value when the list is empty.
+	Values []string `json:"values"`
 }
 
 // TemplateAuthentication defines model for TemplateAuthentication.
@@ -1793,6 +1976,12 @@ type Marker = string
 // ProjectID defines model for ProjectID.
 type ProjectID = string
 
+// ResourceID defines model for ResourceID.
+type ResourceID = string
+
+// ResourceType defines model for ResourceType.
+type ResourceType string
+
 // RouteMarker defines model for RouteMarker.
 type RouteMarker = string
 
@@ -1875,6 +2064,15 @@ type ShowVpnGatewayRoutingTableParams struct {
 	IsIncludeNexthopResource *bool `form:"is_include_nexthop_resource,omitempty" json:"is_include_nexthop_resource,omitempty"`
 }
 
+// ListResourcesByTagsParams defines parameters for ListResourcesByTags.
+type ListResourcesByTagsParams struct {
+	// Limit Size of the page.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Offset How many objects to leave out.
+	Offset *int `form:"offset,omitempty" json:"offset,omitempty"`
+}
+
 // KeystoneCreateUserTokenByPasswordJSONRequestBody defines body for KeystoneCreateUserTokenByPassword for application/json ContentType.
 type KeystoneCreateUserTokenByPasswordJSONRequestBody = AuthTokenRequestBody
 
@@ -1904,6 +2102,80 @@ type UpdateVgwJSONRequestBody = UpdateVgwRequestBody
 
 // UpdatePostpaidVgwSpecificationJSONRequestBody defines body for UpdatePostpaidVgwSpecification for application/json ContentType.
 type UpdatePostpaidVgwSpecificationJSONRequestBody = UpdateVgwSpecificationRequestBody
+
+// CountResourcesByTagsJSONRequestBody defines body for CountResourcesByTags for application/json ContentType.
+type CountResourcesByTagsJSONRequestBody = ResourceFilter
+
+// ListResourcesByTagsJSONRequestBody defines body for ListResourcesByTags for application/json ContentType.
+type ListResourcesByTagsJSONRequestBody = ResourceFilter
+
+// BatchCreateResourceTagsJSONRequestBody defines body for BatchCreateResourceTags for application/json ContentType.
+type BatchCreateResourceTagsJSONRequestBody = ResourceTagsRequestBody
+
+// BatchDeleteResourceTagsJSONRequestBody defines body for BatchDeleteResourceTags for application/json ContentType.
+type BatchDeleteResourceTagsJSONRequestBody = ResourceTagsRequestBody
+
+// AsResourceFilterWithoutAnyTag0 returns the union data inside the ResourceFilter_WithoutAnyTag as a ResourceFilterWithoutAnyTag0
+func (t ResourceFilter_WithoutAnyTag) AsResourceFilterWithoutAnyTag0() (ResourceFilterWithoutAnyTag0, error) {
+	var body ResourceFilterWithoutAnyTag0
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromResourceFilterWithoutAnyTag0 overwrites any union data inside the ResourceFilter_WithoutAnyTag as the provided ResourceFilterWithoutAnyTag0
+func (t *ResourceFilter_WithoutAnyTag) FromResourceFilterWithoutAnyTag0(v ResourceFilterWithoutAnyTag0) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeResourceFilterWithoutAnyTag0 performs a merge with any union data inside the ResourceFilter_WithoutAnyTag, using the provided ResourceFilterWithoutAnyTag0
+func (t *ResourceFilter_WithoutAnyTag) MergeResourceFilterWithoutAnyTag0(v ResourceFilterWithoutAnyTag0) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsResourceFilterWithoutAnyTag1 returns the union data inside the ResourceFilter_WithoutAnyTag as a ResourceFilterWithoutAnyTag1
+func (t ResourceFilter_WithoutAnyTag) AsResourceFilterWithoutAnyTag1() (ResourceFilterWithoutAnyTag1, error) {
+	var body ResourceFilterWithoutAnyTag1
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromResourceFilterWithoutAnyTag1 overwrites any union data inside the ResourceFilter_WithoutAnyTag as the provided ResourceFilterWithoutAnyTag1
+func (t *ResourceFilter_WithoutAnyTag) FromResourceFilterWithoutAnyTag1(v ResourceFilterWithoutAnyTag1) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeResourceFilterWithoutAnyTag1 performs a merge with any union data inside the ResourceFilter_WithoutAnyTag, using the provided ResourceFilterWithoutAnyTag1
+func (t *ResourceFilter_WithoutAnyTag) MergeResourceFilterWithoutAnyTag1(v ResourceFilterWithoutAnyTag1) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t ResourceFilter_WithoutAnyTag) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *ResourceFilter_WithoutAnyTag) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
+}
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -1994,6 +2266,27 @@ type ServerInterface interface {
 	// UpdatePostpaidVgwSpecification Change the flavor of a gateway to one of its supported_flavors
 	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/update-specification)
 	UpdatePostpaidVgwSpecification(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
+	// ShowQuotasInfo Show how many objects the project may have, and has
+	// (GET /v5/{project_id}/vpn/quotas)
+	ShowQuotasInfo(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	// CountResourcesByTags Count objects by tags and name
+	// (POST /v5/{project_id}/{resource_type}/resource-instances/count)
+	CountResourcesByTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType)
+	// ListResourcesByTags List objects by tags and name
+	// (POST /v5/{project_id}/{resource_type}/resource-instances/filter)
+	ListResourcesByTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, params ListResourcesByTagsParams)
+	// ListProjectTags List the tags that objects of a type have
+	// (GET /v5/{project_id}/{resource_type}/tags)
+	ListProjectTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType)
+	// ShowResourceTags Show the tags of an object
+	// (GET /v5/{project_id}/{resource_type}/{resource_id}/tags)
+	ShowResourceTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, resourceID ResourceID)
+	// BatchCreateResourceTags Put tags on an object
+	// (POST /v5/{project_id}/{resource_type}/{resource_id}/tags/create)
+	BatchCreateResourceTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, resourceID ResourceID)
+	// BatchDeleteResourceTags Take tags off an object
+	// (POST /v5/{project_id}/{resource_type}/{resource_id}/tags/delete)
+	BatchDeleteResourceTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, resourceID ResourceID)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -3159,6 +3452,298 @@ func (siw *ServerInterfaceWrapper) UpdatePostpaidVgwSpecification(w http.Respons
 	handler.ServeHTTP(w, r)
 }
 
+// ShowQuotasInfo operation middleware
+func (siw *ServerInterfaceWrapper) ShowQuotasInfo(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowQuotasInfo(w, r, projectID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CountResourcesByTags operation middleware
+func (siw *ServerInterfaceWrapper) CountResourcesByTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_type" -------------
+	var resourceType ResourceType
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_type", r.PathValue("resource_type"), &resourceType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_type", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CountResourcesByTags(w, r, projectID, resourceType)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListResourcesByTags operation middleware
+func (siw *ServerInterfaceWrapper) ListResourcesByTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_type" -------------
+	var resourceType ResourceType
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_type", r.PathValue("resource_type"), &resourceType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_type", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListResourcesByTagsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "offset" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "offset", r.URL.Query(), &params.Offset, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "offset"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "offset", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListResourcesByTags(w, r, projectID, resourceType, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListProjectTags operation middleware
+func (siw *ServerInterfaceWrapper) ListProjectTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_type" -------------
+	var resourceType ResourceType
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_type", r.PathValue("resource_type"), &resourceType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_type", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListProjectTags(w, r, projectID, resourceType)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowResourceTags operation middleware
+func (siw *ServerInterfaceWrapper) ShowResourceTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_type" -------------
+	var resourceType ResourceType
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_type", r.PathValue("resource_type"), &resourceType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_type", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_id" -------------
+	var resourceID ResourceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_id", r.PathValue("resource_id"), &resourceID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowResourceTags(w, r, projectID, resourceType, resourceID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// BatchCreateResourceTags operation middleware
+func (siw *ServerInterfaceWrapper) BatchCreateResourceTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_type" -------------
+	var resourceType ResourceType
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_type", r.PathValue("resource_type"), &resourceType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_type", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_id" -------------
+	var resourceID ResourceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_id", r.PathValue("resource_id"), &resourceID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.BatchCreateResourceTags(w, r, projectID, resourceType, resourceID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// BatchDeleteResourceTags operation middleware
+func (siw *ServerInterfaceWrapper) BatchDeleteResourceTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_type" -------------
+	var resourceType ResourceType
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_type", r.PathValue("resource_type"), &resourceType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_type", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_id" -------------
+	var resourceID ResourceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_id", r.PathValue("resource_id"), &resourceID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.BatchDeleteResourceTags(w, r, projectID, resourceType, resourceID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 type UnescapedCookieParamError struct {
 	ParamName string
 	Err       error
@@ -3306,6 +3891,13 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/connection-monitors", wrapper.CreateConnectionMonitor)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/connection-monitors/{connection_monitor_id}", wrapper.DeleteConnectionMonitor)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/connection-monitors/{connection_monitor_id}", wrapper.ShowConnectionMonitor)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/resource-instances/filter", wrapper.ListResourcesByTags)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/resource-instances/count", wrapper.CountResourcesByTags)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/{resource_id}/tags/create", wrapper.BatchCreateResourceTags)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/{resource_id}/tags/delete", wrapper.BatchDeleteResourceTags)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/{resource_id}/tags", wrapper.ShowResourceTags)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/tags", wrapper.ListProjectTags)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn/quotas", wrapper.ShowQuotasInfo)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneRevokeToken)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneCreateUserTokenByPassword)
 
@@ -4455,6 +5047,281 @@ func (response UpdatePostpaidVgwSpecificationdefaultJSONResponse) VisitUpdatePos
 	return err
 }
 
+type ShowQuotasInfoRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+}
+
+type ShowQuotasInfoResponseObject interface {
+	VisitShowQuotasInfoResponse(w http.ResponseWriter) error
+}
+
+type ShowQuotasInfo200JSONResponse QuotasResponseBody
+
+func (response ShowQuotasInfo200JSONResponse) VisitShowQuotasInfoResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowQuotasInfodefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowQuotasInfodefaultJSONResponse) VisitShowQuotasInfoResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CountResourcesByTagsRequestObject struct {
+	ProjectID    ProjectID    `json:"project_id"`
+	ResourceType ResourceType `json:"resource_type"`
+	Body         *CountResourcesByTagsJSONRequestBody
+}
+
+type CountResourcesByTagsResponseObject interface {
+	VisitCountResourcesByTagsResponse(w http.ResponseWriter) error
+}
+
+type CountResourcesByTags200JSONResponse ResourceCountResponseBody
+
+func (response CountResourcesByTags200JSONResponse) VisitCountResourcesByTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CountResourcesByTagsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CountResourcesByTagsdefaultJSONResponse) VisitCountResourcesByTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListResourcesByTagsRequestObject struct {
+	ProjectID    ProjectID    `json:"project_id"`
+	ResourceType ResourceType `json:"resource_type"`
+	Params       ListResourcesByTagsParams
+	Body         *ListResourcesByTagsJSONRequestBody
+}
+
+type ListResourcesByTagsResponseObject interface {
+	VisitListResourcesByTagsResponse(w http.ResponseWriter) error
+}
+
+type ListResourcesByTags200JSONResponse ResourceListResponseBody
+
+func (response ListResourcesByTags200JSONResponse) VisitListResourcesByTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListResourcesByTagsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListResourcesByTagsdefaultJSONResponse) VisitListResourcesByTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListProjectTagsRequestObject struct {
+	ProjectID    ProjectID    `json:"project_id"`
+	ResourceType ResourceType `json:"resource_type"`
+}
+
+type ListProjectTagsResponseObject interface {
+	VisitListProjectTagsResponse(w http.ResponseWriter) error
+}
+
+type ListProjectTags200JSONResponse ProjectTagsResponseBody
+
+func (response ListProjectTags200JSONResponse) VisitListProjectTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListProjectTagsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListProjectTagsdefaultJSONResponse) VisitListProjectTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowResourceTagsRequestObject struct {
+	ProjectID    ProjectID    `json:"project_id"`
+	ResourceType ResourceType `json:"resource_type"`
+	ResourceID   ResourceID   `json:"resource_id"`
+}
+
+type ShowResourceTagsResponseObject interface {
+	VisitShowResourceTagsResponse(w http.ResponseWriter) error
+}
+
+type ShowResourceTags200JSONResponse ResourceTagsResponseBody
+
+func (response ShowResourceTags200JSONResponse) VisitShowResourceTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowResourceTagsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowResourceTagsdefaultJSONResponse) VisitShowResourceTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BatchCreateResourceTagsRequestObject struct {
+	ProjectID    ProjectID    `json:"project_id"`
+	ResourceType ResourceType `json:"resource_type"`
+	ResourceID   ResourceID   `json:"resource_id"`
+	Body         *BatchCreateResourceTagsJSONRequestBody
+}
+
+type BatchCreateResourceTagsResponseObject interface {
+	VisitBatchCreateResourceTagsResponse(w http.ResponseWriter) error
+}
+
+type BatchCreateResourceTags204Response struct {
+}
+
+func (response BatchCreateResourceTags204Response) VisitBatchCreateResourceTagsResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type BatchCreateResourceTagsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response BatchCreateResourceTagsdefaultJSONResponse) VisitBatchCreateResourceTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BatchDeleteResourceTagsRequestObject struct {
+	ProjectID    ProjectID    `json:"project_id"`
+	ResourceType ResourceType `json:"resource_type"`
+	ResourceID   ResourceID   `json:"resource_id"`
+	Body         *BatchDeleteResourceTagsJSONRequestBody
+}
+
+type BatchDeleteResourceTagsResponseObject interface {
+	VisitBatchDeleteResourceTagsResponse(w http.ResponseWriter) error
+}
+
+type BatchDeleteResourceTags204Response struct {
+}
+
+func (response BatchDeleteResourceTags204Response) VisitBatchDeleteResourceTagsResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type BatchDeleteResourceTagsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response BatchDeleteResourceTagsdefaultJSONResponse) VisitBatchDeleteResourceTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// KeystoneRevokeToken Revoke a token
@@ -4544,6 +5411,27 @@ type StrictServerInterface interface {
 	// UpdatePostpaidVgwSpecification Change the flavor of a gateway to one of its supported_flavors
 	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/update-specification)
 	UpdatePostpaidVgwSpecification(ctx context.Context, request UpdatePostpaidVgwSpecificationRequestObject) (UpdatePostpaidVgwSpecificationResponseObject, error)
+	// ShowQuotasInfo Show how many objects the project may have, and has
+	// (GET /v5/{project_id}/vpn/quotas)
+	ShowQuotasInfo(ctx context.Context, request ShowQuotasInfoRequestObject) (ShowQuotasInfoResponseObject, error)
+	// CountResourcesByTags Count objects by tags and name
+	// (POST /v5/{project_id}/{resource_type}/resource-instances/count)
+	CountResourcesByTags(ctx context.Context, request CountResourcesByTagsRequestObject) (CountResourcesByTagsResponseObject, error)
+	// ListResourcesByTags List objects by tags and name
+	// (POST /v5/{project_id}/{resource_type}/resource-instances/filter)
+	ListResourcesByTags(ctx context.Context, request ListResourcesByTagsRequestObject) (ListResourcesByTagsResponseObject, error)
+	// ListProjectTags List the tags that objects of a type have
+	// (GET /v5/{project_id}/{resource_type}/tags)
+	ListProjectTags(ctx context.Context, request ListProjectTagsRequestObject) (ListProjectTagsResponseObject, error)
+	// ShowResourceTags Show the tags of an object
+	// (GET /v5/{project_id}/{resource_type}/{resource_id}/tags)
+	ShowResourceTags(ctx context.Context, request ShowResourceTagsRequestObject) (ShowResourceTagsResponseObject, error)
+	// BatchCreateResourceTags Put tags on an object
+	// (POST /v5/{project_id}/{resource_type}/{resource_id}/tags/create)
+	BatchCreateResourceTags(ctx context.Context, request BatchCreateResourceTagsRequestObject) (BatchCreateResourceTagsResponseObject, error)
+	// BatchDeleteResourceTags Take tags off an object
+	// (POST /v5/{project_id}/{resource_type}/{resource_id}/tags/delete)
+	BatchDeleteResourceTags(ctx context.Context, request BatchDeleteResourceTagsRequestObject) (BatchDeleteResourceTagsResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -5421,6 +6309,226 @@ func (sh *strictHandler) UpdatePostpaidVgwSpecification(w http.ResponseWriter, r
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UpdatePostpaidVgwSpecificationResponseObject); ok {
 		if err := validResponse.VisitUpdatePostpaidVgwSpecificationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowQuotasInfo operation middleware
+func (sh *strictHandler) ShowQuotasInfo(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+	var request ShowQuotasInfoRequestObject
+
+	request.ProjectID = projectID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowQuotasInfo(ctx, request.(ShowQuotasInfoRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowQuotasInfo")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowQuotasInfoResponseObject); ok {
+		if err := validResponse.VisitShowQuotasInfoResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CountResourcesByTags operation middleware
+func (sh *strictHandler) CountResourcesByTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType) {
+	var request CountResourcesByTagsRequestObject
+
+	request.ProjectID = projectID
+	request.ResourceType = resourceType
+
+	var body CountResourcesByTagsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CountResourcesByTags(ctx, request.(CountResourcesByTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CountResourcesByTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CountResourcesByTagsResponseObject); ok {
+		if err := validResponse.VisitCountResourcesByTagsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListResourcesByTags operation middleware
+func (sh *strictHandler) ListResourcesByTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, params ListResourcesByTagsParams) {
+	var request ListResourcesByTagsRequestObject
+
+	request.ProjectID = projectID
+	request.ResourceType = resourceType
+	request.Params = params
+
+	var body ListResourcesByTagsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListResourcesByTags(ctx, request.(ListResourcesByTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListResourcesByTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListResourcesByTagsResponseObject); ok {
+		if err := validResponse.VisitListResourcesByTagsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListProjectTags operation middleware
+func (sh *strictHandler) ListProjectTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType) {
+	var request ListProjectTagsRequestObject
+
+	request.ProjectID = projectID
+	request.ResourceType = resourceType
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListProjectTags(ctx, request.(ListProjectTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListProjectTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListProjectTagsResponseObject); ok {
+		if err := validResponse.VisitListProjectTagsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowResourceTags operation middleware
+func (sh *strictHandler) ShowResourceTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, resourceID ResourceID) {
+	var request ShowResourceTagsRequestObject
+
+	request.ProjectID = projectID
+	request.ResourceType = resourceType
+	request.ResourceID = resourceID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowResourceTags(ctx, request.(ShowResourceTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowResourceTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowResourceTagsResponseObject); ok {
+		if err := validResponse.VisitShowResourceTagsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// BatchCreateResourceTags operation middleware
+func (sh *strictHandler) BatchCreateResourceTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, resourceID ResourceID) {
+	var request BatchCreateResourceTagsRequestObject
+
+	request.ProjectID = projectID
+	request.ResourceType = resourceType
+	request.ResourceID = resourceID
+
+	var body BatchCreateResourceTagsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.BatchCreateResourceTags(ctx, request.(BatchCreateResourceTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BatchCreateResourceTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(BatchCreateResourceTagsResponseObject); ok {
+		if err := validResponse.VisitBatchCreateResourceTagsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// BatchDeleteResourceTags operation middleware
+func (sh *strictHandler) BatchDeleteResourceTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, resourceID ResourceID) {
+	var request BatchDeleteResourceTagsRequestObject
+
+	request.ProjectID = projectID
+	request.ResourceType = resourceType
+	request.ResourceID = resourceID
+
+	var body BatchDeleteResourceTagsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.BatchDeleteResourceTags(ctx, request.(BatchDeleteResourceTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BatchDeleteResourceTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(BatchDeleteResourceTagsResponseObject); ok {
+		if err := validResponse.VisitBatchDeleteResourceTagsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -25,6 +25,27 @@ type operation struct {
 	route      *routers.Route
 }
 
+// typeParameter is the parameter of paths whose values are part of the
+// pattern. As a wildcard it would clash with the paths of the objects.
+const typeParameter = "resource_type"
+
+// patterns returns the pattern of a route, once for each value of the type
+// parameter if it has it.
+func (o *operation) patterns() map[string]string {
+	pattern := o.route.Method + " " + o.route.Path
+	wildcard := "{" + typeParameter + "}"
+	if !strings.Contains(pattern, wildcard) {
+		return map[string]string{pattern: ""}
+	}
+	patterns := map[string]string{}
+	for _, v := range o.route.PathItem.Parameters.GetByInAndName(openapi3.ParameterInPath, typeParameter).Schema.Value.Enum {
+		if value, ok := v.(string); ok {
+			patterns[strings.ReplaceAll(pattern, wildcard, value)] = value
+		}
+	}
+	return patterns
+}
+
 // loadOperations returns the operations of the document by their pattern, as
 // in GET /v5/{project_id}/vpn-gateways.
 func loadOperations(ctx context.Context) (map[string]*operation, error) {
@@ -91,13 +112,18 @@ func (rt *router) HandleFunc(pattern string, next func(http.ResponseWriter, *htt
 		rt.missing = append(rt.missing, pattern)
 		return
 	}
-	rt.ServeMux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		if err := rt.server.guard(w, r, op); err != nil {
-			writeError(w, r, err)
-			return
-		}
-		next(w, r)
-	})
+	for pattern, value := range op.patterns() {
+		rt.ServeMux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if value != "" {
+				r.SetPathValue(typeParameter, value)
+			}
+			if err := rt.server.guard(w, r, op); err != nil {
+				writeError(w, r, err)
+				return
+			}
+			next(w, r)
+		})
+	}
 }
 
 // guard lets a request through to its handler if the caller may send it and it

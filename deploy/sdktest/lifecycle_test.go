@@ -25,6 +25,7 @@ func TestLifecycle(t *testing.T) {
 	updateConnection(t, client, connection)
 	gatewayDetails(t, client, gateway, connection)
 	monitor(t, client, connection)
+	tags(t, client, connection)
 	refusals(t, client, gateway, peer, connection)
 	batchOfConnections(t, client, gateway)
 	deleteAll(t, client, gateway, peer, connection)
