@@ -1299,6 +1299,14 @@ type Error struct {
 	RequestID string `json:"request_id"`
 }
 
+// ExportPeerConfigurationRequestBody One of the supported devices, in any case.
+type ExportPeerConfigurationRequestBody struct {
+	Model   string `json:"model"`
+	Type    string `json:"type"`
+	Vendor  string `json:"vendor"`
+	Version string `json:"version"`
+}
+
 // ExtendedAvailabilityZone defines model for ExtendedAvailabilityZone.
 type ExtendedAvailabilityZone struct {
 	AvailableSpecs    []AvailableSpec `json:"available_specs"`
@@ -1431,6 +1439,12 @@ type PageInfo struct {
 
 	// NextMarker Creation time of the last item. Absent from an empty page.
 	NextMarker *string `json:"next_marker,omitempty"`
+}
+
+// PeerConfigurationResponseBody defines model for PeerConfigurationResponseBody.
+type PeerConfigurationResponseBody struct {
+	PeerConfig string `json:"peer_config"`
+	RequestID  string `json:"request_id"`
 }
 
 // Pfs defines model for Pfs.
@@ -1635,6 +1649,25 @@ type Style = string
 
 // Subnets Networks without host bits, for example 192.168.52.0/24.
 type Subnets = []string
+
+// SupportedDevice defines model for SupportedDevice.
+type SupportedDevice struct {
+	Model string `json:"model"`
+
+	// Platform The same as type.
+	Platform string `json:"platform"`
+	Type     string `json:"type"`
+	Vendor   string `json:"vendor"`
+
+	// Version The lowest that understands the text.
+	Version string `json:"version"`
+}
+
+// SupportedDevicesResponseBody defines model for SupportedDevicesResponseBody.
+type SupportedDevicesResponseBody struct {
+	RequestID        string            `json:"request_id"`
+	SupportedDevices []SupportedDevice `json:"supported_devices"`
+}
 
 // Tag defines model for Tag.
 type Tag struct {
@@ -2091,6 +2124,9 @@ type CreateVpnConnectionJSONRequestBody = CreateVpnConnectionRequestBody
 // UpdateVpnConnectionJSONRequestBody defines body for UpdateVpnConnection for application/json ContentType.
 type UpdateVpnConnectionJSONRequestBody = UpdateVpnConnectionRequestBody
 
+// ExportVpnConnectionPeerConfigurationJSONRequestBody defines body for ExportVpnConnectionPeerConfiguration for application/json ContentType.
+type ExportVpnConnectionPeerConfigurationJSONRequestBody = ExportPeerConfigurationRequestBody
+
 // BatchCreateVpnConnectionJSONRequestBody defines body for BatchCreateVpnConnection for application/json ContentType.
 type BatchCreateVpnConnectionJSONRequestBody = BatchCreateVpnConnectionRequestBody
 
@@ -2215,6 +2251,9 @@ type ServerInterface interface {
 	// UpdateCgw Change the name of a customer gateway or its CA certificate
 	// (PUT /v5/{project_id}/customer-gateways/{customer_gateway_id})
 	UpdateCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, customerGatewayID string)
+	// ListPeerConfigurationSupportedDevices List the devices that configurations are written for
+	// (GET /v5/{project_id}/peer-configuration/supported-devices)
+	ListPeerConfigurationSupportedDevices(w http.ResponseWriter, r *http.Request, projectID ProjectID)
 	// ListVpnConnections List connections by page, newest first
 	// (GET /v5/{project_id}/vpn-connection)
 	ListVpnConnections(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnConnectionsParams)
@@ -2236,6 +2275,9 @@ type ServerInterface interface {
 	// ShowVpnConnectionLog Show the log of a connection, newest line first
 	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/log)
 	ShowVpnConnectionLog(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
+	// ExportVpnConnectionPeerConfiguration Write the configuration of the device at the other end
+	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/peer-configuration/export)
+	ExportVpnConnectionPeerConfiguration(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
 	// ResetVpnConnection Take down all SAs of a connection and negotiate anew
 	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/reset)
 	ResetVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
@@ -2733,6 +2775,32 @@ func (siw *ServerInterfaceWrapper) UpdateCgw(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// ListPeerConfigurationSupportedDevices operation middleware
+func (siw *ServerInterfaceWrapper) ListPeerConfigurationSupportedDevices(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListPeerConfigurationSupportedDevices(w, r, projectID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListVpnConnections operation middleware
 func (siw *ServerInterfaceWrapper) ListVpnConnections(w http.ResponseWriter, r *http.Request) {
 
@@ -3045,6 +3113,41 @@ func (siw *ServerInterfaceWrapper) ShowVpnConnectionLog(w http.ResponseWriter, r
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ShowVpnConnectionLog(w, r, projectID, vpnConnectionID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ExportVpnConnectionPeerConfiguration operation middleware
+func (siw *ServerInterfaceWrapper) ExportVpnConnectionPeerConfiguration(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_connection_id" -------------
+	var vpnConnectionID VpnConnectionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_connection_id", r.PathValue("vpn_connection_id"), &vpnConnectionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_connection_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ExportVpnConnectionPeerConfiguration(w, r, projectID, vpnConnectionID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3887,6 +3990,8 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/log", wrapper.ShowVpnConnectionLog)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/ipsec-sa", wrapper.ListConnectionIpsecSa)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/reset", wrapper.ResetVpnConnection)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/peer-configuration/export", wrapper.ExportVpnConnectionPeerConfiguration)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/peer-configuration/supported-devices", wrapper.ListPeerConfigurationSupportedDevices)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/connection-monitors", wrapper.ListConnectionMonitors)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/connection-monitors", wrapper.CreateConnectionMonitor)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/connection-monitors/{connection_monitor_id}", wrapper.DeleteConnectionMonitor)
@@ -4376,6 +4481,45 @@ func (response UpdateCgwdefaultJSONResponse) VisitUpdateCgwResponse(w http.Respo
 	return err
 }
 
+type ListPeerConfigurationSupportedDevicesRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+}
+
+type ListPeerConfigurationSupportedDevicesResponseObject interface {
+	VisitListPeerConfigurationSupportedDevicesResponse(w http.ResponseWriter) error
+}
+
+type ListPeerConfigurationSupportedDevices200JSONResponse SupportedDevicesResponseBody
+
+func (response ListPeerConfigurationSupportedDevices200JSONResponse) VisitListPeerConfigurationSupportedDevicesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPeerConfigurationSupportedDevicesdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListPeerConfigurationSupportedDevicesdefaultJSONResponse) VisitListPeerConfigurationSupportedDevicesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListVpnConnectionsRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
 	Params    ListVpnConnectionsParams
@@ -4640,6 +4784,47 @@ type ShowVpnConnectionLogdefaultJSONResponse struct {
 }
 
 func (response ShowVpnConnectionLogdefaultJSONResponse) VisitShowVpnConnectionLogResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExportVpnConnectionPeerConfigurationRequestObject struct {
+	ProjectID       ProjectID       `json:"project_id"`
+	VpnConnectionID VpnConnectionID `json:"vpn_connection_id"`
+	Body            *ExportVpnConnectionPeerConfigurationJSONRequestBody
+}
+
+type ExportVpnConnectionPeerConfigurationResponseObject interface {
+	VisitExportVpnConnectionPeerConfigurationResponse(w http.ResponseWriter) error
+}
+
+type ExportVpnConnectionPeerConfiguration200JSONResponse PeerConfigurationResponseBody
+
+func (response ExportVpnConnectionPeerConfiguration200JSONResponse) VisitExportVpnConnectionPeerConfigurationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExportVpnConnectionPeerConfigurationdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ExportVpnConnectionPeerConfigurationdefaultJSONResponse) VisitExportVpnConnectionPeerConfigurationResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -5360,6 +5545,9 @@ type StrictServerInterface interface {
 	// UpdateCgw Change the name of a customer gateway or its CA certificate
 	// (PUT /v5/{project_id}/customer-gateways/{customer_gateway_id})
 	UpdateCgw(ctx context.Context, request UpdateCgwRequestObject) (UpdateCgwResponseObject, error)
+	// ListPeerConfigurationSupportedDevices List the devices that configurations are written for
+	// (GET /v5/{project_id}/peer-configuration/supported-devices)
+	ListPeerConfigurationSupportedDevices(ctx context.Context, request ListPeerConfigurationSupportedDevicesRequestObject) (ListPeerConfigurationSupportedDevicesResponseObject, error)
 	// ListVpnConnections List connections by page, newest first
 	// (GET /v5/{project_id}/vpn-connection)
 	ListVpnConnections(ctx context.Context, request ListVpnConnectionsRequestObject) (ListVpnConnectionsResponseObject, error)
@@ -5381,6 +5569,9 @@ type StrictServerInterface interface {
 	// ShowVpnConnectionLog Show the log of a connection, newest line first
 	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/log)
 	ShowVpnConnectionLog(ctx context.Context, request ShowVpnConnectionLogRequestObject) (ShowVpnConnectionLogResponseObject, error)
+	// ExportVpnConnectionPeerConfiguration Write the configuration of the device at the other end
+	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/peer-configuration/export)
+	ExportVpnConnectionPeerConfiguration(ctx context.Context, request ExportVpnConnectionPeerConfigurationRequestObject) (ExportVpnConnectionPeerConfigurationResponseObject, error)
 	// ResetVpnConnection Take down all SAs of a connection and negotiate anew
 	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/reset)
 	ResetVpnConnection(ctx context.Context, request ResetVpnConnectionRequestObject) (ResetVpnConnectionResponseObject, error)
@@ -5818,6 +6009,32 @@ func (sh *strictHandler) UpdateCgw(w http.ResponseWriter, r *http.Request, proje
 	}
 }
 
+// ListPeerConfigurationSupportedDevices operation middleware
+func (sh *strictHandler) ListPeerConfigurationSupportedDevices(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+	var request ListPeerConfigurationSupportedDevicesRequestObject
+
+	request.ProjectID = projectID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListPeerConfigurationSupportedDevices(ctx, request.(ListPeerConfigurationSupportedDevicesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListPeerConfigurationSupportedDevices")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListPeerConfigurationSupportedDevicesResponseObject); ok {
+		if err := validResponse.VisitListPeerConfigurationSupportedDevicesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListVpnConnections operation middleware
 func (sh *strictHandler) ListVpnConnections(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnConnectionsParams) {
 	var request ListVpnConnectionsRequestObject
@@ -6013,6 +6230,40 @@ func (sh *strictHandler) ShowVpnConnectionLog(w http.ResponseWriter, r *http.Req
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ShowVpnConnectionLogResponseObject); ok {
 		if err := validResponse.VisitShowVpnConnectionLogResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ExportVpnConnectionPeerConfiguration operation middleware
+func (sh *strictHandler) ExportVpnConnectionPeerConfiguration(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID) {
+	var request ExportVpnConnectionPeerConfigurationRequestObject
+
+	request.ProjectID = projectID
+	request.VpnConnectionID = vpnConnectionID
+
+	var body ExportVpnConnectionPeerConfigurationJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ExportVpnConnectionPeerConfiguration(ctx, request.(ExportVpnConnectionPeerConfigurationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ExportVpnConnectionPeerConfiguration")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ExportVpnConnectionPeerConfigurationResponseObject); ok {
+		if err := validResponse.VisitExportVpnConnectionPeerConfigurationResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

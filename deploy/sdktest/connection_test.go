@@ -3,6 +3,7 @@ package sdktest
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,6 +83,22 @@ func monitor(t *testing.T, client *vpn.VpnClient, connection string) {
 	}
 	ok(client.DeleteConnectionMonitor(&model.DeleteConnectionMonitorRequest{ConnectionMonitorId: id}))(t)
 	gone(t, "monitor", func() error { _, err := show(); return err })
+}
+
+// peerConfiguration exports the configuration of every device there is.
+func peerConfiguration(t *testing.T, client *vpn.VpnClient, connection string) {
+	t.Helper()
+	devices := *ok(client.ListPeerConfigurationSupportedDevices(&model.ListPeerConfigurationSupportedDevicesRequest{}))(t).SupportedDevices
+	if len(devices) == 0 || devices[0].Vendor == nil || devices[0].Platform == nil || devices[0].Version == nil {
+		t.Fatalf("devices are %v", devices)
+	}
+	exported := ok(client.ExportVpnConnectionPeerConfiguration(&model.ExportVpnConnectionPeerConfigurationRequest{
+		VpnConnectionId: connection,
+		Body:            &model.ExportPeerConfigurationRequestBody{Vendor: "strongSwan", Type: "swanctl", Model: "Linux", Version: "5.9"},
+	}))(t)
+	if text := *exported.PeerConfig; !strings.Contains(text, "remote_addrs = "+eip1) {
+		t.Errorf("the configuration is %s", text)
+	}
 }
 
 // gone waits until showing an object answers that it is not there.

@@ -26,6 +26,7 @@ func TestLifecycle(t *testing.T) {
 	gatewayDetails(t, client, gateway, connection)
 	monitor(t, client, connection)
 	tags(t, client, connection)
+	peerConfiguration(t, client, connection)
 	refusals(t, client, gateway, peer, connection)
 	batchOfConnections(t, client, gateway)
 	deleteAll(t, client, gateway, peer, connection)
