@@ -16,6 +16,9 @@ import (
 // that would change something if it got through.
 func everyOperation(gateway, customerGateway, connection, monitor string) map[string][3]any {
 	device := object{"vendor": "strongSwan", "type": "swanctl", "model": "Linux", "version": "5.9"}
+	certificate := object{"certificate": object{
+		"certificate": "C", "private_key": "K", "certificate_chain": "A", "enc_certificate": "E", "enc_private_key": "L",
+	}}
 	tags := object{"tags": []object{{"key": "taken"}}}
 	return map[string][3]any{
 		"ListResourcesByTags":                   {http.MethodPost, path("vpn-connection", "resource-instances", "filter"), object{}},
@@ -26,6 +29,13 @@ func everyOperation(gateway, customerGateway, connection, monitor string) map[st
 		"ListProjectTags":                       {http.MethodGet, path("vpn-connection", "tags"), nil},
 		"ExportVpnConnectionPeerConfiguration":  {http.MethodPost, path("vpn-connection", connection, "peer-configuration", "export"), device},
 		"ListPeerConfigurationSupportedDevices": {http.MethodGet, path("peer-configuration", "supported-devices"), nil},
+		"CreateVgwCertificate":                  {http.MethodPost, path("vpn-gateways", gateway, "certificate"), certificate},
+		"ShowVpnGatewayCertificate":             {http.MethodGet, path("vpn-gateways", gateway, "certificate"), nil},
+		"UpdateVgwCertificate":                  {http.MethodPut, path("vpn-gateways", gateway, "certificate", vpcID), certificate},
+		"ListVpnGatewayCertificates":            {http.MethodGet, path("vpn-gateway-certificates"), nil},
+		"UpgradeVpnGateway":                     {http.MethodPost, path("vpn-gateways", gateway, "upgrade"), object{"action": "start"}},
+		"ListVpnGatewayJobs":                    {http.MethodGet, path("vpn-gateways", "jobs"), nil},
+		"DeleteVpnGatewayJob":                   {http.MethodDelete, path("vpn-gateways", "jobs", vpcID), nil},
 		"ShowQuotasInfo":                        {http.MethodGet, path("vpn", "quotas"), nil},
 		"CreateConnectionMonitor":               {http.MethodPost, path("connection-monitors"), object{"connection_monitor": object{"vpn_connection_id": connection}}},
 		"ListConnectionMonitors":                {http.MethodGet, path("connection-monitors"), nil},
@@ -120,10 +130,11 @@ func (b *bench) everything() string {
 
 func TestRoles(t *testing.T) {
 	for role, refused := range map[string][]string{
-		"operator": {"CreateVgw", "UpdateVgw", "UpdatePostpaidVgwSpecification", "DeleteVgw"},
+		"operator": {"CreateVgwCertificate", "UpdateVgwCertificate", "UpgradeVpnGateway", "DeleteVpnGatewayJob", "CreateVgw", "UpdateVgw", "UpdatePostpaidVgwSpecification", "DeleteVgw"},
 		"readonly": {
 			"CreateVgw", "UpdateVgw", "UpdatePostpaidVgwSpecification", "DeleteVgw", "CreateCgw", "UpdateCgw", "DeleteCgw", "CreateVpnConnection", "BatchCreateVpnConnection",
 			"UpdateVpnConnection", "DeleteVpnConnection", "ResetVpnConnection", "CreateConnectionMonitor", "DeleteConnectionMonitor",
+			"CreateVgwCertificate", "UpdateVgwCertificate", "UpgradeVpnGateway", "DeleteVpnGatewayJob",
 			"BatchCreateResourceTags", "BatchDeleteResourceTags",
 		},
 	} {

@@ -451,6 +451,54 @@ func (e IpsecPolicyTransformProtocol) Valid() bool {
 	}
 }
 
+// Defines values for JobJobType.
+const (
+	JobRollback JobJobType = "rollback"
+	JobUpgrade  JobJobType = "upgrade"
+)
+
+// Valid indicates whether the value is a known member of the JobJobType enum.
+func (e JobJobType) Valid() bool {
+	switch e {
+	case JobRollback:
+		return true
+	case JobUpgrade:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for JobStatus.
+const (
+	JobFail            JobStatus = "fail"
+	JobPendingConfirm  JobStatus = "pending_upgrade_confirm"
+	JobRollbackSuccess JobStatus = "rollback_success"
+	JobRollingBack     JobStatus = "rolling_back"
+	JobSuccess         JobStatus = "success"
+	JobUpgrading       JobStatus = "upgrading"
+)
+
+// Valid indicates whether the value is a known member of the JobStatus enum.
+func (e JobStatus) Valid() bool {
+	switch e {
+	case JobFail:
+		return true
+	case JobPendingConfirm:
+		return true
+	case JobRollbackSuccess:
+		return true
+	case JobRollingBack:
+		return true
+	case JobSuccess:
+		return true
+	case JobUpgrading:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for NegotiationMode.
 const (
 	Aggressive NegotiationMode = "aggressive"
@@ -715,6 +763,27 @@ func (e TemplatePfs) Valid() bool {
 	}
 }
 
+// Defines values for UpgradeRequestBodyAction.
+const (
+	UpgradeFinish   UpgradeRequestBodyAction = "finish"
+	UpgradeRollback UpgradeRequestBodyAction = "rollback"
+	UpgradeStart    UpgradeRequestBodyAction = "start"
+)
+
+// Valid indicates whether the value is a known member of the UpgradeRequestBodyAction enum.
+func (e UpgradeRequestBodyAction) Valid() bool {
+	switch e {
+	case UpgradeFinish:
+		return true
+	case UpgradeRollback:
+		return true
+	case UpgradeStart:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for VgwStatus.
 const (
 	VgwStatusACTIVE                VgwStatus = "ACTIVE"
@@ -829,6 +898,27 @@ func (e VpnConnectionStyle) Valid() bool {
 	case POLICYTEMPLATE:
 		return true
 	case STATIC:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for VpnGatewayCertificateStatus.
+const (
+	CertificateBinding VpnGatewayCertificateStatus = "BINDING"
+	CertificateBound   VpnGatewayCertificateStatus = "BOUND"
+	CertificateFault   VpnGatewayCertificateStatus = "FAULT"
+)
+
+// Valid indicates whether the value is a known member of the VpnGatewayCertificateStatus enum.
+func (e VpnGatewayCertificateStatus) Valid() bool {
+	switch e {
+	case CertificateBinding:
+		return true
+	case CertificateBound:
+		return true
+	case CertificateFault:
 		return true
 	default:
 		return false
@@ -993,6 +1083,15 @@ type CaCertificateRequest struct {
 	// ID An id, usually a UUID of 36 characters.
 	ID *ObjectID `json:"id,omitempty"`
 }
+
+// CertificateChainText PEM.
+type CertificateChainText = string
+
+// CertificateName defines model for CertificateName.
+type CertificateName = string
+
+// CertificateText PEM.
+type CertificateText = string
 
 // Cgw defines model for Cgw.
 type Cgw struct {
@@ -1172,6 +1271,27 @@ type CreateVgw struct {
 
 	// VpcID An id, usually a UUID of 36 characters.
 	VpcID *ObjectID `json:"vpc_id,omitempty"`
+}
+
+// CreateVgwCertificateRequestBody defines model for CreateVgwCertificateRequestBody.
+type CreateVgwCertificateRequestBody struct {
+	Certificate struct {
+		// Certificate PEM.
+		Certificate CertificateText `json:"certificate"`
+
+		// CertificateChain PEM.
+		CertificateChain CertificateChainText `json:"certificate_chain"`
+
+		// EncCertificate PEM.
+		EncCertificate CertificateText `json:"enc_certificate"`
+
+		// EncPrivateKey PEM. Never returned.
+		EncPrivateKey *PrivateKeyText  `json:"enc_private_key,omitempty"`
+		Name          *CertificateName `json:"name,omitempty"`
+
+		// PrivateKey PEM. Never returned.
+		PrivateKey *PrivateKeyText `json:"private_key,omitempty"`
+	} `json:"certificate"`
 }
 
 // CreateVgwRequestBody defines model for CreateVgwRequestBody.
@@ -1411,6 +1531,31 @@ type IpsecSaListResponseBody struct {
 	SaInfos   []SaInfo `json:"sa_infos"`
 }
 
+// Job defines model for Job.
+type Job struct {
+	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CreatedAt Time `json:"created_at"`
+
+	// FinishedAt UTC, as 2024-12-24T07:08:32.730Z.
+	FinishedAt *Time      `json:"finished_at,omitempty"`
+	ID         string     `json:"id"`
+	JobType    JobJobType `json:"job_type"`
+	ResourceID string     `json:"resource_id"`
+	Status     JobStatus  `json:"status"`
+}
+
+// JobJobType defines model for Job.JobType.
+type JobJobType string
+
+// JobStatus defines model for Job.Status.
+type JobStatus string
+
+// JobListResponseBody defines model for JobListResponseBody.
+type JobListResponseBody struct {
+	Jobs      []Job  `json:"jobs"`
+	RequestID string `json:"request_id"`
+}
+
 // Name 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_`, `-` and `.`.
 type Name = string
 
@@ -1483,6 +1628,9 @@ type PolicyTemplate struct {
 		Pfs                     *TemplatePfs            `json:"pfs,omitempty"`
 	} `json:"ipsec_policy,omitempty"`
 }
+
+// PrivateKeyText PEM. Never returned.
+type PrivateKeyText = string
 
 // ProjectTag defines model for ProjectTag.
 type ProjectTag struct {
@@ -1767,6 +1915,28 @@ type UpdateVgw struct {
 	PolicyTemplate *PolicyTemplate `json:"policy_template,omitempty"`
 }
 
+// UpdateVgwCertificateRequestBody defines model for UpdateVgwCertificateRequestBody.
+type UpdateVgwCertificateRequestBody struct {
+	// Certificate None of the five texts, or all of them.
+	Certificate struct {
+		// Certificate PEM.
+		Certificate *CertificateText `json:"certificate,omitempty"`
+
+		// CertificateChain PEM.
+		CertificateChain *CertificateChainText `json:"certificate_chain,omitempty"`
+
+		// EncCertificate PEM.
+		EncCertificate *CertificateText `json:"enc_certificate,omitempty"`
+
+		// EncPrivateKey PEM. Never returned.
+		EncPrivateKey *PrivateKeyText  `json:"enc_private_key,omitempty"`
+		Name          *CertificateName `json:"name,omitempty"`
+
+		// PrivateKey PEM. Never returned.
+		PrivateKey *PrivateKeyText `json:"private_key,omitempty"`
+	} `json:"certificate"`
+}
+
 // UpdateVgwRequestBody defines model for UpdateVgwRequestBody.
 type UpdateVgwRequestBody struct {
 	VpnGateway UpdateVgw `json:"vpn_gateway"`
@@ -1815,6 +1985,20 @@ type UpdateVpnConnection struct {
 // UpdateVpnConnectionRequestBody defines model for UpdateVpnConnectionRequestBody.
 type UpdateVpnConnectionRequestBody struct {
 	VpnConnection UpdateVpnConnection `json:"vpn_connection"`
+}
+
+// UpgradeRequestBody defines model for UpgradeRequestBody.
+type UpgradeRequestBody struct {
+	Action UpgradeRequestBodyAction `json:"action"`
+}
+
+// UpgradeRequestBodyAction defines model for UpgradeRequestBody.Action.
+type UpgradeRequestBodyAction string
+
+// UpgradeResponseBody defines model for UpgradeResponseBody.
+type UpgradeResponseBody struct {
+	JobID     string `json:"job_id"`
+	RequestID string `json:"request_id"`
 }
 
 // Vgw defines model for Vgw.
@@ -1900,6 +2084,18 @@ type VgwStatus string
 
 // VgwUpgradeInfo defines model for Vgw.UpgradeInfo.
 type VgwUpgradeInfo string
+
+// VgwCertificateListResponseBody defines model for VgwCertificateListResponseBody.
+type VgwCertificateListResponseBody struct {
+	RequestID              string                  `json:"request_id"`
+	VpnGatewayCertificates []VpnGatewayCertificate `json:"vpn_gateway_certificates"`
+}
+
+// VgwCertificateResponseBody defines model for VgwCertificateResponseBody.
+type VgwCertificateResponseBody struct {
+	Certificate VpnGatewayCertificate `json:"certificate"`
+	RequestID   string                `json:"request_id"`
+}
 
 // VgwListResponseBody defines model for VgwListResponseBody.
 type VgwListResponseBody struct {
@@ -1994,6 +2190,40 @@ type VpnConnectionResponseBody struct {
 	VpnConnection VpnConnection `json:"vpn_connection"`
 }
 
+// VpnGatewayCertificate defines model for VpnGatewayCertificate.
+type VpnGatewayCertificate struct {
+	// CertificateChainExpireTime UTC, as 2024-12-24T07:08:32.730Z.
+	CertificateChainExpireTime   *Time   `json:"certificate_chain_expire_time,omitempty"`
+	CertificateChainSerialNumber *string `json:"certificate_chain_serial_number,omitempty"`
+	CertificateChainSubject      *string `json:"certificate_chain_subject,omitempty"`
+
+	// CertificateExpireTime UTC, as 2024-12-24T07:08:32.730Z.
+	CertificateExpireTime   *Time   `json:"certificate_expire_time,omitempty"`
+	CertificateSerialNumber *string `json:"certificate_serial_number,omitempty"`
+	CertificateSubject      *string `json:"certificate_subject,omitempty"`
+
+	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CreatedAt *Time `json:"created_at,omitempty"`
+
+	// EncCertificateExpireTime UTC, as 2024-12-24T07:08:32.730Z.
+	EncCertificateExpireTime   *Time                        `json:"enc_certificate_expire_time,omitempty"`
+	EncCertificateSerialNumber *string                      `json:"enc_certificate_serial_number,omitempty"`
+	EncCertificateSubject      *string                      `json:"enc_certificate_subject,omitempty"`
+	ID                         string                       `json:"id"`
+	Issuer                     *string                      `json:"issuer,omitempty"`
+	Name                       string                       `json:"name"`
+	ProjectID                  *string                      `json:"project_id,omitempty"`
+	SignatureAlgorithm         *string                      `json:"signature_algorithm,omitempty"`
+	Status                     *VpnGatewayCertificateStatus `json:"status,omitempty"`
+
+	// UpdatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	UpdatedAt *Time  `json:"updated_at,omitempty"`
+	VgwID     string `json:"vgw_id"`
+}
+
+// VpnGatewayCertificateStatus defines model for VpnGatewayCertificate.Status.
+type VpnGatewayCertificateStatus string
+
 // ZonesOfFlavor defines model for ZonesOfFlavor.
 type ZonesOfFlavor struct {
 	Er  []string `json:"er"`
@@ -2075,6 +2305,17 @@ type ListVpnConnectionsParams struct {
 	Marker *Marker `form:"marker,omitempty" json:"marker,omitempty"`
 }
 
+// ListVpnGatewayCertificatesParams defines parameters for ListVpnGatewayCertificates.
+type ListVpnGatewayCertificatesParams struct {
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page.
+	Marker *Marker `form:"marker,omitempty" json:"marker,omitempty"`
+
+	// PreExpireDays Only certificates that end within so many days.
+	PreExpireDays *int `form:"pre_expire_days,omitempty" json:"pre_expire_days,omitempty"`
+}
+
 // ListVgwsParams defines parameters for ListVgws.
 type ListVgwsParams struct {
 	// EnterpriseProjectID Only objects of these enterprise projects. The parameter may be repeated.
@@ -2082,6 +2323,16 @@ type ListVgwsParams struct {
 
 	// VgwID Only the gateway of this id.
 	VgwID *string `form:"vgw_id,omitempty" json:"vgw_id,omitempty"`
+}
+
+// ListVpnGatewayJobsParams defines parameters for ListVpnGatewayJobs.
+type ListVpnGatewayJobsParams struct {
+	// ResourceID Only jobs of this gateway.
+	ResourceID *string `form:"resource_id,omitempty" json:"resource_id,omitempty"`
+	Limit      *int    `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page.
+	Marker *Marker `form:"marker,omitempty" json:"marker,omitempty"`
 }
 
 // ShowVpnGatewayRoutingTableParams defines parameters for ShowVpnGatewayRoutingTable.
@@ -2136,8 +2387,17 @@ type CreateVgwJSONRequestBody = CreateVgwRequestBody
 // UpdateVgwJSONRequestBody defines body for UpdateVgw for application/json ContentType.
 type UpdateVgwJSONRequestBody = UpdateVgwRequestBody
 
+// CreateVgwCertificateJSONRequestBody defines body for CreateVgwCertificate for application/json ContentType.
+type CreateVgwCertificateJSONRequestBody = CreateVgwCertificateRequestBody
+
+// UpdateVgwCertificateJSONRequestBody defines body for UpdateVgwCertificate for application/json ContentType.
+type UpdateVgwCertificateJSONRequestBody = UpdateVgwCertificateRequestBody
+
 // UpdatePostpaidVgwSpecificationJSONRequestBody defines body for UpdatePostpaidVgwSpecification for application/json ContentType.
 type UpdatePostpaidVgwSpecificationJSONRequestBody = UpdateVgwSpecificationRequestBody
+
+// UpgradeVpnGatewayJSONRequestBody defines body for UpgradeVpnGateway for application/json ContentType.
+type UpgradeVpnGatewayJSONRequestBody = UpgradeRequestBody
 
 // CountResourcesByTagsJSONRequestBody defines body for CountResourcesByTags for application/json ContentType.
 type CountResourcesByTagsJSONRequestBody = ResourceFilter
@@ -2284,6 +2544,9 @@ type ServerInterface interface {
 	// BatchCreateVpnConnection Create one or two connections of a gateway, all or none
 	// (POST /v5/{project_id}/vpn-connections/batch-create)
 	BatchCreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	// ListVpnGatewayCertificates List the certificates of all gateways
+	// (GET /v5/{project_id}/vpn-gateway-certificates)
+	ListVpnGatewayCertificates(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnGatewayCertificatesParams)
 	// ListVgws List all gateways, newest first
 	// (GET /v5/{project_id}/vpn-gateways)
 	ListVgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVgwsParams)
@@ -2293,6 +2556,12 @@ type ServerInterface interface {
 	// ListAvailabilityZones List the zones that offer gateways, by flavor and attachment
 	// (GET /v5/{project_id}/vpn-gateways/availability-zones)
 	ListAvailabilityZones(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	// ListVpnGatewayJobs List the jobs of gateways
+	// (GET /v5/{project_id}/vpn-gateways/jobs)
+	ListVpnGatewayJobs(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnGatewayJobsParams)
+	// DeleteVpnGatewayJob Delete the record of a job that has finished
+	// (DELETE /v5/{project_id}/vpn-gateways/jobs/{job_id})
+	DeleteVpnGatewayJob(w http.ResponseWriter, r *http.Request, projectID ProjectID, jobID string)
 	// DeleteVgw Delete a gateway that has no connections
 	// (DELETE /v5/{project_id}/vpn-gateways/{vgw_id})
 	DeleteVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
@@ -2302,12 +2571,24 @@ type ServerInterface interface {
 	// UpdateVgw Change a gateway
 	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id})
 	UpdateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
+	// ShowVpnGatewayCertificate Show the certificates of a gateway of flavor GM
+	// (GET /v5/{project_id}/vpn-gateways/{vgw_id}/certificate)
+	ShowVpnGatewayCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
+	// CreateVgwCertificate Import the certificates of a gateway of flavor GM, which this release does not support
+	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/certificate)
+	CreateVgwCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
+	// UpdateVgwCertificate Change the certificates of a gateway of flavor GM
+	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id}/certificate/{certificate_id})
+	UpdateVgwCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID, certificateID string)
 	// ShowVpnGatewayRoutingTable Show the routes that are in force, by destination
 	// (GET /v5/{project_id}/vpn-gateways/{vgw_id}/routing-table)
 	ShowVpnGatewayRoutingTable(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID, params ShowVpnGatewayRoutingTableParams)
 	// UpdatePostpaidVgwSpecification Change the flavor of a gateway to one of its supported_flavors
 	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/update-specification)
 	UpdatePostpaidVgwSpecification(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
+	// UpgradeVpnGateway Take a step of an upgrade
+	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/upgrade)
+	UpgradeVpnGateway(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
 	// ShowQuotasInfo Show how many objects the project may have, and has
 	// (GET /v5/{project_id}/vpn/quotas)
 	ShowQuotasInfo(w http.ResponseWriter, r *http.Request, projectID ProjectID)
@@ -3218,6 +3499,74 @@ func (siw *ServerInterfaceWrapper) BatchCreateVpnConnection(w http.ResponseWrite
 	handler.ServeHTTP(w, r)
 }
 
+// ListVpnGatewayCertificates operation middleware
+func (siw *ServerInterfaceWrapper) ListVpnGatewayCertificates(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListVpnGatewayCertificatesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "pre_expire_days" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "pre_expire_days", r.URL.Query(), &params.PreExpireDays, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "pre_expire_days"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pre_expire_days", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListVpnGatewayCertificates(w, r, projectID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListVgws operation middleware
 func (siw *ServerInterfaceWrapper) ListVgws(w http.ResponseWriter, r *http.Request) {
 
@@ -3325,6 +3674,109 @@ func (siw *ServerInterfaceWrapper) ListAvailabilityZones(w http.ResponseWriter, 
 	handler.ServeHTTP(w, r)
 }
 
+// ListVpnGatewayJobs operation middleware
+func (siw *ServerInterfaceWrapper) ListVpnGatewayJobs(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListVpnGatewayJobsParams
+
+	// ------------- Optional query parameter "resource_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "resource_id", r.URL.Query(), &params.ResourceID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "resource_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListVpnGatewayJobs(w, r, projectID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteVpnGatewayJob operation middleware
+func (siw *ServerInterfaceWrapper) DeleteVpnGatewayJob(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "job_id" -------------
+	var jobID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "job_id", r.PathValue("job_id"), &jobID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "job_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteVpnGatewayJob(w, r, projectID, jobID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // DeleteVgw operation middleware
 func (siw *ServerInterfaceWrapper) DeleteVgw(w http.ResponseWriter, r *http.Request) {
 
@@ -3421,6 +3873,120 @@ func (siw *ServerInterfaceWrapper) UpdateVgw(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdateVgw(w, r, projectID, vgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowVpnGatewayCertificate operation middleware
+func (siw *ServerInterfaceWrapper) ShowVpnGatewayCertificate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vgw_id" -------------
+	var vgwID VgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowVpnGatewayCertificate(w, r, projectID, vgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateVgwCertificate operation middleware
+func (siw *ServerInterfaceWrapper) CreateVgwCertificate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vgw_id" -------------
+	var vgwID VgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateVgwCertificate(w, r, projectID, vgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateVgwCertificate operation middleware
+func (siw *ServerInterfaceWrapper) UpdateVgwCertificate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vgw_id" -------------
+	var vgwID VgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vgw_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "certificate_id" -------------
+	var certificateID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "certificate_id", r.PathValue("certificate_id"), &certificateID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "certificate_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateVgwCertificate(w, r, projectID, vgwID, certificateID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3546,6 +4112,41 @@ func (siw *ServerInterfaceWrapper) UpdatePostpaidVgwSpecification(w http.Respons
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdatePostpaidVgwSpecification(w, r, projectID, vgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpgradeVpnGateway operation middleware
+func (siw *ServerInterfaceWrapper) UpgradeVpnGateway(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vgw_id" -------------
+	var vgwID VgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpgradeVpnGateway(w, r, projectID, vgwID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3971,6 +4572,13 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways", wrapper.CreateVgw)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/availability-zones", wrapper.ListAvailabilityZones)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5.1/{project_id}/vpn-gateways/availability-zones", wrapper.ListExtendedAvailabilityZones)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/certificate", wrapper.ShowVpnGatewayCertificate)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/certificate", wrapper.CreateVgwCertificate)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/certificate/{certificate_id}", wrapper.UpdateVgwCertificate)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateway-certificates", wrapper.ListVpnGatewayCertificates)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/upgrade", wrapper.UpgradeVpnGateway)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/jobs", wrapper.ListVpnGatewayJobs)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/jobs/{job_id}", wrapper.DeleteVpnGatewayJob)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/update-specification", wrapper.UpdatePostpaidVgwSpecification)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/routing-table", wrapper.ShowVpnGatewayRoutingTable)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}", wrapper.DeleteVgw)
@@ -4916,6 +5524,46 @@ func (response BatchCreateVpnConnectiondefaultJSONResponse) VisitBatchCreateVpnC
 	return err
 }
 
+type ListVpnGatewayCertificatesRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    ListVpnGatewayCertificatesParams
+}
+
+type ListVpnGatewayCertificatesResponseObject interface {
+	VisitListVpnGatewayCertificatesResponse(w http.ResponseWriter) error
+}
+
+type ListVpnGatewayCertificates200JSONResponse VgwCertificateListResponseBody
+
+func (response ListVpnGatewayCertificates200JSONResponse) VisitListVpnGatewayCertificatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnGatewayCertificatesdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListVpnGatewayCertificatesdefaultJSONResponse) VisitListVpnGatewayCertificatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListVgwsRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
 	Params    ListVgwsParams
@@ -5024,6 +5672,80 @@ type ListAvailabilityZonesdefaultJSONResponse struct {
 }
 
 func (response ListAvailabilityZonesdefaultJSONResponse) VisitListAvailabilityZonesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnGatewayJobsRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    ListVpnGatewayJobsParams
+}
+
+type ListVpnGatewayJobsResponseObject interface {
+	VisitListVpnGatewayJobsResponse(w http.ResponseWriter) error
+}
+
+type ListVpnGatewayJobs200JSONResponse JobListResponseBody
+
+func (response ListVpnGatewayJobs200JSONResponse) VisitListVpnGatewayJobsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnGatewayJobsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListVpnGatewayJobsdefaultJSONResponse) VisitListVpnGatewayJobsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteVpnGatewayJobRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	JobID     string    `json:"job_id"`
+}
+
+type DeleteVpnGatewayJobResponseObject interface {
+	VisitDeleteVpnGatewayJobResponse(w http.ResponseWriter) error
+}
+
+type DeleteVpnGatewayJob204Response struct {
+}
+
+func (response DeleteVpnGatewayJob204Response) VisitDeleteVpnGatewayJobResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteVpnGatewayJobdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteVpnGatewayJobdefaultJSONResponse) VisitDeleteVpnGatewayJobResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -5150,6 +5872,129 @@ func (response UpdateVgwdefaultJSONResponse) VisitUpdateVgwResponse(w http.Respo
 	return err
 }
 
+type ShowVpnGatewayCertificateRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	VgwID     VgwID     `json:"vgw_id"`
+}
+
+type ShowVpnGatewayCertificateResponseObject interface {
+	VisitShowVpnGatewayCertificateResponse(w http.ResponseWriter) error
+}
+
+type ShowVpnGatewayCertificate200JSONResponse VgwCertificateResponseBody
+
+func (response ShowVpnGatewayCertificate200JSONResponse) VisitShowVpnGatewayCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnGatewayCertificatedefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowVpnGatewayCertificatedefaultJSONResponse) VisitShowVpnGatewayCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVgwCertificateRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	VgwID     VgwID     `json:"vgw_id"`
+	Body      *CreateVgwCertificateJSONRequestBody
+}
+
+type CreateVgwCertificateResponseObject interface {
+	VisitCreateVgwCertificateResponse(w http.ResponseWriter) error
+}
+
+type CreateVgwCertificate201JSONResponse VgwCertificateResponseBody
+
+func (response CreateVgwCertificate201JSONResponse) VisitCreateVgwCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVgwCertificatedefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CreateVgwCertificatedefaultJSONResponse) VisitCreateVgwCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVgwCertificateRequestObject struct {
+	ProjectID     ProjectID `json:"project_id"`
+	VgwID         VgwID     `json:"vgw_id"`
+	CertificateID string    `json:"certificate_id"`
+	Body          *UpdateVgwCertificateJSONRequestBody
+}
+
+type UpdateVgwCertificateResponseObject interface {
+	VisitUpdateVgwCertificateResponse(w http.ResponseWriter) error
+}
+
+type UpdateVgwCertificate200JSONResponse VgwCertificateResponseBody
+
+func (response UpdateVgwCertificate200JSONResponse) VisitUpdateVgwCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVgwCertificatedefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpdateVgwCertificatedefaultJSONResponse) VisitUpdateVgwCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ShowVpnGatewayRoutingTableRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
 	VgwID     VgwID     `json:"vgw_id"`
@@ -5221,6 +6066,47 @@ type UpdatePostpaidVgwSpecificationdefaultJSONResponse struct {
 }
 
 func (response UpdatePostpaidVgwSpecificationdefaultJSONResponse) VisitUpdatePostpaidVgwSpecificationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpgradeVpnGatewayRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	VgwID     VgwID     `json:"vgw_id"`
+	Body      *UpgradeVpnGatewayJSONRequestBody
+}
+
+type UpgradeVpnGatewayResponseObject interface {
+	VisitUpgradeVpnGatewayResponse(w http.ResponseWriter) error
+}
+
+type UpgradeVpnGateway202JSONResponse UpgradeResponseBody
+
+func (response UpgradeVpnGateway202JSONResponse) VisitUpgradeVpnGatewayResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpgradeVpnGatewaydefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpgradeVpnGatewaydefaultJSONResponse) VisitUpgradeVpnGatewayResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -5578,6 +6464,9 @@ type StrictServerInterface interface {
 	// BatchCreateVpnConnection Create one or two connections of a gateway, all or none
 	// (POST /v5/{project_id}/vpn-connections/batch-create)
 	BatchCreateVpnConnection(ctx context.Context, request BatchCreateVpnConnectionRequestObject) (BatchCreateVpnConnectionResponseObject, error)
+	// ListVpnGatewayCertificates List the certificates of all gateways
+	// (GET /v5/{project_id}/vpn-gateway-certificates)
+	ListVpnGatewayCertificates(ctx context.Context, request ListVpnGatewayCertificatesRequestObject) (ListVpnGatewayCertificatesResponseObject, error)
 	// ListVgws List all gateways, newest first
 	// (GET /v5/{project_id}/vpn-gateways)
 	ListVgws(ctx context.Context, request ListVgwsRequestObject) (ListVgwsResponseObject, error)
@@ -5587,6 +6476,12 @@ type StrictServerInterface interface {
 	// ListAvailabilityZones List the zones that offer gateways, by flavor and attachment
 	// (GET /v5/{project_id}/vpn-gateways/availability-zones)
 	ListAvailabilityZones(ctx context.Context, request ListAvailabilityZonesRequestObject) (ListAvailabilityZonesResponseObject, error)
+	// ListVpnGatewayJobs List the jobs of gateways
+	// (GET /v5/{project_id}/vpn-gateways/jobs)
+	ListVpnGatewayJobs(ctx context.Context, request ListVpnGatewayJobsRequestObject) (ListVpnGatewayJobsResponseObject, error)
+	// DeleteVpnGatewayJob Delete the record of a job that has finished
+	// (DELETE /v5/{project_id}/vpn-gateways/jobs/{job_id})
+	DeleteVpnGatewayJob(ctx context.Context, request DeleteVpnGatewayJobRequestObject) (DeleteVpnGatewayJobResponseObject, error)
 	// DeleteVgw Delete a gateway that has no connections
 	// (DELETE /v5/{project_id}/vpn-gateways/{vgw_id})
 	DeleteVgw(ctx context.Context, request DeleteVgwRequestObject) (DeleteVgwResponseObject, error)
@@ -5596,12 +6491,24 @@ type StrictServerInterface interface {
 	// UpdateVgw Change a gateway
 	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id})
 	UpdateVgw(ctx context.Context, request UpdateVgwRequestObject) (UpdateVgwResponseObject, error)
+	// ShowVpnGatewayCertificate Show the certificates of a gateway of flavor GM
+	// (GET /v5/{project_id}/vpn-gateways/{vgw_id}/certificate)
+	ShowVpnGatewayCertificate(ctx context.Context, request ShowVpnGatewayCertificateRequestObject) (ShowVpnGatewayCertificateResponseObject, error)
+	// CreateVgwCertificate Import the certificates of a gateway of flavor GM, which this release does not support
+	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/certificate)
+	CreateVgwCertificate(ctx context.Context, request CreateVgwCertificateRequestObject) (CreateVgwCertificateResponseObject, error)
+	// UpdateVgwCertificate Change the certificates of a gateway of flavor GM
+	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id}/certificate/{certificate_id})
+	UpdateVgwCertificate(ctx context.Context, request UpdateVgwCertificateRequestObject) (UpdateVgwCertificateResponseObject, error)
 	// ShowVpnGatewayRoutingTable Show the routes that are in force, by destination
 	// (GET /v5/{project_id}/vpn-gateways/{vgw_id}/routing-table)
 	ShowVpnGatewayRoutingTable(ctx context.Context, request ShowVpnGatewayRoutingTableRequestObject) (ShowVpnGatewayRoutingTableResponseObject, error)
 	// UpdatePostpaidVgwSpecification Change the flavor of a gateway to one of its supported_flavors
 	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/update-specification)
 	UpdatePostpaidVgwSpecification(ctx context.Context, request UpdatePostpaidVgwSpecificationRequestObject) (UpdatePostpaidVgwSpecificationResponseObject, error)
+	// UpgradeVpnGateway Take a step of an upgrade
+	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/upgrade)
+	UpgradeVpnGateway(ctx context.Context, request UpgradeVpnGatewayRequestObject) (UpgradeVpnGatewayResponseObject, error)
 	// ShowQuotasInfo Show how many objects the project may have, and has
 	// (GET /v5/{project_id}/vpn/quotas)
 	ShowQuotasInfo(ctx context.Context, request ShowQuotasInfoRequestObject) (ShowQuotasInfoResponseObject, error)
@@ -6331,6 +7238,33 @@ func (sh *strictHandler) BatchCreateVpnConnection(w http.ResponseWriter, r *http
 	}
 }
 
+// ListVpnGatewayCertificates operation middleware
+func (sh *strictHandler) ListVpnGatewayCertificates(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnGatewayCertificatesParams) {
+	var request ListVpnGatewayCertificatesRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListVpnGatewayCertificates(ctx, request.(ListVpnGatewayCertificatesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListVpnGatewayCertificates")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListVpnGatewayCertificatesResponseObject); ok {
+		if err := validResponse.VisitListVpnGatewayCertificatesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListVgws operation middleware
 func (sh *strictHandler) ListVgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVgwsParams) {
 	var request ListVgwsRequestObject
@@ -6410,6 +7344,60 @@ func (sh *strictHandler) ListAvailabilityZones(w http.ResponseWriter, r *http.Re
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListAvailabilityZonesResponseObject); ok {
 		if err := validResponse.VisitListAvailabilityZonesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListVpnGatewayJobs operation middleware
+func (sh *strictHandler) ListVpnGatewayJobs(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnGatewayJobsParams) {
+	var request ListVpnGatewayJobsRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListVpnGatewayJobs(ctx, request.(ListVpnGatewayJobsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListVpnGatewayJobs")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListVpnGatewayJobsResponseObject); ok {
+		if err := validResponse.VisitListVpnGatewayJobsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteVpnGatewayJob operation middleware
+func (sh *strictHandler) DeleteVpnGatewayJob(w http.ResponseWriter, r *http.Request, projectID ProjectID, jobID string) {
+	var request DeleteVpnGatewayJobRequestObject
+
+	request.ProjectID = projectID
+	request.JobID = jobID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteVpnGatewayJob(ctx, request.(DeleteVpnGatewayJobRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteVpnGatewayJob")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteVpnGatewayJobResponseObject); ok {
+		if err := validResponse.VisitDeleteVpnGatewayJobResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -6505,6 +7493,102 @@ func (sh *strictHandler) UpdateVgw(w http.ResponseWriter, r *http.Request, proje
 	}
 }
 
+// ShowVpnGatewayCertificate operation middleware
+func (sh *strictHandler) ShowVpnGatewayCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
+	var request ShowVpnGatewayCertificateRequestObject
+
+	request.ProjectID = projectID
+	request.VgwID = vgwID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowVpnGatewayCertificate(ctx, request.(ShowVpnGatewayCertificateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowVpnGatewayCertificate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowVpnGatewayCertificateResponseObject); ok {
+		if err := validResponse.VisitShowVpnGatewayCertificateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateVgwCertificate operation middleware
+func (sh *strictHandler) CreateVgwCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
+	var request CreateVgwCertificateRequestObject
+
+	request.ProjectID = projectID
+	request.VgwID = vgwID
+
+	var body CreateVgwCertificateJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateVgwCertificate(ctx, request.(CreateVgwCertificateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateVgwCertificate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateVgwCertificateResponseObject); ok {
+		if err := validResponse.VisitCreateVgwCertificateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdateVgwCertificate operation middleware
+func (sh *strictHandler) UpdateVgwCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID, certificateID string) {
+	var request UpdateVgwCertificateRequestObject
+
+	request.ProjectID = projectID
+	request.VgwID = vgwID
+	request.CertificateID = certificateID
+
+	var body UpdateVgwCertificateJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateVgwCertificate(ctx, request.(UpdateVgwCertificateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateVgwCertificate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateVgwCertificateResponseObject); ok {
+		if err := validResponse.VisitUpdateVgwCertificateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ShowVpnGatewayRoutingTable operation middleware
 func (sh *strictHandler) ShowVpnGatewayRoutingTable(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID, params ShowVpnGatewayRoutingTableParams) {
 	var request ShowVpnGatewayRoutingTableRequestObject
@@ -6560,6 +7644,40 @@ func (sh *strictHandler) UpdatePostpaidVgwSpecification(w http.ResponseWriter, r
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UpdatePostpaidVgwSpecificationResponseObject); ok {
 		if err := validResponse.VisitUpdatePostpaidVgwSpecificationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpgradeVpnGateway operation middleware
+func (sh *strictHandler) UpgradeVpnGateway(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
+	var request UpgradeVpnGatewayRequestObject
+
+	request.ProjectID = projectID
+	request.VgwID = vgwID
+
+	var body UpgradeVpnGatewayJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpgradeVpnGateway(ctx, request.(UpgradeVpnGatewayRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpgradeVpnGateway")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpgradeVpnGatewayResponseObject); ok {
+		if err := validResponse.VisitUpgradeVpnGatewayResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

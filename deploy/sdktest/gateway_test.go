@@ -54,3 +54,35 @@ func gatewayDetails(t *testing.T, client *vpn.VpnClient, gateway, connection str
 	}
 	poll(t, "gateway", gatewayStatus(t, client, gateway), "ACTIVE")
 }
+
+// refusedOfGateways are the operations that this release has no gateway for.
+func refusedOfGateways(t *testing.T, client *vpn.VpnClient, gateway string) {
+	t.Helper()
+	_, err := client.UpgradeVpnGateway(&model.UpgradeVpnGatewayRequest{
+		VgwId: gateway, Body: &model.UpgradeRequestBody{Action: model.GetUpgradeRequestBodyActionEnum().START},
+	})
+	refused(t, err, http.StatusBadRequest, "VPN.0001", "invalid request: action: no newer version")
+	jobs := ok(client.ListVpnGatewayJobs(&model.ListVpnGatewayJobsRequest{ResourceId: &gateway}))(t)
+	if jobs.Jobs == nil || len(*jobs.Jobs) != 0 {
+		t.Errorf("jobs are %v", jobs)
+	}
+	_, err = client.DeleteVpnGatewayJob(&model.DeleteVpnGatewayJobRequest{JobId: gateway})
+	refused(t, err, http.StatusNotFound, "VPN.0004", "resource not found")
+
+	_, err = client.CreateVgwCertificate(&model.CreateVgwCertificateRequest{VgwId: gateway, Body: &model.CreateVpnGatewayCertificateRequestBody{
+		Certificate: &model.CreateVpnGatewayCertificateRequestBodyContent{
+			Certificate: "C", PrivateKey: "K", CertificateChain: "A", EncCertificate: "E", EncPrivateKey: "L",
+		},
+	}})
+	refused(t, err, http.StatusBadRequest, "VPN.0001", "only a gateway of flavor GM has one")
+	_, err = client.ShowVpnGatewayCertificate(&model.ShowVpnGatewayCertificateRequest{VgwId: gateway})
+	refused(t, err, http.StatusNotFound, "VPN.0004", "resource not found")
+	_, err = client.UpdateVgwCertificate(&model.UpdateVgwCertificateRequest{VgwId: gateway, CertificateId: gateway, Body: &model.UpdateVpnGatewayCertificateRequestBody{
+		Certificate: &model.UpdateVpnGatewayCertificateRequestBodyContent{Name: p("new")},
+	}})
+	refused(t, err, http.StatusNotFound, "VPN.0004", "resource not found")
+	certificates := ok(client.ListVpnGatewayCertificates(&model.ListVpnGatewayCertificatesRequest{PreExpireDays: p(int32(30))}))(t)
+	if certificates.VpnGatewayCertificates == nil || len(*certificates.VpnGatewayCertificates) != 0 {
+		t.Errorf("certificates are %v", certificates)
+	}
+}

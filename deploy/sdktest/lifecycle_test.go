@@ -24,6 +24,7 @@ func TestLifecycle(t *testing.T) {
 	listPages(t, client, peer)
 	updateConnection(t, client, connection)
 	gatewayDetails(t, client, gateway, connection)
+	refusedOfGateways(t, client, gateway)
 	monitor(t, client, connection)
 	tags(t, client, connection)
 	peerConfiguration(t, client, connection)
