@@ -143,7 +143,7 @@ func (d *daemon) openEngines() (err error) {
 	if err != nil {
 		return err
 	}
-	d.onClose(func() error { probes.Close(); return nil }) // which Run has done, if it ran
+	d.onClose(func() error { _ = probes.Close(); return nil }) // which Run has done, if it ran
 	d.prober = nqa.NewRunner(nqa.Options{Socket: probes, Logger: d.log.With("part", "nqa")})
 
 	var keys func(sa.Keys)

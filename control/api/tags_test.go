@@ -160,9 +160,14 @@ func TestResourcesByTags(t *testing.T) {
 			wantError(http.StatusBadRequest, "VPN.0001", message)
 	}
 	for _, body := range []any{
-		nil, "[]", object{"without_any_tag": "yes"}, object{"tags": []object{{"key": "a"}}}, object{"tags": []object{filter("")}},
-		object{"matches": []object{{"key": "resource_id", "value": "x"}}}, object{"tags": []object{filter("a", strings.Repeat("v", 256))}},
-		object{"tags": []object{filter("a", make([]string, 21)...)}}, object{"tags": make([]object, 21)},
+		nil, "[]",
+		object{"without_any_tag": "yes"},
+		object{"tags": []object{{"key": "a"}}},
+		object{"tags": []object{filter("")}},
+		object{"matches": []object{{"key": "resource_id", "value": "x"}}},
+		object{"tags": []object{filter("a", strings.Repeat("v", 256))}},
+		object{"tags": []object{filter("a", make([]string, 21)...)}},
+		object{"tags": make([]object, 21)},
 	} {
 		for _, what := range []string{"filter", "count"} {
 			b.call(http.MethodPost, path("customer-gateway", "resource-instances", what), body).wantError(http.StatusBadRequest, "VPN.0001", "")
@@ -183,7 +188,8 @@ func TestQuotas(t *testing.T) {
 	b.createCustomerGateway("198.51.100.8")
 	quotas := b.call(http.MethodGet, path("vpn", "quotas?type=vpn_gateway"), nil).want(http.StatusOK)
 	if got, want := encoded(t, quotas.at("quotas", "resources")), encoded(t, []object{
-		{"type": "vpn_gateway", "quota": 50, "used": 1}, {"type": "customer_gateway", "quota": 100, "used": 2},
+		{"type": "vpn_gateway", "quota": 50, "used": 1},
+		{"type": "customer_gateway", "quota": 100, "used": 2},
 		{"type": "vpn_connection", "quota": 5000, "used": 1},
 	}); got != want {
 		t.Errorf("got %s, want %s", got, want)

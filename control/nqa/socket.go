@@ -28,7 +28,7 @@ func OpenSocket() (Socket, error) {
 		return unix.SetsockoptInt(fd, unix.SOL_RAW, icmpFilter, ^(1 << typeEchoReply))
 	}), conn.SetReadBuffer(receiveBuffer))
 	if err != nil {
-		conn.Close()
+		_ = conn.Close()
 		return nil, fmt.Errorf("nqa: %w", err)
 	}
 	return s, nil
