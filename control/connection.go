@@ -54,6 +54,8 @@ type Connection struct {
 	// Resets counts the resets asked for. The reconciler resets the
 	// connection when its status has seen fewer.
 	Resets int64 `json:"resets,omitempty"`
+	// MonitorID is the monitor of the connection; empty: it has none.
+	MonitorID string `json:"monitor_id,omitempty"`
 }
 
 // PolicyRule protects the traffic between one source and its destinations.
@@ -91,6 +93,8 @@ type ConnectionStatus struct {
 	Resets int64 `json:"resets,omitempty"`
 	// Applied says that some generation was applied without error.
 	Applied bool `json:"applied,omitempty"`
+	// Routes are the destinations that are routed into the tunnel now.
+	Routes []netip.Prefix `json:"routes,omitempty"`
 }
 
 // State derives what the API shows. The zero ConnectionStatus means that there
@@ -124,6 +128,7 @@ type ConnectionCreate struct {
 	TunnelPeerAddress  *string
 	EnableNQA          *bool
 	EnableHub          *bool
+	EnableHealthCheck  bool // create a monitor, too
 	PSK                *Secret
 	PolicyRules        []PolicyRuleRequest
 	PolicyRulesV6      []PolicyRuleRequest

@@ -24,6 +24,11 @@ func TestDamagedEntriesDoNotHideOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m, err := w.CreateMonitor(t.Context(), project, c.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.damage(prefixMonitorStatus + "/" + project + "/" + m.ID)
 	w.damage(prefixCustomerGateways + "/" + project + "/" + bad.ID)
 	w.damage(prefixGatewayStatus + "/" + project + "/" + g.ID)
 	w.damage(prefixConnectionStatus + "/" + project + "/" + c.ID)
@@ -39,12 +44,15 @@ func TestDamagedEntriesDoNotHideOthers(t *testing.T) {
 	if _, err := w.ShowConnection(t.Context(), project, c.ID); err != nil {
 		t.Errorf("connection: %v", err)
 	}
+	if _, err := w.ShowMonitor(t.Context(), project, m.ID); err != nil {
+		t.Errorf("monitor: %v", err)
+	}
 	s, err := w.objects.Snapshot(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(s.CustomerGateways) != 1 || len(s.Connections) != 1 || s.Unreadable[bad.ID] == nil ||
-		s.DamagedStatus[g.ID] == nil || s.DamagedStatus[c.ID] == nil {
+		s.DamagedStatus[g.ID] == nil || s.DamagedStatus[c.ID] == nil || s.DamagedStatus[m.ID] == nil || len(s.Monitors) != 1 {
 		t.Errorf("snapshot: %+v", s)
 	}
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 )
@@ -24,6 +25,8 @@ type Error struct {
 	Code    string
 	Status  int // of the HTTP answer
 	Message string
+
+	field, rule string // of Invalid
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
@@ -31,7 +34,20 @@ func (e *Error) Error() string { return e.Code + ": " + e.Message }
 // Invalid returns the refusal of a request that breaks a rule: field is its
 // JSON path, rule what was wanted of it.
 func Invalid(field, rule string, args ...any) *Error {
-	return invalidRequest(field + ": " + fmt.Sprintf(rule, args...))
+	text := fmt.Sprintf(rule, args...)
+	e := invalidRequest(field + ": " + text)
+	e.field, e.rule = field, text
+	return e
+}
+
+// within makes the member that an error is about one of another member, and
+// leaves any error alone that is about none.
+func within(member string, err error) error {
+	var e *Error
+	if !errors.As(err, &e) || e.field == "" {
+		return err
+	}
+	return Invalid(member+"."+e.field, "%s", e.rule)
 }
 
 func invalidRequest(message string) *Error {
@@ -71,5 +87,13 @@ func NotReady(kind, id, state string) *Error {
 	return &Error{
 		Code: CodeForbidden, Status: statusNotReady,
 		Message: fmt.Sprintf("resource (type=%s, ID=%s) is not ready, currently %s", kind, id, state),
+	}
+}
+
+// servedElsewhere returns the refusal of figures that another node has.
+func servedElsewhere(id string) *Error {
+	return &Error{
+		Code: CodeInternal, Status: http.StatusInternalServerError,
+		Message: fmt.Sprintf("server error: another node than this one serves connection %s", id),
 	}
 }

@@ -151,12 +151,17 @@ func (p *parser) tags(field string, v []Tag, to *[]Tag) {
 	*to = slices.Clone(v)
 }
 
+// tagValue reads a value that may have what the values of other clouds have.
+func (p *parser) tagValue(field, s string) {
+	p.tagText(field, strings.ReplaceAll(s, "/", "_"), 0, 255)
+}
+
 func (p *parser) tagText(field, s string, shortest, longest int) {
 	if n := utf8.RuneCountInString(s); n < shortest || n > longest {
 		p.fail(field, "must have %d to %d characters", shortest, longest)
 	}
 	for _, r := range s {
-		if !unicode.IsDigit(r) && !unicode.In(r, unicode.Latin, unicode.Han) && !strings.ContainsRune(" _.:=+-@", r) {
+		if !unicode.IsDigit(r) && !unicode.IsLetter(r) && !strings.ContainsRune(" _.:=+-@", r) {
 			p.fail(field, "may hold letters, digits, spaces and _.:=+-@ only")
 			return
 		}

@@ -162,6 +162,16 @@ type GatewayStatus struct {
 	// AppliedAt is when the gateway took effect first; zero before.
 	AppliedAt  time.Time `json:"applied_at,omitzero"`
 	LastChange time.Time `json:"last_change,omitzero"`
+	// Routes are those to the local subnets that are in force.
+	Routes []LocalRoute `json:"routes,omitempty"`
+}
+
+// LocalRoute leads to a local subnet of a gateway.
+type LocalRoute struct {
+	Destination netip.Prefix `json:"destination"`
+	// Address is the node's own one in the subnet; the zero Addr where the
+	// node reaches the subnet through a router.
+	Address netip.Addr `json:"address,omitzero"`
 }
 
 // State derives what the API shows. The zero GatewayStatus means that there is

@@ -402,3 +402,27 @@ func TestGatewayUse(t *testing.T) {
 		t.Errorf("%d connections in %d groups, %v; want 3 in 2", v.UsedConnections, v.UsedGroups, err)
 	}
 }
+
+func TestFlavorOfManyConnections(t *testing.T) {
+	w := newWorld(t)
+	w.limits.GatewayConnections = map[Flavor]int{FlavorProfessional2: 1}
+	g := w.gateway()
+	w.connection(g.ID, w.peer("198.51.100.7").ID)
+	second := w.connection(g.ID, w.peer("198.51.100.8").ID)
+	_, err := w.ChangeFlavor(t.Context(), project, g.ID, FlavorProfessional2)
+	wantInvalid(t, err, "flavor", "Professional2 allows 1 connections, the gateway has 2")
+	if err := w.DeleteConnection(t.Context(), project, second.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.objects.FinalizeConnection(t.Context(), project, second.ID); err != nil {
+		t.Fatal(err)
+	}
+	v, err := w.ChangeFlavor(t.Context(), project, g.ID, FlavorProfessional2)
+	if err != nil || v.Flavor != FlavorProfessional2 || v.ConnectionLimit != 1 || v.State != GatewayPendingUpdate {
+		t.Errorf("got %+v, %v", v, err)
+	}
+	w.alterGateway(g.ID, func(g *Gateway) { g.Flavor = FlavorGM })
+	w.settleGateway(project, g.ID, false)
+	_, err = w.ChangeFlavor(t.Context(), project, g.ID, FlavorBasic)
+	wantInvalid(t, err, "flavor", "there is none")
+}

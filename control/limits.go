@@ -16,6 +16,7 @@ const (
 	maxPSKLen              = 128
 	maxCustomerGatewayPage = 200
 	maxConnectionPage      = 2000
+	maxBatchConnections    = 2
 
 	defaultBGPASN          = 64512
 	defaultBandwidthMbps   = 300

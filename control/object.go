@@ -13,6 +13,7 @@ const (
 	KindGateway         Kind = "gateway"
 	KindCustomerGateway Kind = "customer-gateway"
 	KindConnection      Kind = "connection"
+	KindMonitor         Kind = "connection-monitor"
 )
 
 // Meta is what every specification has.

@@ -17,8 +17,10 @@ const (
 	prefixGateways         = prefixSpec + string(KindGateway)
 	prefixCustomerGateways = prefixSpec + string(KindCustomerGateway)
 	prefixConnections      = prefixSpec + string(KindConnection)
+	prefixMonitors         = prefixSpec + string(KindMonitor)
 	prefixGatewayStatus    = "status/" + string(KindGateway)
 	prefixConnectionStatus = "status/" + string(KindConnection)
+	prefixMonitorStatus    = "status/" + string(KindMonitor)
 	prefixConnectionLog    = "log/" + string(KindConnection)
 
 	// keyGuard changes with every change to a specification. A writer checks
@@ -38,8 +40,10 @@ type Objects struct {
 	gateways         store.Table[Gateway]
 	customerGateways store.Table[CustomerGateway]
 	connections      store.Table[storedConnection]
+	monitors         store.Table[Monitor]
 	gatewayStatus    store.Table[GatewayStatus]
 	connectionStatus store.Table[ConnectionStatus]
+	monitorStatus    store.Table[MonitorStatus]
 	connectionLog    store.Table[[]LogLine]
 	results          store.Table[storedResult]
 
@@ -60,6 +64,8 @@ func NewObjects(s store.Store, key *SealingKey) *Objects {
 		gateways:         store.NewTable[Gateway](s, prefixGateways),
 		customerGateways: store.NewTable[CustomerGateway](s, prefixCustomerGateways),
 		connections:      store.NewTable[storedConnection](s, prefixConnections),
+		monitors:         store.NewTable[Monitor](s, prefixMonitors),
+		monitorStatus:    store.NewTable[MonitorStatus](s, prefixMonitorStatus),
 		gatewayStatus:    store.NewTable[GatewayStatus](s, prefixGatewayStatus),
 		connectionStatus: store.NewTable[ConnectionStatus](s, prefixConnectionStatus),
 		connectionLog:    store.NewTable[[]LogLine](s, prefixConnectionLog),
@@ -73,8 +79,10 @@ type Snapshot struct {
 	Gateways         []Gateway
 	CustomerGateways []CustomerGateway
 	Connections      []Connection
+	Monitors         []Monitor
 	GatewayStatus    map[string]GatewayStatus    // by id
 	ConnectionStatus map[string]ConnectionStatus // by id
+	MonitorStatus    map[string]MonitorStatus    // by id
 	// Unreadable are the objects that could not be decoded, by id. They do not
 	// stand in the lists above, except for connections of which nothing but the
 	// secret cannot be opened: those stand there without it.
@@ -89,6 +97,7 @@ func (o *Objects) Snapshot(ctx context.Context) (*Snapshot, error) {
 	s := &Snapshot{
 		GatewayStatus:    map[string]GatewayStatus{},
 		ConnectionStatus: map[string]ConnectionStatus{},
+		MonitorStatus:    map[string]MonitorStatus{},
 		Unreadable:       map[string]error{},
 		DamagedStatus:    map[string]error{},
 	}
@@ -109,6 +118,7 @@ func (o *Objects) Snapshot(ctx context.Context) (*Snapshot, error) {
 	err = errors.Join(
 		s.readStatus(listStatus(ctx, o.gatewayStatus, s.GatewayStatus)),
 		s.readStatus(listStatus(ctx, o.connectionStatus, s.ConnectionStatus)),
+		s.readStatus(listStatus(ctx, o.monitorStatus, s.MonitorStatus)),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("list status: %w", err)
@@ -161,6 +171,12 @@ func (o *Objects) decodeInto(s *Snapshot, kind Kind, e store.Entry) error {
 		c, err := o.unseal(row.Value)
 		s.Connections = append(s.Connections, c)
 		return err
+	case KindMonitor:
+		row, err := o.monitors.Decode(e)
+		if err != nil {
+			return err
+		}
+		s.Monitors = append(s.Monitors, row.Value)
 	default:
 		return fmt.Errorf("kind %q is unknown", kind)
 	}
@@ -288,8 +304,8 @@ func (o *Objects) FinalizeGateway(ctx context.Context, project, id string) error
 	})
 }
 
-// FinalizeConnection removes a connection that was taken down, its status and
-// its log: it must have been asked to be deleted. One that is gone is no
+// FinalizeConnection removes a connection that was taken down, its status, its
+// log and its monitor: it must have been asked to be deleted. One that is gone is no
 // error. It is for the reconciler alone.
 func (o *Objects) FinalizeConnection(ctx context.Context, project, id string) error {
 	return o.change(ctx, func(tx *transaction) error {
@@ -308,6 +324,9 @@ func (o *Objects) FinalizeConnection(ctx context.Context, project, id string) er
 			return fmt.Errorf("connection %s: its deletion was not asked for", id)
 		}
 		tx.ops = append(tx.ops, o.connections.Delete(key), o.connectionStatus.Delete(key), o.connectionLog.Delete(key))
+		if id := row.Value.MonitorID; id != "" {
+			tx.finalizeMonitor(project, id)
+		}
 		return nil
 	})
 }
@@ -428,6 +447,16 @@ func (tx *transaction) gatewayStatus(m Meta) (GatewayStatus, error) {
 // there is none yet or it is damaged.
 func (tx *transaction) connectionStatus(m Meta) (ConnectionStatus, error) {
 	row, err := tx.objects.connectionStatus.Get(tx.ctx, m.Project+"/"+m.ID)
+	if errors.Is(err, store.ErrNotFound) || store.IsDamaged(err) {
+		err = nil
+	}
+	return row.Value, err
+}
+
+// monitorStatusOf returns the status of a monitor, the zero one where there is
+// none yet or it is damaged.
+func (o *Objects) monitorStatusOf(ctx context.Context, m Meta) (MonitorStatus, error) {
+	row, err := o.monitorStatus.Get(ctx, m.Project+"/"+m.ID)
 	if errors.Is(err, store.ErrNotFound) || store.IsDamaged(err) {
 		err = nil
 	}

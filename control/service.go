@@ -22,6 +22,7 @@ import (
 type Service struct {
 	objects   *Objects
 	inventory atomic.Pointer[Inventory]
+	engines   Engines
 	limits    Limits
 	random    io.Reader
 	now       func() time.Time
@@ -33,6 +34,7 @@ type Service struct {
 type ServiceOptions struct {
 	Objects   *Objects
 	Inventory *Inventory // validated; not to be changed afterwards
+	Engines   Engines    // of this node; nil: it runs none
 	Limits    Limits
 	Random    io.Reader        // default crypto/rand.Reader
 	Now       func() time.Time // default time.Now
@@ -43,7 +45,7 @@ func NewService(o ServiceOptions) (*Service, error) {
 	if o.Objects == nil || o.Inventory == nil {
 		return nil, errors.New("service: objects and inventory are required")
 	}
-	s := &Service{objects: o.Objects, limits: o.Limits, random: o.Random, now: o.Now}
+	s := &Service{objects: o.Objects, engines: o.Engines, limits: o.Limits, random: o.Random, now: o.Now}
 	if s.random == nil {
 		s.random = rand.Reader
 	}

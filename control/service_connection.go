@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -37,63 +38,114 @@ func (s *Service) CreateConnection(ctx context.Context, project string, req Conn
 	if err := validProject(project); err != nil {
 		return ConnectionView{}, err
 	}
+	var view ConnectionView
+	err := once(ctx, s, project, &view, func(tx *transaction) error {
+		others, err := tx.connections(project)
+		if err != nil {
+			return err
+		}
+		view, err = s.addConnection(tx, project, &req, others, 0)
+		return err
+	})
+	return view, err
+}
+
+// CreateConnections performs BatchCreateVpnConnection: all connections, which
+// are of one gateway, or none of them. The views are in the order of the
+// requests.
+func (s *Service) CreateConnections(ctx context.Context, project string, reqs []ConnectionCreate) ([]ConnectionView, error) {
+	if err := validProject(project); err != nil {
+		return nil, err
+	}
+	if len(reqs) < 1 || len(reqs) > maxBatchConnections {
+		return nil, Invalid("vpn_connections", "must have 1 to %d entries", maxBatchConnections)
+	}
+	var views []ConnectionView
+	err := once(ctx, s, project, &views, func(tx *transaction) error {
+		views = nil
+		others, err := tx.connections(project)
+		if err != nil {
+			return err
+		}
+		for i := range reqs {
+			place := fmt.Sprintf("vpn_connections[%d]", i)
+			view, err := s.addConnection(tx, project, &reqs[i], others, i)
+			if err != nil {
+				return within(place, err)
+			}
+			if view.GatewayID != *reqs[0].VgwID {
+				return Invalid(place+".vgw_id", "must be the same in all connections of a batch")
+			}
+			views = append(views, view)
+			others = append(others, view.Connection)
+		}
+		return nil
+	})
+	return views, err
+}
+
+// addConnection decides on a new connection and has the transaction write it.
+// others are the connections of the project so far, the last ones of which this
+// transaction has added.
+func (s *Service) addConnection(tx *transaction, project string, req *ConnectionCreate, others []Connection, added int) (ConnectionView, error) {
+	var none ConnectionView
 	for _, required := range []struct {
 		field string
 		value *string
 	}{{"vgw_id", req.VgwID}, {"vgw_ip", req.VgwIP}, {"cgw_id", req.CgwID}} {
 		if required.value == nil {
-			return ConnectionView{}, Invalid(required.field, "is required")
+			return none, Invalid(required.field, "is required")
 		}
 	}
-	var view ConnectionView
-	err := once(ctx, s, project, &view, func(tx *transaction) error {
-		g, err := tx.gateway(project, *req.VgwID)
-		if err != nil {
-			return err
+	g, err := tx.gateway(project, *req.VgwID)
+	if err != nil {
+		return none, err
+	}
+	cgw, err := tx.customerGateway(project, *req.CgwID)
+	if err != nil {
+		return none, err
+	}
+	if err := tx.gatewayTakesConnections(&g); err != nil {
+		return none, err
+	}
+	defaults, err := connectionDefaults(&g, &cgw, s.random)
+	if err != nil {
+		return none, err
+	}
+	c, err := parseConnection(req, &g, defaults)
+	if err != nil {
+		return none, err
+	}
+	var ok bool
+	if c.Slot, ok = g.SlotOf(*req.VgwIP); !ok {
+		return none, Invalid("vgw_ip", "is none of the gateway: its are %s and %s", g.VgwIP(Slot1), g.VgwIP(Slot2))
+	}
+	d, err := s.connectionDraft(tx, c, &g, &cgw, others)
+	if err != nil {
+		return none, err
+	}
+	if err := d.decide(); err != nil {
+		return none, err
+	}
+	if len(others) >= s.limits.connections() {
+		return none, quotaExceeded("connections", s.limits.connections())
+	}
+	if limit := s.limits.OfFlavor(g.Flavor); len(connectionsOf(g.ID, others)) >= limit {
+		return none, quotaExceeded("connections of a gateway of flavor "+string(g.Flavor), limit)
+	}
+	if err := completeTunnel(&d.Connection, others, s.random); err != nil {
+		return none, err
+	}
+	d.Meta, err = s.newMeta(d.Meta, project, metas(others, func(c *Connection) Meta { return c.Meta }))
+	if err != nil {
+		return none, err
+	}
+	if req.EnableHealthCheck {
+		if _, err := s.addMonitor(tx, &d.Connection, added); err != nil {
+			return none, err
 		}
-		cgw, err := tx.customerGateway(project, *req.CgwID)
-		if err != nil {
-			return err
-		}
-		if err := tx.gatewayTakesConnections(&g); err != nil {
-			return err
-		}
-		defaults, err := connectionDefaults(&g, &cgw, s.random)
-		if err != nil {
-			return err
-		}
-		c, err := parseConnection(&req, &g, defaults)
-		if err != nil {
-			return err
-		}
-		var ok bool
-		if c.Slot, ok = g.SlotOf(*req.VgwIP); !ok {
-			return Invalid("vgw_ip", "is none of the gateway: its are %s and %s", g.VgwIP(Slot1), g.VgwIP(Slot2))
-		}
-		d, err := s.connectionDraft(tx, c, &g, &cgw)
-		if err != nil {
-			return err
-		}
-		if err := d.decide(); err != nil {
-			return err
-		}
-		if len(d.others) >= s.limits.connections() {
-			return quotaExceeded("connections", s.limits.connections())
-		}
-		if limit := s.limits.OfFlavor(g.Flavor); len(connectionsOf(g.ID, d.others)) >= limit {
-			return quotaExceeded("connections of a gateway of flavor "+string(g.Flavor), limit)
-		}
-		if err := completeTunnel(&d.Connection, d.others, s.random); err != nil {
-			return err
-		}
-		d.Meta, err = s.newMeta(d.Meta, project, metas(d.others, func(c *Connection) Meta { return c.Meta }))
-		if err != nil {
-			return err
-		}
-		view = viewConnection(d.Connection, g, cgw, ConnectionStatus{})
-		return tx.putConnection(d.Connection)
-	})
-	return view, err
+	}
+	return viewConnection(d.Connection, g, cgw, ConnectionStatus{}), tx.putConnection(d.Connection)
 }
 
 // gatewayTakesConnections refuses changes to connections while their gateway
@@ -110,11 +162,7 @@ func (tx *transaction) gatewayTakesConnections(g *Gateway) error {
 	return nil
 }
 
-func (s *Service) connectionDraft(tx *transaction, c Connection, g *Gateway, cgw *CustomerGateway) (*connectionDraft, error) {
-	others, err := tx.connections(g.Project)
-	if err != nil {
-		return nil, err
-	}
+func (s *Service) connectionDraft(tx *transaction, c Connection, g *Gateway, cgw *CustomerGateway, others []Connection) (*connectionDraft, error) {
 	peers, err := tx.customerGateways(g.Project)
 	if err != nil {
 		return nil, err
@@ -224,7 +272,11 @@ func (s *Service) UpdateConnection(ctx context.Context, project, id string, req 
 		if err != nil {
 			return err
 		}
-		d, err := s.connectionDraft(tx, merged, &g, &after)
+		others, err := tx.connections(project)
+		if err != nil {
+			return err
+		}
+		d, err := s.connectionDraft(tx, merged, &g, &after, others)
 		if err != nil {
 			return err
 		}

@@ -175,6 +175,36 @@ func (s *Service) UpdateGateway(ctx context.Context, project, id string, req Gat
 	return view, err
 }
 
+// ChangeFlavor performs UpdatePostpaidVgwSpecification: the gateway gets one of
+// the flavors that it can be changed to.
+func (s *Service) ChangeFlavor(ctx context.Context, project, id string, flavor Flavor) (GatewayView, error) {
+	var view GatewayView
+	err := s.objects.change(ctx, func(tx *transaction) error {
+		g, status, err := tx.readyGateway(project, id, GatewayActive)
+		if err != nil {
+			return err
+		}
+		connections, err := tx.connections(project)
+		if err != nil {
+			return err
+		}
+		allowed := supportedFlavors(&g)
+		switch used := len(connectionsOf(id, connections)); {
+		case len(allowed) == 0:
+			return Invalid("flavor", "there is none that a gateway of flavor %s can be changed to", g.Flavor)
+		case !slices.Contains(allowed, flavor):
+			return Invalid("flavor", "must be one of %s, the flavors that this gateway can be changed to", oneOf(allowed))
+		case used > s.limits.OfFlavor(flavor):
+			return Invalid("flavor", "%s allows %d connections, the gateway has %d", flavor, s.limits.OfFlavor(flavor), used)
+		}
+		g.Flavor = flavor
+		s.touch(&g.Meta)
+		view = s.viewGateway(g, status, connections)
+		return tx.putGateway(g)
+	})
+	return view, err
+}
+
 // DeleteGateway performs DeleteVgw. Its EIPs are free once the reconciler has
 // taken the gateway down.
 func (s *Service) DeleteGateway(ctx context.Context, project, id string) error {

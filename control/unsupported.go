@@ -35,9 +35,6 @@ func unsupportedConnection(d *connectionDraft) *Error {
 	if d.Style == StyleBGP || d.Style == StylePolicyTemplate {
 		p.unsupported("style", string(d.Style)+" is a style that")
 	}
-	if d.EnableNQA {
-		p.unsupported("enable_nqa", "probing is something that")
-	}
 	if d.IKE.Version == IKEv1 {
 		p.unsupported("ikepolicy.ike_version", "v1 is a version that")
 	}

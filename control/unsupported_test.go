@@ -41,7 +41,6 @@ func TestUnsupportedConnections(t *testing.T) {
 		edit  func(*ConnectionCreate)
 	}{
 		{"style", func(r *ConnectionCreate) { r.Style, r.EnableHub = new("BGP"), new(true) }},
-		{"enable_nqa", func(r *ConnectionCreate) { r.EnableNQA = new(true) }},
 		{"ikepolicy.ike_version", ike(IKEPolicyRequest{IKEVersion: new("v1")})},
 	}
 	w := newWorld(t)

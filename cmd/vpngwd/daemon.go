@@ -22,6 +22,7 @@ import (
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/api"
 	"github.com/vpngw/vpngw/control/audit"
+	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/reconcile"
 	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/dataplane"
@@ -52,6 +53,7 @@ type daemon struct {
 	engine     *dataplane.Engine
 	routes     *route.Manager
 	ike        *ike.Server
+	prober     *nqa.Runner
 	reconciler *reconcile.Reconciler
 	metrics    http.Handler
 
@@ -81,7 +83,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.reconciler = reconcile.New(reconcile.Options{
-		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux,
+		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
 		Inventory: &c.Inventory, HostAddresses: addressSet, StopKeyExchange: d.stopKeyExchange,
 		ForceEncap: c.Dataplane.ForceEncapsulation, PID: os.Getpid(), Logger: d.log.With("part", "reconcile"),
 	})
@@ -90,7 +92,7 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	d.metrics = metricsHandler(engineFigures{
 		connections: d.ike.Snapshot, ikeDrops: d.ike.DropCounts, espDrops: d.engine.Drops, sockets: d.mux.Stats,
-		reconciler: d.reconciler.Stats,
+		reconciler: d.reconciler.Stats, probes: d.reconciler.Probes,
 	}, d.ready, d.log.With("part", "metrics"))
 	return nil
 }
@@ -154,6 +156,13 @@ func (d *daemon) openEngines() (err error) {
 	}
 	d.onClose(func() error { d.routes.Close(); return nil })
 
+	probes, err := nqa.OpenSocket()
+	if err != nil {
+		return err
+	}
+	d.onClose(func() error { _ = probes.Close(); return nil }) // which Run has done, if it ran
+	d.prober = nqa.NewRunner(nqa.Options{Socket: probes, Logger: d.log.With("part", "nqa")})
+
 	var keys func(sa.Keys)
 	if dir := d.config.Debug.KeyLogDir; dir != "" {
 		k, err := newKeyLog(dir, d.log)
@@ -183,7 +192,9 @@ func socketsPerAddress(queues int) int {
 
 func (d *daemon) openAPI(objects *control.Objects) (err error) {
 	c := d.config
-	d.service, err = control.NewService(control.ServiceOptions{Objects: objects, Inventory: &c.Inventory, Limits: c.Limits})
+	d.service, err = control.NewService(control.ServiceOptions{
+		Objects: objects, Inventory: &c.Inventory, Engines: d.reconciler, Limits: c.Limits,
+	})
 	if err != nil {
 		return err
 	}
@@ -282,6 +293,7 @@ func (d *daemon) run(ctx context.Context) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.engine.Run(engines) })
+	g.Go(func() error { return d.prober.Run(engines) })
 	g.Go(func() error {
 		defer close(d.ikeDone)
 		return d.ike.Run(keyExchange)

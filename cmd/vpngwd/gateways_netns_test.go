@@ -5,10 +5,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -221,6 +223,8 @@ func testTwoGateways(t *testing.T, style string) {
 		a.check(a.gateway.WaitPing(ctx, local, b.hostAddress()))
 	}
 
+	a.probe(b)
+
 	// The peer takes the first tunnel down: traffic goes over the second.
 	ping, err := a.host.StartPing("failover", a.hostAddress(), b.hostAddress(), 20*time.Millisecond)
 	a.check(err)
@@ -259,6 +263,78 @@ func testTwoGateways(t *testing.T, style string) {
 			t.Errorf("side %s is not as it was:\n%s", s.name, diff)
 		}
 	}
+}
+
+// probe turns NQA on for the first connection and a monitor for the second.
+// Then the peer's first tunnel address stops answering: its SAs stay up, and
+// traffic leaves the tunnel all the same until it answers again.
+func (s *side) probe(peer *side) {
+	s.t.Helper()
+	first, err := s.api.Find(s.ctx, client.Connections, "c1")
+	s.check(err)
+	second, err := s.api.Find(s.ctx, client.Connections, "c2")
+	s.check(err)
+	_, err = s.api.Update(s.ctx, client.Connections, first.ID(), client.Object{"enable_nqa": true})
+	s.check(err)
+	s.check(s.api.Call(s.ctx, http.MethodPost, "connection-monitors",
+		client.Object{"connection_monitor": client.Object{"vpn_connection_id": second.ID()}}, nil))
+	s.wait("c1", "ACTIVE")
+	hops := func(want ...string) {
+		s.t.Helper()
+		ctx, cancel := context.WithTimeout(s.ctx, patience)
+		defer cancel()
+		var table struct {
+			Routes []struct {
+				Resource struct{ ID string } `json:"nexthop_resource"`
+			} `json:"routing_table"`
+		}
+		err := netlab.Poll(ctx, 50*time.Millisecond, func() (bool, error) {
+			table.Routes = nil
+			if err := s.api.Call(ctx, http.MethodGet, "vpn-gateways/"+first.Text("vgw_id")+"/routing-table", nil, &table); err != nil {
+				return false, err
+			}
+			var got []string
+			for _, r := range table.Routes {
+				if r.Resource.ID == first.ID() || r.Resource.ID == second.ID() {
+					got = append(got, r.Resource.ID)
+				}
+			}
+			return slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))), nil
+		})
+		if err != nil {
+			s.t.Fatalf("side %s: the routes are %+v, want %v: %v", s.name, table, want, err)
+		}
+	}
+	hops(first.ID(), second.ID())
+	s.check(peer.gateway.Sysctl(s.ctx, "net.ipv4.icmp_echo_ignore_all=1"))
+	hops(second.ID())
+	s.wait("c1", "ACTIVE")
+	s.check(s.host.WaitPing(s.ctx, s.hostAddress(), peer.hostAddress()))
+	s.check(peer.gateway.Sysctl(s.ctx, "net.ipv4.icmp_echo_ignore_all=0"))
+	hops(first.ID(), second.ID())
+
+	for _, line := range []string{
+		fmt.Sprintf(`vpngw_probe_reachable{connection="%s",probe="nqa"} 1`, first.ID()),
+		fmt.Sprintf(`vpngw_probe_rtt_seconds{connection="%s",probe="monitor"}`, second.ID()),
+	} {
+		if body := s.metrics(); !strings.Contains(body, line) {
+			s.t.Errorf("side %s: the metrics lack %s", s.name, line)
+		}
+	}
+}
+
+// metrics reads the metrics.
+func (s *side) metrics() string {
+	s.t.Helper()
+	transport := &http.Transport{DialContext: s.gateway.DialContext, DisableKeepAlives: true}
+	r, err := http.NewRequestWithContext(s.ctx, http.MethodGet, "http://127.0.0.1:9090/metrics", http.NoBody)
+	s.check(err)
+	answer, err := transport.RoundTrip(r)
+	s.check(err)
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	s.check(err)
+	return string(body)
 }
 
 // The doctor of a host that has everything, and of one that lacks an address.

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/reconcile"
 	"github.com/vpngw/vpngw/dataplane/udp"
 	"github.com/vpngw/vpngw/ike"
@@ -30,6 +31,7 @@ type engineFigures struct {
 	espDrops    func() map[string]uint64
 	sockets     func() udp.Stats
 	reconciler  func() reconcile.Stats
+	probes      func() []reconcile.Probe
 }
 
 // maxSeries is how many connections have metrics of their own. Those beyond
@@ -47,6 +49,11 @@ var (
 	descPackets  = desc("connection_packets_total", "Inner packets that passed, over all SAs of the connection.", "connection", "direction")
 	descFailures = desc("connection_failures", "How often in a row the present failure of the connection has come.", "connection")
 	descTotal    = desc("connections", "Connections on this node, by state of the key exchange.", "state")
+
+	descProbeUp       = desc("probe_reachable", "1 while the probed address answers; absent while it is too early to say.", "connection", "probe")
+	descProbeRTT      = desc("probe_rtt_seconds", "Round-trip time of the last reply; absent before the first.", "connection", "probe")
+	descProbeAnswered = desc("probe_answered_total", "Requests that were answered.", "connection", "probe")
+	descProbeLost     = desc("probe_lost_total", "Requests that were not answered, or could not be sent.", "connection", "probe")
 
 	descESPDrops = desc("dataplane_dropped_packets_total", "Packets that the data plane dropped.", "reason")
 	descIKEDrops = desc("ike_dropped_total", "Datagrams and events that the IKE server dropped.", "reason")
@@ -114,6 +121,25 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	c.mu.Unlock()
 	for state, n := range states {
 		gauge(descTotal, float64(n), state.String())
+	}
+
+	for i, p := range c.figures.probes() {
+		if i >= maxSeries {
+			break
+		}
+		labels := []string{p.Connection, string(p.Kind)}
+		if p.Verdict != nqa.Unknown {
+			up := 0.0
+			if p.Verdict == nqa.Reachable {
+				up = 1
+			}
+			gauge(descProbeUp, up, labels...)
+		}
+		if p.RTT > 0 {
+			gauge(descProbeRTT, p.RTT.Seconds(), labels...)
+		}
+		counter(descProbeAnswered, p.Answered, labels...)
+		counter(descProbeLost, p.Lost, labels...)
 	}
 
 	for reason, n := range c.figures.espDrops() {

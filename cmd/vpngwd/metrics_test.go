@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/reconcile"
 	"github.com/vpngw/vpngw/dataplane/udp"
 	"github.com/vpngw/vpngw/ike"
@@ -22,6 +23,7 @@ import (
 // figures are those of two connections, one of which is up.
 type figures struct {
 	status []ike.ConnectionStatus
+	probes []reconcile.Probe
 	ready  error
 }
 
@@ -34,6 +36,7 @@ func (f *figures) handler() http.Handler {
 		reconciler: func() reconcile.Stats {
 			return reconcile.Stats{Passes: 6, Failures: 7, LastDuration: 1500 * time.Millisecond, LastPass: time.Unix(8, 0)}
 		},
+		probes: func() []reconcile.Probe { return f.probes },
 	}, func(context.Context) error { return f.ready }, slog.New(slog.DiscardHandler))
 }
 
@@ -123,6 +126,27 @@ func TestMetrics(t *testing.T) {
 	_, body = get(t, handler, "/metrics")
 	if strings.Contains(body, `connection="a"`) {
 		t.Error("a deleted connection still has metrics")
+	}
+}
+
+func TestProbeMetrics(t *testing.T) {
+	f := &figures{probes: []reconcile.Probe{
+		{Kind: reconcile.ProbeMonitor, Connection: "a", Status: nqa.Status{Lost: 2}},
+		{Kind: reconcile.ProbeNQA, Connection: "a", Status: nqa.Status{
+			Verdict: nqa.Reachable, Answered: 5, Lost: 1, RTT: 1500 * time.Microsecond,
+		}},
+		{Kind: reconcile.ProbeNQA, Connection: "b", Status: nqa.Status{Verdict: nqa.Unreachable, Lost: 3}},
+	}}
+	_, body := get(t, f.handler(), "/metrics")
+	wantLines(t, body,
+		`vpngw_probe_lost_total{connection="a",probe="monitor"} 2`, `vpngw_probe_answered_total{connection="a",probe="monitor"} 0`,
+		`vpngw_probe_reachable{connection="a",probe="nqa"} 1`, `vpngw_probe_rtt_seconds{connection="a",probe="nqa"} 0.0015`,
+		`vpngw_probe_answered_total{connection="a",probe="nqa"} 5`, `vpngw_probe_reachable{connection="b",probe="nqa"} 0`,
+	)
+	for _, absent := range []string{`vpngw_probe_reachable{connection="a",probe="monitor"}`, `vpngw_probe_rtt_seconds{connection="b"`} {
+		if strings.Contains(body, absent) {
+			t.Errorf("there is a line %s", absent)
+		}
 	}
 }
 

@@ -35,9 +35,8 @@ func (a *auditor) write(c *call, r *http.Request, status int, now time.Time) {
 		return
 	}
 	op := c.operation
-	reads := op.route.Method == http.MethodGet && !op.sensitive
 	forbidden := status == http.StatusUnauthorized || status == http.StatusForbidden
-	if reads && !forbidden {
+	if !op.audited && !forbidden {
 		return
 	}
 	record := audit.Record{

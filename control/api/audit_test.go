@@ -68,6 +68,8 @@ func TestChangesAreAudited(t *testing.T) {
 	}
 	b.call(http.MethodGet, path("customer-gateways", id), nil).want(http.StatusOK)
 	b.call(http.MethodGet, path("customer-gateways", "none"), nil).want(http.StatusNotFound)
+	b.call(http.MethodPost, path("customer-gateway", "resource-instances", "filter"), object{}).want(http.StatusOK)
+	b.call(http.MethodPost, path("customer-gateway", "resource-instances", "count"), object{}).want(http.StatusOK)
 	if records := b.audited(); len(records) != 0 {
 		t.Errorf("reading is recorded: %+v", records)
 	}
@@ -157,7 +159,7 @@ func TestAuditHoldsNoSecret(t *testing.T) {
 	token := b.login(login()).want(http.StatusCreated).Header.Get("X-Subject-Token")
 	b.withToken(token, http.MethodPut, path("vpn-connection", connection), vpn(object{"psk": testPSK + " \x01"})).want(http.StatusBadRequest)
 	b.withToken(token, http.MethodPost, path("vpn-connection"), vpn(with(smallestConnection(gateway, customerGateway), "vgw_ip", eip2ID))).want(http.StatusCreated)
-	for _, op := range everyOperation(gateway, customerGateway, connection) {
+	for _, op := range everyOperation(gateway, customerGateway, connection, b.createMonitor(connection)) {
 		for _, who := range []string{"admin", "readonly"} {
 			b.now = b.now.Add(time.Second)
 			r, content := request(t, op[0].(string), op[1].(string), op[2])

@@ -13,34 +13,67 @@ import (
 
 // everyOperation are all operations that need a caller, each with a request
 // that would change something if it got through.
-func everyOperation(gateway, customerGateway, connection string) map[string][3]any {
+func everyOperation(gateway, customerGateway, connection, monitor string) map[string][3]any {
+	device := object{"vendor": "strongSwan", "type": "swanctl", "model": "Linux", "version": "5.9"}
+	certificate := object{"certificate": object{
+		"certificate": "C", "private_key": "K", "certificate_chain": "A", "enc_certificate": "E", "enc_private_key": "L",
+	}}
+	tags := object{"tags": []object{{"key": "taken"}}}
 	return map[string][3]any{
-		"CreateVgw":            {http.MethodPost, path("vpn-gateways"), vgw(smallestGateway())},
-		"ListVgws":             {http.MethodGet, path("vpn-gateways"), nil},
-		"ShowVgw":              {http.MethodGet, path("vpn-gateways", gateway), nil},
-		"UpdateVgw":            {http.MethodPut, path("vpn-gateways", gateway), vgw(object{"name": "taken"})},
-		"DeleteVgw":            {http.MethodDelete, path("vpn-gateways", gateway), nil},
-		"CreateCgw":            {http.MethodPost, path("customer-gateways"), cgw(object{"id_value": "198.51.100.8"})},
-		"ListCgws":             {http.MethodGet, path("customer-gateways"), nil},
-		"ShowCgw":              {http.MethodGet, path("customer-gateways", customerGateway), nil},
-		"UpdateCgw":            {http.MethodPut, path("customer-gateways", customerGateway), cgw(object{"name": "taken"})},
-		"DeleteCgw":            {http.MethodDelete, path("customer-gateways", customerGateway), nil},
-		"CreateVpnConnection":  {http.MethodPost, path("vpn-connection"), vpn(with(smallestConnection(gateway, customerGateway), "vgw_ip", eip2ID))},
-		"ListVpnConnections":   {http.MethodGet, path("vpn-connection"), nil},
-		"ShowVpnConnection":    {http.MethodGet, path("vpn-connection", connection), nil},
-		"UpdateVpnConnection":  {http.MethodPut, path("vpn-connection", connection), vpn(object{"name": "taken"})},
-		"DeleteVpnConnection":  {http.MethodDelete, path("vpn-connection", connection), nil},
-		"ShowVpnConnectionLog": {http.MethodGet, path("vpn-connection", connection, "log"), nil},
-		"ResetVpnConnection":   {http.MethodPost, path("vpn-connection", connection, "reset"), nil},
-		"KeystoneRevokeToken":  {http.MethodDelete, "/v3/auth/tokens", nil},
-		"BackupStore":          {http.MethodGet, "/vpngw/v1/backup", nil},
+		"ListResourcesByTags":                   {http.MethodPost, path("vpn-connection", "resource-instances", "filter"), object{}},
+		"CountResourcesByTags":                  {http.MethodPost, path("vpn-gateway", "resource-instances", "count"), object{}},
+		"BatchCreateResourceTags":               {http.MethodPost, path("vpn-connection", connection, "tags", "create"), tags},
+		"BatchDeleteResourceTags":               {http.MethodPost, path("customer-gateway", customerGateway, "tags", "delete"), tags},
+		"ShowResourceTags":                      {http.MethodGet, path("vpn-gateway", gateway, "tags"), nil},
+		"ListProjectTags":                       {http.MethodGet, path("vpn-connection", "tags"), nil},
+		"ExportVpnConnectionPeerConfiguration":  {http.MethodPost, path("vpn-connection", connection, "peer-configuration", "export"), device},
+		"ListPeerConfigurationSupportedDevices": {http.MethodGet, path("peer-configuration", "supported-devices"), nil},
+		"CreateVgwCertificate":                  {http.MethodPost, path("vpn-gateways", gateway, "certificate"), certificate},
+		"ShowVpnGatewayCertificate":             {http.MethodGet, path("vpn-gateways", gateway, "certificate"), nil},
+		"UpdateVgwCertificate":                  {http.MethodPut, path("vpn-gateways", gateway, "certificate", vpcID), certificate},
+		"ListVpnGatewayCertificates":            {http.MethodGet, path("vpn-gateway-certificates"), nil},
+		"UpgradeVpnGateway":                     {http.MethodPost, path("vpn-gateways", gateway, "upgrade"), object{"action": "start"}},
+		"ListVpnGatewayJobs":                    {http.MethodGet, path("vpn-gateways", "jobs"), nil},
+		"DeleteVpnGatewayJob":                   {http.MethodDelete, path("vpn-gateways", "jobs", vpcID), nil},
+		"ShowQuotasInfo":                        {http.MethodGet, path("vpn", "quotas"), nil},
+		"CreateConnectionMonitor":               {http.MethodPost, path("connection-monitors"), object{"connection_monitor": object{"vpn_connection_id": connection}}},
+		"ListConnectionMonitors":                {http.MethodGet, path("connection-monitors"), nil},
+		"ShowConnectionMonitor":                 {http.MethodGet, path("connection-monitors", monitor), nil},
+		"DeleteConnectionMonitor":               {http.MethodDelete, path("connection-monitors", monitor), nil},
+		"ListAvailabilityZones":                 {http.MethodGet, path("vpn-gateways", "availability-zones"), nil},
+		"ListExtendedAvailabilityZones":         {http.MethodGet, "/v5.1/" + project + "/vpn-gateways/availability-zones", nil},
+		"UpdatePostpaidVgwSpecification":        {http.MethodPost, path("vpn-gateways", gateway, "update-specification"), vgw(object{"flavor": "Professional2"})},
+		"ShowVpnGatewayRoutingTable":            {http.MethodGet, path("vpn-gateways", gateway, "routing-table"), nil},
+		"CreateVgw":                             {http.MethodPost, path("vpn-gateways"), vgw(smallestGateway())},
+		"ListVgws":                              {http.MethodGet, path("vpn-gateways"), nil},
+		"ShowVgw":                               {http.MethodGet, path("vpn-gateways", gateway), nil},
+		"UpdateVgw":                             {http.MethodPut, path("vpn-gateways", gateway), vgw(object{"name": "taken"})},
+		"DeleteVgw":                             {http.MethodDelete, path("vpn-gateways", gateway), nil},
+		"CreateCgw":                             {http.MethodPost, path("customer-gateways"), cgw(object{"id_value": "198.51.100.8"})},
+		"ListCgws":                              {http.MethodGet, path("customer-gateways"), nil},
+		"ShowCgw":                               {http.MethodGet, path("customer-gateways", customerGateway), nil},
+		"UpdateCgw":                             {http.MethodPut, path("customer-gateways", customerGateway), cgw(object{"name": "taken"})},
+		"DeleteCgw":                             {http.MethodDelete, path("customer-gateways", customerGateway), nil},
+		"CreateVpnConnection":                   {http.MethodPost, path("vpn-connection"), vpn(with(smallestConnection(gateway, customerGateway), "vgw_ip", eip2ID))},
+		"BatchCreateVpnConnection": {http.MethodPost, path("vpn-connections", "batch-create"), object{
+			"vpn_connections": []object{with(smallestConnection(gateway, customerGateway), "vgw_ip", eip2ID)},
+		}},
+		"ListConnectionIpsecSa": {http.MethodGet, path("vpn-connection", connection, "ipsec-sa"), nil},
+		"ListVpnConnections":    {http.MethodGet, path("vpn-connection"), nil},
+		"ShowVpnConnection":     {http.MethodGet, path("vpn-connection", connection), nil},
+		"UpdateVpnConnection":   {http.MethodPut, path("vpn-connection", connection), vpn(object{"name": "taken"})},
+		"DeleteVpnConnection":   {http.MethodDelete, path("vpn-connection", connection), nil},
+		"ShowVpnConnectionLog":  {http.MethodGet, path("vpn-connection", connection, "log"), nil},
+		"ResetVpnConnection":    {http.MethodPost, path("vpn-connection", connection, "reset"), nil},
+		"KeystoneRevokeToken":   {http.MethodDelete, "/v3/auth/tokens", nil},
+		"BackupStore":           {http.MethodGet, "/vpngw/v1/backup", nil},
 	}
 }
 
 func TestEveryOperationNeedsACaller(t *testing.T) {
 	b := newBench(t)
 	connection, gateway, customerGateway := b.createConnection()
-	operations := everyOperation(gateway, customerGateway, connection)
+	operations := everyOperation(gateway, customerGateway, connection, b.createMonitor(connection))
 	all, err := document()
 	check(t, err)
 	for _, op := range all {
@@ -87,7 +120,7 @@ func TestEveryOperationNeedsACaller(t *testing.T) {
 func (b *bench) everything() string {
 	b.t.Helper()
 	var out strings.Builder
-	for _, kind := range []string{"vpn-gateways", "customer-gateways", "vpn-connection"} {
+	for _, kind := range []string{"vpn-gateways", "customer-gateways", "vpn-connection", "connection-monitors"} {
 		a := b.call(http.MethodGet, path(kind), nil).want(http.StatusOK)
 		delete(a.body, "request_id")
 		out.WriteString(encoded(b.t, a.body))
@@ -98,7 +131,8 @@ func (b *bench) everything() string {
 func TestProjectsAreApart(t *testing.T) {
 	b := newBench(t)
 	connection, gateway, customerGateway := b.createConnection()
-	for id, op := range everyOperation(gateway, customerGateway, connection) {
+	monitor := b.createMonitor(connection)
+	for id, op := range everyOperation(gateway, customerGateway, connection, monitor) {
 		if id == "KeystoneRevokeToken" {
 			continue
 		}
@@ -106,7 +140,8 @@ func TestProjectsAreApart(t *testing.T) {
 			b.t = t
 			method, target, body := op[0].(string), op[1].(string), op[2]
 			b.as("stranger", method, target, body).wantError(http.StatusForbidden, "VPN.0003", "Authentication failed: ")
-			if strings.Count(target, "/") < 4 {
+			if !strings.Contains(target, gateway) && !strings.Contains(target, customerGateway) &&
+				!strings.Contains(target, connection) && !strings.Contains(target, monitor) {
 				return // no object is named
 			}
 			own := strings.Replace(target, project, otherProject, 1)

@@ -18,6 +18,7 @@ func (b *bench) marked(accessKey, token, target string, body any) *answer {
 
 func TestRepeatedCreations(t *testing.T) {
 	const token1, token2, token3 = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0001", "5F0F6F5A-0C1D-4A52-9A3E-2B5A4F1C0002", "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0003"
+	const token4, token5 = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0004", "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0005"
 	b := newBench(t)
 	gatewayBody := vgw(smallestGateway())
 	first := b.marked("admin", token1, path("vpn-gateways"), gatewayBody).want(http.StatusCreated)
@@ -40,6 +41,20 @@ func TestRepeatedCreations(t *testing.T) {
 		t.Errorf("the second answer is %s, want %s", again.Text, first.Text)
 	}
 
+	connection := first.text("vpn_connection", "id")
+	batchBody := object{"vpn_connections": []object{with(smallestConnection(gateway, peer), "vgw_ip", eip2ID)}}
+	first = b.marked("admin", token4, path("vpn-connections", "batch-create"), batchBody).want(http.StatusCreated)
+	again = b.marked("admin", token4, path("vpn-connections", "batch-create"), batchBody).want(http.StatusCreated)
+	if encoded(t, again.at("vpn_connections")) != encoded(t, first.at("vpn_connections")) {
+		t.Errorf("the second answer is %s, want %s", again.Text, first.Text)
+	}
+	monitorBody := object{"connection_monitor": object{"vpn_connection_id": connection}}
+	first = b.marked("admin", token5, path("connection-monitors"), monitorBody).want(http.StatusCreated)
+	again = b.marked("admin", token5, path("connection-monitors"), monitorBody).want(http.StatusCreated)
+	if encoded(t, again.at("connection_monitor")) != encoded(t, first.at("connection_monitor")) {
+		t.Errorf("the second answer is %s, want %s", again.Text, first.Text)
+	}
+
 	b.marked("admin", token2, path("customer-gateways"), cgw(object{"id_value": "198.51.100.8"})).
 		wantError(http.StatusBadRequest, "VPN.0031", "Repeated operation.")
 	b.marked("admin", token2, path("vpn-gateways"), gatewayBody).wantError(http.StatusBadRequest, "VPN.0031", "Repeated operation.")
@@ -55,7 +70,20 @@ func TestRepeatedCreations(t *testing.T) {
 	if n := len(b.call(http.MethodGet, path("customer-gateways"), nil).list("customer_gateways")); n != 2 {
 		t.Errorf("there are %d customer gateways, want 2", n)
 	}
-	if n := len(b.call(http.MethodGet, path("vpn-connection"), nil).list("vpn_connections")); n != 1 {
-		t.Errorf("there are %d connections, want 1", n)
+	if n := len(b.call(http.MethodGet, path("vpn-connection"), nil).list("vpn_connections")); n != 2 {
+		t.Errorf("there are %d connections, want 2", n)
+	}
+}
+
+// Of what answers 201, all but a login and a certificate can be repeated: the
+// first makes no object, the second is never made.
+func TestEveryCreationIsRepeatable(t *testing.T) {
+	operations, err := document()
+	check(t, err)
+	for _, op := range operations {
+		creates := op.route.Operation.Responses.Status(http.StatusCreated) != nil && !op.public && op.id != "CreateVgwCertificate"
+		if op.repeatable != creates {
+			t.Errorf("%s is repeatable: %v, want %v", op.id, op.repeatable, creates)
+		}
 	}
 }

@@ -10,10 +10,37 @@ import (
 // CreateVpnConnection creates a connection.
 func (h *handlers) CreateVpnConnection(ctx context.Context, req CreateVpnConnectionRequestObject) (CreateVpnConnectionResponseObject, error) {
 	c := &req.Body.VpnConnection
-	if value(c.EnableHealthCheck) {
-		return nil, control.Invalid("enable_health_check", "connection monitors are something that this release does not support")
+	view, err := h.server.service.CreateConnection(ctx, req.ProjectID, connectionRequest(c))
+	if err != nil {
+		return nil, err
 	}
-	view, err := h.server.service.CreateConnection(ctx, req.ProjectID, control.ConnectionCreate{
+	answer := connectionAnswer(&view, created)
+	answer.EnableHealthCheck = c.EnableHealthCheck
+	return CreateVpnConnection201JSONResponse{VpnConnection: answer, RequestID: callOf(ctx).requestID}, nil
+}
+
+// BatchCreateVpnConnection creates the connections of one gateway, all or none.
+func (h *handlers) BatchCreateVpnConnection(ctx context.Context, req BatchCreateVpnConnectionRequestObject) (BatchCreateVpnConnectionResponseObject, error) {
+	creates := make([]control.ConnectionCreate, len(req.Body.VpnConnections))
+	for i := range creates {
+		creates[i] = connectionRequest(&req.Body.VpnConnections[i])
+	}
+	views, err := h.server.service.CreateConnections(ctx, req.ProjectID, creates)
+	if err != nil {
+		return nil, err
+	}
+	answer := BatchCreateVpnConnection201JSONResponse{
+		VpnConnections: make([]VpnConnection, len(views)), RequestID: callOf(ctx).requestID,
+	}
+	for i := range views {
+		answer.VpnConnections[i] = connectionAnswer(&views[i], created)
+		answer.VpnConnections[i].EnableHealthCheck = req.Body.VpnConnections[i].EnableHealthCheck
+	}
+	return answer, nil
+}
+
+func connectionRequest(c *CreateVpnConnection) control.ConnectionCreate {
+	return control.ConnectionCreate{
 		Name:               c.Name,
 		VgwID:              &c.VgwID,
 		VgwIP:              &c.VgwIP,
@@ -25,6 +52,7 @@ func (h *handlers) CreateVpnConnection(ctx context.Context, req CreateVpnConnect
 		TunnelPeerAddress:  c.TunnelPeerAddress,
 		EnableNQA:          c.EnableNqa,
 		EnableHub:          c.EnableHub,
+		EnableHealthCheck:  value(c.EnableHealthCheck),
 		PSK:                secret(c.Psk),
 		PolicyRules:        rulesRequest(c.PolicyRules),
 		PolicyRulesV6:      rulesRequest(c.PolicyRulesV6),
@@ -32,13 +60,7 @@ func (h *handlers) CreateVpnConnection(ctx context.Context, req CreateVpnConnect
 		IPsecPolicy:        ipsecRequest(c.Ipsecpolicy),
 		HARole:             text(c.HaRole),
 		Tags:               tagsRequest(c.Tags),
-	})
-	if err != nil {
-		return nil, err
 	}
-	return CreateVpnConnection201JSONResponse{
-		VpnConnection: connectionAnswer(&view, created), RequestID: callOf(ctx).requestID,
-	}, nil
 }
 
 // ShowVpnConnection shows a connection.
@@ -142,6 +164,26 @@ func (h *handlers) ShowVpnConnectionLog(ctx context.Context, req ShowVpnConnecti
 	}
 	for i, l := range lines {
 		answer.Logs[i] = VpnConnectionLog{Time: l.Time.Unix(), RawMessage: l.Message}
+	}
+	return answer, nil
+}
+
+// ListConnectionIpsecSa lists the CHILD_SAs of a connection with what they have
+// carried.
+func (h *handlers) ListConnectionIpsecSa(ctx context.Context, req ListConnectionIpsecSaRequestObject) (ListConnectionIpsecSaResponseObject, error) {
+	list, at, err := h.server.service.ConnectionChildSAs(ctx, req.ProjectID, req.VpnConnectionID)
+	if err != nil {
+		return nil, err
+	}
+	answer := ListConnectionIpsecSa200JSONResponse{SaInfos: make([]SaInfo, len(list)), RequestID: callOf(ctx).requestID}
+	for i, c := range list {
+		answer.SaInfos[i] = SaInfo{
+			ID:           c.ID,
+			SourceIPCidr: strings.Join(prefixes(c.Local), ","), DestIPCidr: strings.Join(prefixes(c.Remote), ","),
+			PacketsSent: c.Sent.Packets, PacketsRecv: c.Received.Packets,
+			TrafficSent: c.Sent.Octets, TrafficRecv: c.Received.Octets,
+			CollectedAt: control.FormatTime(at),
+		}
 	}
 	return answer, nil
 }
@@ -250,6 +292,9 @@ func connectionAnswer(v *control.ConnectionView, in answerOf) VpnConnection {
 	}
 	if v.Style == control.StyleBGP {
 		c.EnableHub = &v.EnableHub
+	}
+	if in != created {
+		c.ConnectionMonitorID = orAbsent(v.MonitorID)
 	}
 	if in == shown {
 		c.Status = pointer(VpnConnectionStatus(v.State))

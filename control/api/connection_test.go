@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
@@ -118,7 +119,8 @@ func TestConnectionRefusals(t *testing.T) {
 		{"unknown style", with(base, "style", "mesh"), 400, "style"},
 		{"unsupported style", with(base, "style", "policy-template"), 400, "style"},
 		{"hub without BGP", with(base, "enable_hub", true), 400, "enable_hub"},
-		{"monitor", with(base, "enable_health_check", true), 400, "enable_health_check"},
+		{"probing with policy", with(base, "enable_nqa", true, "style", "policy",
+			"policy_rules", []object{{"source": "192.168.0.0/24", "destination": []string{"172.16.0.0/24"}}}), 400, "enable_nqa"},
 		{"unsupported version", policy(object{"ike_version": "v1"}), 400, "ike_version"},
 		{"unknown version", policy(object{"ike_version": "v3"}), 400, "ikepolicy.ike_version: must be one of v1, v2"},
 		{"IKE lifetime below", policy(object{"lifetime_seconds": 59}), 400, "ikepolicy.lifetime_seconds: must be from 60 to 604800"},
@@ -182,6 +184,88 @@ func TestConnectionLogAndReset(t *testing.T) {
 		method := map[string]string{"log": http.MethodGet, "reset": http.MethodPost}[unknown]
 		b.call(method, path("vpn-connection", vpcID, unknown), nil).wantError(http.StatusNotFound, "VPN.0004", "")
 	}
+}
+
+func TestConnectionBatch(t *testing.T) {
+	b := newBench(t)
+	gateway, first, second := b.createGateway(), b.createCustomerGateway("198.51.100.7"), b.createCustomerGateway("198.51.100.8")
+	one := with(smallestConnection(gateway, first), "name", "one")
+	two := with(smallestConnection(gateway, second), "name", "two", "vgw_ip", eip2ID)
+	const target = "vpn-connections/batch-create"
+	batch := func(list ...object) object { return object{"vpn_connections": append([]object{}, list...)} }
+	for _, test := range []struct {
+		name    string
+		send    any
+		status  int
+		message string
+	}{
+		{"empty", batch(), 400, "vpn_connections: must have 1 to 2 entries"},
+		{"three", batch(one, two, one), 400, "vpn_connections: must have 1 to 2 entries"},
+		{"no list", object{}, 400, "vpn_connections: is required"},
+		{"an object", object{"vpn_connections": one}, 400, "vpn_connections: must be of type array"},
+		{"cut", `{"vpn_connections":[`, 400, "body: is not valid JSON"},
+		{"second lacks a member", batch(one, with(two, "cgw_id", nil)), 400, "vpn_connections[1].cgw_id: is required"},
+		{"second has a weak PSK", batch(one, with(two, "psk", "abcdefgh1234")), 400, "vpn_connections[1].psk: must have characters"},
+		{"second has a short PSK", batch(one, with(two, "psk", "Abc-123")), 400, "vpn_connections[1].psk: must have 8 to 128 characters"},
+		{"the same twice", batch(one, one), 400, "vpn_connections[1].cgw_id: connection"},
+		{"one tunnel network twice", batch(with(one, "tunnel_local_address", "169.254.1.1/30"),
+			with(two, "vgw_ip", eip1ID, "tunnel_local_address", "169.254.1.1/30")), 400, "vpn_connections[1].tunnel_local_address: "},
+		{"unknown gateway", batch(one, with(two, "vgw_id", vpcID)), 404, "resource not found"},
+		{"unknown customer gateway", batch(with(one, "cgw_id", vpcID)), 404, "resource not found"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b.t = t
+			code := map[int]string{400: "VPN.0001", 404: "VPN.0004"}[test.status]
+			b.call(http.MethodPost, path(target), test.send).wantError(test.status, code, test.message)
+			if l := b.call(http.MethodGet, path("vpn-connection"), nil).list("vpn_connections"); len(l) != 0 {
+				t.Errorf("a part of a refused batch was created: %v", l)
+			}
+		})
+	}
+	b.t = t
+	made := b.call(http.MethodPost, path(target), batch(one, two)).want(http.StatusCreated).list("vpn_connections")
+	if len(made) != 2 {
+		t.Fatalf("made %d connections", len(made))
+	}
+	wantMembers(t, made[0], object{"name": "one", "vgw_ip": eip1ID, "cgw_id": first})
+	wantMembers(t, made[1], object{"name": "two", "vgw_ip": eip2ID, "cgw_id": second})
+	wantAbsent(t, made[0], "status", "psk")
+	listed := b.call(http.MethodGet, path("vpn-connection?limit=1"), nil).want(http.StatusOK)
+	if l := listed.list("vpn_connections"); len(l) != 1 || l[0].(object)["name"] != "two" || listed.body["total_count"] != 2.0 {
+		t.Errorf("the list is %s", listed.Text)
+	}
+	b.call(http.MethodDelete, path("vpn-gateways", gateway), nil).wantError(http.StatusBadRequest, "VPN.0001", "has connection")
+}
+
+func TestConnectionChildSAs(t *testing.T) {
+	b := newBench(t)
+	id, _, _ := b.createConnection()
+	show := func() *answer { return b.call(http.MethodGet, path("vpn-connection", id, "ipsec-sa"), nil) }
+	if l := show().want(http.StatusOK).list("sa_infos"); len(l) != 0 {
+		t.Errorf("a connection that is down has SAs: %v", l)
+	}
+	b.report(id, control.ConnectionStatus{State: control.ConnectionActive})
+	show().wantError(http.StatusInternalServerError, "VPN.0002", "another node")
+	networks := func(texts ...string) (list []netip.Prefix) {
+		for _, text := range texts {
+			list = append(list, netip.MustParsePrefix(text))
+		}
+		return list
+	}
+	b.engines.children = map[string][]control.ChildSA{id: {{
+		ID: "c0ffee01-0badcafe", Local: networks("10.10.0.0/24"), Remote: networks("172.16.0.0/24", "172.16.2.0/23"),
+		Sent: control.Traffic{Packets: 3, Octets: 252}, Received: control.Traffic{Packets: 1 << 40, Octets: 1 << 52},
+	}}}
+	l := show().want(http.StatusOK).list("sa_infos")
+	if len(l) != 1 {
+		t.Fatalf("%d SAs, want one", len(l))
+	}
+	wantMembers(t, l[0], object{
+		"id": "c0ffee01-0badcafe", "source_ip_cidr": "10.10.0.0/24", "dest_ip_cidr": "172.16.0.0/24,172.16.2.0/23",
+		"packets_sent": 3, "packets_recv": 1 << 40, "traffic_sent": 252, "traffic_recv": 1 << 52,
+		"collected_at": control.FormatTime(b.now),
+	})
+	b.call(http.MethodGet, path("vpn-connection", vpcID, "ipsec-sa"), nil).wantError(http.StatusNotFound, "VPN.0004", "")
 }
 
 func TestConnectionFilters(t *testing.T) {

@@ -20,6 +20,9 @@ const (
 	updated
 )
 
+// borderGroup is the one group of zones that there is: no edge sites.
+const borderGroup = "center"
+
 // CreateVgw creates a gateway.
 func (h *handlers) CreateVgw(ctx context.Context, req CreateVgwRequestObject) (CreateVgwResponseObject, error) {
 	g := &req.Body.VpnGateway
@@ -92,6 +95,18 @@ func (h *handlers) UpdateVgw(ctx context.Context, req UpdateVgwRequestObject) (U
 		return nil, err
 	}
 	return UpdateVgw200JSONResponse{VpnGateway: gatewayAnswer(&view, updated), RequestID: callOf(ctx).requestID}, nil
+}
+
+// UpdatePostpaidVgwSpecification changes the flavor of a gateway.
+func (h *handlers) UpdatePostpaidVgwSpecification(ctx context.Context, req UpdatePostpaidVgwSpecificationRequestObject) (UpdatePostpaidVgwSpecificationResponseObject, error) {
+	flavor := control.Flavor(req.Body.VpnGateway.Flavor)
+	view, err := h.server.service.ChangeFlavor(ctx, req.ProjectID, req.VgwID, flavor)
+	if err != nil {
+		return nil, err
+	}
+	return UpdatePostpaidVgwSpecification200JSONResponse{
+		VpnGateway: gatewayAnswer(&view, updated), RequestID: callOf(ctx).requestID,
+	}, nil
 }
 
 // DeleteVgw deletes a gateway.
@@ -187,7 +202,7 @@ func gatewayAnswer(v *control.GatewayView, in answerOf) Vgw {
 	if in == shown {
 		g.Status = pointer(VgwStatus(v.State))
 		g.StatusMessage = orAbsent(v.Status.Message)
-		g.PublicBorderGroup = pointer("center")
+		g.PublicBorderGroup = pointer(borderGroup)
 		flavors := make([]string, len(v.SupportedFlavors))
 		for i, f := range v.SupportedFlavors {
 			flavors[i] = string(f)

@@ -168,3 +168,43 @@ func TestPrivateAddressesAreInEveryAnswer(t *testing.T) {
 		}
 	}
 }
+
+func TestGatewayFlavor(t *testing.T) {
+	b := newBench(t)
+	_, gateway, _ := b.createConnection()
+	change := func(id string, body any) *answer {
+		return b.call(http.MethodPost, path("vpn-gateways", id, "update-specification"), body)
+	}
+	flavor := func(f string) object { return vgw(object{"flavor": f}) }
+	for _, test := range []struct {
+		name    string
+		body    any
+		message string
+	}{
+		{"no body", nil, "body: is required"},
+		{"no gateway", object{}, "vpn_gateway: is required"},
+		{"no flavor", vgw(object{}), "flavor: is required"},
+		{"a number", vgw(object{"flavor": 1}), "flavor: must be one of Basic"},
+		{"unknown", flavor("Professional3"), "flavor: must be one of"},
+		{"the same", flavor("Professional1"), "flavor: must be one of Professional2, the flavors that this gateway can be changed to"},
+		{"less than the bandwidth", flavor("Basic"), "flavor: must be one of Professional2"},
+		{"of another class", flavor("GM"), "flavor: must be one of Professional2"},
+		{"with a template", flavor("Professional2-NonFixedIP"), "flavor: must be one of Professional2"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b.t = t
+			change(gateway, test.body).wantError(http.StatusBadRequest, "VPN.0001", "invalid request: "+test.message)
+		})
+	}
+	b.t = t
+	change(vpcID, flavor("Professional2")).wantError(http.StatusNotFound, "VPN.0004", "")
+	check(t, b.objects.SetGatewayStatus(t.Context(), project, gateway, control.GatewayStatus{Observed: 1, AppliedAt: b.now}))
+	a := change(gateway, flavor("Professional2")).want(http.StatusOK)
+	wantMembers(t, a.at("vpn_gateway"), object{"id": gateway, "flavor": "Professional2", "used_connection_number": 1})
+	wantAbsent(t, a.at("vpn_gateway"), "status", "supported_flavors")
+	shown := b.call(http.MethodGet, path("vpn-gateways", gateway), nil).want(http.StatusOK)
+	wantMembers(t, shown.at("vpn_gateway"), object{"status": "PENDING_UPDATE", "supported_flavors": []string{"Professional1"}})
+	change(gateway, flavor("Professional1")).wantError(http.StatusForbidden, "VPN.0003", "is not ready, currently UPDATING")
+	b.applied(gateway)
+	change(gateway, flavor("Professional1")).want(http.StatusOK)
+}

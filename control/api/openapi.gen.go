@@ -98,6 +98,57 @@ func (e AuthenticationMethod) Valid() bool {
 	}
 }
 
+// Defines values for ConnectionMonitorProtoType.
+const (
+	MonitorByICMP ConnectionMonitorProtoType = "icmp"
+)
+
+// Valid indicates whether the value is a known member of the ConnectionMonitorProtoType enum.
+func (e ConnectionMonitorProtoType) Valid() bool {
+	switch e {
+	case MonitorByICMP:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ConnectionMonitorStatus.
+const (
+	MonitorActive        ConnectionMonitorStatus = "ACTIVE"
+	MonitorPendingCreate ConnectionMonitorStatus = "PENDING_CREATE"
+	MonitorPendingDelete ConnectionMonitorStatus = "PENDING_DELETE"
+)
+
+// Valid indicates whether the value is a known member of the ConnectionMonitorStatus enum.
+func (e ConnectionMonitorStatus) Valid() bool {
+	switch e {
+	case MonitorActive:
+		return true
+	case MonitorPendingCreate:
+		return true
+	case MonitorPendingDelete:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ConnectionMonitorType.
+const (
+	MonitorOfGateway ConnectionMonitorType = "gateway"
+)
+
+// Valid indicates whether the value is a known member of the ConnectionMonitorType enum.
+func (e ConnectionMonitorType) Valid() bool {
+	switch e {
+	case MonitorOfGateway:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CreateEipChargeMode.
 const (
 	Bandwidth CreateEipChargeMode = "bandwidth"
@@ -401,6 +452,54 @@ func (e IpsecPolicyTransformProtocol) Valid() bool {
 	}
 }
 
+// Defines values for JobJobType.
+const (
+	JobRollback JobJobType = "rollback"
+	JobUpgrade  JobJobType = "upgrade"
+)
+
+// Valid indicates whether the value is a known member of the JobJobType enum.
+func (e JobJobType) Valid() bool {
+	switch e {
+	case JobRollback:
+		return true
+	case JobUpgrade:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for JobStatus.
+const (
+	JobFail            JobStatus = "fail"
+	JobPendingConfirm  JobStatus = "pending_upgrade_confirm"
+	JobRollbackSuccess JobStatus = "rollback_success"
+	JobRollingBack     JobStatus = "rolling_back"
+	JobSuccess         JobStatus = "success"
+	JobUpgrading       JobStatus = "upgrading"
+)
+
+// Valid indicates whether the value is a known member of the JobStatus enum.
+func (e JobStatus) Valid() bool {
+	switch e {
+	case JobFail:
+		return true
+	case JobPendingConfirm:
+		return true
+	case JobRollbackSuccess:
+		return true
+	case JobRollingBack:
+		return true
+	case JobSuccess:
+		return true
+	case JobUpgrading:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for NegotiationMode.
 const (
 	Aggressive NegotiationMode = "aggressive"
@@ -431,6 +530,27 @@ func (e NetworkType) Valid() bool {
 	case Private:
 		return true
 	case Public:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NexthopResourceType.
+const (
+	NexthopConnection NexthopResourceType = "vpn_connection"
+	NexthopER         NexthopResourceType = "er"
+	NexthopGateway    NexthopResourceType = "vpn_gateway"
+)
+
+// Valid indicates whether the value is a known member of the NexthopResourceType enum.
+func (e NexthopResourceType) Valid() bool {
+	switch e {
+	case NexthopConnection:
+		return true
+	case NexthopER:
+		return true
+	case NexthopGateway:
 		return true
 	default:
 		return false
@@ -473,6 +593,60 @@ func (e Pfs) Valid() bool {
 	case PfsGroup21:
 		return true
 	case PfsGroup5:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for QuotaType.
+const (
+	QuotaConnections      QuotaType = "vpn_connection"
+	QuotaCustomerGateways QuotaType = "customer_gateway"
+	QuotaGateways         QuotaType = "vpn_gateway"
+)
+
+// Valid indicates whether the value is a known member of the QuotaType enum.
+func (e QuotaType) Valid() bool {
+	switch e {
+	case QuotaConnections:
+		return true
+	case QuotaCustomerGateways:
+		return true
+	case QuotaGateways:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResourceFilterWithoutAnyTag1.
+const (
+	False ResourceFilterWithoutAnyTag1 = "false"
+	True  ResourceFilterWithoutAnyTag1 = "true"
+)
+
+// Valid indicates whether the value is a known member of the ResourceFilterWithoutAnyTag1 enum.
+func (e ResourceFilterWithoutAnyTag1) Valid() bool {
+	switch e {
+	case False:
+		return true
+	case True:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResourceMatchKey.
+const (
+	ResourceName ResourceMatchKey = "resource_name"
+)
+
+// Valid indicates whether the value is a known member of the ResourceMatchKey enum.
+func (e ResourceMatchKey) Valid() bool {
+	switch e {
+	case ResourceName:
 		return true
 	default:
 		return false
@@ -584,6 +758,27 @@ func (e TemplatePfs) Valid() bool {
 	case TemplatePfsGroup20:
 		return true
 	case TemplatePfsGroup21:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for UpgradeRequestBodyAction.
+const (
+	UpgradeFinish   UpgradeRequestBodyAction = "finish"
+	UpgradeRollback UpgradeRequestBodyAction = "rollback"
+	UpgradeStart    UpgradeRequestBodyAction = "start"
+)
+
+// Valid indicates whether the value is a known member of the UpgradeRequestBodyAction enum.
+func (e UpgradeRequestBodyAction) Valid() bool {
+	switch e {
+	case UpgradeFinish:
+		return true
+	case UpgradeRollback:
+		return true
+	case UpgradeStart:
 		return true
 	default:
 		return false
@@ -710,6 +905,48 @@ func (e VpnConnectionStyle) Valid() bool {
 	}
 }
 
+// Defines values for VpnGatewayCertificateStatus.
+const (
+	CertificateBinding VpnGatewayCertificateStatus = "BINDING"
+	CertificateBound   VpnGatewayCertificateStatus = "BOUND"
+	CertificateFault   VpnGatewayCertificateStatus = "FAULT"
+)
+
+// Valid indicates whether the value is a known member of the VpnGatewayCertificateStatus enum.
+func (e VpnGatewayCertificateStatus) Valid() bool {
+	switch e {
+	case CertificateBinding:
+		return true
+	case CertificateBound:
+		return true
+	case CertificateFault:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResourceType.
+const (
+	ResourceConnection      ResourceType = "vpn-connection"
+	ResourceCustomerGateway ResourceType = "customer-gateway"
+	ResourceGateway         ResourceType = "vpn-gateway"
+)
+
+// Valid indicates whether the value is a known member of the ResourceType enum.
+func (e ResourceType) Valid() bool {
+	switch e {
+	case ResourceConnection:
+		return true
+	case ResourceCustomerGateway:
+		return true
+	case ResourceGateway:
+		return true
+	default:
+		return false
+	}
+}
+
 // AsNumber defines model for AsNumber.
 type AsNumber = int64
 
@@ -776,6 +1013,44 @@ type AuthenticationAlgorithm string
 // AuthenticationMethod defines model for AuthenticationMethod.
 type AuthenticationMethod string
 
+// AvailabilityZones defines model for AvailabilityZones.
+type AvailabilityZones struct {
+	Professional1NonFixedIP ZonesOfFlavor `json:"Professional1-NonFixedIP"`
+	Professional2NonFixedIP ZonesOfFlavor `json:"Professional2-NonFixedIP"`
+	Basic                   ZonesOfFlavor `json:"basic"`
+	Gm                      ZonesOfFlavor `json:"gm"`
+	Professional1           ZonesOfFlavor `json:"professional1"`
+	Professional2           ZonesOfFlavor `json:"professional2"`
+}
+
+// AvailabilityZonesResponseBody defines model for AvailabilityZonesResponseBody.
+type AvailabilityZonesResponseBody struct {
+	AvailabilityZones AvailabilityZones `json:"availability_zones"`
+	RequestID         string            `json:"request_id"`
+}
+
+// AvailableSpec defines model for AvailableSpec.
+type AvailableSpec struct {
+	// AttachmentType What the gateway connects to, a VPC or an enterprise router.
+	AttachmentType AttachmentType `json:"attachment_type"`
+	Flavor         Flavor         `json:"flavor"`
+
+	// IPVersion Family of the traffic inside the tunnels.
+	IPVersion IPVersion `json:"ip_version"`
+}
+
+// BatchCreateVpnConnectionRequestBody defines model for BatchCreateVpnConnectionRequestBody.
+type BatchCreateVpnConnectionRequestBody struct {
+	// VpnConnections All of one vgw_id.
+	VpnConnections []CreateVpnConnection `json:"vpn_connections"`
+}
+
+// BatchCreateVpnConnectionResponseBody defines model for BatchCreateVpnConnectionResponseBody.
+type BatchCreateVpnConnectionResponseBody struct {
+	RequestID      string          `json:"request_id"`
+	VpnConnections []VpnConnection `json:"vpn_connections"`
+}
+
 // BgpPeer defines model for BgpPeer.
 type BgpPeer struct {
 	NumMessageReceived *int64  `json:"num_message_received,omitempty"`
@@ -810,6 +1085,15 @@ type CaCertificateRequest struct {
 	ID *ObjectID `json:"id,omitempty"`
 }
 
+// CertificateChainText PEM.
+type CertificateChainText = string
+
+// CertificateName defines model for CertificateName.
+type CertificateName = string
+
+// CertificateText PEM.
+type CertificateText = string
+
 // Cgw defines model for Cgw.
 type Cgw struct {
 	BgpAsn        *AsNumber      `json:"bgp_asn,omitempty"`
@@ -841,6 +1125,43 @@ type CgwResponseBody struct {
 	RequestID       string `json:"request_id"`
 }
 
+// ConnectionMonitor defines model for ConnectionMonitor.
+type ConnectionMonitor struct {
+	// DestinationIP The customer gateway's address. Absent while it is not known.
+	DestinationIP *string                    `json:"destination_ip,omitempty"`
+	ID            string                     `json:"id"`
+	ProtoType     ConnectionMonitorProtoType `json:"proto_type"`
+
+	// SourceIP The gateway's address.
+	SourceIP string `json:"source_ip"`
+
+	// Status In show and list.
+	Status          *ConnectionMonitorStatus `json:"status,omitempty"`
+	Type            ConnectionMonitorType    `json:"type"`
+	VpnConnectionID string                   `json:"vpn_connection_id"`
+}
+
+// ConnectionMonitorProtoType defines model for ConnectionMonitor.ProtoType.
+type ConnectionMonitorProtoType string
+
+// ConnectionMonitorStatus In show and list.
+type ConnectionMonitorStatus string
+
+// ConnectionMonitorType defines model for ConnectionMonitor.Type.
+type ConnectionMonitorType string
+
+// ConnectionMonitorListResponseBody defines model for ConnectionMonitorListResponseBody.
+type ConnectionMonitorListResponseBody struct {
+	ConnectionMonitors []ConnectionMonitor `json:"connection_monitors"`
+	RequestID          string              `json:"request_id"`
+}
+
+// ConnectionMonitorResponseBody defines model for ConnectionMonitorResponseBody.
+type ConnectionMonitorResponseBody struct {
+	ConnectionMonitor ConnectionMonitor `json:"connection_monitor"`
+	RequestID         string            `json:"request_id"`
+}
+
 // CreateCgw defines model for CreateCgw.
 type CreateCgw struct {
 	BgpAsn *AsNumber `json:"bgp_asn,omitempty"`
@@ -864,6 +1185,14 @@ type CreateCgw struct {
 // CreateCgwRequestBody defines model for CreateCgwRequestBody.
 type CreateCgwRequestBody struct {
 	CustomerGateway CreateCgw `json:"customer_gateway"`
+}
+
+// CreateConnectionMonitorRequestBody defines model for CreateConnectionMonitorRequestBody.
+type CreateConnectionMonitorRequestBody struct {
+	ConnectionMonitor struct {
+		// VpnConnectionID An id, usually a UUID of 36 characters.
+		VpnConnectionID ObjectID `json:"vpn_connection_id"`
+	} `json:"connection_monitor"`
 }
 
 // CreateEip An existing EIP by its id alone, or the description of a new one.
@@ -943,6 +1272,27 @@ type CreateVgw struct {
 
 	// VpcID An id, usually a UUID of 36 characters.
 	VpcID *ObjectID `json:"vpc_id,omitempty"`
+}
+
+// CreateVgwCertificateRequestBody defines model for CreateVgwCertificateRequestBody.
+type CreateVgwCertificateRequestBody struct {
+	Certificate struct {
+		// Certificate PEM.
+		Certificate CertificateText `json:"certificate"`
+
+		// CertificateChain PEM.
+		CertificateChain CertificateChainText `json:"certificate_chain"`
+
+		// EncCertificate PEM.
+		EncCertificate CertificateText `json:"enc_certificate"`
+
+		// EncPrivateKey PEM. Never returned.
+		EncPrivateKey *PrivateKeyText  `json:"enc_private_key,omitempty"`
+		Name          *CertificateName `json:"name,omitempty"`
+
+		// PrivateKey PEM. Never returned.
+		PrivateKey *PrivateKeyText `json:"private_key,omitempty"`
+	} `json:"certificate"`
 }
 
 // CreateVgwRequestBody defines model for CreateVgwRequestBody.
@@ -1070,6 +1420,27 @@ type Error struct {
 	RequestID string `json:"request_id"`
 }
 
+// ExportPeerConfigurationRequestBody One of the supported devices, in any case.
+type ExportPeerConfigurationRequestBody struct {
+	Model   string `json:"model"`
+	Type    string `json:"type"`
+	Vendor  string `json:"vendor"`
+	Version string `json:"version"`
+}
+
+// ExtendedAvailabilityZone defines model for ExtendedAvailabilityZone.
+type ExtendedAvailabilityZone struct {
+	AvailableSpecs    []AvailableSpec `json:"available_specs"`
+	Name              string          `json:"name"`
+	PublicBorderGroup string          `json:"public_border_group"`
+}
+
+// ExtendedAvailabilityZonesResponseBody defines model for ExtendedAvailabilityZonesResponseBody.
+type ExtendedAvailabilityZonesResponseBody struct {
+	AvailabilityZones []ExtendedAvailabilityZone `json:"availability_zones"`
+	RequestID         string                     `json:"request_id"`
+}
+
 // Flavor defines model for Flavor.
 type Flavor string
 
@@ -1155,6 +1526,37 @@ type IpsecPolicyEncapsulationMode string
 // IpsecPolicyTransformProtocol defines model for IpsecPolicy.TransformProtocol.
 type IpsecPolicyTransformProtocol string
 
+// IpsecSaListResponseBody defines model for IpsecSaListResponseBody.
+type IpsecSaListResponseBody struct {
+	RequestID string   `json:"request_id"`
+	SaInfos   []SaInfo `json:"sa_infos"`
+}
+
+// Job defines model for Job.
+type Job struct {
+	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CreatedAt Time `json:"created_at"`
+
+	// FinishedAt UTC, as 2024-12-24T07:08:32.730Z.
+	FinishedAt *Time      `json:"finished_at,omitempty"`
+	ID         string     `json:"id"`
+	JobType    JobJobType `json:"job_type"`
+	ResourceID string     `json:"resource_id"`
+	Status     JobStatus  `json:"status"`
+}
+
+// JobJobType defines model for Job.JobType.
+type JobJobType string
+
+// JobStatus defines model for Job.Status.
+type JobStatus string
+
+// JobListResponseBody defines model for JobListResponseBody.
+type JobListResponseBody struct {
+	Jobs      []Job  `json:"jobs"`
+	RequestID string `json:"request_id"`
+}
+
 // Name 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_`, `-` and `.`.
 type Name = string
 
@@ -1163,6 +1565,15 @@ type NegotiationMode string
 
 // NetworkType How peers reach the gateway, through EIPs or through private addresses of the access VPC.
 type NetworkType string
+
+// NexthopResource defines model for NexthopResource.
+type NexthopResource struct {
+	ID   string              `json:"id"`
+	Type NexthopResourceType `json:"type"`
+}
+
+// NexthopResourceType defines model for NexthopResource.Type.
+type NexthopResourceType string
 
 // ObjectID An id, usually a UUID of 36 characters.
 type ObjectID = string
@@ -1174,6 +1585,12 @@ type PageInfo struct {
 
 	// NextMarker Creation time of the last item. Absent from an empty page.
 	NextMarker *string `json:"next_marker,omitempty"`
+}
+
+// PeerConfigurationResponseBody defines model for PeerConfigurationResponseBody.
+type PeerConfigurationResponseBody struct {
+	PeerConfig string `json:"peer_config"`
+	RequestID  string `json:"request_id"`
 }
 
 // Pfs defines model for Pfs.
@@ -1213,13 +1630,167 @@ type PolicyTemplate struct {
 	} `json:"ipsec_policy,omitempty"`
 }
 
+// PrivateKeyText PEM. Never returned.
+type PrivateKeyText = string
+
+// ProjectTag defines model for ProjectTag.
+type ProjectTag struct {
+	Key    string   `json:"key"`
+	Values []string `json:"values"`
+}
+
+// ProjectTagsResponseBody defines model for ProjectTagsResponseBody.
+type ProjectTagsResponseBody struct {
+	Tags []ProjectTag `json:"tags"`
+}
+
 // Psk 8 to 128 characters of at least three of the classes upper case, lower
 // case, digits and “~!@#$%^*()-_+={ },./:;“. Never returned.
 type Psk = string
 
+// Quota defines model for Quota.
+type Quota struct {
+	Quota int       `json:"quota"`
+	Type  QuotaType `json:"type"`
+	Used  int       `json:"used"`
+}
+
+// QuotaType defines model for Quota.Type.
+type QuotaType string
+
+// QuotasResponseBody defines model for QuotasResponseBody.
+type QuotasResponseBody struct {
+	Quotas struct {
+		Resources []Quota `json:"resources"`
+	} `json:"quotas"`
+	RequestID string `json:"request_id"`
+}
+
 // RequestIDBody defines model for RequestIDBody.
 type RequestIDBody struct {
 	RequestID string `json:"request_id"`
+}
+
+// Resource defines model for Resource.
+type Resource struct {
+	// ResourceDetail Empty.
+	ResourceDetail map[string]interface{} `json:"resource_detail"`
+	ResourceID     string                 `json:"resource_id"`
+	ResourceName   string                 `json:"resource_name"`
+	Tags           []Tag                  `json:"tags"`
+}
+
+// ResourceCountResponseBody defines model for ResourceCountResponseBody.
+type ResourceCountResponseBody struct {
+	TotalCount int `json:"total_count"`
+}
+
+// ResourceFilter defines model for ResourceFilter.
+type ResourceFilter struct {
+	Matches *[]ResourceMatch `json:"matches,omitempty"`
+
+	// Tags All keys must match.
+	Tags *[]TagFilter `json:"tags,omitempty"`
+
+	// WithoutAnyTag True, also as a string, selects the objects that have no tag; then tags is ignored.
+	WithoutAnyTag *ResourceFilter_WithoutAnyTag `json:"without_any_tag,omitempty"`
+}
+
+// ResourceFilterWithoutAnyTag0 defines model for ResourceFilter.WithoutAnyTag.0.
+type ResourceFilterWithoutAnyTag0 = bool
+
+// ResourceFilterWithoutAnyTag1 defines model for ResourceFilter.WithoutAnyTag.1.
+type ResourceFilterWithoutAnyTag1 string
+
+// ResourceFilter_WithoutAnyTag True, also as a string, selects the objects that have no tag; then tags is ignored.
+type ResourceFilter_WithoutAnyTag struct {
+	union json.RawMessage
+}
+
+// ResourceListResponseBody defines model for ResourceListResponseBody.
+type ResourceListResponseBody struct {
+	Resources []Resource `json:"resources"`
+
+	// TotalCount Objects that match, whatever the page.
+	TotalCount int `json:"total_count"`
+}
+
+// ResourceMatch defines model for ResourceMatch.
+type ResourceMatch struct {
+	Key ResourceMatchKey `json:"key"`
+
+	// Value A part of the name, in any case. Empty matches empty names only.
+	Value string `json:"value"`
+}
+
+// ResourceMatchKey defines model for ResourceMatch.Key.
+type ResourceMatchKey string
+
+// ResourceTag defines model for ResourceTag.
+type ResourceTag struct {
+	Key   string  `json:"key"`
+	Value *string `json:"value,omitempty"`
+}
+
+// ResourceTagsRequestBody defines model for ResourceTagsRequestBody.
+type ResourceTagsRequestBody struct {
+	Tags []ResourceTag `json:"tags"`
+}
+
+// ResourceTagsResponseBody defines model for ResourceTagsResponseBody.
+type ResourceTagsResponseBody struct {
+	Tags []Tag `json:"tags"`
+}
+
+// Route defines model for Route.
+type Route struct {
+	// AsPath Of routes learned by BGP.
+	AsPath      *string `json:"as_path,omitempty"`
+	Destination string  `json:"destination"`
+
+	// Med Of routes learned by BGP.
+	Med *int64 `json:"med,omitempty"`
+
+	// Nexthop The peer's tunnel address, or the node's own address in a local subnet.
+	Nexthop         *string          `json:"nexthop,omitempty"`
+	NexthopResource *NexthopResource `json:"nexthop_resource,omitempty"`
+
+	// Origin Of routes learned by BGP.
+	Origin *string `json:"origin,omitempty"`
+
+	// OutboundInterfaceIP Our tunnel address, or the same as nexthop.
+	OutboundInterfaceIP *string `json:"outbound_interface_ip,omitempty"`
+}
+
+// RoutingTableResponseBody defines model for RoutingTableResponseBody.
+type RoutingTableResponseBody struct {
+	PageInfo     PageInfo `json:"page_info"`
+	RequestID    string   `json:"request_id"`
+	RoutingTable []Route  `json:"routing_table"`
+	TotalCount   int64    `json:"total_count"`
+}
+
+// SaInfo A CHILD_SA and its counters since it was established. Packets and octets are those inside the tunnel.
+type SaInfo struct {
+	// CollectedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CollectedAt Time `json:"collected_at"`
+
+	// DestIPCidr Networks on the peer's side, separated by commas.
+	DestIPCidr string `json:"dest_ip_cidr"`
+
+	// ID SPIs inbound and outbound.
+	ID          string `json:"id"`
+	PacketsRecv uint64 `json:"packets_recv"`
+	PacketsSent uint64 `json:"packets_sent"`
+
+	// SourceIPCidr Networks on the gateway's side, separated by commas.
+	SourceIPCidr string `json:"source_ip_cidr"`
+
+	// TrafficRecv Octets.
+	TrafficRecv uint64 `json:"traffic_recv"`
+
+	// TrafficSent Octets.
+	TrafficSent uint64 `json:"traffic_sent"`
 }
 
 // Style One of policy, static (the default), bgp and policy-template, in any case.
@@ -1228,10 +1799,37 @@ type Style = string
 // Subnets Networks without host bits, for example 192.168.52.0/24.
 type Subnets = []string
 
+// SupportedDevice defines model for SupportedDevice.
+type SupportedDevice struct {
+	Model string `json:"model"`
+
+	// Platform The same as type.
+	Platform string `json:"platform"`
+	Type     string `json:"type"`
+	Vendor   string `json:"vendor"`
+
+	// Version The lowest that understands the text.
+	Version string `json:"version"`
+}
+
+// SupportedDevicesResponseBody defines model for SupportedDevicesResponseBody.
+type SupportedDevicesResponseBody struct {
+	RequestID        string            `json:"request_id"`
+	SupportedDevices []SupportedDevice `json:"supported_devices"`
+}
+
 // Tag defines model for Tag.
 type Tag struct {
 	Key   string `json:"key"`
 	Value string `json:"value"`
+}
+
+// TagFilter defines model for TagFilter.
+type TagFilter struct {
+	Key string `json:"key"`
+
+	// Values One of these; any value when the list is empty.
+	Values []string `json:"values"`
 }
 
 // TemplateAuthentication defines model for TemplateAuthentication.
@@ -1318,9 +1916,38 @@ type UpdateVgw struct {
 	PolicyTemplate *PolicyTemplate `json:"policy_template,omitempty"`
 }
 
+// UpdateVgwCertificateRequestBody defines model for UpdateVgwCertificateRequestBody.
+type UpdateVgwCertificateRequestBody struct {
+	// Certificate None of the five texts, or all of them.
+	Certificate struct {
+		// Certificate PEM.
+		Certificate *CertificateText `json:"certificate,omitempty"`
+
+		// CertificateChain PEM.
+		CertificateChain *CertificateChainText `json:"certificate_chain,omitempty"`
+
+		// EncCertificate PEM.
+		EncCertificate *CertificateText `json:"enc_certificate,omitempty"`
+
+		// EncPrivateKey PEM. Never returned.
+		EncPrivateKey *PrivateKeyText  `json:"enc_private_key,omitempty"`
+		Name          *CertificateName `json:"name,omitempty"`
+
+		// PrivateKey PEM. Never returned.
+		PrivateKey *PrivateKeyText `json:"private_key,omitempty"`
+	} `json:"certificate"`
+}
+
 // UpdateVgwRequestBody defines model for UpdateVgwRequestBody.
 type UpdateVgwRequestBody struct {
 	VpnGateway UpdateVgw `json:"vpn_gateway"`
+}
+
+// UpdateVgwSpecificationRequestBody defines model for UpdateVgwSpecificationRequestBody.
+type UpdateVgwSpecificationRequestBody struct {
+	VpnGateway struct {
+		Flavor Flavor `json:"flavor"`
+	} `json:"vpn_gateway"`
 }
 
 // UpdateVpnConnection defines model for UpdateVpnConnection.
@@ -1359,6 +1986,20 @@ type UpdateVpnConnection struct {
 // UpdateVpnConnectionRequestBody defines model for UpdateVpnConnectionRequestBody.
 type UpdateVpnConnectionRequestBody struct {
 	VpnConnection UpdateVpnConnection `json:"vpn_connection"`
+}
+
+// UpgradeRequestBody defines model for UpgradeRequestBody.
+type UpgradeRequestBody struct {
+	Action UpgradeRequestBodyAction `json:"action"`
+}
+
+// UpgradeRequestBodyAction defines model for UpgradeRequestBody.Action.
+type UpgradeRequestBodyAction string
+
+// UpgradeResponseBody defines model for UpgradeResponseBody.
+type UpgradeResponseBody struct {
+	JobID     string `json:"job_id"`
+	RequestID string `json:"request_id"`
 }
 
 // Vgw defines model for Vgw.
@@ -1445,6 +2086,18 @@ type VgwStatus string
 // VgwUpgradeInfo defines model for Vgw.UpgradeInfo.
 type VgwUpgradeInfo string
 
+// VgwCertificateListResponseBody defines model for VgwCertificateListResponseBody.
+type VgwCertificateListResponseBody struct {
+	RequestID              string                  `json:"request_id"`
+	VpnGatewayCertificates []VpnGatewayCertificate `json:"vpn_gateway_certificates"`
+}
+
+// VgwCertificateResponseBody defines model for VgwCertificateResponseBody.
+type VgwCertificateResponseBody struct {
+	Certificate VpnGatewayCertificate `json:"certificate"`
+	RequestID   string                `json:"request_id"`
+}
+
 // VgwListResponseBody defines model for VgwListResponseBody.
 type VgwListResponseBody struct {
 	RequestID   string `json:"request_id"`
@@ -1468,6 +2121,9 @@ type VpnConnection struct {
 
 	// Diagnosis The parameter that made a negotiation fail. In show and list. An addition of vpngw.
 	Diagnosis *Diagnosis `json:"diagnosis,omitempty"`
+
+	// EnableHealthCheck In the answer to a creation that had it.
+	EnableHealthCheck *bool `json:"enable_health_check,omitempty"`
 
 	// EnableHub Style BGP only.
 	EnableHub *bool `json:"enable_hub,omitempty"`
@@ -1535,6 +2191,46 @@ type VpnConnectionResponseBody struct {
 	VpnConnection VpnConnection `json:"vpn_connection"`
 }
 
+// VpnGatewayCertificate defines model for VpnGatewayCertificate.
+type VpnGatewayCertificate struct {
+	// CertificateChainExpireTime UTC, as 2024-12-24T07:08:32.730Z.
+	CertificateChainExpireTime   *Time   `json:"certificate_chain_expire_time,omitempty"`
+	CertificateChainSerialNumber *string `json:"certificate_chain_serial_number,omitempty"`
+	CertificateChainSubject      *string `json:"certificate_chain_subject,omitempty"`
+
+	// CertificateExpireTime UTC, as 2024-12-24T07:08:32.730Z.
+	CertificateExpireTime   *Time   `json:"certificate_expire_time,omitempty"`
+	CertificateSerialNumber *string `json:"certificate_serial_number,omitempty"`
+	CertificateSubject      *string `json:"certificate_subject,omitempty"`
+
+	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CreatedAt *Time `json:"created_at,omitempty"`
+
+	// EncCertificateExpireTime UTC, as 2024-12-24T07:08:32.730Z.
+	EncCertificateExpireTime   *Time                        `json:"enc_certificate_expire_time,omitempty"`
+	EncCertificateSerialNumber *string                      `json:"enc_certificate_serial_number,omitempty"`
+	EncCertificateSubject      *string                      `json:"enc_certificate_subject,omitempty"`
+	ID                         string                       `json:"id"`
+	Issuer                     *string                      `json:"issuer,omitempty"`
+	Name                       string                       `json:"name"`
+	ProjectID                  *string                      `json:"project_id,omitempty"`
+	SignatureAlgorithm         *string                      `json:"signature_algorithm,omitempty"`
+	Status                     *VpnGatewayCertificateStatus `json:"status,omitempty"`
+
+	// UpdatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	UpdatedAt *Time  `json:"updated_at,omitempty"`
+	VgwID     string `json:"vgw_id"`
+}
+
+// VpnGatewayCertificateStatus defines model for VpnGatewayCertificate.Status.
+type VpnGatewayCertificateStatus string
+
+// ZonesOfFlavor defines model for ZonesOfFlavor.
+type ZonesOfFlavor struct {
+	Er  []string `json:"er"`
+	Vpc []string `json:"vpc"`
+}
+
 // ClientToken defines model for ClientToken.
 type ClientToken = string
 
@@ -1547,6 +2243,18 @@ type Marker = string
 // ProjectID defines model for ProjectID.
 type ProjectID = string
 
+// ResourceID defines model for ResourceID.
+type ResourceID = string
+
+// ResourceType defines model for ResourceType.
+type ResourceType string
+
+// RouteMarker defines model for RouteMarker.
+type RouteMarker = string
+
+// VgwID defines model for VgwID.
+type VgwID = string
+
 // VpnConnectionID defines model for VpnConnectionID.
 type VpnConnectionID = string
 
@@ -1554,6 +2262,23 @@ type VpnConnectionID = string
 type KeystoneRevokeTokenParams struct {
 	// XSubjectToken The token to revoke.
 	XSubjectToken string `json:"X-Subject-Token"`
+}
+
+// ListConnectionMonitorsParams defines parameters for ListConnectionMonitors.
+type ListConnectionMonitorsParams struct {
+	// VpnConnectionID Only the monitor of this connection.
+	VpnConnectionID *string `form:"vpn_connection_id,omitempty" json:"vpn_connection_id,omitempty"`
+
+	// EnterpriseProjectID Only objects of these enterprise projects. The parameter may be repeated.
+	EnterpriseProjectID *EnterpriseProjectID `form:"enterprise_project_id,omitempty" json:"enterprise_project_id,omitempty"`
+}
+
+// CreateConnectionMonitorParams defines parameters for CreateConnectionMonitor.
+type CreateConnectionMonitorParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
 }
 
 // ListCgwsParams defines parameters for ListCgws.
@@ -1608,6 +2333,25 @@ type CreateVpnConnectionParams struct {
 	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
 }
 
+// BatchCreateVpnConnectionParams defines parameters for BatchCreateVpnConnection.
+type BatchCreateVpnConnectionParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
+// ListVpnGatewayCertificatesParams defines parameters for ListVpnGatewayCertificates.
+type ListVpnGatewayCertificatesParams struct {
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page.
+	Marker *Marker `form:"marker,omitempty" json:"marker,omitempty"`
+
+	// PreExpireDays Only certificates that end within so many days.
+	PreExpireDays *int `form:"pre_expire_days,omitempty" json:"pre_expire_days,omitempty"`
+}
+
 // ListVgwsParams defines parameters for ListVgws.
 type ListVgwsParams struct {
 	// EnterpriseProjectID Only objects of these enterprise projects. The parameter may be repeated.
@@ -1625,8 +2369,43 @@ type CreateVgwParams struct {
 	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
 }
 
+// ListVpnGatewayJobsParams defines parameters for ListVpnGatewayJobs.
+type ListVpnGatewayJobsParams struct {
+	// ResourceID Only jobs of this gateway.
+	ResourceID *string `form:"resource_id,omitempty" json:"resource_id,omitempty"`
+	Limit      *int    `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page.
+	Marker *Marker `form:"marker,omitempty" json:"marker,omitempty"`
+}
+
+// ShowVpnGatewayRoutingTableParams defines parameters for ShowVpnGatewayRoutingTable.
+type ShowVpnGatewayRoutingTableParams struct {
+	// Limit Size of the page. All routes when absent.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page.
+	Marker *RouteMarker `form:"marker,omitempty" json:"marker,omitempty"`
+
+	// Offset How many routes to leave out, after the marker.
+	Offset                   *int  `form:"offset,omitempty" json:"offset,omitempty"`
+	IsIncludeNexthopResource *bool `form:"is_include_nexthop_resource,omitempty" json:"is_include_nexthop_resource,omitempty"`
+}
+
+// ListResourcesByTagsParams defines parameters for ListResourcesByTags.
+type ListResourcesByTagsParams struct {
+	// Limit Size of the page.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Offset How many objects to leave out.
+	Offset *int `form:"offset,omitempty" json:"offset,omitempty"`
+}
+
 // KeystoneCreateUserTokenByPasswordJSONRequestBody defines body for KeystoneCreateUserTokenByPassword for application/json ContentType.
 type KeystoneCreateUserTokenByPasswordJSONRequestBody = AuthTokenRequestBody
+
+// CreateConnectionMonitorJSONRequestBody defines body for CreateConnectionMonitor for application/json ContentType.
+type CreateConnectionMonitorJSONRequestBody = CreateConnectionMonitorRequestBody
 
 // CreateCgwJSONRequestBody defines body for CreateCgw for application/json ContentType.
 type CreateCgwJSONRequestBody = CreateCgwRequestBody
@@ -1640,11 +2419,103 @@ type CreateVpnConnectionJSONRequestBody = CreateVpnConnectionRequestBody
 // UpdateVpnConnectionJSONRequestBody defines body for UpdateVpnConnection for application/json ContentType.
 type UpdateVpnConnectionJSONRequestBody = UpdateVpnConnectionRequestBody
 
+// ExportVpnConnectionPeerConfigurationJSONRequestBody defines body for ExportVpnConnectionPeerConfiguration for application/json ContentType.
+type ExportVpnConnectionPeerConfigurationJSONRequestBody = ExportPeerConfigurationRequestBody
+
+// BatchCreateVpnConnectionJSONRequestBody defines body for BatchCreateVpnConnection for application/json ContentType.
+type BatchCreateVpnConnectionJSONRequestBody = BatchCreateVpnConnectionRequestBody
+
 // CreateVgwJSONRequestBody defines body for CreateVgw for application/json ContentType.
 type CreateVgwJSONRequestBody = CreateVgwRequestBody
 
 // UpdateVgwJSONRequestBody defines body for UpdateVgw for application/json ContentType.
 type UpdateVgwJSONRequestBody = UpdateVgwRequestBody
+
+// CreateVgwCertificateJSONRequestBody defines body for CreateVgwCertificate for application/json ContentType.
+type CreateVgwCertificateJSONRequestBody = CreateVgwCertificateRequestBody
+
+// UpdateVgwCertificateJSONRequestBody defines body for UpdateVgwCertificate for application/json ContentType.
+type UpdateVgwCertificateJSONRequestBody = UpdateVgwCertificateRequestBody
+
+// UpdatePostpaidVgwSpecificationJSONRequestBody defines body for UpdatePostpaidVgwSpecification for application/json ContentType.
+type UpdatePostpaidVgwSpecificationJSONRequestBody = UpdateVgwSpecificationRequestBody
+
+// UpgradeVpnGatewayJSONRequestBody defines body for UpgradeVpnGateway for application/json ContentType.
+type UpgradeVpnGatewayJSONRequestBody = UpgradeRequestBody
+
+// CountResourcesByTagsJSONRequestBody defines body for CountResourcesByTags for application/json ContentType.
+type CountResourcesByTagsJSONRequestBody = ResourceFilter
+
+// ListResourcesByTagsJSONRequestBody defines body for ListResourcesByTags for application/json ContentType.
+type ListResourcesByTagsJSONRequestBody = ResourceFilter
+
+// BatchCreateResourceTagsJSONRequestBody defines body for BatchCreateResourceTags for application/json ContentType.
+type BatchCreateResourceTagsJSONRequestBody = ResourceTagsRequestBody
+
+// BatchDeleteResourceTagsJSONRequestBody defines body for BatchDeleteResourceTags for application/json ContentType.
+type BatchDeleteResourceTagsJSONRequestBody = ResourceTagsRequestBody
+
+// AsResourceFilterWithoutAnyTag0 returns the union data inside the ResourceFilter_WithoutAnyTag as a ResourceFilterWithoutAnyTag0
+func (t ResourceFilter_WithoutAnyTag) AsResourceFilterWithoutAnyTag0() (ResourceFilterWithoutAnyTag0, error) {
+	var body ResourceFilterWithoutAnyTag0
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromResourceFilterWithoutAnyTag0 overwrites any union data inside the ResourceFilter_WithoutAnyTag as the provided ResourceFilterWithoutAnyTag0
+func (t *ResourceFilter_WithoutAnyTag) FromResourceFilterWithoutAnyTag0(v ResourceFilterWithoutAnyTag0) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeResourceFilterWithoutAnyTag0 performs a merge with any union data inside the ResourceFilter_WithoutAnyTag, using the provided ResourceFilterWithoutAnyTag0
+func (t *ResourceFilter_WithoutAnyTag) MergeResourceFilterWithoutAnyTag0(v ResourceFilterWithoutAnyTag0) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsResourceFilterWithoutAnyTag1 returns the union data inside the ResourceFilter_WithoutAnyTag as a ResourceFilterWithoutAnyTag1
+func (t ResourceFilter_WithoutAnyTag) AsResourceFilterWithoutAnyTag1() (ResourceFilterWithoutAnyTag1, error) {
+	var body ResourceFilterWithoutAnyTag1
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromResourceFilterWithoutAnyTag1 overwrites any union data inside the ResourceFilter_WithoutAnyTag as the provided ResourceFilterWithoutAnyTag1
+func (t *ResourceFilter_WithoutAnyTag) FromResourceFilterWithoutAnyTag1(v ResourceFilterWithoutAnyTag1) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeResourceFilterWithoutAnyTag1 performs a merge with any union data inside the ResourceFilter_WithoutAnyTag, using the provided ResourceFilterWithoutAnyTag1
+func (t *ResourceFilter_WithoutAnyTag) MergeResourceFilterWithoutAnyTag1(v ResourceFilterWithoutAnyTag1) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t ResourceFilter_WithoutAnyTag) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *ResourceFilter_WithoutAnyTag) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
+}
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -1654,6 +2525,21 @@ type ServerInterface interface {
 	// KeystoneCreateUserTokenByPassword Get a token for a project, which lives 24 hours
 	// (POST /v3/auth/tokens)
 	KeystoneCreateUserTokenByPassword(w http.ResponseWriter, r *http.Request)
+	// ListExtendedAvailabilityZones List the zones with the kinds of gateways that each offers
+	// (GET /v5.1/{project_id}/vpn-gateways/availability-zones)
+	ListExtendedAvailabilityZones(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	// ListConnectionMonitors List all monitors, newest first
+	// (GET /v5/{project_id}/connection-monitors)
+	ListConnectionMonitors(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListConnectionMonitorsParams)
+	// CreateConnectionMonitor Create the monitor of a connection
+	// (POST /v5/{project_id}/connection-monitors)
+	CreateConnectionMonitor(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateConnectionMonitorParams)
+	// DeleteConnectionMonitor Delete a monitor
+	// (DELETE /v5/{project_id}/connection-monitors/{connection_monitor_id})
+	DeleteConnectionMonitor(w http.ResponseWriter, r *http.Request, projectID ProjectID, connectionMonitorID string)
+	// ShowConnectionMonitor Show a monitor
+	// (GET /v5/{project_id}/connection-monitors/{connection_monitor_id})
+	ShowConnectionMonitor(w http.ResponseWriter, r *http.Request, projectID ProjectID, connectionMonitorID string)
 	// ListCgws List customer gateways by page, newest first
 	// (GET /v5/{project_id}/customer-gateways)
 	ListCgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListCgwsParams)
@@ -1669,6 +2555,9 @@ type ServerInterface interface {
 	// UpdateCgw Change the name of a customer gateway or its CA certificate
 	// (PUT /v5/{project_id}/customer-gateways/{customer_gateway_id})
 	UpdateCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, customerGatewayID string)
+	// ListPeerConfigurationSupportedDevices List the devices that configurations are written for
+	// (GET /v5/{project_id}/peer-configuration/supported-devices)
+	ListPeerConfigurationSupportedDevices(w http.ResponseWriter, r *http.Request, projectID ProjectID)
 	// ListVpnConnections List connections by page, newest first
 	// (GET /v5/{project_id}/vpn-connection)
 	ListVpnConnections(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnConnectionsParams)
@@ -1684,27 +2573,87 @@ type ServerInterface interface {
 	// UpdateVpnConnection Change a connection
 	// (PUT /v5/{project_id}/vpn-connection/{vpn_connection_id})
 	UpdateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
+	// ListConnectionIpsecSa List the CHILD_SAs of a connection with what they have carried
+	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/ipsec-sa)
+	ListConnectionIpsecSa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
 	// ShowVpnConnectionLog Show the log of a connection, newest line first
 	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/log)
 	ShowVpnConnectionLog(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
+	// ExportVpnConnectionPeerConfiguration Write the configuration of the device at the other end
+	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/peer-configuration/export)
+	ExportVpnConnectionPeerConfiguration(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
 	// ResetVpnConnection Take down all SAs of a connection and negotiate anew
 	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/reset)
 	ResetVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
+	// BatchCreateVpnConnection Create one or two connections of a gateway, all or none
+	// (POST /v5/{project_id}/vpn-connections/batch-create)
+	BatchCreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, params BatchCreateVpnConnectionParams)
+	// ListVpnGatewayCertificates List the certificates of all gateways
+	// (GET /v5/{project_id}/vpn-gateway-certificates)
+	ListVpnGatewayCertificates(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnGatewayCertificatesParams)
 	// ListVgws List all gateways, newest first
 	// (GET /v5/{project_id}/vpn-gateways)
 	ListVgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVgwsParams)
 	// CreateVgw Create a gateway
 	// (POST /v5/{project_id}/vpn-gateways)
 	CreateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateVgwParams)
+	// ListAvailabilityZones List the zones that offer gateways, by flavor and attachment
+	// (GET /v5/{project_id}/vpn-gateways/availability-zones)
+	ListAvailabilityZones(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	// ListVpnGatewayJobs List the jobs of gateways
+	// (GET /v5/{project_id}/vpn-gateways/jobs)
+	ListVpnGatewayJobs(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnGatewayJobsParams)
+	// DeleteVpnGatewayJob Delete the record of a job that has finished
+	// (DELETE /v5/{project_id}/vpn-gateways/jobs/{job_id})
+	DeleteVpnGatewayJob(w http.ResponseWriter, r *http.Request, projectID ProjectID, jobID string)
 	// DeleteVgw Delete a gateway that has no connections
 	// (DELETE /v5/{project_id}/vpn-gateways/{vgw_id})
-	DeleteVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string)
+	DeleteVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
 	// ShowVgw Show a gateway
 	// (GET /v5/{project_id}/vpn-gateways/{vgw_id})
-	ShowVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string)
+	ShowVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
 	// UpdateVgw Change a gateway
 	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id})
-	UpdateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string)
+	UpdateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
+	// ShowVpnGatewayCertificate Show the certificates of a gateway of flavor GM
+	// (GET /v5/{project_id}/vpn-gateways/{vgw_id}/certificate)
+	ShowVpnGatewayCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
+	// CreateVgwCertificate Import the certificates of a gateway of flavor GM, which this release does not support
+	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/certificate)
+	CreateVgwCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
+	// UpdateVgwCertificate Change the certificates of a gateway of flavor GM
+	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id}/certificate/{certificate_id})
+	UpdateVgwCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID, certificateID string)
+	// ShowVpnGatewayRoutingTable Show the routes that are in force, by destination
+	// (GET /v5/{project_id}/vpn-gateways/{vgw_id}/routing-table)
+	ShowVpnGatewayRoutingTable(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID, params ShowVpnGatewayRoutingTableParams)
+	// UpdatePostpaidVgwSpecification Change the flavor of a gateway to one of its supported_flavors
+	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/update-specification)
+	UpdatePostpaidVgwSpecification(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
+	// UpgradeVpnGateway Take a step of an upgrade
+	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/upgrade)
+	UpgradeVpnGateway(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
+	// ShowQuotasInfo Show how many objects the project may have, and has
+	// (GET /v5/{project_id}/vpn/quotas)
+	ShowQuotasInfo(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	// CountResourcesByTags Count objects by tags and name
+	// (POST /v5/{project_id}/{resource_type}/resource-instances/count)
+	CountResourcesByTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType)
+	// ListResourcesByTags List objects by tags and name
+	// (POST /v5/{project_id}/{resource_type}/resource-instances/filter)
+	ListResourcesByTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, params ListResourcesByTagsParams)
+	// ListProjectTags List the tags that objects of a type have
+	// (GET /v5/{project_id}/{resource_type}/tags)
+	ListProjectTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType)
+	// ShowResourceTags Show the tags of an object
+	// (GET /v5/{project_id}/{resource_type}/{resource_id}/tags)
+	ShowResourceTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, resourceID ResourceID)
+	// BatchCreateResourceTags Put tags on an object
+	// (POST /v5/{project_id}/{resource_type}/{resource_id}/tags/create)
+	BatchCreateResourceTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, resourceID ResourceID)
+	// BatchDeleteResourceTags Take tags off an object
+	// (POST /v5/{project_id}/{resource_type}/{resource_id}/tags/delete)
+	BatchDeleteResourceTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, resourceID ResourceID)
 	// BackupStore Take a backup of the store
 	// (GET /vpngw/v1/backup)
 	BackupStore(w http.ResponseWriter, r *http.Request)
@@ -1769,6 +2718,207 @@ func (siw *ServerInterfaceWrapper) KeystoneCreateUserTokenByPassword(w http.Resp
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.KeystoneCreateUserTokenByPassword(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListExtendedAvailabilityZones operation middleware
+func (siw *ServerInterfaceWrapper) ListExtendedAvailabilityZones(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListExtendedAvailabilityZones(w, r, projectID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListConnectionMonitors operation middleware
+func (siw *ServerInterfaceWrapper) ListConnectionMonitors(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListConnectionMonitorsParams
+
+	// ------------- Optional query parameter "vpn_connection_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "vpn_connection_id", r.URL.Query(), &params.VpnConnectionID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "vpn_connection_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_connection_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "enterprise_project_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "enterprise_project_id", r.URL.Query(), &params.EnterpriseProjectID, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "enterprise_project_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "enterprise_project_id", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListConnectionMonitors(w, r, projectID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateConnectionMonitor operation middleware
+func (siw *ServerInterfaceWrapper) CreateConnectionMonitor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateConnectionMonitorParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateConnectionMonitor(w, r, projectID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteConnectionMonitor operation middleware
+func (siw *ServerInterfaceWrapper) DeleteConnectionMonitor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "connection_monitor_id" -------------
+	var connectionMonitorID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "connection_monitor_id", r.PathValue("connection_monitor_id"), &connectionMonitorID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "connection_monitor_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteConnectionMonitor(w, r, projectID, connectionMonitorID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowConnectionMonitor operation middleware
+func (siw *ServerInterfaceWrapper) ShowConnectionMonitor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "connection_monitor_id" -------------
+	var connectionMonitorID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "connection_monitor_id", r.PathValue("connection_monitor_id"), &connectionMonitorID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "connection_monitor_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowConnectionMonitor(w, r, projectID, connectionMonitorID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1992,6 +3142,32 @@ func (siw *ServerInterfaceWrapper) UpdateCgw(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdateCgw(w, r, projectID, customerGatewayID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListPeerConfigurationSupportedDevices operation middleware
+func (siw *ServerInterfaceWrapper) ListPeerConfigurationSupportedDevices(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListPeerConfigurationSupportedDevices(w, r, projectID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2276,6 +3452,41 @@ func (siw *ServerInterfaceWrapper) UpdateVpnConnection(w http.ResponseWriter, r 
 	handler.ServeHTTP(w, r)
 }
 
+// ListConnectionIpsecSa operation middleware
+func (siw *ServerInterfaceWrapper) ListConnectionIpsecSa(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_connection_id" -------------
+	var vpnConnectionID VpnConnectionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_connection_id", r.PathValue("vpn_connection_id"), &vpnConnectionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_connection_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListConnectionIpsecSa(w, r, projectID, vpnConnectionID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ShowVpnConnectionLog operation middleware
 func (siw *ServerInterfaceWrapper) ShowVpnConnectionLog(w http.ResponseWriter, r *http.Request) {
 
@@ -2311,6 +3522,41 @@ func (siw *ServerInterfaceWrapper) ShowVpnConnectionLog(w http.ResponseWriter, r
 	handler.ServeHTTP(w, r)
 }
 
+// ExportVpnConnectionPeerConfiguration operation middleware
+func (siw *ServerInterfaceWrapper) ExportVpnConnectionPeerConfiguration(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_connection_id" -------------
+	var vpnConnectionID VpnConnectionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_connection_id", r.PathValue("vpn_connection_id"), &vpnConnectionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_connection_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ExportVpnConnectionPeerConfiguration(w, r, projectID, vpnConnectionID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ResetVpnConnection operation middleware
 func (siw *ServerInterfaceWrapper) ResetVpnConnection(w http.ResponseWriter, r *http.Request) {
 
@@ -2337,6 +3583,124 @@ func (siw *ServerInterfaceWrapper) ResetVpnConnection(w http.ResponseWriter, r *
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ResetVpnConnection(w, r, projectID, vpnConnectionID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// BatchCreateVpnConnection operation middleware
+func (siw *ServerInterfaceWrapper) BatchCreateVpnConnection(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params BatchCreateVpnConnectionParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.BatchCreateVpnConnection(w, r, projectID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListVpnGatewayCertificates operation middleware
+func (siw *ServerInterfaceWrapper) ListVpnGatewayCertificates(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListVpnGatewayCertificatesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "pre_expire_days" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "pre_expire_days", r.URL.Query(), &params.PreExpireDays, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "pre_expire_days"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pre_expire_days", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListVpnGatewayCertificates(w, r, projectID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2451,6 +3815,135 @@ func (siw *ServerInterfaceWrapper) CreateVgw(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// ListAvailabilityZones operation middleware
+func (siw *ServerInterfaceWrapper) ListAvailabilityZones(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListAvailabilityZones(w, r, projectID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListVpnGatewayJobs operation middleware
+func (siw *ServerInterfaceWrapper) ListVpnGatewayJobs(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListVpnGatewayJobsParams
+
+	// ------------- Optional query parameter "resource_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "resource_id", r.URL.Query(), &params.ResourceID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "resource_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListVpnGatewayJobs(w, r, projectID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteVpnGatewayJob operation middleware
+func (siw *ServerInterfaceWrapper) DeleteVpnGatewayJob(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "job_id" -------------
+	var jobID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "job_id", r.PathValue("job_id"), &jobID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "job_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteVpnGatewayJob(w, r, projectID, jobID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // DeleteVgw operation middleware
 func (siw *ServerInterfaceWrapper) DeleteVgw(w http.ResponseWriter, r *http.Request) {
 
@@ -2467,7 +3960,7 @@ func (siw *ServerInterfaceWrapper) DeleteVgw(w http.ResponseWriter, r *http.Requ
 	}
 
 	// ------------- Path parameter "vgw_id" -------------
-	var vgwID string
+	var vgwID VgwID
 
 	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
 	if err != nil {
@@ -2502,7 +3995,7 @@ func (siw *ServerInterfaceWrapper) ShowVgw(w http.ResponseWriter, r *http.Reques
 	}
 
 	// ------------- Path parameter "vgw_id" -------------
-	var vgwID string
+	var vgwID VgwID
 
 	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
 	if err != nil {
@@ -2537,7 +4030,7 @@ func (siw *ServerInterfaceWrapper) UpdateVgw(w http.ResponseWriter, r *http.Requ
 	}
 
 	// ------------- Path parameter "vgw_id" -------------
-	var vgwID string
+	var vgwID VgwID
 
 	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
 	if err != nil {
@@ -2547,6 +4040,572 @@ func (siw *ServerInterfaceWrapper) UpdateVgw(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdateVgw(w, r, projectID, vgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowVpnGatewayCertificate operation middleware
+func (siw *ServerInterfaceWrapper) ShowVpnGatewayCertificate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vgw_id" -------------
+	var vgwID VgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowVpnGatewayCertificate(w, r, projectID, vgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateVgwCertificate operation middleware
+func (siw *ServerInterfaceWrapper) CreateVgwCertificate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vgw_id" -------------
+	var vgwID VgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateVgwCertificate(w, r, projectID, vgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateVgwCertificate operation middleware
+func (siw *ServerInterfaceWrapper) UpdateVgwCertificate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vgw_id" -------------
+	var vgwID VgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vgw_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "certificate_id" -------------
+	var certificateID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "certificate_id", r.PathValue("certificate_id"), &certificateID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "certificate_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateVgwCertificate(w, r, projectID, vgwID, certificateID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowVpnGatewayRoutingTable operation middleware
+func (siw *ServerInterfaceWrapper) ShowVpnGatewayRoutingTable(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vgw_id" -------------
+	var vgwID VgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vgw_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ShowVpnGatewayRoutingTableParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "offset" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "offset", r.URL.Query(), &params.Offset, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "offset"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "offset", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "is_include_nexthop_resource" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "is_include_nexthop_resource", r.URL.Query(), &params.IsIncludeNexthopResource, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "is_include_nexthop_resource"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "is_include_nexthop_resource", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowVpnGatewayRoutingTable(w, r, projectID, vgwID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdatePostpaidVgwSpecification operation middleware
+func (siw *ServerInterfaceWrapper) UpdatePostpaidVgwSpecification(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vgw_id" -------------
+	var vgwID VgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdatePostpaidVgwSpecification(w, r, projectID, vgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpgradeVpnGateway operation middleware
+func (siw *ServerInterfaceWrapper) UpgradeVpnGateway(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vgw_id" -------------
+	var vgwID VgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vgw_id", r.PathValue("vgw_id"), &vgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpgradeVpnGateway(w, r, projectID, vgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowQuotasInfo operation middleware
+func (siw *ServerInterfaceWrapper) ShowQuotasInfo(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowQuotasInfo(w, r, projectID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CountResourcesByTags operation middleware
+func (siw *ServerInterfaceWrapper) CountResourcesByTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_type" -------------
+	var resourceType ResourceType
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_type", r.PathValue("resource_type"), &resourceType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_type", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CountResourcesByTags(w, r, projectID, resourceType)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListResourcesByTags operation middleware
+func (siw *ServerInterfaceWrapper) ListResourcesByTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_type" -------------
+	var resourceType ResourceType
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_type", r.PathValue("resource_type"), &resourceType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_type", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListResourcesByTagsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "offset" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "offset", r.URL.Query(), &params.Offset, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "offset"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "offset", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListResourcesByTags(w, r, projectID, resourceType, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListProjectTags operation middleware
+func (siw *ServerInterfaceWrapper) ListProjectTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_type" -------------
+	var resourceType ResourceType
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_type", r.PathValue("resource_type"), &resourceType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_type", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListProjectTags(w, r, projectID, resourceType)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowResourceTags operation middleware
+func (siw *ServerInterfaceWrapper) ShowResourceTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_type" -------------
+	var resourceType ResourceType
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_type", r.PathValue("resource_type"), &resourceType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_type", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_id" -------------
+	var resourceID ResourceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_id", r.PathValue("resource_id"), &resourceID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowResourceTags(w, r, projectID, resourceType, resourceID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// BatchCreateResourceTags operation middleware
+func (siw *ServerInterfaceWrapper) BatchCreateResourceTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_type" -------------
+	var resourceType ResourceType
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_type", r.PathValue("resource_type"), &resourceType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_type", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_id" -------------
+	var resourceID ResourceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_id", r.PathValue("resource_id"), &resourceID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.BatchCreateResourceTags(w, r, projectID, resourceType, resourceID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// BatchDeleteResourceTags operation middleware
+func (siw *ServerInterfaceWrapper) BatchDeleteResourceTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_type" -------------
+	var resourceType ResourceType
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_type", r.PathValue("resource_type"), &resourceType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_type", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "resource_id" -------------
+	var resourceID ResourceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "resource_id", r.PathValue("resource_id"), &resourceID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.BatchDeleteResourceTags(w, r, projectID, resourceType, resourceID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2692,6 +4751,17 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways", wrapper.ListVgws)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways", wrapper.CreateVgw)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/availability-zones", wrapper.ListAvailabilityZones)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5.1/{project_id}/vpn-gateways/availability-zones", wrapper.ListExtendedAvailabilityZones)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/certificate", wrapper.ShowVpnGatewayCertificate)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/certificate", wrapper.CreateVgwCertificate)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/certificate/{certificate_id}", wrapper.UpdateVgwCertificate)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateway-certificates", wrapper.ListVpnGatewayCertificates)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/upgrade", wrapper.UpgradeVpnGateway)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/jobs", wrapper.ListVpnGatewayJobs)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/jobs/{job_id}", wrapper.DeleteVpnGatewayJob)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/update-specification", wrapper.UpdatePostpaidVgwSpecification)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}/routing-table", wrapper.ShowVpnGatewayRoutingTable)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}", wrapper.DeleteVgw)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}", wrapper.ShowVgw)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/vpn-gateways/{vgw_id}", wrapper.UpdateVgw)
@@ -2702,11 +4772,26 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/customer-gateways/{customer_gateway_id}", wrapper.UpdateCgw)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection", wrapper.ListVpnConnections)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection", wrapper.CreateVpnConnection)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connections/batch-create", wrapper.BatchCreateVpnConnection)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}", wrapper.DeleteVpnConnection)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}", wrapper.ShowVpnConnection)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}", wrapper.UpdateVpnConnection)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/log", wrapper.ShowVpnConnectionLog)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/ipsec-sa", wrapper.ListConnectionIpsecSa)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/reset", wrapper.ResetVpnConnection)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/peer-configuration/export", wrapper.ExportVpnConnectionPeerConfiguration)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/peer-configuration/supported-devices", wrapper.ListPeerConfigurationSupportedDevices)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/connection-monitors", wrapper.ListConnectionMonitors)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/connection-monitors", wrapper.CreateConnectionMonitor)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/connection-monitors/{connection_monitor_id}", wrapper.DeleteConnectionMonitor)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/connection-monitors/{connection_monitor_id}", wrapper.ShowConnectionMonitor)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/resource-instances/filter", wrapper.ListResourcesByTags)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/resource-instances/count", wrapper.CountResourcesByTags)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/{resource_id}/tags/create", wrapper.BatchCreateResourceTags)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/{resource_id}/tags/delete", wrapper.BatchDeleteResourceTags)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/{resource_id}/tags", wrapper.ShowResourceTags)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/tags", wrapper.ListProjectTags)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn/quotas", wrapper.ShowQuotasInfo)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/vpngw/v1/backup", wrapper.BackupStore)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneRevokeToken)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneCreateUserTokenByPassword)
@@ -2787,6 +4872,200 @@ type KeystoneCreateUserTokenByPassworddefaultJSONResponse struct {
 }
 
 func (response KeystoneCreateUserTokenByPassworddefaultJSONResponse) VisitKeystoneCreateUserTokenByPasswordResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListExtendedAvailabilityZonesRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+}
+
+type ListExtendedAvailabilityZonesResponseObject interface {
+	VisitListExtendedAvailabilityZonesResponse(w http.ResponseWriter) error
+}
+
+type ListExtendedAvailabilityZones200JSONResponse ExtendedAvailabilityZonesResponseBody
+
+func (response ListExtendedAvailabilityZones200JSONResponse) VisitListExtendedAvailabilityZonesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListExtendedAvailabilityZonesdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListExtendedAvailabilityZonesdefaultJSONResponse) VisitListExtendedAvailabilityZonesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListConnectionMonitorsRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    ListConnectionMonitorsParams
+}
+
+type ListConnectionMonitorsResponseObject interface {
+	VisitListConnectionMonitorsResponse(w http.ResponseWriter) error
+}
+
+type ListConnectionMonitors200JSONResponse ConnectionMonitorListResponseBody
+
+func (response ListConnectionMonitors200JSONResponse) VisitListConnectionMonitorsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListConnectionMonitorsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListConnectionMonitorsdefaultJSONResponse) VisitListConnectionMonitorsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateConnectionMonitorRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    CreateConnectionMonitorParams
+	Body      *CreateConnectionMonitorJSONRequestBody
+}
+
+type CreateConnectionMonitorResponseObject interface {
+	VisitCreateConnectionMonitorResponse(w http.ResponseWriter) error
+}
+
+type CreateConnectionMonitor201JSONResponse ConnectionMonitorResponseBody
+
+func (response CreateConnectionMonitor201JSONResponse) VisitCreateConnectionMonitorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateConnectionMonitordefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CreateConnectionMonitordefaultJSONResponse) VisitCreateConnectionMonitorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteConnectionMonitorRequestObject struct {
+	ProjectID           ProjectID `json:"project_id"`
+	ConnectionMonitorID string    `json:"connection_monitor_id"`
+}
+
+type DeleteConnectionMonitorResponseObject interface {
+	VisitDeleteConnectionMonitorResponse(w http.ResponseWriter) error
+}
+
+type DeleteConnectionMonitor204Response struct {
+}
+
+func (response DeleteConnectionMonitor204Response) VisitDeleteConnectionMonitorResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteConnectionMonitordefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteConnectionMonitordefaultJSONResponse) VisitDeleteConnectionMonitorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowConnectionMonitorRequestObject struct {
+	ProjectID           ProjectID `json:"project_id"`
+	ConnectionMonitorID string    `json:"connection_monitor_id"`
+}
+
+type ShowConnectionMonitorResponseObject interface {
+	VisitShowConnectionMonitorResponse(w http.ResponseWriter) error
+}
+
+type ShowConnectionMonitor200JSONResponse ConnectionMonitorResponseBody
+
+func (response ShowConnectionMonitor200JSONResponse) VisitShowConnectionMonitorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowConnectionMonitordefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowConnectionMonitordefaultJSONResponse) VisitShowConnectionMonitorResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -2994,6 +5273,45 @@ func (response UpdateCgwdefaultJSONResponse) VisitUpdateCgwResponse(w http.Respo
 	return err
 }
 
+type ListPeerConfigurationSupportedDevicesRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+}
+
+type ListPeerConfigurationSupportedDevicesResponseObject interface {
+	VisitListPeerConfigurationSupportedDevicesResponse(w http.ResponseWriter) error
+}
+
+type ListPeerConfigurationSupportedDevices200JSONResponse SupportedDevicesResponseBody
+
+func (response ListPeerConfigurationSupportedDevices200JSONResponse) VisitListPeerConfigurationSupportedDevicesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPeerConfigurationSupportedDevicesdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListPeerConfigurationSupportedDevicesdefaultJSONResponse) VisitListPeerConfigurationSupportedDevicesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListVpnConnectionsRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
 	Params    ListVpnConnectionsParams
@@ -3190,6 +5508,46 @@ func (response UpdateVpnConnectiondefaultJSONResponse) VisitUpdateVpnConnectionR
 	return err
 }
 
+type ListConnectionIpsecSaRequestObject struct {
+	ProjectID       ProjectID       `json:"project_id"`
+	VpnConnectionID VpnConnectionID `json:"vpn_connection_id"`
+}
+
+type ListConnectionIpsecSaResponseObject interface {
+	VisitListConnectionIpsecSaResponse(w http.ResponseWriter) error
+}
+
+type ListConnectionIpsecSa200JSONResponse IpsecSaListResponseBody
+
+func (response ListConnectionIpsecSa200JSONResponse) VisitListConnectionIpsecSaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListConnectionIpsecSadefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListConnectionIpsecSadefaultJSONResponse) VisitListConnectionIpsecSaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ShowVpnConnectionLogRequestObject struct {
 	ProjectID       ProjectID       `json:"project_id"`
 	VpnConnectionID VpnConnectionID `json:"vpn_connection_id"`
@@ -3230,6 +5588,47 @@ func (response ShowVpnConnectionLogdefaultJSONResponse) VisitShowVpnConnectionLo
 	return err
 }
 
+type ExportVpnConnectionPeerConfigurationRequestObject struct {
+	ProjectID       ProjectID       `json:"project_id"`
+	VpnConnectionID VpnConnectionID `json:"vpn_connection_id"`
+	Body            *ExportVpnConnectionPeerConfigurationJSONRequestBody
+}
+
+type ExportVpnConnectionPeerConfigurationResponseObject interface {
+	VisitExportVpnConnectionPeerConfigurationResponse(w http.ResponseWriter) error
+}
+
+type ExportVpnConnectionPeerConfiguration200JSONResponse PeerConfigurationResponseBody
+
+func (response ExportVpnConnectionPeerConfiguration200JSONResponse) VisitExportVpnConnectionPeerConfigurationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExportVpnConnectionPeerConfigurationdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ExportVpnConnectionPeerConfigurationdefaultJSONResponse) VisitExportVpnConnectionPeerConfigurationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ResetVpnConnectionRequestObject struct {
 	ProjectID       ProjectID       `json:"project_id"`
 	VpnConnectionID VpnConnectionID `json:"vpn_connection_id"`
@@ -3259,6 +5658,87 @@ type ResetVpnConnectiondefaultJSONResponse struct {
 }
 
 func (response ResetVpnConnectiondefaultJSONResponse) VisitResetVpnConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BatchCreateVpnConnectionRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    BatchCreateVpnConnectionParams
+	Body      *BatchCreateVpnConnectionJSONRequestBody
+}
+
+type BatchCreateVpnConnectionResponseObject interface {
+	VisitBatchCreateVpnConnectionResponse(w http.ResponseWriter) error
+}
+
+type BatchCreateVpnConnection201JSONResponse BatchCreateVpnConnectionResponseBody
+
+func (response BatchCreateVpnConnection201JSONResponse) VisitBatchCreateVpnConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BatchCreateVpnConnectiondefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response BatchCreateVpnConnectiondefaultJSONResponse) VisitBatchCreateVpnConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnGatewayCertificatesRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    ListVpnGatewayCertificatesParams
+}
+
+type ListVpnGatewayCertificatesResponseObject interface {
+	VisitListVpnGatewayCertificatesResponse(w http.ResponseWriter) error
+}
+
+type ListVpnGatewayCertificates200JSONResponse VgwCertificateListResponseBody
+
+func (response ListVpnGatewayCertificates200JSONResponse) VisitListVpnGatewayCertificatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnGatewayCertificatesdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListVpnGatewayCertificatesdefaultJSONResponse) VisitListVpnGatewayCertificatesResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3351,9 +5831,122 @@ func (response CreateVgwdefaultJSONResponse) VisitCreateVgwResponse(w http.Respo
 	return err
 }
 
+type ListAvailabilityZonesRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+}
+
+type ListAvailabilityZonesResponseObject interface {
+	VisitListAvailabilityZonesResponse(w http.ResponseWriter) error
+}
+
+type ListAvailabilityZones200JSONResponse AvailabilityZonesResponseBody
+
+func (response ListAvailabilityZones200JSONResponse) VisitListAvailabilityZonesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAvailabilityZonesdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListAvailabilityZonesdefaultJSONResponse) VisitListAvailabilityZonesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnGatewayJobsRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    ListVpnGatewayJobsParams
+}
+
+type ListVpnGatewayJobsResponseObject interface {
+	VisitListVpnGatewayJobsResponse(w http.ResponseWriter) error
+}
+
+type ListVpnGatewayJobs200JSONResponse JobListResponseBody
+
+func (response ListVpnGatewayJobs200JSONResponse) VisitListVpnGatewayJobsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnGatewayJobsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListVpnGatewayJobsdefaultJSONResponse) VisitListVpnGatewayJobsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteVpnGatewayJobRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	JobID     string    `json:"job_id"`
+}
+
+type DeleteVpnGatewayJobResponseObject interface {
+	VisitDeleteVpnGatewayJobResponse(w http.ResponseWriter) error
+}
+
+type DeleteVpnGatewayJob204Response struct {
+}
+
+func (response DeleteVpnGatewayJob204Response) VisitDeleteVpnGatewayJobResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteVpnGatewayJobdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteVpnGatewayJobdefaultJSONResponse) VisitDeleteVpnGatewayJobResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type DeleteVgwRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
-	VgwID     string    `json:"vgw_id"`
+	VgwID     VgwID     `json:"vgw_id"`
 }
 
 type DeleteVgwResponseObject interface {
@@ -3387,7 +5980,7 @@ func (response DeleteVgwdefaultJSONResponse) VisitDeleteVgwResponse(w http.Respo
 
 type ShowVgwRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
-	VgwID     string    `json:"vgw_id"`
+	VgwID     VgwID     `json:"vgw_id"`
 }
 
 type ShowVgwResponseObject interface {
@@ -3427,7 +6020,7 @@ func (response ShowVgwdefaultJSONResponse) VisitShowVgwResponse(w http.ResponseW
 
 type UpdateVgwRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
-	VgwID     string    `json:"vgw_id"`
+	VgwID     VgwID     `json:"vgw_id"`
 	Body      *UpdateVgwJSONRequestBody
 }
 
@@ -3455,6 +6048,527 @@ type UpdateVgwdefaultJSONResponse struct {
 }
 
 func (response UpdateVgwdefaultJSONResponse) VisitUpdateVgwResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnGatewayCertificateRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	VgwID     VgwID     `json:"vgw_id"`
+}
+
+type ShowVpnGatewayCertificateResponseObject interface {
+	VisitShowVpnGatewayCertificateResponse(w http.ResponseWriter) error
+}
+
+type ShowVpnGatewayCertificate200JSONResponse VgwCertificateResponseBody
+
+func (response ShowVpnGatewayCertificate200JSONResponse) VisitShowVpnGatewayCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnGatewayCertificatedefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowVpnGatewayCertificatedefaultJSONResponse) VisitShowVpnGatewayCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVgwCertificateRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	VgwID     VgwID     `json:"vgw_id"`
+	Body      *CreateVgwCertificateJSONRequestBody
+}
+
+type CreateVgwCertificateResponseObject interface {
+	VisitCreateVgwCertificateResponse(w http.ResponseWriter) error
+}
+
+type CreateVgwCertificate201JSONResponse VgwCertificateResponseBody
+
+func (response CreateVgwCertificate201JSONResponse) VisitCreateVgwCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVgwCertificatedefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CreateVgwCertificatedefaultJSONResponse) VisitCreateVgwCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVgwCertificateRequestObject struct {
+	ProjectID     ProjectID `json:"project_id"`
+	VgwID         VgwID     `json:"vgw_id"`
+	CertificateID string    `json:"certificate_id"`
+	Body          *UpdateVgwCertificateJSONRequestBody
+}
+
+type UpdateVgwCertificateResponseObject interface {
+	VisitUpdateVgwCertificateResponse(w http.ResponseWriter) error
+}
+
+type UpdateVgwCertificate200JSONResponse VgwCertificateResponseBody
+
+func (response UpdateVgwCertificate200JSONResponse) VisitUpdateVgwCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVgwCertificatedefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpdateVgwCertificatedefaultJSONResponse) VisitUpdateVgwCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnGatewayRoutingTableRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	VgwID     VgwID     `json:"vgw_id"`
+	Params    ShowVpnGatewayRoutingTableParams
+}
+
+type ShowVpnGatewayRoutingTableResponseObject interface {
+	VisitShowVpnGatewayRoutingTableResponse(w http.ResponseWriter) error
+}
+
+type ShowVpnGatewayRoutingTable200JSONResponse RoutingTableResponseBody
+
+func (response ShowVpnGatewayRoutingTable200JSONResponse) VisitShowVpnGatewayRoutingTableResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnGatewayRoutingTabledefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowVpnGatewayRoutingTabledefaultJSONResponse) VisitShowVpnGatewayRoutingTableResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdatePostpaidVgwSpecificationRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	VgwID     VgwID     `json:"vgw_id"`
+	Body      *UpdatePostpaidVgwSpecificationJSONRequestBody
+}
+
+type UpdatePostpaidVgwSpecificationResponseObject interface {
+	VisitUpdatePostpaidVgwSpecificationResponse(w http.ResponseWriter) error
+}
+
+type UpdatePostpaidVgwSpecification200JSONResponse VgwResponseBody
+
+func (response UpdatePostpaidVgwSpecification200JSONResponse) VisitUpdatePostpaidVgwSpecificationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdatePostpaidVgwSpecificationdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpdatePostpaidVgwSpecificationdefaultJSONResponse) VisitUpdatePostpaidVgwSpecificationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpgradeVpnGatewayRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	VgwID     VgwID     `json:"vgw_id"`
+	Body      *UpgradeVpnGatewayJSONRequestBody
+}
+
+type UpgradeVpnGatewayResponseObject interface {
+	VisitUpgradeVpnGatewayResponse(w http.ResponseWriter) error
+}
+
+type UpgradeVpnGateway202JSONResponse UpgradeResponseBody
+
+func (response UpgradeVpnGateway202JSONResponse) VisitUpgradeVpnGatewayResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpgradeVpnGatewaydefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpgradeVpnGatewaydefaultJSONResponse) VisitUpgradeVpnGatewayResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowQuotasInfoRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+}
+
+type ShowQuotasInfoResponseObject interface {
+	VisitShowQuotasInfoResponse(w http.ResponseWriter) error
+}
+
+type ShowQuotasInfo200JSONResponse QuotasResponseBody
+
+func (response ShowQuotasInfo200JSONResponse) VisitShowQuotasInfoResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowQuotasInfodefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowQuotasInfodefaultJSONResponse) VisitShowQuotasInfoResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CountResourcesByTagsRequestObject struct {
+	ProjectID    ProjectID    `json:"project_id"`
+	ResourceType ResourceType `json:"resource_type"`
+	Body         *CountResourcesByTagsJSONRequestBody
+}
+
+type CountResourcesByTagsResponseObject interface {
+	VisitCountResourcesByTagsResponse(w http.ResponseWriter) error
+}
+
+type CountResourcesByTags200JSONResponse ResourceCountResponseBody
+
+func (response CountResourcesByTags200JSONResponse) VisitCountResourcesByTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CountResourcesByTagsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CountResourcesByTagsdefaultJSONResponse) VisitCountResourcesByTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListResourcesByTagsRequestObject struct {
+	ProjectID    ProjectID    `json:"project_id"`
+	ResourceType ResourceType `json:"resource_type"`
+	Params       ListResourcesByTagsParams
+	Body         *ListResourcesByTagsJSONRequestBody
+}
+
+type ListResourcesByTagsResponseObject interface {
+	VisitListResourcesByTagsResponse(w http.ResponseWriter) error
+}
+
+type ListResourcesByTags200JSONResponse ResourceListResponseBody
+
+func (response ListResourcesByTags200JSONResponse) VisitListResourcesByTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListResourcesByTagsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListResourcesByTagsdefaultJSONResponse) VisitListResourcesByTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListProjectTagsRequestObject struct {
+	ProjectID    ProjectID    `json:"project_id"`
+	ResourceType ResourceType `json:"resource_type"`
+}
+
+type ListProjectTagsResponseObject interface {
+	VisitListProjectTagsResponse(w http.ResponseWriter) error
+}
+
+type ListProjectTags200JSONResponse ProjectTagsResponseBody
+
+func (response ListProjectTags200JSONResponse) VisitListProjectTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListProjectTagsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListProjectTagsdefaultJSONResponse) VisitListProjectTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowResourceTagsRequestObject struct {
+	ProjectID    ProjectID    `json:"project_id"`
+	ResourceType ResourceType `json:"resource_type"`
+	ResourceID   ResourceID   `json:"resource_id"`
+}
+
+type ShowResourceTagsResponseObject interface {
+	VisitShowResourceTagsResponse(w http.ResponseWriter) error
+}
+
+type ShowResourceTags200JSONResponse ResourceTagsResponseBody
+
+func (response ShowResourceTags200JSONResponse) VisitShowResourceTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowResourceTagsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowResourceTagsdefaultJSONResponse) VisitShowResourceTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BatchCreateResourceTagsRequestObject struct {
+	ProjectID    ProjectID    `json:"project_id"`
+	ResourceType ResourceType `json:"resource_type"`
+	ResourceID   ResourceID   `json:"resource_id"`
+	Body         *BatchCreateResourceTagsJSONRequestBody
+}
+
+type BatchCreateResourceTagsResponseObject interface {
+	VisitBatchCreateResourceTagsResponse(w http.ResponseWriter) error
+}
+
+type BatchCreateResourceTags204Response struct {
+}
+
+func (response BatchCreateResourceTags204Response) VisitBatchCreateResourceTagsResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type BatchCreateResourceTagsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response BatchCreateResourceTagsdefaultJSONResponse) VisitBatchCreateResourceTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BatchDeleteResourceTagsRequestObject struct {
+	ProjectID    ProjectID    `json:"project_id"`
+	ResourceType ResourceType `json:"resource_type"`
+	ResourceID   ResourceID   `json:"resource_id"`
+	Body         *BatchDeleteResourceTagsJSONRequestBody
+}
+
+type BatchDeleteResourceTagsResponseObject interface {
+	VisitBatchDeleteResourceTagsResponse(w http.ResponseWriter) error
+}
+
+type BatchDeleteResourceTags204Response struct {
+}
+
+func (response BatchDeleteResourceTags204Response) VisitBatchDeleteResourceTagsResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type BatchDeleteResourceTagsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response BatchDeleteResourceTagsdefaultJSONResponse) VisitBatchDeleteResourceTagsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3541,6 +6655,21 @@ type StrictServerInterface interface {
 	// KeystoneCreateUserTokenByPassword Get a token for a project, which lives 24 hours
 	// (POST /v3/auth/tokens)
 	KeystoneCreateUserTokenByPassword(ctx context.Context, request KeystoneCreateUserTokenByPasswordRequestObject) (KeystoneCreateUserTokenByPasswordResponseObject, error)
+	// ListExtendedAvailabilityZones List the zones with the kinds of gateways that each offers
+	// (GET /v5.1/{project_id}/vpn-gateways/availability-zones)
+	ListExtendedAvailabilityZones(ctx context.Context, request ListExtendedAvailabilityZonesRequestObject) (ListExtendedAvailabilityZonesResponseObject, error)
+	// ListConnectionMonitors List all monitors, newest first
+	// (GET /v5/{project_id}/connection-monitors)
+	ListConnectionMonitors(ctx context.Context, request ListConnectionMonitorsRequestObject) (ListConnectionMonitorsResponseObject, error)
+	// CreateConnectionMonitor Create the monitor of a connection
+	// (POST /v5/{project_id}/connection-monitors)
+	CreateConnectionMonitor(ctx context.Context, request CreateConnectionMonitorRequestObject) (CreateConnectionMonitorResponseObject, error)
+	// DeleteConnectionMonitor Delete a monitor
+	// (DELETE /v5/{project_id}/connection-monitors/{connection_monitor_id})
+	DeleteConnectionMonitor(ctx context.Context, request DeleteConnectionMonitorRequestObject) (DeleteConnectionMonitorResponseObject, error)
+	// ShowConnectionMonitor Show a monitor
+	// (GET /v5/{project_id}/connection-monitors/{connection_monitor_id})
+	ShowConnectionMonitor(ctx context.Context, request ShowConnectionMonitorRequestObject) (ShowConnectionMonitorResponseObject, error)
 	// ListCgws List customer gateways by page, newest first
 	// (GET /v5/{project_id}/customer-gateways)
 	ListCgws(ctx context.Context, request ListCgwsRequestObject) (ListCgwsResponseObject, error)
@@ -3556,6 +6685,9 @@ type StrictServerInterface interface {
 	// UpdateCgw Change the name of a customer gateway or its CA certificate
 	// (PUT /v5/{project_id}/customer-gateways/{customer_gateway_id})
 	UpdateCgw(ctx context.Context, request UpdateCgwRequestObject) (UpdateCgwResponseObject, error)
+	// ListPeerConfigurationSupportedDevices List the devices that configurations are written for
+	// (GET /v5/{project_id}/peer-configuration/supported-devices)
+	ListPeerConfigurationSupportedDevices(ctx context.Context, request ListPeerConfigurationSupportedDevicesRequestObject) (ListPeerConfigurationSupportedDevicesResponseObject, error)
 	// ListVpnConnections List connections by page, newest first
 	// (GET /v5/{project_id}/vpn-connection)
 	ListVpnConnections(ctx context.Context, request ListVpnConnectionsRequestObject) (ListVpnConnectionsResponseObject, error)
@@ -3571,18 +6703,39 @@ type StrictServerInterface interface {
 	// UpdateVpnConnection Change a connection
 	// (PUT /v5/{project_id}/vpn-connection/{vpn_connection_id})
 	UpdateVpnConnection(ctx context.Context, request UpdateVpnConnectionRequestObject) (UpdateVpnConnectionResponseObject, error)
+	// ListConnectionIpsecSa List the CHILD_SAs of a connection with what they have carried
+	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/ipsec-sa)
+	ListConnectionIpsecSa(ctx context.Context, request ListConnectionIpsecSaRequestObject) (ListConnectionIpsecSaResponseObject, error)
 	// ShowVpnConnectionLog Show the log of a connection, newest line first
 	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/log)
 	ShowVpnConnectionLog(ctx context.Context, request ShowVpnConnectionLogRequestObject) (ShowVpnConnectionLogResponseObject, error)
+	// ExportVpnConnectionPeerConfiguration Write the configuration of the device at the other end
+	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/peer-configuration/export)
+	ExportVpnConnectionPeerConfiguration(ctx context.Context, request ExportVpnConnectionPeerConfigurationRequestObject) (ExportVpnConnectionPeerConfigurationResponseObject, error)
 	// ResetVpnConnection Take down all SAs of a connection and negotiate anew
 	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/reset)
 	ResetVpnConnection(ctx context.Context, request ResetVpnConnectionRequestObject) (ResetVpnConnectionResponseObject, error)
+	// BatchCreateVpnConnection Create one or two connections of a gateway, all or none
+	// (POST /v5/{project_id}/vpn-connections/batch-create)
+	BatchCreateVpnConnection(ctx context.Context, request BatchCreateVpnConnectionRequestObject) (BatchCreateVpnConnectionResponseObject, error)
+	// ListVpnGatewayCertificates List the certificates of all gateways
+	// (GET /v5/{project_id}/vpn-gateway-certificates)
+	ListVpnGatewayCertificates(ctx context.Context, request ListVpnGatewayCertificatesRequestObject) (ListVpnGatewayCertificatesResponseObject, error)
 	// ListVgws List all gateways, newest first
 	// (GET /v5/{project_id}/vpn-gateways)
 	ListVgws(ctx context.Context, request ListVgwsRequestObject) (ListVgwsResponseObject, error)
 	// CreateVgw Create a gateway
 	// (POST /v5/{project_id}/vpn-gateways)
 	CreateVgw(ctx context.Context, request CreateVgwRequestObject) (CreateVgwResponseObject, error)
+	// ListAvailabilityZones List the zones that offer gateways, by flavor and attachment
+	// (GET /v5/{project_id}/vpn-gateways/availability-zones)
+	ListAvailabilityZones(ctx context.Context, request ListAvailabilityZonesRequestObject) (ListAvailabilityZonesResponseObject, error)
+	// ListVpnGatewayJobs List the jobs of gateways
+	// (GET /v5/{project_id}/vpn-gateways/jobs)
+	ListVpnGatewayJobs(ctx context.Context, request ListVpnGatewayJobsRequestObject) (ListVpnGatewayJobsResponseObject, error)
+	// DeleteVpnGatewayJob Delete the record of a job that has finished
+	// (DELETE /v5/{project_id}/vpn-gateways/jobs/{job_id})
+	DeleteVpnGatewayJob(ctx context.Context, request DeleteVpnGatewayJobRequestObject) (DeleteVpnGatewayJobResponseObject, error)
 	// DeleteVgw Delete a gateway that has no connections
 	// (DELETE /v5/{project_id}/vpn-gateways/{vgw_id})
 	DeleteVgw(ctx context.Context, request DeleteVgwRequestObject) (DeleteVgwResponseObject, error)
@@ -3592,6 +6745,45 @@ type StrictServerInterface interface {
 	// UpdateVgw Change a gateway
 	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id})
 	UpdateVgw(ctx context.Context, request UpdateVgwRequestObject) (UpdateVgwResponseObject, error)
+	// ShowVpnGatewayCertificate Show the certificates of a gateway of flavor GM
+	// (GET /v5/{project_id}/vpn-gateways/{vgw_id}/certificate)
+	ShowVpnGatewayCertificate(ctx context.Context, request ShowVpnGatewayCertificateRequestObject) (ShowVpnGatewayCertificateResponseObject, error)
+	// CreateVgwCertificate Import the certificates of a gateway of flavor GM, which this release does not support
+	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/certificate)
+	CreateVgwCertificate(ctx context.Context, request CreateVgwCertificateRequestObject) (CreateVgwCertificateResponseObject, error)
+	// UpdateVgwCertificate Change the certificates of a gateway of flavor GM
+	// (PUT /v5/{project_id}/vpn-gateways/{vgw_id}/certificate/{certificate_id})
+	UpdateVgwCertificate(ctx context.Context, request UpdateVgwCertificateRequestObject) (UpdateVgwCertificateResponseObject, error)
+	// ShowVpnGatewayRoutingTable Show the routes that are in force, by destination
+	// (GET /v5/{project_id}/vpn-gateways/{vgw_id}/routing-table)
+	ShowVpnGatewayRoutingTable(ctx context.Context, request ShowVpnGatewayRoutingTableRequestObject) (ShowVpnGatewayRoutingTableResponseObject, error)
+	// UpdatePostpaidVgwSpecification Change the flavor of a gateway to one of its supported_flavors
+	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/update-specification)
+	UpdatePostpaidVgwSpecification(ctx context.Context, request UpdatePostpaidVgwSpecificationRequestObject) (UpdatePostpaidVgwSpecificationResponseObject, error)
+	// UpgradeVpnGateway Take a step of an upgrade
+	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/upgrade)
+	UpgradeVpnGateway(ctx context.Context, request UpgradeVpnGatewayRequestObject) (UpgradeVpnGatewayResponseObject, error)
+	// ShowQuotasInfo Show how many objects the project may have, and has
+	// (GET /v5/{project_id}/vpn/quotas)
+	ShowQuotasInfo(ctx context.Context, request ShowQuotasInfoRequestObject) (ShowQuotasInfoResponseObject, error)
+	// CountResourcesByTags Count objects by tags and name
+	// (POST /v5/{project_id}/{resource_type}/resource-instances/count)
+	CountResourcesByTags(ctx context.Context, request CountResourcesByTagsRequestObject) (CountResourcesByTagsResponseObject, error)
+	// ListResourcesByTags List objects by tags and name
+	// (POST /v5/{project_id}/{resource_type}/resource-instances/filter)
+	ListResourcesByTags(ctx context.Context, request ListResourcesByTagsRequestObject) (ListResourcesByTagsResponseObject, error)
+	// ListProjectTags List the tags that objects of a type have
+	// (GET /v5/{project_id}/{resource_type}/tags)
+	ListProjectTags(ctx context.Context, request ListProjectTagsRequestObject) (ListProjectTagsResponseObject, error)
+	// ShowResourceTags Show the tags of an object
+	// (GET /v5/{project_id}/{resource_type}/{resource_id}/tags)
+	ShowResourceTags(ctx context.Context, request ShowResourceTagsRequestObject) (ShowResourceTagsResponseObject, error)
+	// BatchCreateResourceTags Put tags on an object
+	// (POST /v5/{project_id}/{resource_type}/{resource_id}/tags/create)
+	BatchCreateResourceTags(ctx context.Context, request BatchCreateResourceTagsRequestObject) (BatchCreateResourceTagsResponseObject, error)
+	// BatchDeleteResourceTags Take tags off an object
+	// (POST /v5/{project_id}/{resource_type}/{resource_id}/tags/delete)
+	BatchDeleteResourceTags(ctx context.Context, request BatchDeleteResourceTagsRequestObject) (BatchDeleteResourceTagsResponseObject, error)
 	// BackupStore Take a backup of the store
 	// (GET /vpngw/v1/backup)
 	BackupStore(ctx context.Context, request BackupStoreRequestObject) (BackupStoreResponseObject, error)
@@ -3686,6 +6878,147 @@ func (sh *strictHandler) KeystoneCreateUserTokenByPassword(w http.ResponseWriter
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(KeystoneCreateUserTokenByPasswordResponseObject); ok {
 		if err := validResponse.VisitKeystoneCreateUserTokenByPasswordResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListExtendedAvailabilityZones operation middleware
+func (sh *strictHandler) ListExtendedAvailabilityZones(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+	var request ListExtendedAvailabilityZonesRequestObject
+
+	request.ProjectID = projectID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListExtendedAvailabilityZones(ctx, request.(ListExtendedAvailabilityZonesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListExtendedAvailabilityZones")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListExtendedAvailabilityZonesResponseObject); ok {
+		if err := validResponse.VisitListExtendedAvailabilityZonesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListConnectionMonitors operation middleware
+func (sh *strictHandler) ListConnectionMonitors(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListConnectionMonitorsParams) {
+	var request ListConnectionMonitorsRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListConnectionMonitors(ctx, request.(ListConnectionMonitorsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListConnectionMonitors")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListConnectionMonitorsResponseObject); ok {
+		if err := validResponse.VisitListConnectionMonitorsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateConnectionMonitor operation middleware
+func (sh *strictHandler) CreateConnectionMonitor(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateConnectionMonitorParams) {
+	var request CreateConnectionMonitorRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	var body CreateConnectionMonitorJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateConnectionMonitor(ctx, request.(CreateConnectionMonitorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateConnectionMonitor")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateConnectionMonitorResponseObject); ok {
+		if err := validResponse.VisitCreateConnectionMonitorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteConnectionMonitor operation middleware
+func (sh *strictHandler) DeleteConnectionMonitor(w http.ResponseWriter, r *http.Request, projectID ProjectID, connectionMonitorID string) {
+	var request DeleteConnectionMonitorRequestObject
+
+	request.ProjectID = projectID
+	request.ConnectionMonitorID = connectionMonitorID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteConnectionMonitor(ctx, request.(DeleteConnectionMonitorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteConnectionMonitor")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteConnectionMonitorResponseObject); ok {
+		if err := validResponse.VisitDeleteConnectionMonitorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowConnectionMonitor operation middleware
+func (sh *strictHandler) ShowConnectionMonitor(w http.ResponseWriter, r *http.Request, projectID ProjectID, connectionMonitorID string) {
+	var request ShowConnectionMonitorRequestObject
+
+	request.ProjectID = projectID
+	request.ConnectionMonitorID = connectionMonitorID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowConnectionMonitor(ctx, request.(ShowConnectionMonitorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowConnectionMonitor")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowConnectionMonitorResponseObject); ok {
+		if err := validResponse.VisitShowConnectionMonitorResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -3842,6 +7175,32 @@ func (sh *strictHandler) UpdateCgw(w http.ResponseWriter, r *http.Request, proje
 	}
 }
 
+// ListPeerConfigurationSupportedDevices operation middleware
+func (sh *strictHandler) ListPeerConfigurationSupportedDevices(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+	var request ListPeerConfigurationSupportedDevicesRequestObject
+
+	request.ProjectID = projectID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListPeerConfigurationSupportedDevices(ctx, request.(ListPeerConfigurationSupportedDevicesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListPeerConfigurationSupportedDevices")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListPeerConfigurationSupportedDevicesResponseObject); ok {
+		if err := validResponse.VisitListPeerConfigurationSupportedDevicesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListVpnConnections operation middleware
 func (sh *strictHandler) ListVpnConnections(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnConnectionsParams) {
 	var request ListVpnConnectionsRequestObject
@@ -3991,6 +7350,33 @@ func (sh *strictHandler) UpdateVpnConnection(w http.ResponseWriter, r *http.Requ
 	}
 }
 
+// ListConnectionIpsecSa operation middleware
+func (sh *strictHandler) ListConnectionIpsecSa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID) {
+	var request ListConnectionIpsecSaRequestObject
+
+	request.ProjectID = projectID
+	request.VpnConnectionID = vpnConnectionID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListConnectionIpsecSa(ctx, request.(ListConnectionIpsecSaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListConnectionIpsecSa")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListConnectionIpsecSaResponseObject); ok {
+		if err := validResponse.VisitListConnectionIpsecSaResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ShowVpnConnectionLog operation middleware
 func (sh *strictHandler) ShowVpnConnectionLog(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID) {
 	var request ShowVpnConnectionLogRequestObject
@@ -4018,6 +7404,40 @@ func (sh *strictHandler) ShowVpnConnectionLog(w http.ResponseWriter, r *http.Req
 	}
 }
 
+// ExportVpnConnectionPeerConfiguration operation middleware
+func (sh *strictHandler) ExportVpnConnectionPeerConfiguration(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID) {
+	var request ExportVpnConnectionPeerConfigurationRequestObject
+
+	request.ProjectID = projectID
+	request.VpnConnectionID = vpnConnectionID
+
+	var body ExportVpnConnectionPeerConfigurationJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ExportVpnConnectionPeerConfiguration(ctx, request.(ExportVpnConnectionPeerConfigurationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ExportVpnConnectionPeerConfiguration")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ExportVpnConnectionPeerConfigurationResponseObject); ok {
+		if err := validResponse.VisitExportVpnConnectionPeerConfigurationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ResetVpnConnection operation middleware
 func (sh *strictHandler) ResetVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID) {
 	var request ResetVpnConnectionRequestObject
@@ -4038,6 +7458,67 @@ func (sh *strictHandler) ResetVpnConnection(w http.ResponseWriter, r *http.Reque
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ResetVpnConnectionResponseObject); ok {
 		if err := validResponse.VisitResetVpnConnectionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// BatchCreateVpnConnection operation middleware
+func (sh *strictHandler) BatchCreateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, params BatchCreateVpnConnectionParams) {
+	var request BatchCreateVpnConnectionRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	var body BatchCreateVpnConnectionJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.BatchCreateVpnConnection(ctx, request.(BatchCreateVpnConnectionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BatchCreateVpnConnection")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(BatchCreateVpnConnectionResponseObject); ok {
+		if err := validResponse.VisitBatchCreateVpnConnectionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListVpnGatewayCertificates operation middleware
+func (sh *strictHandler) ListVpnGatewayCertificates(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnGatewayCertificatesParams) {
+	var request ListVpnGatewayCertificatesRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListVpnGatewayCertificates(ctx, request.(ListVpnGatewayCertificatesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListVpnGatewayCertificates")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListVpnGatewayCertificatesResponseObject); ok {
+		if err := validResponse.VisitListVpnGatewayCertificatesResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -4106,8 +7587,88 @@ func (sh *strictHandler) CreateVgw(w http.ResponseWriter, r *http.Request, proje
 	}
 }
 
+// ListAvailabilityZones operation middleware
+func (sh *strictHandler) ListAvailabilityZones(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+	var request ListAvailabilityZonesRequestObject
+
+	request.ProjectID = projectID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListAvailabilityZones(ctx, request.(ListAvailabilityZonesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListAvailabilityZones")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListAvailabilityZonesResponseObject); ok {
+		if err := validResponse.VisitListAvailabilityZonesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListVpnGatewayJobs operation middleware
+func (sh *strictHandler) ListVpnGatewayJobs(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnGatewayJobsParams) {
+	var request ListVpnGatewayJobsRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListVpnGatewayJobs(ctx, request.(ListVpnGatewayJobsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListVpnGatewayJobs")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListVpnGatewayJobsResponseObject); ok {
+		if err := validResponse.VisitListVpnGatewayJobsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteVpnGatewayJob operation middleware
+func (sh *strictHandler) DeleteVpnGatewayJob(w http.ResponseWriter, r *http.Request, projectID ProjectID, jobID string) {
+	var request DeleteVpnGatewayJobRequestObject
+
+	request.ProjectID = projectID
+	request.JobID = jobID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteVpnGatewayJob(ctx, request.(DeleteVpnGatewayJobRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteVpnGatewayJob")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteVpnGatewayJobResponseObject); ok {
+		if err := validResponse.VisitDeleteVpnGatewayJobResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // DeleteVgw operation middleware
-func (sh *strictHandler) DeleteVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string) {
+func (sh *strictHandler) DeleteVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
 	var request DeleteVgwRequestObject
 
 	request.ProjectID = projectID
@@ -4134,7 +7695,7 @@ func (sh *strictHandler) DeleteVgw(w http.ResponseWriter, r *http.Request, proje
 }
 
 // ShowVgw operation middleware
-func (sh *strictHandler) ShowVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string) {
+func (sh *strictHandler) ShowVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
 	var request ShowVgwRequestObject
 
 	request.ProjectID = projectID
@@ -4161,7 +7722,7 @@ func (sh *strictHandler) ShowVgw(w http.ResponseWriter, r *http.Request, project
 }
 
 // UpdateVgw operation middleware
-func (sh *strictHandler) UpdateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID string) {
+func (sh *strictHandler) UpdateVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
 	var request UpdateVgwRequestObject
 
 	request.ProjectID = projectID
@@ -4187,6 +7748,418 @@ func (sh *strictHandler) UpdateVgw(w http.ResponseWriter, r *http.Request, proje
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UpdateVgwResponseObject); ok {
 		if err := validResponse.VisitUpdateVgwResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowVpnGatewayCertificate operation middleware
+func (sh *strictHandler) ShowVpnGatewayCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
+	var request ShowVpnGatewayCertificateRequestObject
+
+	request.ProjectID = projectID
+	request.VgwID = vgwID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowVpnGatewayCertificate(ctx, request.(ShowVpnGatewayCertificateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowVpnGatewayCertificate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowVpnGatewayCertificateResponseObject); ok {
+		if err := validResponse.VisitShowVpnGatewayCertificateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateVgwCertificate operation middleware
+func (sh *strictHandler) CreateVgwCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
+	var request CreateVgwCertificateRequestObject
+
+	request.ProjectID = projectID
+	request.VgwID = vgwID
+
+	var body CreateVgwCertificateJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateVgwCertificate(ctx, request.(CreateVgwCertificateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateVgwCertificate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateVgwCertificateResponseObject); ok {
+		if err := validResponse.VisitCreateVgwCertificateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdateVgwCertificate operation middleware
+func (sh *strictHandler) UpdateVgwCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID, certificateID string) {
+	var request UpdateVgwCertificateRequestObject
+
+	request.ProjectID = projectID
+	request.VgwID = vgwID
+	request.CertificateID = certificateID
+
+	var body UpdateVgwCertificateJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateVgwCertificate(ctx, request.(UpdateVgwCertificateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateVgwCertificate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateVgwCertificateResponseObject); ok {
+		if err := validResponse.VisitUpdateVgwCertificateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowVpnGatewayRoutingTable operation middleware
+func (sh *strictHandler) ShowVpnGatewayRoutingTable(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID, params ShowVpnGatewayRoutingTableParams) {
+	var request ShowVpnGatewayRoutingTableRequestObject
+
+	request.ProjectID = projectID
+	request.VgwID = vgwID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowVpnGatewayRoutingTable(ctx, request.(ShowVpnGatewayRoutingTableRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowVpnGatewayRoutingTable")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowVpnGatewayRoutingTableResponseObject); ok {
+		if err := validResponse.VisitShowVpnGatewayRoutingTableResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdatePostpaidVgwSpecification operation middleware
+func (sh *strictHandler) UpdatePostpaidVgwSpecification(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
+	var request UpdatePostpaidVgwSpecificationRequestObject
+
+	request.ProjectID = projectID
+	request.VgwID = vgwID
+
+	var body UpdatePostpaidVgwSpecificationJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdatePostpaidVgwSpecification(ctx, request.(UpdatePostpaidVgwSpecificationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdatePostpaidVgwSpecification")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdatePostpaidVgwSpecificationResponseObject); ok {
+		if err := validResponse.VisitUpdatePostpaidVgwSpecificationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpgradeVpnGateway operation middleware
+func (sh *strictHandler) UpgradeVpnGateway(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID) {
+	var request UpgradeVpnGatewayRequestObject
+
+	request.ProjectID = projectID
+	request.VgwID = vgwID
+
+	var body UpgradeVpnGatewayJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpgradeVpnGateway(ctx, request.(UpgradeVpnGatewayRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpgradeVpnGateway")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpgradeVpnGatewayResponseObject); ok {
+		if err := validResponse.VisitUpgradeVpnGatewayResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowQuotasInfo operation middleware
+func (sh *strictHandler) ShowQuotasInfo(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+	var request ShowQuotasInfoRequestObject
+
+	request.ProjectID = projectID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowQuotasInfo(ctx, request.(ShowQuotasInfoRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowQuotasInfo")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowQuotasInfoResponseObject); ok {
+		if err := validResponse.VisitShowQuotasInfoResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CountResourcesByTags operation middleware
+func (sh *strictHandler) CountResourcesByTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType) {
+	var request CountResourcesByTagsRequestObject
+
+	request.ProjectID = projectID
+	request.ResourceType = resourceType
+
+	var body CountResourcesByTagsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CountResourcesByTags(ctx, request.(CountResourcesByTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CountResourcesByTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CountResourcesByTagsResponseObject); ok {
+		if err := validResponse.VisitCountResourcesByTagsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListResourcesByTags operation middleware
+func (sh *strictHandler) ListResourcesByTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, params ListResourcesByTagsParams) {
+	var request ListResourcesByTagsRequestObject
+
+	request.ProjectID = projectID
+	request.ResourceType = resourceType
+	request.Params = params
+
+	var body ListResourcesByTagsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListResourcesByTags(ctx, request.(ListResourcesByTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListResourcesByTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListResourcesByTagsResponseObject); ok {
+		if err := validResponse.VisitListResourcesByTagsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListProjectTags operation middleware
+func (sh *strictHandler) ListProjectTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType) {
+	var request ListProjectTagsRequestObject
+
+	request.ProjectID = projectID
+	request.ResourceType = resourceType
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListProjectTags(ctx, request.(ListProjectTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListProjectTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListProjectTagsResponseObject); ok {
+		if err := validResponse.VisitListProjectTagsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowResourceTags operation middleware
+func (sh *strictHandler) ShowResourceTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, resourceID ResourceID) {
+	var request ShowResourceTagsRequestObject
+
+	request.ProjectID = projectID
+	request.ResourceType = resourceType
+	request.ResourceID = resourceID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowResourceTags(ctx, request.(ShowResourceTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowResourceTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowResourceTagsResponseObject); ok {
+		if err := validResponse.VisitShowResourceTagsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// BatchCreateResourceTags operation middleware
+func (sh *strictHandler) BatchCreateResourceTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, resourceID ResourceID) {
+	var request BatchCreateResourceTagsRequestObject
+
+	request.ProjectID = projectID
+	request.ResourceType = resourceType
+	request.ResourceID = resourceID
+
+	var body BatchCreateResourceTagsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.BatchCreateResourceTags(ctx, request.(BatchCreateResourceTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BatchCreateResourceTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(BatchCreateResourceTagsResponseObject); ok {
+		if err := validResponse.VisitBatchCreateResourceTagsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// BatchDeleteResourceTags operation middleware
+func (sh *strictHandler) BatchDeleteResourceTags(w http.ResponseWriter, r *http.Request, projectID ProjectID, resourceType ResourceType, resourceID ResourceID) {
+	var request BatchDeleteResourceTagsRequestObject
+
+	request.ProjectID = projectID
+	request.ResourceType = resourceType
+	request.ResourceID = resourceID
+
+	var body BatchDeleteResourceTagsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.BatchDeleteResourceTags(ctx, request.(BatchDeleteResourceTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BatchDeleteResourceTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(BatchDeleteResourceTagsResponseObject); ok {
+		if err := validResponse.VisitBatchDeleteResourceTagsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -23,10 +23,31 @@ type operation struct {
 	id         string
 	permission string // empty: none is needed
 	public     bool   // needs no authentication
-	sensitive  bool   // is audited although it only reads
+	audited    bool   // is written down also when it was not refused
 	// repeatable says that a request may be marked by a client token.
 	repeatable bool
 	route      *routers.Route
+}
+
+// typeParameter is the parameter of paths whose values are part of the
+// pattern. As a wildcard it would clash with the paths of the objects.
+const typeParameter = "resource_type"
+
+// patterns returns the pattern of a route, once for each value of the type
+// parameter if it has it.
+func (o *operation) patterns() map[string]string {
+	pattern := o.route.Method + " " + o.route.Path
+	wildcard := "{" + typeParameter + "}"
+	if !strings.Contains(pattern, wildcard) {
+		return map[string]string{pattern: ""}
+	}
+	patterns := map[string]string{}
+	for _, v := range o.route.PathItem.Parameters.GetByInAndName(openapi3.ParameterInPath, typeParameter).Schema.Value.Enum {
+		if value, ok := v.(string); ok {
+			patterns[strings.ReplaceAll(pattern, wildcard, value)] = value
+		}
+	}
+	return patterns
 }
 
 // loadOperations returns the operations of the document by their pattern, as
@@ -43,10 +64,11 @@ func loadOperations(ctx context.Context) (map[string]*operation, error) {
 	for path, item := range doc.Paths.Map() {
 		for method, op := range item.Operations() {
 			permission, _ := op.Extensions["x-permission"].(string)
+			audited, said := op.Extensions["x-audited"].(bool)
 			o := &operation{
 				id: op.OperationID, permission: permission,
 				public:     op.Security != nil && len(*op.Security) == 0,
-				sensitive:  op.Extensions["x-audited"] == true,
+				audited:    audited || !said && method != http.MethodGet,
 				repeatable: op.Parameters.GetByInAndName(openapi3.ParameterInHeader, headerClientToken) != nil,
 				route:      &routers.Route{Spec: doc, Path: path, PathItem: item, Method: method, Operation: op},
 			}
@@ -114,20 +136,25 @@ func (rt *router) HandleFunc(pattern string, next func(http.ResponseWriter, *htt
 		rt.missing = append(rt.missing, pattern)
 		return
 	}
-	rt.ServeMux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		ctx, err := rt.server.guard(w, r, op)
-		if err != nil {
-			writeError(w, r, err)
-			return
-		}
-		leave, err := rt.server.enter(op, callOf(ctx).caller.Name)
-		if err != nil {
-			writeError(w, r, err)
-			return
-		}
-		defer leave()
-		next(w, r.WithContext(ctx))
-	})
+	for pattern, value := range op.patterns() {
+		rt.ServeMux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if value != "" {
+				r.SetPathValue(typeParameter, value)
+			}
+			ctx, err := rt.server.guard(w, r, op)
+			if err != nil {
+				writeError(w, r, err)
+				return
+			}
+			leave, err := rt.server.enter(op, callOf(ctx).caller.Name)
+			if err != nil {
+				writeError(w, r, err)
+				return
+			}
+			defer leave()
+			next(w, r.WithContext(ctx))
+		})
+	}
 }
 
 // guard lets a request through to its handler if the caller may send it and it

@@ -155,15 +155,16 @@ func parameterType(p *openapi3.Parameter) string {
 
 // memberPath names a member of the object in a body. The name of the object
 // itself, which every body begins with, is left out as it is in the errors of
-// the domain, unless it is all there is.
+// the domain, unless it is all there is or a list of objects.
 func memberPath(pointer []string) string {
-	if len(pointer) > 1 {
+	isIndex := func(p string) bool { return p != "" && strings.Trim(p, "0123456789") == "" }
+	if len(pointer) > 1 && !isIndex(pointer[1]) {
 		pointer = pointer[1:]
 	}
 	var path strings.Builder
 	for _, p := range pointer {
 		switch {
-		case p != "" && strings.Trim(p, "0123456789") == "":
+		case isIndex(p):
 			path.WriteString("[" + p + "]")
 		case path.Len() > 0:
 			path.WriteString("." + p)

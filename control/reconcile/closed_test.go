@@ -6,11 +6,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/dataplane/route"
 )
 
@@ -150,6 +152,48 @@ func TestConnectionWhoseSecretCannotBeOpened(t *testing.T) {
 		synctest.Wait()
 		if v, err := w.service.ShowConnection(w.ctx, project, id); err == nil {
 			t.Errorf("is still there: %s", v.State)
+		}
+	})
+}
+
+// A connection that is closed takes no part in what the probes decide, and
+// one whose probe fails is closed, too.
+func TestTrafficIsClosedBesideFailingProbe(t *testing.T) {
+	inWorld(t, func(w *world) {
+		g := w.gateway()
+		first := w.connection(g, eip1, w.customer("198.51.100.7"), nqaOn)
+		second := w.connection(g, eip2, w.customer("198.51.100.8"), nqaOn)
+		for _, id := range []string{first, second} {
+			w.engines.up(id)
+			w.settle()
+			w.engines.prober.say(targetID(ProbeNQA, id), nqa.Reachable)
+			w.settle()
+		}
+		w.wantClosed(true)
+		w.setHost(address1, false)
+		w.pass()
+		w.wantState(first, control.ConnectionError)
+		if got := w.links(first, second); !slices.Equal(got, []string{"second"}) {
+			t.Errorf("traffic goes over %q", got)
+		}
+		w.engines.prober.say(targetID(ProbeNQA, second), nqa.Unreachable)
+		w.settle()
+		w.wantClosed(false)
+		time.Sleep(time.Minute) // the device of the first is gone by now
+		w.wantClosed(false)
+		if got := w.links(first, second); len(got) != 0 {
+			t.Errorf("traffic goes over %q", got)
+		}
+		w.setHost(address1, true)
+		w.pass()
+		w.engines.up(first)
+		w.settle()
+		w.wantClosed(false) // until its probe is answered
+		w.engines.prober.say(targetID(ProbeNQA, first), nqa.Reachable)
+		w.settle()
+		w.wantClosed(true)
+		if got := w.links(first, second); !slices.Equal(got, []string{"first"}) {
+			t.Errorf("traffic goes over %q", got)
 		}
 	})
 }

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/ike/sa"
 )
@@ -26,7 +29,12 @@ type live struct {
 	resets   int64 // done
 
 	condition condition
-	failure   *sa.Event // the last one, until it is healed
+	routes    []netip.Prefix // into the tunnel
+	verdict   nqa.Verdict    // of the probe inside the tunnel
+	failure   *sa.Event      // the last one, until it is healed
+
+	monitor       *control.Monitor      // nil: the connection has none
+	monitorStatus control.MonitorStatus // as the store has it
 }
 
 // condition is what the key exchange says of a connection.
@@ -34,6 +42,7 @@ type condition struct {
 	established bool // an IKE SA is
 	children    int  // that are up, of those wanted
 	wanted      int
+	remote      netip.Addr // where the peer's packets come from; invalid while no IKE SA is
 }
 
 // up is what the API calls ACTIVE.
@@ -45,7 +54,9 @@ func (r *Reconciler) conditions() map[string]condition {
 	for _, status := range r.KeyExchange.Snapshot() {
 		var c condition
 		for _, ike := range status.IKE {
-			c.established = c.established || serves(ike.State)
+			if serves(ike.State) {
+				c.established, c.remote = true, ike.Remote.Addr().Unmap()
+			}
 		}
 		up := make(map[string]bool)
 		for _, child := range status.Children {
@@ -141,6 +152,9 @@ func (l *live) status() control.ConnectionStatus {
 		Observed: l.observed, Applied: l.applied, Resets: l.resets,
 		State: control.ConnectionDown, LastChange: l.stored.LastChange,
 	}
+	if l.fault == nil {
+		s.Routes = l.routes
+	}
 	switch {
 	case l.fault != nil:
 		s.State = control.ConnectionError
@@ -150,6 +164,10 @@ func (l *live) status() control.ConnectionStatus {
 		if l.condition.children < l.condition.wanted {
 			s.Message = fmt.Sprintf("%d of %d CHILD_SAs are up", l.condition.children, l.condition.wanted)
 			l.explain(&s)
+		}
+		if l.connection.EnableNQA && l.verdict != nqa.Reachable {
+			s.Message = join("; ", s.Message, fmt.Sprintf(
+				"no traffic is routed into the tunnel: probes to %s are not answered", l.connection.TunnelPeer.Addr()))
 		}
 	case l.connection.DeletionRequested:
 		s.Message = "being deleted"
@@ -265,9 +283,53 @@ func (r *Reconciler) observe(ctx context.Context) error {
 		if l.fault == nil && l.condition.up() && l.condition.children >= l.condition.wanted {
 			l.failure = nil
 		}
-		r.write(ctx, now, l, l.status())
 	}
-	return r.reroute()
+	err := errors.Join(r.probe(now), r.reroute())
+	var routes map[string][]netip.Prefix
+	if err == nil {
+		routes = r.routed()
+	}
+	for id, l := range r.subjects {
+		if l.observed == 0 {
+			continue
+		}
+		l.routes = routes[id]
+		r.write(ctx, now, l, l.status())
+		r.reportMonitor(ctx, l, r.tunnels[id])
+	}
+	return err
+}
+
+// routed returns the destinations that are routed into the tunnel of each
+// connection, in order.
+func (r *Reconciler) routed() map[string][]netip.Prefix {
+	owners := make(map[string]string, len(r.tunnels)) // by device
+	addresses := make(map[netip.Prefix]bool)
+	for id, tn := range r.tunnels {
+		owners[tn.device.Name] = id
+		addresses[tn.self()] = true
+	}
+	// What the node itself sends from a tunnel address has routes of its own.
+	private := make(map[int]bool)
+	for _, rule := range r.routes.Rules {
+		private[rule.Table] = addresses[rule.From]
+	}
+	all := make(map[string][]netip.Prefix)
+	for _, route := range r.routes.Routes {
+		if private[route.Table] {
+			continue
+		}
+		for _, hop := range route.NextHops {
+			if id := owners[hop.Link]; id != "" {
+				all[id] = append(all[id], route.Dst)
+			}
+		}
+	}
+	for id, list := range all {
+		slices.SortFunc(list, netip.Prefix.Compare)
+		all[id] = slices.Compact(list) // one route for each source
+	}
+	return all
 }
 
 // write stores the status of a connection when it changed.
@@ -287,17 +349,6 @@ func (r *Reconciler) write(ctx context.Context, now time.Time, l *live, status c
 	}
 	l.stored = status
 	r.drain()
-}
-
-// carrying tells which connections are up.
-func (r *Reconciler) carrying() map[string]bool {
-	up := make(map[string]bool)
-	for id, l := range r.subjects {
-		if l.condition.up() {
-			up[id] = true
-		}
-	}
-	return up
 }
 
 // storeLogs writes the logs that have new lines.

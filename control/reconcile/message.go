@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ipsec"
 )
@@ -50,6 +51,18 @@ func (p place) message(e sa.Event) string {
 		b.WriteString(" - " + detail)
 	}
 	return printable(b.String())
+}
+
+// probeMessage tells in one line that the peer's tunnel address answers, or
+// that it does not.
+func (p place) probeMessage(peer netip.Addr, verdict nqa.Verdict) string {
+	sentence := "The NQA test fails. Routes into the tunnel are withdrawn."
+	if verdict == nqa.Reachable {
+		sentence = "The NQA test succeeds. Routes lead into the tunnel."
+	}
+	host := strings.NewReplacer(".", "-", ":", "-").Replace(p.gateway.String())
+	return printable(fmt.Sprintf("host-%s nqa[%d]: [%s] %s (IfIndex=[%d], PolicyName=[%s], DestinationAddress=[%s])",
+		host, p.pid, p.gateway, sentence, p.ifIndex, p.name, peer))
 }
 
 // maxMessage bounds a log line, in octets.

@@ -23,11 +23,12 @@ import (
 type plan struct {
 	snapshot  *control.Snapshot
 	gateways  map[string]*gatewayPlan
-	tunnels   []*tunnel        // oldest connection first
-	closed    []*tunnel        // that cannot be applied: their traffic is dropped
-	faults    map[string]error // of connections
-	errs      []error          // that concern no single object
-	unserved  []error          // of addresses
+	tunnels   []*tunnel           // oldest connection first
+	closed    []*tunnel           // that cannot be applied: their traffic is dropped
+	host      map[netip.Addr]bool // addresses of this node
+	faults    map[string]error    // of connections
+	errs      []error             // that concern no single object
+	unserved  []error             // of addresses
 	addresses map[netip.Addr]bool
 }
 
@@ -59,6 +60,7 @@ func (r *Reconciler) pass(ctx context.Context) (revision int64, err error) {
 	}
 	p := r.plan(snapshot, hostAddresses)
 	r.meet(ctx, p)
+	r.meetMonitors(ctx, p)
 	r.apply(p)
 	r.number()
 	r.finalize(ctx, p)
@@ -96,7 +98,7 @@ func (r *Reconciler) count(start time.Time, failures int) {
 func (r *Reconciler) plan(snapshot *control.Snapshot, hostAddresses map[netip.Addr]bool) *plan {
 	p := &plan{
 		snapshot: snapshot, gateways: make(map[string]*gatewayPlan), faults: make(map[string]error),
-		addresses: make(map[netip.Addr]bool),
+		addresses: make(map[netip.Addr]bool), host: hostAddresses,
 	}
 	inventory := r.inventory.Load()
 	for i := range snapshot.Gateways {
@@ -322,8 +324,7 @@ func (r *Reconciler) applyDevices(p *plan) {
 }
 
 func (r *Reconciler) applyRoutes(p *plan) {
-	up := r.carrying()
-	routes := r.routing.state(slices.Concat(p.tunnels, p.closed), func(id string) bool { return up[id] })
+	routes := r.routing.state(slices.Concat(p.tunnels, p.closed), r.carriage)
 	if rest := routes.blame(r.Router.Set(routes.State), p.fault); rest != nil {
 		p.errs = append(p.errs, rest)
 	}
@@ -339,8 +340,7 @@ func (r *Reconciler) reroute() error {
 			tunnels = append(tunnels, r.tunnels[id])
 		}
 	}
-	up := r.carrying()
-	routes := r.routing.state(append(tunnels, r.closed...), func(id string) bool { return up[id] })
+	routes := r.routing.state(append(tunnels, r.closed...), r.carriage)
 	if reflect.DeepEqual(routes.State, r.routes) {
 		return nil
 	}
@@ -396,7 +396,10 @@ func (r *Reconciler) reportGateways(ctx context.Context, p *plan) {
 		} else if status.AppliedAt.IsZero() {
 			status.AppliedAt = time.Now().UTC()
 		}
-		if g.gateway.DeletionRequested || status == old {
+		if !status.Fault {
+			status.Routes = localRoutes(g.gateway, p.host)
+		}
+		if g.gateway.DeletionRequested || reflect.DeepEqual(status, old) {
 			continue
 		}
 		status.LastChange = time.Now().UTC()
@@ -405,6 +408,22 @@ func (r *Reconciler) reportGateways(ctx context.Context, p *plan) {
 			p.errs = append(p.errs, fmt.Errorf("gateway %s: status: %w", g.gateway.ID, err))
 		}
 	}
+}
+
+// localRoutes returns the routes to the local subnets of a gateway, each with
+// the lowest address that this node has there.
+func localRoutes(g *control.Gateway, host map[netip.Addr]bool) []control.LocalRoute {
+	var routes []control.LocalRoute
+	for _, subnet := range g.LocalSubnets {
+		route := control.LocalRoute{Destination: subnet}
+		for a := range host {
+			if subnet.Contains(a) && (!route.Address.IsValid() || a.Less(route.Address)) {
+				route.Address = a
+			}
+		}
+		routes = append(routes, route)
+	}
+	return routes
 }
 
 // resets carries out the resets that were asked for.

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/dataplane/route"
 	"github.com/vpngw/vpngw/ike"
@@ -60,6 +61,7 @@ type Options struct {
 	Devices     Devices
 	Router      Router
 	Sockets     Sockets
+	Prober      Prober
 	Inventory   *control.Inventory
 	// StopKeyExchange tells all peers that it is over, and returns when they
 	// have answered or had time to.
@@ -100,6 +102,7 @@ type Reconciler struct {
 	departed   bool                 // one has gone since the last pass
 	closed     []*tunnel            // wanted, and without a device for now
 	routes     route.State          // as set last
+	targets    []nqa.Target         // as applied last
 	subjects   map[string]*live     // every connection, by id
 	retry      time.Duration        // zero: the last pass did all
 	trouble    string               // of the last pass
@@ -174,6 +177,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			due.at(duePass, time.Now())
 		case e := <-r.KeyExchange.Events():
 			r.record(time.Now(), e)
+		case <-r.Prober.Changed():
+			due.at(dueObserve, time.Now())
+			due.at(dueStore, later(time.Now(), r.logsStored.Add(storeDelay)))
 		case <-due.timer.C:
 		}
 		now := time.Now()
@@ -193,7 +199,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		if due.take(dueObserve, now) {
 			if err := r.observe(ctx); err != nil {
-				r.Logger.Warn("routes could not be changed", "error", err)
+				r.Logger.Warn("routes or probes could not be changed", "error", err)
 				due.at(duePass, time.Now().Add(retryMin))
 			}
 			if len(r.leaving) > 0 {
@@ -233,7 +239,7 @@ func (r *Reconciler) takeDown(ctx context.Context) error {
 		}
 	}
 	r.drain()
-	err := errors.Join(r.Router.Set(route.State{}), r.Devices.SetInterfaces(nil), r.Sockets.SetAddresses(nil))
+	err := errors.Join(r.Prober.Apply(nil), r.Router.Set(route.State{}), r.Devices.SetInterfaces(nil), r.Sockets.SetAddresses(nil))
 	if err != nil {
 		err = fmt.Errorf("the node was not left as it was: %w", err)
 	}
@@ -243,6 +249,7 @@ func (r *Reconciler) takeDown(ctx context.Context) error {
 	for _, l := range r.subjects {
 		status := l.stored
 		status.State, status.Message, status.Diagnosis = control.ConnectionUnknown, "the node that serves it is stopped", nil
+		status.Routes = nil
 		r.write(ctx, time.Now(), l, status)
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -256,7 +257,7 @@ func (w *world) ownerOf(fault error) string {
 		if strings.Contains(fault.Error(), tn.device.Name) {
 			return id
 		}
-		s := w.r.routing.state([]*tunnel{tn}, func(string) bool { return false })
+		s := w.r.routing.state([]*tunnel{tn}, func(string) carriage { return idle })
 		for object := range s.owners {
 			if strings.HasPrefix(fault.Error(), object+": ") {
 				return id
@@ -465,5 +466,51 @@ func TestReasonOfTheEnd(t *testing.T) {
 		}
 		w.settle()
 		w.wantState(id, control.ConnectionDown, "negotiating")
+	})
+}
+
+func TestRoutingTable(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.engines.mu.Lock()
+		w.engines.host[netip.MustParseAddr("10.10.1.9")] = true
+		w.engines.host[netip.MustParseAddr("10.10.1.8")] = true
+		w.engines.mu.Unlock()
+		gateway := w.gateway()
+		first := w.connection(gateway, eip1, w.customer("198.51.100.7"))
+		second := w.connection(gateway, eip2, w.customer("198.51.100.8"))
+		local := []string{"10.10.0.0/24 via 10.10.0.4 to gateway", "10.10.1.0/24 via 10.10.1.8 to gateway"}
+		var tunnels [2]string
+		for i, id := range []string{first, second} {
+			tunnels[i] = "192.168.0.0/24 via " + w.show(id).TunnelPeer.Addr().String() + " to connection"
+		}
+		want := func(routes ...string) {
+			t.Helper()
+			table, err := w.service.RoutingTable(w.ctx, project, gateway, control.RouteFilter{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, r := range table.Items {
+				got = append(got, fmt.Sprintf("%s via %s to %s", r.Destination, r.NextHop, r.Kind))
+			}
+			if want := append(slices.Clone(local), routes...); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		}
+		want(tunnels[:]...) // as if both were up
+		w.engines.up(first)
+		w.settle()
+		want(tunnels[0])
+		w.engines.up(second)
+		w.settle()
+		want(tunnels[:]...)
+		w.engines.fail("routes", errors.New("out of memory"))
+		w.engines.down(first, sa.Event{Kind: sa.IKEDown})
+		w.settle()
+		want() // it is not known which are in force
+		w.engines.fail("routes", nil)
+		time.Sleep(retryMax)
+		w.settle()
+		want(tunnels[1])
 	})
 }

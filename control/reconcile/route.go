@@ -60,11 +60,20 @@ func (s *routes) route(r route.Route, owners ...string) {
 	s.owners[key] = append(s.owners[key], owners...)
 }
 
-// state returns what the kernel is to hold for the tunnels; up tells which of
-// them carry traffic. Tunnels of one gateway for the same flow are one failover
-// group: those that are up share the flow, a standby only takes part while no
-// other is up, and while none is up the choice is as if all were.
-func (r *routing) state(tunnels []*tunnel, up func(id string) bool) routes {
+// carriage says how a tunnel takes part in the flows of its group.
+type carriage uint8
+
+const (
+	idle      carriage = iota // has no SA: used only while no other of the group carries
+	carries                   // used
+	withdrawn                 // has SAs and does not get through: never used
+)
+
+// state returns what the kernel is to hold for the tunnels, given how each of
+// them takes part. Tunnels of one gateway for the same flow are one failover
+// group: those that carry share the flow, a standby only takes part while no
+// other carries, and while none carries the choice is as if the idle ones did.
+func (r *routing) state(tunnels []*tunnel, of func(id string) carriage) routes {
 	s := routes{owners: make(map[string][]string)}
 	tunnels = slices.SortedFunc(slices.Values(tunnels), func(a, b *tunnel) int { return cmp.Compare(a.id, b.id) })
 	groups := make(map[flow][]*tunnel)
@@ -86,7 +95,7 @@ func (r *routing) state(tunnels []*tunnel, up func(id string) bool) routes {
 		for _, tn := range groups[f] {
 			ids = append(ids, tn.id)
 		}
-		for _, tn := range carriers(groups[f], up) {
+		for _, tn := range carriers(groups[f], of) {
 			hops = append(hops, route.NextHop{Link: tn.device.Name})
 		}
 		owners[f.source] = append(owners[f.source], ids...)
@@ -134,17 +143,17 @@ func spared(f flow, group, tunnels []*tunnel) []netip.Prefix {
 }
 
 // carriers picks those of a group that a flow goes over: none when all are
-// closed.
-func carriers(group []*tunnel, up func(id string) bool) []*tunnel {
-	group = slices.DeleteFunc(slices.Clone(group), (*tunnel).closed)
-	var chosen []*tunnel
+// closed or withdrawn.
+func carriers(group []*tunnel, of func(id string) carriage) []*tunnel {
+	byCarriage := make(map[carriage][]*tunnel)
 	for _, tn := range group {
-		if up(tn.id) {
-			chosen = append(chosen, tn)
+		if !tn.closed() {
+			byCarriage[of(tn.id)] = append(byCarriage[of(tn.id)], tn)
 		}
 	}
+	chosen := byCarriage[carries]
 	if len(chosen) == 0 {
-		chosen = group
+		chosen = byCarriage[idle]
 	}
 	active := slices.DeleteFunc(slices.Clone(chosen), func(tn *tunnel) bool { return tn.standby })
 	if len(active) > 0 {

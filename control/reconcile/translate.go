@@ -26,7 +26,17 @@ type tunnel struct {
 	connection sa.Connection
 	device     ipsec.Interface
 	address    netip.Prefix // on the device; invalid when there is none
-	flows      []flow
+	// probed says that the tunnel is used only while peerAddress, the peer's
+	// tunnel address, answers through it.
+	probed      bool
+	peerAddress netip.Addr
+	flows       []flow
+}
+
+// self is the source of what the node itself sends from the tunnel address; it
+// is invalid where the tunnel has none.
+func (tn *tunnel) self() netip.Prefix {
+	return netip.PrefixFrom(tn.address.Addr(), tn.address.Addr().BitLen())
 }
 
 // closed tells that a tunnel has no device. It stands for a connection that
@@ -157,7 +167,8 @@ func (t *translator) static(tn *tunnel, s subject, esp ipsec.Proposal) error {
 		// The tunnel addresses are IPv4 all the same.
 		whole = append(whole, ipsec.SelectorFromPrefix(netip.MustParsePrefix("::/0")))
 	}
-	tn.address = s.connection.TunnelLocal
+	tn.address, tn.peerAddress = s.connection.TunnelLocal, s.connection.TunnelPeer.Addr()
+	tn.probed = s.connection.EnableNQA
 	tn.flows = flowsOf(s.connection, s.gateway)
 	return t.child(tn, s, anyChild, whole, whole, esp)
 }

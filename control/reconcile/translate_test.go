@@ -339,7 +339,12 @@ func TestRoutes(t *testing.T) {
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := newRouting().state(tc.tunnels, func(id string) bool { return strings.Contains(tc.up, id) })
+			s := newRouting().state(tc.tunnels, func(id string) carriage {
+				if strings.Contains(tc.up, id) {
+					return carries
+				}
+				return idle
+			})
 			if got := text(s.State); got != tc.want {
 				t.Errorf("state is\n%swant\n%s", got, tc.want)
 			}
@@ -351,7 +356,7 @@ func TestBlame(t *testing.T) {
 	flows := []flow{{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("192.168.0.0/24")}}
 	a := &tunnel{id: "a", flows: flows, address: netip.MustParsePrefix("169.254.1.1/30"), device: ipsec.Interface{Name: "dev-a"}}
 	b := &tunnel{id: "b", flows: flows, device: ipsec.Interface{Name: "dev-b"}}
-	s := newRouting().state([]*tunnel{a, b}, func(string) bool { return true })
+	s := newRouting().state([]*tunnel{a, b}, func(string) carriage { return carries })
 	rule, dst := s.Rules[0].String(), s.Routes[0].String()
 	faults := make(map[string]int)
 	rest := s.blame(errors.Join(

@@ -3,18 +3,21 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/dataplane/route"
 	"github.com/vpngw/vpngw/ike"
@@ -69,6 +72,56 @@ type engines struct {
 	routes      route.State
 	broken      map[string]error // by name of a call
 	host        map[netip.Addr]bool
+	prober      *prober
+}
+
+// prober remembers its targets; a test gives the verdicts.
+type prober struct {
+	mu      sync.Mutex
+	targets []nqa.Target
+	status  map[string]nqa.Status
+	changed chan struct{}
+}
+
+func (p *prober) Apply(targets []nqa.Target) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.targets = slices.Clone(targets)
+	keep := make(map[string]nqa.Status)
+	for _, t := range targets {
+		keep[t.ID] = nqa.Status{Target: t, Verdict: p.status[t.ID].Verdict}
+	}
+	p.status = keep
+	return nil
+}
+
+func (p *prober) Snapshot() []nqa.Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Values(p.status))
+}
+
+func (p *prober) Changed() <-chan struct{} { return p.changed }
+
+// say gives a target a verdict.
+func (p *prober) say(id string, verdict nqa.Verdict) {
+	p.mu.Lock()
+	status := p.status[id]
+	status.Verdict = verdict
+	p.status[id] = status
+	p.mu.Unlock()
+	p.changed <- struct{}{}
+}
+
+// probed returns the targets that there are.
+func (p *prober) probed() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := []string{}
+	for _, t := range p.targets {
+		list = append(list, fmt.Sprintf("%s %s to %s by %s", strings.Split(t.ID, "/")[0], t.Source, t.Destination, t.Device))
+	}
+	return list
 }
 
 func (e *engines) called(name string, changed bool) error {
@@ -259,12 +312,14 @@ func (w *world) start(change ...func(*engines)) {
 		host: map[netip.Addr]bool{
 			netip.MustParseAddr(address1): true, netip.MustParseAddr(address2): true, netip.MustParseAddr(behindNAT): true,
 		},
+		prober: &prober{changed: make(chan struct{}, 1)},
 	}
 	for _, c := range change {
 		c(w.engines)
 	}
 	w.r = New(Options{
 		Objects: w.objects, KeyExchange: w.engines, Devices: w.engines, Router: w.engines, Sockets: w.engines,
+		Prober:    w.engines.prober,
 		Inventory: inventory(w.T), HostAddresses: w.engines.hostAddresses, StopKeyExchange: func() {
 			if err := w.engines.Apply(nil); err != nil {
 				w.Error(err)

@@ -23,7 +23,13 @@ func TestLifecycle(t *testing.T) {
 	connection := createConnection(t, client, gateway, peer)
 	listPages(t, client, peer)
 	updateConnection(t, client, connection)
+	gatewayDetails(t, client, gateway, connection)
+	refusedOfGateways(t, client, gateway)
+	monitor(t, client, connection)
+	tags(t, client, connection)
+	peerConfiguration(t, client, connection)
 	refusals(t, client, gateway, peer, connection)
+	batchOfConnections(t, client, gateway)
 	deleteAll(t, client, gateway, peer, connection)
 }
 
@@ -288,25 +294,10 @@ func refusals(t *testing.T, client *vpn.VpnClient, gateway, peer, connection str
 
 func deleteAll(t *testing.T, client *vpn.VpnClient, gateway, peer, connection string) {
 	t.Helper()
-	gone := func(what string, show func() error) {
-		t.Helper()
-		poll(t, what, func() string {
-			err := show()
-			var refusal *sdkerr.ServiceResponseError
-			switch {
-			case err == nil:
-				return "PENDING_DELETE"
-			case errors.As(err, &refusal) && refusal.StatusCode == http.StatusNotFound:
-				return "gone"
-			default:
-				return err.Error()
-			}
-		}, "gone")
-	}
 	if answer := ok(client.DeleteVpnConnection(&model.DeleteVpnConnectionRequest{VpnConnectionId: connection}))(t); answer.HttpStatusCode != http.StatusNoContent {
 		t.Errorf("delete answers %d", answer.HttpStatusCode)
 	}
-	gone("connection", func() error {
+	gone(t, "connection", func() error {
 		_, err := client.ShowVpnConnection(&model.ShowVpnConnectionRequest{VpnConnectionId: connection})
 		return err
 	})
@@ -314,7 +305,7 @@ func deleteAll(t *testing.T, client *vpn.VpnClient, gateway, peer, connection st
 	_, err := client.ShowCgw(&model.ShowCgwRequest{CustomerGatewayId: peer})
 	refused(t, err, http.StatusNotFound, "VPN.0004", "resource not found")
 	ok(client.DeleteVgw(&model.DeleteVgwRequest{VgwId: gateway}))(t)
-	gone("gateway", func() error {
+	gone(t, "gateway", func() error {
 		_, err := client.ShowVgw(&model.ShowVgwRequest{VgwId: gateway})
 		return err
 	})

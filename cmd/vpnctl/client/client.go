@@ -127,6 +127,15 @@ func New(o Options) (*Client, error) {
 	}, nil
 }
 
+// Call makes a call below /v5/{project} that no other method makes; in and out
+// may be nil.
+func (c *Client) Call(ctx context.Context, method, path string, in, out any) error {
+	if err := c.do(ctx, method, path, nil, in, out); err != nil {
+		return fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	return nil
+}
+
 // do makes one call below /v5/{project}; in and out may be nil.
 func (c *Client) do(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	var body []byte

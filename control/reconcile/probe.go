@@ -1,0 +1,162 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/nqa"
+	"github.com/vpngw/vpngw/control/store"
+)
+
+// Prober measures whether addresses answer, and how fast.
+type Prober interface {
+	Apply([]nqa.Target) error
+	Snapshot() []nqa.Status
+	Changed() <-chan struct{}
+}
+
+// ProbeKind says what a probe is for.
+type ProbeKind string
+
+// Kinds of probes.
+const (
+	// ProbeMonitor is that of a connection monitor: outside the tunnel, between
+	// the addresses of the two gateways. It changes nothing.
+	ProbeMonitor ProbeKind = "monitor"
+	// ProbeNQA is that of enable_nqa: inside the tunnel, between the two tunnel
+	// addresses, while the tunnel is up. Its verdict decides on the routes.
+	ProbeNQA ProbeKind = "nqa"
+)
+
+// Probe is what one probe has measured.
+type Probe struct {
+	Kind       ProbeKind
+	Connection string // id
+	nqa.Status
+}
+
+// Probes returns all probes. It may be called at any time.
+func (r *Reconciler) Probes() []Probe {
+	var probes []Probe
+	for _, status := range r.Prober.Snapshot() {
+		kind, connection, _ := strings.Cut(status.ID, "/")
+		probes = append(probes, Probe{Kind: ProbeKind(kind), Connection: connection, Status: status})
+	}
+	return probes
+}
+
+func targetID(kind ProbeKind, connection string) string { return string(kind) + "/" + connection }
+
+// probe has the Prober probe what there is to probe now, takes its verdicts
+// over, and returns what could not be probed.
+func (r *Reconciler) probe(now time.Time) error {
+	var targets []nqa.Target
+	for id, tn := range r.tunnels {
+		l := r.subjects[id]
+		if _, going := r.leaving[id]; going || l == nil {
+			continue
+		}
+		if tn.probed && l.condition.up() {
+			targets = append(targets, nqa.Target{
+				ID: targetID(ProbeNQA, id), Source: tn.address.Addr(), Destination: tn.peerAddress, Device: tn.device.Name,
+			})
+		}
+		if peer := l.peer(tn); l.monitor != nil && peer.IsValid() {
+			targets = append(targets, nqa.Target{ID: targetID(ProbeMonitor, id), Source: tn.connection.Local, Destination: peer})
+		}
+	}
+	slices.SortFunc(targets, func(a, b nqa.Target) int { return strings.Compare(a.ID, b.ID) })
+	var err error
+	if !slices.Equal(targets, r.targets) {
+		if err = r.Prober.Apply(targets); err == nil {
+			r.targets = targets
+		}
+	}
+	verdicts := make(map[string]nqa.Verdict)
+	for _, p := range r.Probes() {
+		if p.Kind == ProbeNQA {
+			verdicts[p.Connection] = p.Verdict
+		}
+	}
+	for id, l := range r.subjects {
+		if verdict := verdicts[id]; verdict != l.verdict {
+			l.verdict = verdict
+			if tn := r.tunnels[id]; tn != nil && verdict != nqa.Unknown {
+				l.journal.add(now, l.place.probeMessage(tn.peerAddress, verdict))
+			}
+		}
+	}
+	return err
+}
+
+// peer is the address of the peer: the one it is known by, or the one that its
+// packets come from.
+func (l *live) peer(tn *tunnel) netip.Addr {
+	if tn.connection.Remote.IsValid() {
+		return tn.connection.Remote
+	}
+	return l.condition.remote
+}
+
+// carriage tells how the tunnel of a connection takes part in the flows of its
+// group.
+func (r *Reconciler) carriage(id string) carriage {
+	l, tn := r.subjects[id], r.tunnels[id]
+	switch {
+	case l == nil || !l.condition.up():
+		return idle
+	case tn != nil && tn.probed && l.verdict != nqa.Reachable:
+		return withdrawn
+	}
+	return carries
+}
+
+// meetMonitors gives the connections their monitors, and finalises those that
+// were asked to go: from here on nothing probes for them.
+func (r *Reconciler) meetMonitors(ctx context.Context, p *plan) {
+	for _, l := range r.subjects {
+		l.monitor = nil
+	}
+	for i := range p.snapshot.Monitors {
+		m := &p.snapshot.Monitors[i]
+		if m.DeletionRequested {
+			if err := r.Objects.FinalizeMonitor(ctx, m.Project, m.ID); err != nil {
+				p.errs = append(p.errs, fmt.Errorf("monitor %s: finalize: %w", m.ID, err))
+			}
+			continue
+		}
+		if l := r.subjects[m.ConnectionID]; l != nil {
+			l.monitor, l.monitorStatus = m, p.snapshot.MonitorStatus[m.ID]
+		}
+	}
+}
+
+// reportMonitor writes the status of a connection's monitor when it changed.
+func (r *Reconciler) reportMonitor(ctx context.Context, l *live, tn *tunnel) {
+	if l.monitor == nil {
+		return
+	}
+	status := control.MonitorStatus{Observed: l.monitor.Generation, Destination: l.monitorStatus.Destination}
+	if tn != nil {
+		if peer := l.peer(tn); peer.IsValid() {
+			status.Destination = peer
+		}
+	}
+	if status == l.monitorStatus {
+		return
+	}
+	err := r.Objects.SetMonitorStatus(ctx, l.monitor.Project, l.monitor.ID, status)
+	if err != nil {
+		if !errors.Is(err, store.ErrNotFound) {
+			r.Logger.Error("status was not stored", "monitor", l.monitor.ID, "error", err)
+		}
+		return
+	}
+	l.monitorStatus = status
+}

@@ -1,0 +1,45 @@
+package control
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// Engines tells what the engines of this node have at the moment. Its methods
+// may be called from several goroutines.
+type Engines interface {
+	// ChildSAs returns the CHILD_SAs of a connection that are in use, unless
+	// this node does not serve the connection.
+	ChildSAs(connection string) (list []ChildSA, served bool)
+}
+
+// ChildSA is a CHILD_SA with the traffic it has carried since it was
+// established. While one is rekeyed, there are two of the same selectors.
+type ChildSA struct {
+	ID            string // unique among those of a connection
+	Local, Remote []netip.Prefix
+	Sent          Traffic
+	Received      Traffic
+}
+
+// Traffic counts what has passed, without the octets of ESP.
+type Traffic struct{ Packets, Octets uint64 }
+
+// ConnectionChildSAs performs ListConnectionIpsecSa. It also tells when the
+// engines were asked.
+func (s *Service) ConnectionChildSAs(ctx context.Context, project, id string) ([]ChildSA, time.Time, error) {
+	view, err := s.ShowConnection(ctx, project, id)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	var list []ChildSA
+	served := false
+	if s.engines != nil {
+		list, served = s.engines.ChildSAs(id)
+	}
+	if !served && view.State == ConnectionActive {
+		return nil, time.Time{}, servedElsewhere(id)
+	}
+	return list, s.now(), nil
+}
