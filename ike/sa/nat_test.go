@@ -277,3 +277,31 @@ func TestFragmentsNotAgreed(t *testing.T) {
 		t.Error(l.b.machine().Drops())
 	}
 }
+
+// TestFragmentsAnew: a peer that learns of a smaller packet size sends its request
+// again in more fragments (RFC 7383, section 2.5.2). A repetition of those gets
+// the answer again.
+func TestFragmentsAnew(t *testing.T) {
+	l := newLab(t, 1)
+	l.establish()
+	s := l.a.machine().current
+	request := s.message(wire.Informational, false, s.nextID, []wire.Payload{&wire.VendorID{Data: make([]byte, 2000)}})
+	inFragments := func(limit int) [][]byte {
+		list, err := request.SealFragments(s.out, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	l.inject(inFragments(1200)[0])
+	fragments := inFragments(600)
+	for range 2 {
+		l.wire = nil
+		for _, b := range fragments {
+			l.inject(b)
+		}
+		if len(l.wire) != 1 {
+			t.Errorf("%d answers", len(l.wire))
+		}
+	}
+}
