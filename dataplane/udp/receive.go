@@ -15,6 +15,11 @@ const (
 	nattBatch  = 4        // trains of datagrams a system call brings from UDP 4500
 	maxReceive = 65535    // octets of a datagram, or of a train that GRO made
 	minESP     = 8        // SPI and sequence number
+
+	// rawYields is how often the reader of a raw socket lets others run before
+	// it waits: no GRO joins what comes there, so that each packet would wake
+	// it for itself.
+	rawYields = 3
 )
 
 // reader is what the goroutine of a socket works with.
@@ -31,9 +36,10 @@ type reader struct {
 
 	lastName name // the name that origin.Remote was read from
 
-	n    int // what recvmmsg returned
-	err  error
-	recv func(fd uintptr) bool
+	yields int // since the last datagram
+	n      int // what recvmmsg returned
+	err    error
+	recv   func(fd uintptr) bool
 }
 
 func newReader(s *socket) *reader {
@@ -62,17 +68,23 @@ func newReader(s *socket) *reader {
 		h.Iov = &r.iovs[i]
 		h.SetIovlen(1)
 	}
+	// The socket never blocks, so that the scheduler need not hear of the call.
 	r.recv = func(fd uintptr) bool {
 		for {
-			n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(unsafe.SliceData(r.msgs))),
+			n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(unsafe.SliceData(r.msgs))),
 				uintptr(len(r.msgs)), unix.MSG_DONTWAIT, 0, 0)
 			switch errno {
 			case 0:
-				r.n, r.err = int(n), nil
+				r.n, r.err, r.yields = int(n), nil, 0
 				return true
 			case unix.EINTR:
 			case unix.EAGAIN:
-				return false
+				if s.kind != kindRaw || r.yields == rawYields {
+					r.yields = 0
+					return false
+				}
+				r.yields++
+				_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 			default:
 				r.n, r.err = 0, errno
 				return true

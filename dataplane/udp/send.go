@@ -89,10 +89,11 @@ func (m *Mux) NewSender() *Sender {
 	s := &Sender{
 		mux: m, msgs: make([]mmsghdr, MaxSegments), iovs: make([]unix.Iovec, MaxSegments),
 	}
+	// The socket never blocks, so that the scheduler need not hear of the call.
 	s.send = func(fd uintptr) {
 		for {
 			batch := s.msgs[s.first:]
-			n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(unsafe.SliceData(batch))),
+			n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(unsafe.SliceData(batch))),
 				uintptr(len(batch)), 0, 0, 0)
 			if errno != unix.EINTR {
 				s.n, s.errno = int(n), errno
