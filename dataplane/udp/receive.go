@@ -15,11 +15,6 @@ const (
 	nattBatch  = 4        // trains of datagrams a system call brings from UDP 4500
 	maxReceive = 65535    // octets of a datagram, or of a train that GRO made
 	minESP     = 8        // SPI and sequence number
-
-	// rawYields is how often the reader of a raw socket lets others run before
-	// it waits: no GRO joins what comes there, so that each packet would wake
-	// it for itself.
-	rawYields = 3
 )
 
 // reader is what the goroutine of a socket works with.
@@ -36,10 +31,9 @@ type reader struct {
 
 	lastName name // the name that origin.Remote was read from
 
-	yields int // since the last datagram
-	n      int // what recvmmsg returned
-	err    error
-	recv   func(fd uintptr) bool
+	n    int // what recvmmsg returned
+	err  error
+	recv func(fd uintptr) bool
 }
 
 func newReader(s *socket) *reader {
@@ -75,16 +69,11 @@ func newReader(s *socket) *reader {
 				uintptr(len(r.msgs)), unix.MSG_DONTWAIT, 0, 0)
 			switch errno {
 			case 0:
-				r.n, r.err, r.yields = int(n), nil, 0
+				r.n, r.err = int(n), nil
 				return true
 			case unix.EINTR:
 			case unix.EAGAIN:
-				if s.kind != kindRaw || r.yields == rawYields {
-					r.yields = 0
-					return false
-				}
-				r.yields++
-				_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+				return false
 			default:
 				r.n, r.err = 0, errno
 				return true
