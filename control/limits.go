@@ -1,6 +1,13 @@
 package control
 
-import "github.com/google/uuid"
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/google/uuid"
+)
 
 // Numbers of the API.
 const (
@@ -48,6 +55,27 @@ type Limits struct {
 	// GatewayConnections is the number of connections of one gateway by
 	// flavor, default 200.
 	GatewayConnections map[Flavor]int `yaml:"gateway_connections"`
+}
+
+// Validate checks the limits. All defects are reported, joined.
+func (l Limits) Validate() error {
+	var errs []error
+	check := func(key string, n int) {
+		if n < 0 {
+			errs = append(errs, fmt.Errorf("limits.%s: %d is negative (0: the default)", key, n))
+		}
+	}
+	check("gateways", l.Gateways)
+	check("customer_gateways", l.CustomerGateways)
+	check("connections", l.Connections)
+	for _, f := range slices.Sorted(maps.Keys(l.GatewayConnections)) {
+		if _, known := flavorBandwidth[f]; !known {
+			errs = append(errs, fmt.Errorf("limits.gateway_connections: there is no flavor %q; there are %s",
+				f, oneOf(slices.Sorted(maps.Keys(flavorBandwidth)))))
+		}
+		check("gateway_connections."+string(f), l.GatewayConnections[f])
+	}
+	return errors.Join(errs...)
 }
 
 func (l Limits) gateways() int         { return orDefault(l.Gateways, 50) }

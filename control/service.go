@@ -142,12 +142,20 @@ func quotaExceeded(what string, limit int) *Error {
 
 // validProject refuses project ids that cannot be part of a key.
 func validProject(project string) error {
-	if len(project) < 1 || len(project) > 64 {
-		return Invalid("project_id", "must have 1 to 64 characters")
+	if err := CheckProjectID(project); err != nil {
+		return Invalid("project_id", "%v", err)
 	}
-	for _, r := range project {
+	return nil
+}
+
+// CheckProjectID tells why a text cannot be the id of a project.
+func CheckProjectID(id string) error {
+	if len(id) < 1 || len(id) > 64 {
+		return errors.New("must have 1 to 64 characters")
+	}
+	for _, r := range id {
 		if !isASCIIAlnum(r) && r != '-' && r != '_' {
-			return Invalid("project_id", "may hold letters, digits, '-' and '_' only")
+			return errors.New("may hold letters, digits, '-' and '_' only")
 		}
 	}
 	return nil

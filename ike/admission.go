@@ -59,6 +59,25 @@ func (l Limits) withDefaults() Limits {
 // that refusals, which are reported, do not come cheaper than SAs.
 const refusalHold = 2 * time.Second
 
+// Bounds of an IKE_SA_INIT request, far above what any known peer sends. A large
+// offer is compared with the proposals of each candidate, which may cost more
+// than a key exchange: it takes a cookie in any case.
+const (
+	maxInitRequest = 8192 // octets
+	largeOffer     = 256  // transforms in all
+)
+
+// offerSize returns the number of transforms in an IKE_SA_INIT request.
+func offerSize(m *wire.Message) int {
+	n := 0
+	if offer, ok := wire.Find[*wire.SA](m); ok {
+		for _, p := range offer.Proposals {
+			n += len(p.Transforms)
+		}
+	}
+	return n
+}
+
 // halfOpen counts half-open IKE SAs, those that wait for a worker included.
 type halfOpen struct {
 	total  int
@@ -94,6 +113,10 @@ func (s *Server) admit(now time.Time, key initKey, d sa.Datagram) {
 		}
 		return
 	}
+	if len(d.Bytes) > maxInitRequest {
+		s.drops.add(dropLargeInit, 1)
+		return
+	}
 	m, err := wire.Parse(d.Bytes)
 	if err == nil {
 		err = m.Check()
@@ -107,7 +130,7 @@ func (s *Server) admit(now time.Time, key initKey, d sa.Datagram) {
 	if c, ok := m.Notify(wire.Cookie); ok {
 		proven = s.cookies.check(now, c.Data, from, m.InitiatorSPI, nonce.Data)
 	}
-	switch s.enter(key, from, proven) {
+	switch s.enter(key, from, proven, offerSize(m) > largeOffer) {
 	case askCookie:
 		s.drops.add(dropCookieDue, 1)
 		cookie := s.cookies.bake(now, from, m.InitiatorSPI, nonce.Data)
@@ -137,7 +160,7 @@ const (
 )
 
 // enter counts a request as half-open when the limits let it in.
-func (s *Server) enter(key initKey, from netip.Addr, proven bool) verdict {
+func (s *Server) enter(key initKey, from netip.Addr, proven, large bool) verdict {
 	l := s.opts.Limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +169,7 @@ func (s *Server) enter(key initKey, from netip.Addr, proven bool) verdict {
 	switch {
 	case known || s.phase != running || total >= l.HalfOpenTotal || address >= l.HalfOpenAddress:
 		return refuse
-	case !proven && (total >= l.CookieTotal || address >= l.CookieAddress):
+	case !proven && (large || total >= l.CookieTotal || address >= l.CookieAddress):
 		return askCookie
 	}
 	s.open.enter(from)

@@ -151,6 +151,51 @@ func TestCookiesAboveTheLimitOfOneAddress(t *testing.T) {
 	}
 }
 
+// A request that is costly to compare takes a cookie, and there is a limit to
+// its length.
+func TestLargeOffersTakeACookie(t *testing.T) {
+	s, transport := idleServer(t, Limits{})
+	request := func(transforms int, vendor int, cookie []byte) []byte {
+		var proposals []ipsec.Proposal
+		for transforms > 0 {
+			p := ipsec.Proposal{Protocol: ipsec.ProtocolIKE}
+			for ; transforms > 0 && len(p.Transforms) < wire.MaxTransforms; transforms-- {
+				p.Transforms = append(p.Transforms, ipsec.PRF(uint16(transforms)))
+			}
+			proposals = append(proposals, p)
+		}
+		m := wire.Message{Header: wire.Header{InitiatorSPI: 7, Exchange: wire.IKESAInit, Initiator: true}}
+		if cookie != nil {
+			m.Payloads = append(m.Payloads, &wire.Notify{NotifyType: wire.Cookie, Data: cookie})
+		}
+		m.Payloads = append(m.Payloads, &wire.SA{Proposals: proposals}, &wire.KE{Group: 31, Data: make([]byte, 32)},
+			&wire.Nonce{Data: make([]byte, 32)}, &wire.VendorID{Data: make([]byte, vendor)})
+		b, err := m.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	s.Deliver(gatewayAddr, peerAddr, request(largeOffer, 0, nil))
+	if len(s.admitted) != 1 || len(transport.take()) != 0 {
+		t.Errorf("an offer that is not large: %d admitted", len(s.admitted))
+	}
+	large := request(largeOffer+1, 0, nil)
+	s.Deliver(gatewayAddr, peerAddr, large)
+	sent := transport.take()
+	if len(s.admitted) != 1 || len(sent) != 1 {
+		t.Fatalf("a large offer: %d admitted, %d answers", len(s.admitted), len(sent))
+	}
+	s.Deliver(gatewayAddr, peerAddr, request(largeOffer+1, 0, cookieIn(t, sent[0].Bytes, large)))
+	if len(s.admitted) != 2 {
+		t.Error("a large offer with a cookie is not admitted")
+	}
+	s.Deliver(gatewayAddr, peerAddr, request(1, maxInitRequest, nil))
+	if len(s.admitted) != 2 || s.DropCounts()[dropLargeInit] != 1 {
+		t.Errorf("a request that is too large: %d admitted, %v", len(s.admitted), s.DropCounts())
+	}
+}
+
 func TestCookiesAboveTheLimitOfAll(t *testing.T) {
 	s, transport := idleServer(t, Limits{})
 	for n := range 100 {

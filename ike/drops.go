@@ -10,6 +10,7 @@ const (
 	dropNotRunning     = "server not running"
 	dropMalformed      = "malformed header"
 	dropVersion        = "unsupported major version"
+	dropLargeInit      = "IKE_SA_INIT request too large"
 	dropUnknownSPI     = "unknown SPI"
 	dropNoConnection   = "no connection for the addresses"
 	dropCookieDue      = "cookie asked for"

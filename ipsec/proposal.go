@@ -3,7 +3,6 @@ package ipsec
 import (
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // Proposal is one offer of an SA payload: a protocol, the sender's SPI and the
@@ -47,11 +46,7 @@ func (p Proposal) Without(t TransformType) Proposal {
 
 // String lists the algorithms as "ESP: AES-CBC-256, HMAC-SHA2-256-128, no ESN".
 func (p Proposal) String() string {
-	names := make([]string, len(p.Transforms))
-	for i, tr := range p.Transforms {
-		names[i] = tr.String()
-	}
-	return p.Protocol.String() + ": " + strings.Join(names, ", ")
+	return p.Protocol.String() + ": " + TransformList(p.Transforms)
 }
 
 // MismatchError tells why two lists of proposals have nothing in common: for
@@ -70,18 +65,6 @@ func (e *MismatchError) Error() string {
 	}
 	return fmt.Sprintf("%s: no common %s: we have %s, the peer has %s",
 		e.Protocol, e.Type, TransformList(e.Ours), TransformList(e.Theirs))
-}
-
-// TransformList joins names for a message; an empty list reads "none".
-func TransformList(list []Transform) string {
-	if len(list) == 0 {
-		return "none"
-	}
-	names := make([]string, len(list))
-	for i, tr := range list {
-		names[i] = tr.String()
-	}
-	return strings.Join(names, ", ")
 }
 
 // Choose selects the proposal to answer with: the first of theirs that one of

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // TrafficSelector is a range of addresses, a range of ports and an IP protocol
@@ -173,18 +172,6 @@ func protocolName(p uint8) string {
 		return "icmpv6"
 	}
 	return fmt.Sprintf("%d", p)
-}
-
-// SelectorList joins selectors for a message; an empty list reads "none".
-func SelectorList(list []TrafficSelector) string {
-	if len(list) == 0 {
-		return "none"
-	}
-	names := make([]string, len(list))
-	for i, s := range list {
-		names[i] = s.String()
-	}
-	return strings.Join(names, ", ")
 }
 
 // MaxSelectors is the most traffic selectors that one payload holds (RFC 7296,

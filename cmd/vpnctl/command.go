@@ -162,18 +162,22 @@ func describe(c declare.Change) string {
 }
 
 // waitConnections waits for the connections of the file. When one does not come
-// up, the error has the newest reason of its log.
+// up, the error has why, or else the newest reason of its log.
 func (t *tool) waitConnections(ctx context.Context, out io.Writer, api *client.Client, wanted *declare.File) error {
 	for _, c := range wanted.Connections {
 		o, err := api.Find(ctx, client.Connections, c.Name)
 		if err != nil {
 			return err
 		}
-		if _, err := api.WaitActive(ctx, client.Connections, o.ID(), t.every); err != nil {
+		id := o.ID()
+		if o, err = api.WaitActive(ctx, client.Connections, id, t.every); err != nil {
+			if o.StatusMessage() != "" {
+				return err // which tells it
+			}
 			// The time may be over; the log is still worth a look.
 			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
-			if reason, _ := downReason(late, api, o.ID()); reason != "" {
+			if reason, _ := downReason(late, api, id); reason != "" {
 				err = fmt.Errorf("%w; last in its log: %s", err, reason)
 			}
 			return err

@@ -137,12 +137,21 @@ func states(ctx context.Context, api *client.Client, connections []client.Object
 			"name": c.Name(), "id": c.ID(), "status": c.Status(), "gateway": names[c.Text("vgw_id")],
 			"local": client.Object(policy).Text("local_id"), "peer": client.Object(policy).Text("peer_id"),
 		}
+		active := c.Status() == "ACTIVE"
+		if message := c.StatusMessage(); !active && message != "" {
+			row["reason"] = message
+			rows = append(rows, row)
+			continue
+		}
 		lines, err := api.Log(ctx, c.ID())
 		if err != nil {
 			return nil, err
 		}
-		if c.Status() == "ACTIVE" {
+		if active {
 			row["sa"] = lastAgreed(lines)
+			if message := c.StatusMessage(); message != "" {
+				row["sa"] = message + "; " + lastAgreed(lines)
+			}
 		} else {
 			row["reason"] = reasonOf(lines)
 		}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -10,10 +12,13 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
 
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/api"
@@ -183,10 +188,14 @@ func loadConfig(path string, getenv func(string) string) (*config, error) {
 	}
 	defer file.Close()
 	c := defaults()
-	decoder := yaml.NewDecoder(io.LimitReader(file, maxConfigSize), yaml.Strict())
+	text, err := io.ReadAll(io.LimitReader(file, maxConfigSize))
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
 	if err := decoder.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
 		// The source lines stay out of the message: one may hold a secret.
-		return nil, fmt.Errorf("%s: %s", path, yaml.FormatError(err, false, false))
+		return nil, fmt.Errorf("%s: %s%s", path, placeOf(text, err), yaml.FormatError(err, false, false))
 	}
 	if reflect.ValueOf(c).IsZero() {
 		c = defaults() // a file of comments alone is a null document, which clears the value
@@ -198,6 +207,37 @@ func loadConfig(path string, getenv func(string) string) (*config, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return &c, nil
+}
+
+// placeOf returns the line, the column and the key of the value that an error
+// quotes, such as "[5:12] ike.retransmit.initial: "; empty where the error has
+// its place already. The YAML decoder gives none to errors of time and netip.
+func placeOf(text []byte, failure error) string {
+	var placed yaml.Error
+	if errors.As(failure, &placed) {
+		return ""
+	}
+	file, err := parser.ParseBytes(text, 0)
+	if err != nil {
+		return ""
+	}
+	v := quoted{in: failure.Error()}
+	for _, doc := range file.Docs {
+		ast.Walk(&v, doc)
+	}
+	return v.place
+}
+
+// quoted finds the first text among the nodes that stands in an error.
+type quoted struct{ in, place string }
+
+// Visit implements ast.Visitor.
+func (v *quoted) Visit(n ast.Node) ast.Visitor {
+	if s, ok := n.(*ast.StringNode); ok && v.place == "" && strings.Contains(v.in, strconv.Quote(s.Value)) {
+		at := s.GetToken().Position
+		v.place = fmt.Sprintf("[%d:%d] %s: ", at.Line, at.Column, strings.TrimPrefix(s.GetPath(), "$."))
+	}
+	return v
 }
 
 func (c *config) resolveSecrets(getenv func(string) string) error {
@@ -263,6 +303,15 @@ func (p *problems) oneOf(key, value string, words ...string) {
 	}
 }
 
+// projectID adds a problem unless id can be that of a project.
+func (p *problems) projectID(key, id string) {
+	if id == "" {
+		p.add(key, "is required")
+	} else if err := control.CheckProjectID(id); err != nil {
+		p.add(key, "%v", err)
+	}
+}
+
 // check returns everything that is wrong, joined.
 func (c *config) check() error {
 	var p problems
@@ -301,6 +350,9 @@ func (c *config) check() error {
 	}
 	c.checkEngines(&p)
 	c.checkInventory(&p)
+	if err := c.Limits.Validate(); err != nil {
+		p = append(p, err)
+	}
 	return errors.Join(p...)
 }
 
@@ -318,6 +370,8 @@ func (c *config) checkAPI(p *problems) {
 	case tlsFiles:
 		if c.API.TLS.CertificateFile == "" || c.API.TLS.KeyFile == "" {
 			p.add("api.tls", "needs both certificate_file and key_file")
+		} else if _, err := tls.LoadX509KeyPair(c.API.TLS.CertificateFile, c.API.TLS.KeyFile); err != nil {
+			p.add("api.tls", "%v", err)
 		}
 	default:
 		p.add("api.tls", "%q is not one of auto, off, or a mapping of certificate_file and key_file", c.API.TLS.Mode)
@@ -366,9 +420,7 @@ func (p *problems) projects(account string, projects []projectConfig, roles cont
 		if _, ok := roles.Permissions(control.Role(project.Role)); !ok {
 			p.add(key+"role", "%q is neither admin, operator, readonly, backup nor one of api.roles", project.Role)
 		}
-		if project.ProjectID == "" {
-			p.add(key+"project_id", "is required")
-		}
+		p.projectID(key+"project_id", project.ProjectID)
 		if seen[project.ProjectID] {
 			p.add(key+"project_id", "%q occurs twice", project.ProjectID)
 		}

@@ -22,7 +22,6 @@ api:
   tls: auto
   credentials: [{access_key: AK1, secret_key: very-secret, role: admin, project_id: p1}]
   users: [{name: alice, domain: d, password: pass-word, role: readonly, project_id: p1, project_name: one}]
-audit: {file: audit.log, max_size_mb: 10, keep: 3, log: true}
 metrics: {listen: 127.0.0.1:9090}
 dataplane: {backend: auto}
 ike: {retransmit: {initial: 1s, factor: 1.5, tries: 3}}
@@ -31,6 +30,7 @@ inventory:
   vpcs: [{id: v1, cidr: 10.10.0.0/16, subnets: [{id: s1, cidr: 10.10.0.0/24}]}]
   eips: [{id: e1, address: 203.0.113.10, interface: eth0, type: 5_bgp, bandwidth_mbps: 300}]
 debug: {key_log_dir: keys}
+audit: {file: audit.log, max_size_mb: 10, keep: 3, log: true}
 `
 
 func writeConfig(t *testing.T, text string) string {
@@ -110,9 +110,17 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"project", "role: admin, project_id: p1", "role: admin", "api.credentials[0].project_id"},
 		{"more projects", "role: admin, project_id: p1", "role: admin, project_id: p1, projects: [{role: root, project_id: p2}]", "api.credentials[0].projects[0].role"},
 		{"project twice", "role: readonly, project_id: p1", "role: readonly, projects: [{role: admin, project_id: p1}], project_id: p1", `api.users[0].projects[0].project_id: "p1" occurs twice`},
+		{"project of another form", "role: admin, project_id: p1", "role: admin, project_id: a/b", "api.credentials[0].project_id: may hold letters"},
+		{"user's project", "role: readonly, project_id: p1", "role: readonly, project_id: a b", "api.users[0].project_id: may hold letters"},
+		{"limit", "metrics:", "limits: {gateways: -1}\nmetrics:", "limits.gateways: -1 is negative"},
+		{"limit of no flavor", "metrics:", "limits: {gateway_connections: {basic: 1}}\nmetrics:", `limits.gateway_connections: there is no flavor "basic"; there are Basic, `},
+		{"limit of a flavor", "metrics:", "limits: {gateway_connections: {Basic: -1}}\nmetrics:", "limits.gateway_connections.Basic: -1 is negative"},
+		{"duration", "initial: 1s", "initial: 1x", `[13:29] ike.retransmit.initial: time: unknown unit "x" in duration "1x"`},
+		{"duration without unit", "initial: 1s", "initial: 1", "[13:29]"},
+		{"tls files that are not there", "tls: auto", "tls: {certificate_file: a, key_file: b}", "api.tls: open a: no such file"},
 		{"same access key", "project_id: p1}]", "project_id: p1}, {access_key: AK1, secret_key: b, role: admin, project_id: p}]", "occurs twice"},
 		{"zone", "availability_zone: az1", "availability_zone: az9", "node.availability_zone"},
-		{"vpc", "cidr: 10.10.0.0/16", "cidr: 10.10.0.0", "10.10.0.0"},
+		{"vpc", "cidr: 10.10.0.0/16", "cidr: 10.10.0.0", `[16:25] inventory.vpcs[0].cidr: netip.ParsePrefix("10.10.0.0")`},
 		{"host bits", "cidr: 10.10.0.0/16", "cidr: 10.10.0.1/16", "inventory.vpcs[0].cidr: a network without host bits"},
 		{"subnet outside", "cidr: 10.10.0.0/24", "cidr: 10.11.0.0/24", "not in 10.10.0.0/16 of its vpc"},
 		{"same id", "id: s1", "id: v1", "is the id of inventory.vpcs[0] too"},

@@ -10,11 +10,9 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -283,8 +281,9 @@ func (d *daemon) close() error {
 
 // run works until ctx ends or a part fails, and then stops all parts in order:
 // the API takes no more requests; the reconciler has the key exchange tell the
-// peers and removes what is ours from the node; then the data plane ends.
-func (d *daemon) run(ctx context.Context) error {
+// peers and removes what is ours from the node; then the data plane ends. For
+// each hangup the configuration is read again.
+func (d *daemon) run(ctx context.Context, hangup <-chan os.Signal) error {
 	d.log.Info("vpngwd starts", "version", version, "node", d.config.Node.Name, "data_dir", d.config.DataDir)
 	engines, stopEngines := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopEngines()
@@ -306,7 +305,7 @@ func (d *daemon) run(ctx context.Context) error {
 	if listen := d.config.Metrics.Listen; listen != "" {
 		g.Go(func() error { return serveMetrics(ctx, listen, d.metrics, d.log) })
 	}
-	g.Go(func() error { return d.reloadOnHangup(ctx) })
+	g.Go(func() error { return d.reloadOnHangup(ctx, hangup) })
 	err := errors.Join(g.Wait(), d.close())
 	d.log.Info("vpngwd has stopped")
 	return err
@@ -329,11 +328,8 @@ func (d *daemon) ready(ctx context.Context) error {
 	return nil
 }
 
-// reloadOnHangup reads the configuration again at each SIGHUP.
-func (d *daemon) reloadOnHangup(ctx context.Context) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+// reloadOnHangup reads the configuration again at each hangup.
+func (d *daemon) reloadOnHangup(ctx context.Context, hangup <-chan os.Signal) error {
 	for {
 		select {
 		case <-ctx.Done():

@@ -70,7 +70,7 @@ func thisHost() *host {
 func (h *host) examine(c *config) []finding {
 	findings := []finding{h.tun()}
 	findings = append(findings, h.capabilities()...)
-	findings = append(findings, h.forwarding(), h.reversePath(), h.offloads(), h.socketBuffers())
+	findings = append(findings, h.forwarding(), h.reversePath(c), h.offloads(), h.socketBuffers())
 	if c == nil {
 		return append(findings, h.ports(netip.IPv4Unspecified())...)
 	}
@@ -151,9 +151,12 @@ func (h *host) effectiveCapabilities() (uint64, error) {
 	return 0, errors.New("/proc/self/status has no CapEff line")
 }
 
-// sysctl reads a number by its dotted name.
+// sysctl reads a number by its name, whose parts dots or else slashes part.
 func (h *host) sysctl(name string) (int, error) {
-	b, err := os.ReadFile(filepath.Join(h.root, "/proc/sys", strings.ReplaceAll(name, ".", "/")))
+	if !strings.Contains(name, "/") {
+		name = strings.ReplaceAll(name, ".", "/")
+	}
+	b, err := os.ReadFile(filepath.Join(h.root, "/proc/sys", name))
 	if err != nil {
 		return 0, err
 	}
@@ -177,22 +180,72 @@ func (h *host) forwarding() finding {
 	return finding{verdictOK, "IP forwarding", "is on", ""}
 }
 
-// reversePath warns of strict filtering (RFC 3704, section 2.2), which drops
-// what arrives on the standby of two tunnels. The kernel takes the larger of
-// the values for all and for the device.
-func (h *host) reversePath() finding {
-	const name = "net.ipv4.conf.all.rp_filter"
-	all, err := h.sysctl(name)
-	if err != nil {
-		return finding{verdictWarn, "reverse path filter", err.Error(), ""}
+// reversePath looks at source validation (RFC 3704), which decides what a packet
+// in the clear can pass for. Strict on the uplinks, it drops there what had to
+// come through a tunnel (RFC 4301, section 5.2); strict on the tunnels, it drops
+// what arrives on the standby of two. The kernel takes the larger of the values
+// for all and for the device, and gives new devices the default.
+func (h *host) reversePath(c *config) finding {
+	const subject = "reverse path filter"
+	names := []string{rpFilter("all"), rpFilter("default")}
+	wanted := []int{0, 2}
+	uplinks := h.uplinks(c)
+	for _, link := range uplinks {
+		names, wanted = append(names, rpFilter(link)), append(wanted, 1)
 	}
-	if all == 1 {
-		return finding{
-			verdictWarn, "reverse path filter",
-			"is strict: packets from the standby of two tunnels are dropped", sysctlFix(name, 2),
+	values := make([]int, len(names))
+	var fixes []string
+	for i, name := range names {
+		var err error
+		if values[i], err = h.sysctl(name); err != nil {
+			return finding{verdictWarn, subject, err.Error(), ""}
+		}
+		loose := name == rpFilter("default") && values[i] == 0 // does as well
+		if values[i] != wanted[i] && !loose {
+			fixes = append(fixes, sysctlFix(name, wanted[i]))
 		}
 	}
-	return finding{verdictOK, "reverse path filter", "does not drop tunnel traffic", ""}
+	fix := strings.Join(fixes, " && ")
+	all := values[0]
+	if all == 1 || values[1] == 1 {
+		return finding{verdictWarn, subject, "is strict on tunnels: packets from the standby of two are dropped", fix}
+	}
+	for i, link := range uplinks {
+		if max(all, values[2+i]) != 1 {
+			return finding{
+				verdictWarn, subject,
+				"is not strict on " + link + ": packets that had to come through a tunnel are taken from there in the clear", fix,
+			}
+		}
+	}
+	return finding{verdictOK, subject, "does not drop tunnel traffic", ""}
+}
+
+// rpFilter names the setting for a device; one whose name has a dot needs slashes.
+func rpFilter(device string) string {
+	name := "net.ipv4.conf." + device + ".rp_filter"
+	if strings.Contains(device, ".") {
+		name = "net/ipv4/conf/" + device + "/rp_filter"
+	}
+	return name
+}
+
+// uplinks returns the devices that have the IPv4 addresses of the inventory.
+func (h *host) uplinks(c *config) (names []string) {
+	if c == nil {
+		return nil
+	}
+	addresses, err := h.addresses()
+	if err != nil {
+		return nil // the inventory's finding tells
+	}
+	for _, e := range c.Inventory.EIPs {
+		a := e.HostAddress()
+		if link, here := addresses[a]; here && a.Is4() && link.Name != "lo" && !slices.Contains(names, link.Name) {
+			names = append(names, link.Name)
+		}
+	}
+	return names
 }
 
 func (h *host) offloads() finding {

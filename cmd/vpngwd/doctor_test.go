@@ -26,12 +26,14 @@ func goodHost(t *testing.T) *host {
 		openTUN: func() error { return nil },
 	}
 	for path, text := range map[string]string{
-		"proc/self/status":                     "Name:\tvpngwd\nCapEff:\t000001ffffffffff\n",
-		"proc/sys/net/ipv4/ip_forward":         "1\n",
-		"proc/sys/net/ipv4/conf/all/rp_filter": "0\n",
-		"proc/sys/net/core/rmem_max":           "8388608\n",
-		"proc/sys/net/core/wmem_max":           "8388608\n",
-		"var/lib/vpngw/.keep":                  "",
+		"proc/self/status":                         "Name:\tvpngwd\nCapEff:\t000001ffffffffff\n",
+		"proc/sys/net/ipv4/ip_forward":             "1\n",
+		"proc/sys/net/ipv4/conf/all/rp_filter":     "0\n",
+		"proc/sys/net/ipv4/conf/default/rp_filter": "2\n",
+		"proc/sys/net/ipv4/conf/eth0/rp_filter":    "1\n",
+		"proc/sys/net/core/rmem_max":               "8388608\n",
+		"proc/sys/net/core/wmem_max":               "8388608\n",
+		"var/lib/vpngw/.keep":                      "",
 	} {
 		h.write(t, path, text)
 	}
@@ -80,7 +82,19 @@ func TestDoctor(t *testing.T) {
 		},
 		{
 			"strict reverse path", func(h *host) { h.write(t, "proc/sys/net/ipv4/conf/all/rp_filter", "1\n") },
-			verdictWarn, "strict", "net.ipv4.conf.all.rp_filter = 2",
+			verdictWarn, "strict on tunnels", "net.ipv4.conf.all.rp_filter = 0",
+		},
+		{
+			"strict on new devices", func(h *host) { h.write(t, "proc/sys/net/ipv4/conf/default/rp_filter", "1\n") },
+			verdictWarn, "strict on tunnels", "net.ipv4.conf.default.rp_filter = 2",
+		},
+		{
+			"no reverse path filter on the uplink", func(h *host) { h.write(t, "proc/sys/net/ipv4/conf/eth0/rp_filter", "0\n") },
+			verdictWarn, "not strict on eth0", "net.ipv4.conf.eth0.rp_filter = 1",
+		},
+		{
+			"loose everywhere", func(h *host) { h.write(t, "proc/sys/net/ipv4/conf/all/rp_filter", "2\n") },
+			verdictWarn, "not strict on eth0", "net.ipv4.conf.all.rp_filter = 0",
 		},
 		{
 			"old kernel", func(h *host) { h.offload = func() (error, error) { return nil, unix.ENOPROTOOPT } },

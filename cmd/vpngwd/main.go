@@ -73,6 +73,13 @@ func command(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 
+	// A SIGHUP must not end the daemon, not even while it starts; it is heeded
+	// afterwards.
+	hangup := make(chan os.Signal, 1)
+	if verb == "run" {
+		signal.Notify(hangup, syscall.SIGHUP)
+		defer signal.Stop(hangup)
+	}
 	var c *config
 	if *path != "" {
 		var err error
@@ -83,7 +90,7 @@ func command(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	switch verb {
 	case "run":
-		return runDaemon(c, *path, stderr)
+		return runDaemon(c, *path, hangup, stderr)
 	case "check":
 		if warning := c.openSecrets(*path); warning != "" {
 			fmt.Fprintln(stderr, "vpngwd: warning:", warning)
@@ -108,13 +115,13 @@ func command(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 }
 
 // runDaemon runs until SIGTERM or SIGINT; a second one ends it at once.
-func runDaemon(c *config, path string, stderr io.Writer) int {
+func runDaemon(c *config, path string, hangup <-chan os.Signal, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	d, err := newDaemon(ctx, c, path, stderr)
 	if err == nil {
-		err = d.run(ctx)
+		err = d.run(ctx, hangup)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "vpngwd:", err)

@@ -214,7 +214,7 @@ func split(err error) []error {
 	}
 	// A word before joined errors, as in "x: a, b", is about all of them: such an
 	// error is one.
-	if joined, ok := err.(interface{ Unwrap() []error }); ok && !wrapsAround(err, joined.Unwrap()) { //nolint:errorlint // of this error alone
+	if joined, ok := err.(interface{ Unwrap() []error }); ok && !wrapsAround(err, joined.Unwrap()) {
 		var parts []error
 		for _, part := range joined.Unwrap() {
 			parts = append(parts, split(part)...)

@@ -111,7 +111,7 @@ func IsDamaged(err error) bool { return len(Damage(err)) > 0 }
 // Damage returns the damaged entries of which an error of Get or List tells.
 func Damage(err error) []*DamagedError {
 	var found []*DamagedError
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // as List joined them
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, one := range joined.Unwrap() {
 			found = append(found, Damage(one)...)
 		}

@@ -4,6 +4,8 @@ package route
 
 import (
 	"net/netip"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 )
@@ -74,4 +76,53 @@ func TestNetNSEarlierConflict(t *testing.T) {
 	}
 	ip(t, "addr del 10.9.200.7/24 dev up0")
 	wantSet(t, m, s) // the throw route goes with what it was for
+}
+
+// TestNetNSSourceValidation forges a packet of the far site on the uplink, in
+// the clear. Strict source validation there alone drops it, whatever the
+// tunnels have, also when the tunnel is closed.
+func TestNetNSSourceValidation(t *testing.T) {
+	uplinkAndTunnels(t)
+	ip(t, "link add lan0 type veth peer name lan1")
+	ip(t, "link set lan1 up")
+	ip(t, "link set lan0 up")
+	ip(t, "addr add 10.1.0.1/16 dev lan0")
+	sysctl := func(name, value string) {
+		t.Helper()
+		if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sysctl("ip_forward", "1")
+	sysctl("conf/all/rp_filter", "0")
+	sysctl("conf/lan0/rp_filter", "1")
+	passes := func(src, dst, in string) bool {
+		return exec.Command("ip", "route", "get", dst, "from", src, "iif", in).Run() == nil
+	}
+	m := newManager(t)
+	open := protected("10.1.0.0/16", "10.9.0.0/16")
+	wantSet(t, m, open)
+	for _, uplink := range []string{"0", "2", "1"} {
+		sysctl("conf/up0/rp_filter", uplink)
+		for _, tunnel := range []string{"0", "2", "1"} {
+			sysctl("conf/tun1/rp_filter", tunnel)
+			for _, dst := range []string{"10.1.0.7", "10.1.0.1"} {
+				if got := passes("10.9.0.9", dst, "up0"); got != (uplink != "1") {
+					t.Errorf("uplink %s, tunnel %s: in the clear to %s: %t", uplink, tunnel, dst, got)
+				}
+				if !passes("10.9.0.9", dst, "tun1") {
+					t.Errorf("uplink %s, tunnel %s: dropped from the tunnel to %s", uplink, tunnel, dst)
+				}
+			}
+			if !passes("10.1.0.7", "10.9.0.9", "lan0") || !passes("10.1.0.7", "192.0.2.1", "lan0") || !passes("192.0.2.1", "10.1.0.7", "up0") {
+				t.Errorf("uplink %s, tunnel %s: other traffic is dropped", uplink, tunnel)
+			}
+		}
+	}
+	closed := open
+	closed.Routes = open.Routes[1:]
+	wantSet(t, m, closed)
+	if passes("10.9.0.9", "10.1.0.7", "up0") {
+		t.Error("in the clear while the tunnel is closed")
+	}
 }

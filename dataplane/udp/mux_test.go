@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -324,7 +325,7 @@ func TestSendESP(t *testing.T) {
 				data = append(data, packet...)
 				want = append(want, string(packet))
 			}
-			(*m.table.Load())[path.Local][0].noGSO.off.Store(tt.noGSO)
+			setNoGSO(&(*m.table.Load())[path.Local][0].noGSO, tt.noGSO)
 			if failed, err := m.NewSender().Send(path, data, tt.size, tt.tos); failed != 0 || err != nil {
 				t.Fatalf("%d failed: %v", failed, err)
 			}
@@ -436,7 +437,7 @@ func TestSendAllocatesNothing(t *testing.T) {
 	}
 	s, data := m.NewSender(), bytes.Repeat([]byte{1}, 32*1000)
 	for _, noGSO := range []bool{false, true} {
-		(*m.table.Load())[path.Local][0].noGSO.off.Store(noGSO)
+		setNoGSO(&(*m.table.Load())[path.Local][0].noGSO, noGSO)
 		// What the receiving goroutine allocates is counted, too.
 		if n := testing.AllocsPerRun(200, func() {
 			if _, err := s.Send(path, data, 1000, 2); err != nil {
@@ -508,7 +509,7 @@ func BenchmarkSend(b *testing.B) {
 			if err := m.SetAddresses([]netip.Addr{x, y}); err != nil {
 				b.Fatal(err)
 			}
-			(*m.table.Load())[netip.AddrPortFrom(x, testNATT)][0].noGSO.off.Store(noGSO)
+			setNoGSO(&(*m.table.Load())[netip.AddrPortFrom(x, testNATT)][0].noGSO, noGSO)
 			path, err := NewPath(netip.AddrPortFrom(x, testNATT), netip.AddrPortFrom(y, testNATT), true)
 			if err != nil {
 				b.Fatal(err)
@@ -523,4 +524,29 @@ func BenchmarkSend(b *testing.B) {
 			}
 		})
 	}
+}
+
+func setNoGSO(g *gsoState, off bool) {
+	g.until.Store(0)
+	if off {
+		g.pause()
+	}
+}
+
+func TestGSOIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g gsoState
+		if g.off() {
+			t.Error("off at first")
+		}
+		g.pause()
+		time.Sleep(gsoPause - time.Second)
+		if !g.off() {
+			t.Error("tried again too early")
+		}
+		time.Sleep(time.Second)
+		if g.off() {
+			t.Error("never tried again")
+		}
+	})
 }

@@ -42,8 +42,8 @@ func ip(t *testing.T, args ...string) {
 // over IPv4 and IPv6.
 func TestNetNSAllWays(t *testing.T) {
 	inNamespace(t, func() {
-		ip(t, "addr", "add", "2001:db8::1/128", "dev", "lo")
-		ip(t, "addr", "add", "2001:db8::2/128", "dev", "lo")
+		ip(t, "addr", "add", "2001:db8::1/128", "dev", "lo", "nodad")
+		ip(t, "addr", "add", "2001:db8::2/128", "dev", "lo", "nodad")
 		a4, b4 := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")
 		a6, b6 := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
 		m := New(Options{})

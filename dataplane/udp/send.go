@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -64,8 +65,19 @@ func (p *Path) HeaderLen() int {
 	return n
 }
 
-// gsoState remembers that a socket's device cannot do UDP_SEGMENT.
-type gsoState struct{ off atomic.Bool }
+// gsoState remembers that a socket's device could not do UDP_SEGMENT.
+type gsoState struct{ until atomic.Int64 } // Unix nanoseconds; zero: it could
+
+// gsoPause is how long trains are not tried again: the route may lead over
+// another device then.
+const gsoPause = time.Minute
+
+func (g *gsoState) off() bool {
+	until := g.until.Load()
+	return until != 0 && time.Now().UnixNano() < until
+}
+
+func (g *gsoState) pause() { g.until.Store(time.Now().Add(gsoPause).UnixNano()) }
 
 // ErrTooBig is wrapped by Send's error when packets were longer than the path
 // MTU. They were sent all the same, in fragments.
@@ -89,10 +101,11 @@ func (m *Mux) NewSender() *Sender {
 	s := &Sender{
 		mux: m, msgs: make([]mmsghdr, MaxSegments), iovs: make([]unix.Iovec, MaxSegments),
 	}
+	// The socket never blocks, so that the scheduler need not hear of the call.
 	s.send = func(fd uintptr) {
 		for {
 			batch := s.msgs[s.first:]
-			n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(unsafe.SliceData(batch))),
+			n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(unsafe.SliceData(batch))),
 				uintptr(len(batch)), 0, 0, 0)
 			if errno != unix.EINTR {
 				s.n, s.errno = int(n), errno
@@ -121,7 +134,7 @@ func (s *Sender) Send(p *Path, data []byte, size int, tos uint8) (failed int, er
 	if err != nil {
 		return packets, err
 	}
-	if packets > 1 && p.Encap && !socket.noGSO.off.Load() {
+	if packets > 1 && p.Encap && !socket.noGSO.off() {
 		err := s.sendTrain(socket, p, data, size, tos)
 		switch {
 		case err == nil:
@@ -129,7 +142,7 @@ func (s *Sender) Send(p *Path, data []byte, size int, tos uint8) (failed int, er
 		case errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOPROTOOPT):
 			// The device cannot compute checksums, or the kernel is older
 			// than 4.18.
-			socket.noGSO.off.Store(true)
+			socket.noGSO.pause()
 		case errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL):
 			// A train is never fragmented; its packets alone are.
 			failed, err := s.sendEach(socket, p, data, size, tos)

@@ -37,20 +37,29 @@ func (i Identity) String() string {
 	case wire.IDKeyID:
 		return "key id " + printable(i.Data)
 	case wire.IDDERASN1DN:
-		return fmt.Sprintf("distinguished name 0x%x", i.Data)
+		return "distinguished name " + hexadecimal(i.Data)
 	case wire.IDDERASN1GN:
-		return fmt.Sprintf("general name 0x%x", i.Data)
+		return "general name " + hexadecimal(i.Data)
 	}
-	return fmt.Sprintf("identity of type %d 0x%x", uint8(i.Type), i.Data)
+	return fmt.Sprintf("identity of type %d %s", uint8(i.Type), hexadecimal(i.Data))
 }
+
+// longestName bounds what a line of log shows of a name that a peer chose.
+const longestName = 256 // octets
 
 // printable returns a peer's text fit for a log line.
 func printable(s string) string {
-	const longest = 256
-	if s == "" || len(s) > longest || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return fmt.Sprintf("0x%x", s[:min(len(s), longest)])
+	if s == "" || len(s) > longestName || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return hexadecimal(s)
 	}
 	return s
+}
+
+func hexadecimal(s string) string {
+	if len(s) > longestName {
+		return fmt.Sprintf("0x%x and %d octets more", s[:longestName], len(s)-longestName)
+	}
+	return fmt.Sprintf("0x%x", s)
 }
 
 // AddressIdentity returns the identity of an address.

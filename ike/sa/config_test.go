@@ -55,16 +55,17 @@ func addESP(c *Connection, t ipsec.Transform) {
 
 func TestIdentityString(t *testing.T) {
 	for want, id := range map[string]Identity{
-		"ipv4 192.0.2.1":                      AddressIdentity(addrA),
-		"ipv6 2001:db8::1":                    AddressIdentity(netip.MustParseAddr("2001:db8::1")),
-		"fqdn gw.example":                     FQDNIdentity("gw.example"),
-		"fqdn 0x6120620a":                     FQDNIdentity("a b\n"),
-		"email a@example":                     {wire.IDRFC822Addr, "a@example"},
-		"key id 0x00ff":                       {wire.IDKeyID, "\x00\xff"},
-		"distinguished name 0x30":             {wire.IDDERASN1DN, "0"},
-		"identity of type 99 0x78":            {99, "x"},
-		"identity of type 1 0x0102":           {wire.IDIPv4Addr, "\x01\x02"},
-		"fqdn 0x" + strings.Repeat("41", 256): FQDNIdentity(strings.Repeat("A", 300)),
+		"ipv4 192.0.2.1":            AddressIdentity(addrA),
+		"ipv6 2001:db8::1":          AddressIdentity(netip.MustParseAddr("2001:db8::1")),
+		"fqdn gw.example":           FQDNIdentity("gw.example"),
+		"fqdn 0x6120620a":           FQDNIdentity("a b\n"),
+		"email a@example":           {wire.IDRFC822Addr, "a@example"},
+		"key id 0x00ff":             {wire.IDKeyID, "\x00\xff"},
+		"distinguished name 0x30":   {wire.IDDERASN1DN, "0"},
+		"identity of type 99 0x78":  {99, "x"},
+		"identity of type 1 0x0102": {wire.IDIPv4Addr, "\x01\x02"},
+		"fqdn 0x" + strings.Repeat("41", 256) + " and 44 octets more":         FQDNIdentity(strings.Repeat("A", 300)),
+		"general name 0x" + strings.Repeat("41", 256) + " and 44 octets more": {wire.IDDERASN1GN, strings.Repeat("A", 300)},
 	} {
 		if got := id.String(); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -3,7 +3,6 @@ package sa
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
@@ -76,13 +75,7 @@ func mismatchDiagnosis(reason Reason, x wire.ExchangeType, err error) *Diagnosis
 }
 
 // proposalList joins proposals for a message.
-func proposalList(list []ipsec.Proposal) string {
-	names := make([]string, len(list))
-	for i, p := range list {
-		names[i] = p.String()
-	}
-	return strings.Join(names, "; ")
-}
+func proposalList(list []ipsec.Proposal) string { return ipsec.List(list, "; ") }
 
 // groupList joins the groups of proposals for a message.
 func groupList(list []ipsec.Proposal) string {
@@ -171,20 +164,24 @@ func refusedChild(x wire.ExchangeType, n *wire.Notify, cfg *Child, esp []ipsec.P
 	return d
 }
 
-// flowText describes the selectors of a child, seen from here.
-func flowText(local, remote []ipsec.TrafficSelector) string {
-	return "local " + ipsec.SelectorList(local) + ", remote " + ipsec.SelectorList(remote)
+// flow is the selectors of a child, seen from here.
+type flow struct{ local, remote []ipsec.TrafficSelector }
+
+func (f flow) String() string {
+	return "local " + ipsec.SelectorList(f.local) + ", remote " + ipsec.SelectorList(f.remote)
 }
+
+func flowText(local, remote []ipsec.TrafficSelector) string { return flow{local, remote}.String() }
 
 // flowDiagnosis is for a peer whose selectors fit no configured child.
 func (m *Machine) flowDiagnosis(x wire.ExchangeType, local, remote []ipsec.TrafficSelector) *Diagnosis {
-	var ours []string
-	for _, k := range m.slots {
-		ours = append(ours, flowText(k.cfg.Local, k.cfg.Remote))
+	ours := make([]flow, len(m.slots))
+	for i, k := range m.slots {
+		ours[i] = flow{k.cfg.Local, k.cfg.Remote}
 	}
 	return &Diagnosis{
 		Reason: ReasonFlow, Exchange: x.String(), Parameter: "traffic selectors",
-		Ours: strings.Join(ours, "; "), Theirs: flowText(local, remote),
+		Ours: ipsec.List(ours, "; "), Theirs: flowText(local, remote),
 		Detail: "the peer's selectors, shown from our side, share nothing with a configured pair",
 	}
 }

@@ -341,12 +341,14 @@ func (s *ikeSA) unprotect(r *wire.Reassembler, d Datagram, msg *wire.Message) (*
 		s.m.drop(dropFragmentNotAgreed)
 		return nil, nil
 	}
+	held := r.Holds(msg)
 	whole, err := r.Add(d.Bytes, msg, s.in)
 	if whole == nil && err != nil {
 		s.m.drop(dropFragment)
 		return nil, nil
 	}
-	if number == 1 && !msg.Response && s.firstFragment == ([sha256.Size]byte{}) {
+	if number == 1 && !msg.Response && !held {
+		// Of a request that came in other fragments before, the last form counts.
 		s.firstFragment = sha256.Sum256(d.Bytes)
 	}
 	if whole == nil {

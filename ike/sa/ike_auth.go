@@ -248,6 +248,7 @@ const (
 	fitsPeerID
 	fitsIdentities
 	fitsProposals
+	fitsKey
 	fitsAll
 )
 
@@ -294,6 +295,9 @@ func (s *ikeSA) compare(c *Connection, msg *wire.Message, peer *wire.ID, auth *w
 	}
 	if d := s.authenticate(c, auth, peer, s.handshake.request, s.handshake.nr); d != nil {
 		return fitsProposals, d
+	}
+	if c.ForceEncap && !s.path.encap {
+		return fitsKey, s.handshake.encapDiagnosis()
 	}
 	return fitsAll, nil
 }

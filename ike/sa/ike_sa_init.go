@@ -33,6 +33,7 @@ type handshake struct {
 	rounds            int
 	request, response []byte // of IKE_SA_INIT, as they were on the wire
 	fakeNAT           bool
+	natTraversal      bool // of a responder: the initiator supports it
 	// refusal is what to report if no better answer comes, and hint the last
 	// unprotected error notify. Anybody may have sent them.
 	refusal *Diagnosis
@@ -410,11 +411,11 @@ func (m *Machine) acceptInit(s *ikeSA, d Datagram, msg *wire.Message, p ipsec.Pr
 	if err := s.setKeys(p, firstSeed(f, h.ni, h.nr, shared), h.ni, h.nr); err != nil {
 		return err
 	}
-	h.fakeNAT = slices.ContainsFunc(m.candidates, func(c *Connection) bool { return c.ForceEncap })
+	h.fakeNAT = forcesEncap(m.candidates, d.Remote.Addr().Unmap())
 	payloads := []wire.Payload{
 		&wire.SA{Proposals: []ipsec.Proposal{p}}, &wire.KE{Group: g.ID, Data: value}, &wire.Nonce{Data: h.nr},
 	}
-	if s.detectNAT(msg, d.Local, d.Remote) {
+	if h.natTraversal = s.detectNAT(msg, d.Local, d.Remote); h.natTraversal {
 		nat, err := s.natNotifies(d.Local, d.Remote, h.fakeNAT)
 		if err != nil {
 			return err

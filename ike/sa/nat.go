@@ -69,6 +69,34 @@ func (s *ikeSA) detectNAT(msg *wire.Message, local, remote netip.AddrPort) bool 
 	return true
 }
 
+// forcesEncap reports whether a responder asks an initiator for UDP encapsulation,
+// whom it does not know yet: whether a connection that may be meant wants it. Those
+// with the initiator's address go before those without one.
+func forcesEncap(candidates []*Connection, remote netip.Addr) bool {
+	var exact, other, force bool
+	for _, c := range candidates {
+		if c.Remote == remote {
+			exact, force = true, force || c.ForceEncap
+		} else {
+			other = other || c.ForceEncap
+		}
+	}
+	return force || !exact && other
+}
+
+// encapDiagnosis is for an initiator whose ESP does not go in UDP, although the
+// connection asks for it.
+func (h *handshake) encapDiagnosis() *Diagnosis {
+	d := &Diagnosis{
+		Reason: ReasonEncapsulation, Exchange: wire.IKEAuth.String(), Parameter: "UDP encapsulation",
+		Ours: "required", Theirs: "not supported", Detail: "the peer does not support NAT traversal",
+	}
+	if h.natTraversal {
+		d.Theirs, d.Detail = "not agreed on", "IKE_SA_INIT did not show which connection the peer means"
+	}
+	return d
+}
+
 // follow moves the peer to where an authentic and new packet came from, if a
 // NAT in front of it may have changed its mapping (section 2.23).
 func (m *Machine) follow(s *ikeSA, remote netip.AddrPort) {

@@ -185,6 +185,61 @@ func TestForceEncapUnsupported(t *testing.T) {
 	}
 }
 
+// TestForceEncapOfResponder: the connection that an initiator means is not known
+// when a NAT is feigned.
+func TestForceEncapOfResponder(t *testing.T) {
+	other := func(remote netip.Addr, force bool) *Connection {
+		c := connB()
+		c.Name, c.Remote, c.RemoteID, c.ForceEncap = "other", remote, FQDNIdentity("other"), force
+		return c
+	}
+	for name, tc := range map[string]struct {
+		force  bool
+		other  *Connection
+		plain  bool // the initiator knows nothing of NAT traversal
+		encap  bool
+		theirs string // of the diagnosis
+	}{
+		"wanted":                        {force: true, other: other(netip.Addr{}, false), encap: true},
+		"not wanted":                    {other: other(netip.Addr{}, true)},
+		"by another of the address":     {other: other(addrA, true), encap: true},
+		"beside another of the address": {force: true, other: other(addrA, false), encap: true},
+		"not supported":                 {force: true, other: other(netip.Addr{}, false), plain: true, theirs: "not supported"},
+		"not wanted, not supported":     {other: other(netip.Addr{}, true), plain: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, 1)
+			a, b := connA(), connB()
+			b.ForceEncap = tc.force
+			l.a.conns, l.b.conns = []*Connection{a}, []*Connection{b, tc.other}
+			l.a.initiate()
+			if tc.plain {
+				p := &l.wire[0]
+				m, err := wire.Parse(p.d.Bytes)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.Payloads = m.Payloads[:3] // SA, KE, Nonce
+				if p.d.Bytes, err = m.Append(nil); err != nil {
+					t.Fatal(err)
+				}
+				l.a.machine().current.handshake.request = p.d.Bytes
+			}
+			l.run()
+			if tc.theirs != "" {
+				if ev := l.b.last(Failed); ev.Connection != "ba" || ev.Reason != ReasonEncapsulation || ev.Diagnosis.Theirs != tc.theirs {
+					t.Errorf("%+v %+v", ev, ev.Diagnosis)
+				}
+				return
+			}
+			l.settled(1)
+			if got := l.b.sas[0].Encap; got != tc.encap {
+				t.Errorf("encapsulation is %t", got)
+			}
+		})
+	}
+}
+
 // many gives a connection so many selectors that messages do not fit into one
 // packet.
 func many() (a, b *Connection) {
@@ -275,5 +330,33 @@ func TestFragmentsNotAgreed(t *testing.T) {
 	l.deliver(0)
 	if l.b.machine().Drops()["fragment without agreement"] != 1 || len(l.wire) != 1 {
 		t.Error(l.b.machine().Drops())
+	}
+}
+
+// TestFragmentsAnew: a peer that learns of a smaller packet size sends its request
+// again in more fragments (RFC 7383, section 2.5.2). A repetition of those gets
+// the answer again.
+func TestFragmentsAnew(t *testing.T) {
+	l := newLab(t, 1)
+	l.establish()
+	s := l.a.machine().current
+	request := s.message(wire.Informational, false, s.nextID, []wire.Payload{&wire.VendorID{Data: make([]byte, 2000)}})
+	inFragments := func(limit int) [][]byte {
+		list, err := request.SealFragments(s.out, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	l.inject(inFragments(1200)[0])
+	fragments := inFragments(600)
+	for range 2 {
+		l.wire = nil
+		for _, b := range fragments {
+			l.inject(b)
+		}
+		if len(l.wire) != 1 {
+			t.Errorf("%d answers", len(l.wire))
+		}
 	}
 }

@@ -69,6 +69,13 @@ func (r *Reassembler) Reset() {
 	*r = Reassembler{}
 }
 
+// Holds reports whether a fragment is there already. Add then passes the one at
+// hand over without a look.
+func (r *Reassembler) Holds(m *Message) bool {
+	number, total, ok := m.Fragment()
+	return ok && r.message != nil && r.same(&m.Header) && total == len(r.pieces) && r.pieces[number-1] != nil
+}
+
 // Add takes a fragment that Parse has read from raw. It returns the whole
 // message when this was the last one missing, and nil when others are. A
 // fragment of a later message, or of more fragments in all, starts anew; one
@@ -86,7 +93,7 @@ func (r *Reassembler) Add(raw []byte, m *Message, c Cipher) (*Message, error) {
 	if r.message != nil && (m.MessageID < r.message.MessageID || same && total < len(r.pieces)) {
 		return nil, dropError(0, "fragment of a message that is out of date")
 	}
-	if same && total == len(r.pieces) && r.pieces[number-1] != nil {
+	if r.Holds(m) {
 		return nil, nil
 	}
 	plain, err := m.unseal(raw, c)

@@ -136,8 +136,8 @@ func (c *Client) Call(ctx context.Context, method, path string, in, out any) err
 	return nil
 }
 
-// do makes one call below /v5/{project}; in and out may be nil.
-func (c *Client) do(ctx context.Context, method, path string, query url.Values, in, out any) error {
+// try makes one call below /v5/{project}; in and out may be nil.
+func (c *Client) try(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	var body []byte
 	if in != nil {
 		var err error

@@ -51,6 +51,9 @@ func (o Object) Name() string { return o.Text("name") }
 // Status returns the object's status, such as "ACTIVE".
 func (o Object) Status() string { return o.Text("status") }
 
+// StatusMessage says why the status is what it is, where the API tells.
+func (o Object) StatusMessage() string { return o.Text("status_message") }
+
 // Text returns a member as text; lists are joined by commas.
 func (o Object) Text(member string) string { return text(o[member]) }
 

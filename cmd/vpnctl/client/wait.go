@@ -106,5 +106,9 @@ func waitError(kind Kind, o Object, id string, err error) error {
 	if o.Status() == "" {
 		return fmt.Errorf("%s %s: %w", kind.Name, name, err)
 	}
-	return fmt.Errorf("%s %s is %s: %w", kind.Name, name, o.Status(), err)
+	status := o.Status()
+	if message := o.StatusMessage(); message != "" {
+		status += " (" + message + ")"
+	}
+	return fmt.Errorf("%s %s is %s: %w", kind.Name, name, status, err)
 }

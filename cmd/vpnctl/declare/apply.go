@@ -2,6 +2,7 @@ package declare
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -76,7 +77,8 @@ var updatable = map[string][]string{
 
 // Apply creates and updates what differs, in the order gateways, customer
 // gateways, connections, and deletes in the opposite one. It stops at the first
-// failure; applying again goes on from there.
+// failure; applying again goes on from there. A connection that ends in ERROR
+// is told of when all are done.
 func (a *Applier) Apply(ctx context.Context, f *File) error {
 	have := map[string][]client.Object{}
 	for _, kind := range client.Kinds {
@@ -102,7 +104,7 @@ func (a *Applier) Apply(ctx context.Context, f *File) error {
 			return err
 		}
 		if o.Status() != "ACTIVE" {
-			return fmt.Errorf("gateway %s: is %s", g.Name, o.Status())
+			return failed(client.Gateways, o)
 		}
 		gateways = replace(gateways, o)
 	}
@@ -113,6 +115,7 @@ func (a *Applier) Apply(ctx context.Context, f *File) error {
 		}
 		customers = replace(customers, o)
 	}
+	var faults []error // which do not keep the others back
 	for _, c := range f.Connections {
 		gateway, err := client.Pick(gateways, client.Gateways, c.Gateway)
 		if err != nil {
@@ -131,11 +134,22 @@ func (a *Applier) Apply(ctx context.Context, f *File) error {
 			return err
 		}
 		// A gateway takes one change after the other.
-		if _, err := a.Client.WaitSettled(ctx, client.Connections, o.ID(), a.Every); err != nil {
+		if o, err = a.Client.WaitSettled(ctx, client.Connections, o.ID(), a.Every); err != nil {
 			return err
 		}
+		if o.Status() == "ERROR" {
+			faults = append(faults, failed(client.Connections, o))
+		}
 	}
-	return nil
+	return errors.Join(faults...)
+}
+
+// failed says that an object is not as it should be, and why.
+func failed(kind client.Kind, o client.Object) error {
+	if message := o.StatusMessage(); message != "" {
+		return fmt.Errorf("%s %s is %s: %s", kind.Name, o.Name(), o.Status(), message)
+	}
+	return fmt.Errorf("%s %s is %s", kind.Name, o.Name(), o.Status())
 }
 
 // object creates or updates one object and returns it as it is then.

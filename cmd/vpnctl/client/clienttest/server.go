@@ -29,6 +29,8 @@ type Server struct {
 
 	// Settled is the status of a connection that is not in work.
 	Settled string
+	// Message is its status_message; empty: it has none.
+	Message string
 	// Refuse, when set, may refuse a call.
 	Refuse func(r *http.Request) *client.Error
 }
@@ -175,6 +177,9 @@ func (s *Server) view(kind string, o client.Object, look bool) client.Object {
 	o["status"] = "ACTIVE"
 	if kind == "vpn-connection" {
 		o["status"] = s.Settled
+		if s.Message != "" {
+			o["status_message"] = s.Message
+		}
 	}
 	if p := s.pending[o.ID()]; p != "" {
 		o["status"] = p
