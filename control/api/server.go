@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vpngw/vpngw/control"
@@ -40,16 +41,8 @@ type Options struct {
 
 // Limits of the server.
 const (
-	maxConnections = 512
-	maxInFlight    = 128
-
-	// One address, which may be that of a proxy, leaves room for others, and
-	// one caller leaves memory: an answer can list thousands of objects.
-	maxAddressConnections = 256
-	maxAddressInFlight    = 64
-	maxCallerInFlight     = 16
-	maxStreams            = 64 // of an HTTP/2 connection
-
+	maxConnections  = 512
+	maxInFlight     = 128
 	callerRate      = 50 // per second
 	callerBurst     = 100
 	loginRate       = 1 // per second
@@ -68,6 +61,7 @@ type Server struct {
 	service  *control.Service
 	access   *control.Access
 	callers  *limiters // requests of one caller
+	working  *tally    // likewise, those that are served at the moment
 	logins   loginGuard
 	auditor  *auditor
 	backup   sync.Mutex // held while a backup is made
@@ -75,9 +69,7 @@ type Server struct {
 	log      *slog.Logger
 	now      func() time.Time
 	inFlight chan struct{}
-	// What goes on at the moment, by who asked for it.
-	addresses, working *tally
-	handler            http.Handler
+	handler  http.Handler
 
 	listen string
 	tls    *tls.Config // nil: plain HTTP
@@ -91,8 +83,8 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		service: o.Service, access: o.Access, log: o.Logger, now: o.Now, listen: o.Listen,
-		callers: newLimiters(callerRate, callerBurst), logins: newLoginGuard(), auditor: newAuditor(o.Audit),
-		inFlight: make(chan struct{}, maxInFlight), addresses: newTally(), working: newTally(),
+		callers: newLimiters(callerRate, callerBurst), working: newTally(), logins: newLoginGuard(), auditor: newAuditor(o.Audit),
+		inFlight: make(chan struct{}, maxInFlight),
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -132,7 +124,6 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		TLSConfig: s.tls,
 		ConnState: boundConnections(),
-		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		// Handshakes of port scanners and clients that distrust the
 		// certificate are no news for operators.
 		ErrorLog: log.New(debugWriter{s.log}, "", 0),
@@ -159,10 +150,39 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
+// boundConnections returns a hook that closes connections beyond the limit.
+func boundConnections() func(net.Conn, http.ConnState) {
+	var open atomic.Int64
+	return func(c net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			if open.Add(1) > maxConnections {
+				c.Close()
+			}
+		case http.StateClosed, http.StateHijacked:
+			open.Add(-1)
+		default:
+		}
+	}
+}
+
 // debugWriter makes log lines of net/http debug messages.
 type debugWriter struct{ log *slog.Logger }
 
 func (d debugWriter) Write(line []byte) (int, error) {
 	d.log.Debug("api connection", "message", string(line))
 	return len(line), nil
+}
+
+// limited bounds how many requests are served at once.
+func (s *Server) limited(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case s.inFlight <- struct{}{}:
+			defer func() { <-s.inFlight }()
+			next.ServeHTTP(w, r)
+		default:
+			writeError(w, r, control.Busy())
+		}
+	})
 }

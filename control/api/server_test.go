@@ -147,24 +147,6 @@ func TestRequestsAtOnceAreLimited(t *testing.T) {
 	b.call(http.MethodGet, path("vpn-gateways"), nil).want(http.StatusOK)
 }
 
-func TestOneAddressLeavesRoom(t *testing.T) {
-	b := newBench(t)
-	const guest, other = "192.0.2.1", "192.0.2.2"
-	from := func(address string) *answer {
-		r, content := request(t, http.MethodGet, path("vpn-gateways"), nil)
-		r.RemoteAddr = address + ":1"
-		signRequest(r, content, "admin", testSecret+"admin", b.now)
-		return b.send(r)
-	}
-	for range maxAddressInFlight {
-		b.server.addresses.begin(guest)
-	}
-	from(guest).wantError(http.StatusBadRequest, "VPN.0030", "busy")
-	from(other).want(http.StatusOK)
-	b.server.addresses.end(guest)
-	from(guest).want(http.StatusOK)
-}
-
 func TestOneCallerLeavesMemory(t *testing.T) {
 	b := newBench(t)
 	for range maxCallerInFlight {
@@ -176,22 +158,8 @@ func TestOneCallerLeavesMemory(t *testing.T) {
 		b.server.working.end("admin")
 	}
 	b.call(http.MethodGet, path("vpn-gateways"), nil).want(http.StatusOK)
-	if n := len(b.server.working.number) + len(b.server.addresses.number); n != 0 {
-		t.Errorf("%d names are counted when nothing goes on", n)
-	}
-}
-
-func TestNeighbourhood(t *testing.T) {
-	for remote, want := range map[string]string{
-		"192.0.2.1:443":               "192.0.2.1",
-		"[::ffff:192.0.2.1]:443":      "192.0.2.1",
-		"[2001:db8:1:2:3:4:5:6]:443":  "2001:db8:1:2::/64",
-		"[2001:db8:1:2::1%eth0]:1":    "2001:db8:1:2::/64",
-		"not an address with a port!": "not an address with a port!",
-	} {
-		if got := neighbourhood(remote); got != want {
-			t.Errorf("%s: got %s, want %s", remote, got, want)
-		}
+	if n := len(b.server.working.number); n != 0 {
+		t.Errorf("%d callers are counted when nothing goes on", n)
 	}
 }
 
@@ -241,42 +209,26 @@ func TestConnectionsAreLimited(t *testing.T) {
 		_, err := http.ReadResponse(bufio.NewReader(c), nil)
 		return err == nil
 	}
-	dial := func(from string) net.Conn {
-		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-		c, err := dialer.Dial("tcp", listener.Addr().String())
-		check(t, err)
-		t.Cleanup(func() { c.Close() })
-		return c
-	}
-	const one, two, three = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 	var first net.Conn
-	for i := range maxAddressConnections + 1 {
-		c := dial(one)
+	for i := range maxConnections + 1 {
+		c, err := net.Dial("tcp", listener.Addr().String())
+		check(t, err)
+		defer c.Close()
 		if i == 0 {
 			first = c
 		}
-		if got, want := served(c), i < maxAddressConnections; got != want {
-			t.Fatalf("connection %d of one address is served: %v, want %v", i+1, got, want)
+		if got, want := served(c), i < maxConnections; got != want {
+			t.Fatalf("connection %d is served: %v, want %v", i+1, got, want)
 		}
-	}
-	for i := range maxConnections - maxAddressConnections {
-		if !served(dial(two)) {
-			t.Fatalf("connection %d of another address is not served", i+1)
-		}
-	}
-	if served(dial(three)) {
-		t.Fatalf("more than %d connections are served", maxConnections)
 	}
 	first.Close()
-	for deadline := time.Now().Add(10 * time.Second); ; { // the server learns of it some time
-		c := dial(three)
+	for { // the server learns of it some time
+		c, err := net.Dial("tcp", listener.Addr().String())
+		check(t, err)
 		ok := served(c)
 		c.Close()
 		if ok {
 			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("a connection that was closed still counts")
 		}
 	}
 	cancel()
