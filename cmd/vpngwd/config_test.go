@@ -22,7 +22,6 @@ api:
   tls: auto
   credentials: [{access_key: AK1, secret_key: very-secret, role: admin, project_id: p1}]
   users: [{name: alice, domain: d, password: pass-word, role: readonly, project_id: p1, project_name: one}]
-audit: {file: audit.log, max_size_mb: 10, keep: 3, log: true}
 metrics: {listen: 127.0.0.1:9090}
 dataplane: {backend: auto}
 ike: {retransmit: {initial: 1s, factor: 1.5, tries: 3}}
@@ -31,6 +30,7 @@ inventory:
   vpcs: [{id: v1, cidr: 10.10.0.0/16, subnets: [{id: s1, cidr: 10.10.0.0/24}]}]
   eips: [{id: e1, address: 203.0.113.10, interface: eth0, type: 5_bgp, bandwidth_mbps: 300}]
 debug: {key_log_dir: keys}
+audit: {file: audit.log, max_size_mb: 10, keep: 3, log: true}
 `
 
 func writeConfig(t *testing.T, text string) string {
