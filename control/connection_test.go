@@ -718,3 +718,54 @@ func TestKeysAreSealedAtRest(t *testing.T) {
 		}
 	}
 }
+
+func TestBatchOfConnectionsIsWhole(t *testing.T) {
+	w := newWorld(t)
+	g, first, second := w.gateway(), w.peer("198.51.100.7"), w.peer("198.51.100.8")
+	one, two := connectionRequest(g.ID, first.ID), connectionRequest(g.ID, second.ID)
+	one.EnableHealthCheck = true
+	count := func() (connections, monitors int) {
+		t.Helper()
+		l, err := w.ListConnections(t.Context(), project, ConnectionFilter{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := w.ListMonitors(t.Context(), project, MonitorFilter{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(l.Items), len(m)
+	}
+	for name, test := range map[string]struct {
+		limits Limits
+		word   string
+	}{
+		"quota of the project":  {Limits{Connections: 1}, "quota exceeded: connections, at most 1"},
+		"number of the gateway": {Limits{GatewayConnections: map[Flavor]int{FlavorProfessional1: 1}}, "quota exceeded: connections of a gateway"},
+	} {
+		w.limits = test.limits
+		_, err := w.CreateConnections(t.Context(), project, []ConnectionCreate{one, two})
+		wantRefusal(t, err, CodeInvalid, test.word)
+		if c, m := count(); c != 0 || m != 0 {
+			t.Errorf("%s: a refused batch left %d connections and %d monitors", name, c, m)
+		}
+	}
+	w.limits = Limits{}
+	other := w.gateway(func(r *GatewayCreate) { r.EIP1, r.EIP2 = &EIPRequest{ID: new(eip3)}, &EIPRequest{ID: new(eip4)} })
+	elsewhere := connectionRequest(other.ID, second.ID)
+	elsewhere.VgwIP = new(eip3)
+	_, err := w.CreateConnections(t.Context(), project, []ConnectionCreate{one, elsewhere})
+	wantInvalid(t, err, "vpn_connections[1].vgw_id", "must be the same")
+	_, err = w.CreateConnections(t.Context(), project, nil)
+	wantInvalid(t, err, "vpn_connections", "must have 1 to 2 entries")
+	views, err := w.CreateConnections(t.Context(), project, []ConnectionCreate{one, two})
+	if err != nil || len(views) != 2 || !views[0].CreatedAt.Before(views[1].CreatedAt) || views[0].TunnelLocal.Masked() == views[1].TunnelLocal.Masked() {
+		t.Errorf("got %+v, %v", views, err)
+	}
+	if stored := w.stored(views[1].ID); stored.PSK.Reveal() != goodPSK || !views[1].PSK.IsZero() {
+		t.Error("the secret is not where it belongs")
+	}
+	if c, m := count(); c != 2 || m != 1 {
+		t.Errorf("the batch made %d connections and %d monitors", c, m)
+	}
+}

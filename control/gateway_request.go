@@ -32,8 +32,7 @@ func parseGateway(req *GatewayCreate, g Gateway) (Gateway, error) {
 	text(p, "network_type", req.NetworkType, &g.NetworkType, NetworkPublic, NetworkPrivate)
 	text(p, "attachment_type", req.AttachmentType, &g.AttachmentType, AttachVPC, AttachER)
 	text(p, "ip_version", req.IPVersion, &g.IPVersion, IPv4, IPv6)
-	text(p, "flavor", req.Flavor, &g.Flavor, FlavorBasic, FlavorProfessional1, FlavorProfessional2, FlavorGM,
-		FlavorProfessional1NonFixedIP, FlavorProfessional2NonFixedIP)
+	text(p, "flavor", req.Flavor, &g.Flavor, flavors...)
 	text(p, "ha_mode", req.HAMode, &g.HAMode, ActiveActive, ActiveStandby)
 	number(p, "bgp_asn", req.BGPASN, &g.BGPASN, 1, 4294967295)
 	p.enterpriseProject("enterprise_project_id", req.EnterpriseProjectID, &g.EnterpriseProjectID)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -213,11 +214,13 @@ func (tx *transaction) finalizeMonitor(project, id string) {
 func (o *Objects) FinalizeMonitor(ctx context.Context, project, id string) error {
 	return o.change(ctx, func(tx *transaction) error {
 		m, err := get(ctx, o.monitors, project, id)
-		if isNotFound(err) || err == nil && !m.DeletionRequested {
+		switch {
+		case isNotFound(err):
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return err
+		case !m.DeletionRequested:
+			return fmt.Errorf("monitor %s: its deletion was not asked for", id)
 		}
 		tx.finalizeMonitor(project, id)
 		c, err := get(ctx, o.connections, project, m.ConnectionID)

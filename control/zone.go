@@ -18,8 +18,8 @@ type GatewaySpec struct {
 	IPVersion  IPVersion
 }
 
-// Flavors are all flavors that requests may name.
-var Flavors = []Flavor{
+// flavors are all that requests may name.
+var flavors = []Flavor{
 	FlavorBasic, FlavorProfessional1, FlavorProfessional2, FlavorGM, FlavorProfessional1NonFixedIP, FlavorProfessional2NonFixedIP,
 }
 
@@ -31,7 +31,7 @@ func (s *Service) AvailabilityZones(_ context.Context, project string) ([]ZoneOf
 		return nil, err
 	}
 	var specs []GatewaySpec
-	for _, flavor := range Flavors {
+	for _, flavor := range flavors {
 		for _, attachment := range []AttachmentType{AttachVPC, AttachER} {
 			for _, version := range []IPVersion{IPv4, IPv6} {
 				if spec := (GatewaySpec{flavor, attachment, version}); spec.offered() {

@@ -116,7 +116,7 @@ var wantedCapabilities = []struct {
 }{
 	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "links, addresses, routes and rules", verdictFail},
 	{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "UDP port 500", verdictFail},
-	{unix.CAP_NET_RAW, "CAP_NET_RAW", "ESP without UDP (IP protocol 50)", verdictFail},
+	{unix.CAP_NET_RAW, "CAP_NET_RAW", "ESP without UDP (IP protocol 50) and ICMP probes", verdictFail},
 }
 
 func (h *host) capabilities() []finding {

@@ -223,6 +223,7 @@ func testTwoGateways(t *testing.T, style string) {
 		a.check(a.gateway.WaitPing(ctx, local, b.hostAddress()))
 	}
 
+	a.countsAlike(b)
 	a.probe(b)
 
 	// The peer takes the first tunnel down: traffic goes over the second.
@@ -261,6 +262,49 @@ func testTwoGateways(t *testing.T, style string) {
 		s.check(err)
 		if diff := before[i].Diff(state); diff != "" {
 			t.Errorf("side %s is not as it was:\n%s", s.name, diff)
+		}
+	}
+}
+
+// carried is what the SAs of a connection have carried.
+type carried struct{ PacketsSent, PacketsReceived, OctetsSent, OctetsReceived uint64 }
+
+func (s *side) carried(connection string) (sum carried) {
+	s.t.Helper()
+	object, err := s.api.Find(s.ctx, client.Connections, connection)
+	s.check(err)
+	var answer struct {
+		SAs []struct {
+			PacketsSent uint64 `json:"packets_sent"`
+			PacketsRecv uint64 `json:"packets_recv"`
+			TrafficSent uint64 `json:"traffic_sent"`
+			TrafficRecv uint64 `json:"traffic_recv"`
+		} `json:"sa_infos"`
+	}
+	s.check(s.api.Call(s.ctx, http.MethodGet, "vpn-connection/"+object.ID()+"/ipsec-sa", nil, &answer))
+	for _, sa := range answer.SAs {
+		sum.PacketsSent += sa.PacketsSent
+		sum.PacketsReceived += sa.PacketsRecv
+		sum.OctetsSent += sa.TrafficSent
+		sum.OctetsReceived += sa.TrafficRecv
+	}
+	return sum
+}
+
+// countsAlike checks that what one side has sent is what the other one has
+// received, once nothing is under way.
+func (s *side) countsAlike(peer *side) {
+	s.t.Helper()
+	for _, connection := range []string{"c1", "c2"} {
+		ctx, cancel := context.WithTimeout(s.ctx, patience)
+		var ours, theirs carried
+		err := netlab.Poll(ctx, 50*time.Millisecond, func() (bool, error) {
+			ours, theirs = s.carried(connection), peer.carried(connection)
+			return ours == carried{theirs.PacketsReceived, theirs.PacketsSent, theirs.OctetsReceived, theirs.OctetsSent}, nil
+		})
+		cancel()
+		if err != nil || ours.PacketsSent == 0 || ours.OctetsReceived < 84*ours.PacketsReceived {
+			s.t.Errorf("%s: side %s counts %+v, side %s %+v: %v", connection, s.name, ours, peer.name, theirs, err)
 		}
 	}
 }

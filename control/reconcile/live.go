@@ -284,7 +284,10 @@ func (r *Reconciler) observe(ctx context.Context) error {
 			l.failure = nil
 		}
 	}
-	err := errors.Join(r.probe(now), r.reroute())
+	if err := r.probe(now); err != nil {
+		r.Logger.Error("not everything is probed", "error", err)
+	}
+	err := r.reroute()
 	var routes map[string][]netip.Prefix
 	if err == nil {
 		routes = r.routed()

@@ -74,9 +74,8 @@ func (r *Reconciler) probe(now time.Time) error {
 	slices.SortFunc(targets, func(a, b nqa.Target) int { return strings.Compare(a.ID, b.ID) })
 	var err error
 	if !slices.Equal(targets, r.targets) {
-		if err = r.Prober.Apply(targets); err == nil {
-			r.targets = targets
-		}
+		err = r.Prober.Apply(targets) // what it refuses once, it would refuse again
+		r.targets = targets
 	}
 	verdicts := make(map[string]nqa.Verdict)
 	for _, p := range r.Probes() {

@@ -199,7 +199,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		if due.take(dueObserve, now) {
 			if err := r.observe(ctx); err != nil {
-				r.Logger.Warn("routes or probes could not be changed", "error", err)
+				r.Logger.Warn("routes could not be changed", "error", err)
 				due.at(duePass, time.Now().Add(retryMin))
 			}
 			if len(r.leaving) > 0 {
