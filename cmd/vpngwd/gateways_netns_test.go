@@ -224,7 +224,9 @@ func testTwoGateways(t *testing.T, style string) {
 	}
 
 	a.countsAlike(b)
-	a.probe(b)
+	if style == "static" {
+		a.probe(b)
+	}
 
 	// The peer takes the first tunnel down: traffic goes over the second.
 	ping, err := a.host.StartPing("failover", a.hostAddress(), b.hostAddress(), 20*time.Millisecond)
@@ -295,6 +297,7 @@ func (s *side) carried(connection string) (sum carried) {
 // received, once nothing is under way.
 func (s *side) countsAlike(peer *side) {
 	s.t.Helper()
+	var all carried
 	for _, connection := range []string{"c1", "c2"} {
 		ctx, cancel := context.WithTimeout(s.ctx, patience)
 		var ours, theirs carried
@@ -303,9 +306,14 @@ func (s *side) countsAlike(peer *side) {
 			return ours == carried{theirs.PacketsReceived, theirs.PacketsSent, theirs.OctetsReceived, theirs.OctetsSent}, nil
 		})
 		cancel()
-		if err != nil || ours.PacketsSent == 0 || ours.OctetsReceived < 84*ours.PacketsReceived {
+		if err != nil || ours.OctetsReceived < 84*ours.PacketsReceived {
 			s.t.Errorf("%s: side %s counts %+v, side %s %+v: %v", connection, s.name, ours, peer.name, theirs, err)
 		}
+		all.PacketsSent += ours.PacketsSent
+		all.PacketsReceived += ours.PacketsReceived
+	}
+	if all.PacketsSent == 0 || all.PacketsReceived == 0 {
+		s.t.Errorf("side %s counts no traffic: %+v", s.name, all)
 	}
 }
 
