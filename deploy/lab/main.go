@@ -208,7 +208,8 @@ func (l *lab) invite() error {
 	site := l.topology.Sites[0]
 	var b strings.Builder
 	b.WriteString("# For a shell: . this file\n")
-	for _, v := range append(l.daemon.Environment(), "OFFICE_PSK="+l.psk) {
+	variables := []string{"OFFICE_PSK=" + l.psk, "LAB=" + l.topology.Dir, fmt.Sprintf("VPNGWD=%d", l.daemon.PID())}
+	for _, v := range append(l.daemon.Environment(), variables...) {
 		fmt.Fprintf(&b, "export %s\n", v)
 	}
 	functions := []struct{ name, command string }{
@@ -243,9 +244,11 @@ The tunnel stays up until Ctrl-C. In another shell, as root:
   office_swanctl --list-sas                      what strongSwan sees
   office_swanctl --rekey --child lan
   office_swanctl --terminate --ike cloud         it comes back by itself
+  kill -9 $VPNGWD                                a crash: nothing goes on in the clear
+  on_gateway %[4]s/vpngwd --config $LAB/vpngwd/vpngwd.yaml   from the store again
 
 Logs: %[2]s/vpngwd.err and %[2]s/strongswan/log
-`, file, l.topology.Dir, site.Addresses[0])
+`, file, l.topology.Dir, site.Addresses[0], l.bin)
 	return nil
 }
 
@@ -271,7 +274,7 @@ func (l *lab) close() error {
 		return nil
 	}
 	var stopped error
-	if l.daemon != nil {
+	if l.daemon != nil && l.daemon.Running() { // one may try what a crash does
 		stopped = l.daemon.Stop()
 	}
 	return errors.Join(stopped, l.topology.Close())
