@@ -148,7 +148,9 @@ type dataplaneConfig struct {
 }
 
 type ikeConfig struct {
-	Retransmit retransmitConfig `yaml:"retransmit"`
+	Retransmit       retransmitConfig `yaml:"retransmit"`
+	MaxLifetime      time.Duration    `yaml:"max_lifetime"`
+	MaxChildLifetime time.Duration    `yaml:"max_child_lifetime"`
 }
 
 type retransmitConfig struct {
@@ -470,6 +472,8 @@ func (c *config) checkEngines(p *problems) {
 	if m := c.Dataplane.OuterMTU; m != 0 && (m < minOuterMTU || m > maxOuterMTU) {
 		p.add("dataplane.outer_mtu", "%d is not in %d-%d (0: that of the interface)", m, minOuterMTU, maxOuterMTU)
 	}
+	c.checkLifetime(p, "ike.max_lifetime", c.IKE.MaxLifetime)
+	c.checkLifetime(p, "ike.max_child_lifetime", c.IKE.MaxChildLifetime)
 	r := c.IKE.Retransmit
 	if r == (retransmitConfig{}) {
 		return // the key exchange has defaults of its own
@@ -482,6 +486,15 @@ func (c *config) checkEngines(p *problems) {
 	}
 	if r.Tries < 1 || r.Tries > 20 {
 		p.add("ike.retransmit.tries", "%d is not in 1-20", r.Tries)
+	}
+}
+
+// minLifetime is the shortest life of an SA that leaves time for a rekey.
+const minLifetime = 5 * time.Second
+
+func (c *config) checkLifetime(p *problems, key string, limit time.Duration) {
+	if limit != 0 && limit < minLifetime {
+		p.add(key, "%s is less than %s (0: as connections ask for)", limit, minLifetime)
 	}
 }
 

@@ -83,7 +83,9 @@ func (d *daemon) open(ctx context.Context) error {
 	d.reconciler = reconcile.New(reconcile.Options{
 		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
 		Inventory: &c.Inventory, HostAddresses: addressSet, StopKeyExchange: d.stopKeyExchange,
-		ForceEncap: c.Dataplane.ForceEncapsulation, PID: os.Getpid(), Logger: d.log.With("part", "reconcile"),
+		ForceEncap: c.Dataplane.ForceEncapsulation,
+		Lifetimes:  reconcile.LifetimeLimits{IKE: c.IKE.MaxLifetime, Child: c.IKE.MaxChildLifetime},
+		PID:        os.Getpid(), Logger: d.log.With("part", "reconcile"),
 	})
 	if err := d.openAPI(objects); err != nil {
 		return err

@@ -70,8 +70,10 @@ type Options struct {
 	HostAddresses func() (map[netip.Addr]bool, error)
 	// ForceEncap asks for UDP encapsulation of ESP on every connection.
 	ForceEncap bool
-	PID        int // for log lines
-	Logger     *slog.Logger
+	// Lifetimes limits those of all SAs.
+	Lifetimes LifetimeLimits
+	PID       int // for log lines
+	Logger    *slog.Logger
 }
 
 // Rhythm of the loop.
@@ -129,7 +131,7 @@ func New(o Options) *Reconciler {
 	r := &Reconciler{
 		Options:    o,
 		wake:       make(chan struct{}, 1),
-		translator: newTranslator(o.ForceEncap),
+		translator: newTranslator(o.ForceEncap, o.Lifetimes),
 		routing:    newRouting(),
 		tunnels:    make(map[string]*tunnel),
 		leaving:    make(map[string]time.Time),

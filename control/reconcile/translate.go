@@ -58,16 +58,35 @@ type subject struct {
 // so that a connection keeps its own while others come and go.
 type translator struct {
 	forceEncap bool
+	limits     LifetimeLimits
 	reqIDs     *numbers
 	ifIDs      *numbers
 }
 
-func newTranslator(forceEncap bool) *translator {
+func newTranslator(forceEncap bool, limits LifetimeLimits) *translator {
 	return &translator{
 		forceEncap: forceEncap,
+		limits:     limits,
 		reqIDs:     newNumbers(1, 1<<31-1),
 		ifIDs:      newNumbers(1, 1<<31-1),
 	}
+}
+
+// LifetimeLimits are a node's upper limits of SA lifetimes, whatever longer ones
+// connections ask for. Zero is none. In IKEv2 each end rekeys by its own
+// lifetime, so that the shorter one counts (RFC 7296, section 2.8).
+type LifetimeLimits struct{ IKE, Child time.Duration }
+
+func (l LifetimeLimits) ike(seconds int) time.Duration { return atMost(l.IKE, seconds) }
+
+func (l LifetimeLimits) child(seconds int) time.Duration { return atMost(l.Child, seconds) }
+
+func atMost(limit time.Duration, seconds int) time.Duration {
+	wanted := time.Duration(seconds) * time.Second
+	if limit > 0 && limit < wanted {
+		return limit
+	}
+	return wanted
 }
 
 // retain forgets the numbers of all connections but these.
@@ -135,7 +154,7 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 			LocalID:  local, RemoteID: remote,
 			PSK:       []byte(c.PSK.Reveal()),
 			Proposals: []ipsec.Proposal{ike},
-			Lifetime:  time.Duration(c.IKE.LifetimeSeconds) * time.Second,
+			Lifetime:  t.limits.ike(c.IKE.LifetimeSeconds),
 			DPD: sa.DPD{
 				Interval: time.Duration(c.IKE.DPD.IntervalSeconds) * time.Second,
 				Timeout:  time.Duration(c.IKE.DPD.TimeoutSeconds) * time.Second,
@@ -206,7 +225,7 @@ func (t *translator) child(tn *tunnel, s subject, name string, local, remote []i
 		Proposals:    []ipsec.Proposal{esp},
 		Local:        local,
 		Remote:       remote,
-		Lifetime:     ipsec.Lifetime{Hard: time.Duration(s.connection.IPsec.LifetimeSeconds) * time.Second},
+		Lifetime:     ipsec.Lifetime{Hard: t.limits.child(s.connection.IPsec.LifetimeSeconds)},
 		ReplayWindow: replayWindow,
 	})
 	return nil

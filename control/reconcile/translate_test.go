@@ -50,7 +50,7 @@ func aSubject() subject {
 }
 
 func TestTranslate(t *testing.T) {
-	tn, err := newTranslator(true).translate(aSubject())
+	tn, err := newTranslator(true, LifetimeLimits{}).translate(aSubject())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestTranslateVariants(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			s := aSubject()
 			tc.change(&s)
-			tn, err := newTranslator(false).translate(s)
+			tn, err := newTranslator(false, LifetimeLimits{}).translate(s)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -205,7 +205,7 @@ func TestTranslateRefuses(t *testing.T) {
 	} {
 		s := aSubject()
 		tc.change(&s)
-		if _, err := newTranslator(false).translate(s); err == nil || !strings.HasPrefix(err.Error(), tc.want) {
+		if _, err := newTranslator(false, LifetimeLimits{}).translate(s); err == nil || !strings.HasPrefix(err.Error(), tc.want) {
 			t.Errorf("error %v, want one that begins with %q", err, tc.want)
 		} else if strings.Contains(err.Error(), "secret") {
 			t.Errorf("the error holds the PSK: %v", err)
@@ -366,5 +366,29 @@ func TestBlame(t *testing.T) {
 	), func(id string, _ error) { faults[id]++ })
 	if faults["a"] != 3 || faults["b"] != 2 || rest == nil || rest.Error() != "list links: no" {
 		t.Errorf("faults are %v, the rest is %v", faults, rest)
+	}
+}
+
+func TestLifetimesAreLimited(t *testing.T) {
+	for _, tc := range []struct {
+		name               string
+		limits             LifetimeLimits
+		wantIKE, wantChild time.Duration
+	}{
+		{"none", LifetimeLimits{}, 86400 * time.Second, 3600 * time.Second},
+		{"shorter", LifetimeLimits{IKE: time.Minute, Child: time.Second}, time.Minute, time.Second},
+		{"longer", LifetimeLimits{IKE: 48 * time.Hour, Child: 2 * time.Hour}, 86400 * time.Second, 3600 * time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := aSubject()
+			s.connection.IKE.LifetimeSeconds, s.connection.IPsec.LifetimeSeconds = 86400, 3600
+			tn, err := newTranslator(true, tc.limits).translate(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tn.connection.Lifetime != tc.wantIKE || tn.connection.Children[0].Lifetime.Hard != tc.wantChild {
+				t.Errorf("IKE %s, child %s", tn.connection.Lifetime, tn.connection.Children[0].Lifetime.Hard)
+			}
+		})
 	}
 }

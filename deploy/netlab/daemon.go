@@ -51,6 +51,9 @@ type DaemonOptions struct {
 	// RawESP leaves ESP as IP protocol 50 where no NAT is; else the userspace
 	// data plane asks for UDP encapsulation everywhere.
 	RawESP bool
+	// ShortLives makes the daemon rekey CHILD_SAs about every five seconds and
+	// IKE SAs about every ten.
+	ShortLives bool
 }
 
 // StartDaemon starts the vpngwd whose program file is given and waits until it
@@ -107,9 +110,14 @@ inventory:
 		}
 		fmt.Fprintf(&b, "    - {id: %s, address: %s%s, interface: %s, type: 5_bgp, bandwidth_mbps: 300}\n", id, d.topology.Public[i], private, WAN)
 	}
+	var ike []string
 	if o.Retransmit {
-		b.WriteString("ike: {retransmit: {initial: 500ms, factor: 1.5, tries: 3}}\n")
+		ike = append(ike, "retransmit: {initial: 500ms, factor: 1.5, tries: 3}")
 	}
+	if o.ShortLives {
+		ike = append(ike, "max_lifetime: 13s", "max_child_lifetime: 7s")
+	}
+	fmt.Fprintf(&b, "ike: {%s}\n", strings.Join(ike, ", "))
 	if d.KeyDir != "" {
 		fmt.Fprintf(&b, "debug: {key_log_dir: %s}\n", d.KeyDir)
 	}

@@ -66,7 +66,9 @@ func SwanConfig(connections ...SwanConnection) string {
 				fmt.Fprintf(&b, "        esp_proposals = %s\n", c.ESPProposal)
 			}
 			if c.ChildRekeyTime > 0 {
-				fmt.Fprintf(&b, "        rekey_time = %s\n", seconds(c.ChildRekeyTime))
+				// In whole seconds a short rekey time would round to the end of the life.
+				life := max(c.ChildRekeyTime*11/10, c.ChildRekeyTime+3*time.Second)
+				fmt.Fprintf(&b, "        rekey_time = %s\n        life_time = %s\n        rand_time = 1s\n", seconds(c.ChildRekeyTime), seconds(life))
 			}
 			if c.Initiate {
 				b.WriteString("        start_action = start\n        close_action = start\n        dpd_action = restart\n")
