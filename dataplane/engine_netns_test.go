@@ -302,14 +302,35 @@ func TestNetNSTooBig(t *testing.T) {
 	}
 }
 
+// settled returns the state of a site once the kernel is through with what was
+// set: it makes the local routes of IPv6 addresses some time after them.
+func settled(t *testing.T, s *site) netlab.HostState {
+	t.Helper()
+	state := func() netlab.HostState {
+		h, err := s.ns.HostState(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	last := state()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		time.Sleep(200 * time.Millisecond)
+		now := state()
+		if strings.TrimSpace(last.Diff(now)) == "" {
+			return now
+		}
+		last = now
+	}
+	t.Fatal("the host does not settle")
+	return last
+}
+
 // TestNetNSLeavesNothing compares the host before and after, and takes the
 // interface away in between.
 func TestNetNSLeavesNothing(t *testing.T) {
 	a, b := sites(t, false)
-	before, err := a.ns.HostState(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := settled(t, a)
 	a.open()
 	b.open()
 	defer b.close()
