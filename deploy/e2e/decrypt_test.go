@@ -84,7 +84,8 @@ func TestTsharkDecrypts(t *testing.T) {
 				}
 			}
 			t.Logf("%d ESP packets: %d ICVs correct, %d not, %d deciphered", len(esp), good, bad, inner)
-			if len(esp) < 1000 || good != len(esp) || len(sources) != 2 || inner != len(esp) {
+			const enough = 100 // a busy machine sends fewer than the rate asks for
+			if len(esp) < enough || good != len(esp) || len(sources) != 2 || inner != len(esp) {
 				t.Errorf("%d ESP packets from %v: %d ICVs correct, %d not, %d deciphered", len(esp), sources, good, bad, inner)
 			}
 		})
