@@ -48,7 +48,6 @@ func TestRekeyUnderTraffic(t *testing.T) {
 	// The rates leave room on a small machine, and a window's burst fits into
 	// the receive buffer of strongSwan's socket, some ninety packets.
 	const window = 32 << 10
-	const stalled = 2e6 // bit/s: no measure of speed, but of a flow that waits for retransmissions
 	flows := []struct {
 		title string
 		site  int
@@ -77,8 +76,8 @@ func TestRekeyUnderTraffic(t *testing.T) {
 			t.Errorf("%s: %v", r.title, r.err)
 		case r.report.Packets > 0 && r.report.Lost*50 > r.report.Packets:
 			t.Errorf("%s: more than a fiftieth is lost: %v", r.title, r.report)
-		case r.report.Packets == 0 && r.report.BitsPerSecond < stalled:
-			t.Errorf("%s: all but stands still: %v", r.title, r.report)
+		case r.report.Packets == 0 && r.report.BitsPerSecond < 15e6:
+			t.Errorf("%s: does not come near its rate: %v", r.title, r.report)
 		}
 	}
 	count := <-rekeyed
