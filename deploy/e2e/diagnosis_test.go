@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vpngw/vpngw/cmd/vpnctl/client"
 	"github.com/vpngw/vpngw/cmd/vpnctl/declare"
 	"github.com/vpngw/vpngw/deploy/netlab"
 )
@@ -95,9 +96,15 @@ func TestDiagnosis(t *testing.T) {
 	}
 	for i, s := range sites {
 		name := connectionName(i)
-		if have := w.status(name); have != "DOWN" {
+		object := must(w.api.Get(w.ctx, client.Connections, w.id(name)))(t)
+		if have := object.Status(); have != "DOWN" {
 			t.Errorf("%s: connection %s is %s", s.name, name, have)
 		}
+		diagnosis, _ := object["diagnosis"].(map[string]any)
+		if parameter, _ := diagnosis["parameter"].(string); parameter == "" || !strings.Contains(object.StatusMessage(), parameter) {
+			t.Errorf("%s: the API's status does not name the parameter: %q, %v", s.name, object.StatusMessage(), diagnosis)
+		}
+		t.Logf("%s, in the API: %s: %v", s.name, object.StatusMessage(), diagnosis)
 		command := append(append([]string{"env"}, w.daemon.Environment()...), vpnctl, "status", name)
 		shown := must(w.Gateway.Run(w.ctx, command...))(t)
 		// The newest line is that of either role.
