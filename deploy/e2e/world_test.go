@@ -223,13 +223,6 @@ func (w *world) id(name string) string {
 	return o.ID()
 }
 
-func (w *world) status(name string) string {
-	w.t.Helper()
-	o, err := w.api.Get(w.ctx, client.Connections, w.id(name))
-	w.check(err)
-	return o.Status()
-}
-
 // waitStatus waits for a connection's status.
 func (w *world) waitStatus(name, want string, limit time.Duration) {
 	w.t.Helper()
