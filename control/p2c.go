@@ -1,0 +1,170 @@
+package control
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Kinds of the objects of client-to-cloud VPN. Client CA certificates are part
+// of their server, the log configuration is part of the gateway.
+const (
+	KindP2CGateway   Kind = "p2c-gateway"
+	KindServer       Kind = "vpn-server"
+	KindUser         Kind = "vpn-user"
+	KindUserGroup    Kind = "user-group"
+	KindAccessPolicy Kind = "access-policy"
+)
+
+// P2CGateway is the specification of a client-to-cloud gateway. Its slot has
+// one EIP and at most one VPNServer.
+type P2CGateway struct {
+	Meta
+
+	VPCID               string     `json:"vpc_id"`
+	ConnectSubnet       string     `json:"connect_subnet"`
+	Flavor              Flavor     `json:"flavor"`
+	AvailabilityZones   []string   `json:"availability_zones"`
+	EIP                 EIPBinding `json:"eip,omitzero"`
+	MaxConnections      int        `json:"max_connections"` // clients online at the same time, 1 to 500
+	EnterpriseProjectID string     `json:"enterprise_project_id"`
+	LogConfig           *LogConfig `json:"log_config,omitempty"` // nil: connections are logged nowhere but here
+}
+
+// LogConfig says where the connection log of a gateway goes: a stream of the
+// inventory.
+type LogConfig struct {
+	GroupID  string `json:"log_group_id"`
+	StreamID string `json:"log_stream_id"`
+}
+
+// ClientAuthType says how clients of a server prove who they are.
+type ClientAuthType string
+
+// Client authentication types.
+const (
+	ClientAuthCertificate ClientAuthType = "CERT"
+	ClientAuthPassword    ClientAuthType = "LOCAL_PASSWORD"
+)
+
+// CertificateSource says where the certificate of a server comes from.
+type CertificateSource string
+
+// Sources of server certificates.
+const (
+	CertificateCCM         CertificateSource = "CCM"          // the inventory
+	CertificateServiceSign CertificateSource = "SERVICE_SIGN" // our own CA
+)
+
+// VPNServer is the specification of the VPN server of a P2CGateway. Its name is
+// empty: the API has none.
+type VPNServer struct {
+	Meta
+
+	GatewayID    string            `json:"gateway_id"`
+	ClientCIDR   netip.Prefix      `json:"client_cidr"` // masked
+	LocalSubnets []netip.Prefix    `json:"local_subnets"`
+	AuthType     ClientAuthType    `json:"auth_type"`
+	Certificate  ServerCertificate `json:"certificate"`
+	ClientCAs    []ClientCA        `json:"client_cas,omitempty"`
+	Protocol     string            `json:"protocol"` // TCP
+	Port         int               `json:"port"`     // 443 or 1194
+	Cipher       string            `json:"cipher"`   // AES-128-GCM or AES-256-GCM
+	Compressed   bool              `json:"compressed,omitempty"`
+	DNSServers   []netip.Addr      `json:"dns_servers,omitempty"`
+}
+
+// ServerCertificate is the certificate of a server. One of the inventory is
+// found by its id; one that our own CA signed stands here, its key and that of
+// the CA sealed in the store.
+type ServerCertificate struct {
+	Source CertificateSource `json:"source"`
+	ID     string            `json:"id,omitempty"` // CCM only
+	Name   string            `json:"name"`
+	// Chain holds the certificate and those of its issuers, PEM, leaf first;
+	// Key is the private key of the leaf, PEM. SERVICE_SIGN only.
+	Chain string `json:"chain,omitempty"`
+	Key   Secret `json:"-"`
+	// CAKey is the private key of the last certificate of Chain. SERVICE_SIGN
+	// only.
+	CAKey Secret `json:"-"`
+}
+
+// ClientCA is a trust anchor for the certificates of clients.
+type ClientCA struct {
+	ID        string    `json:"id"` // UUID
+	Name      string    `json:"name"`
+	PEM       string    `json:"pem"` // one certificate
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// VPNUser is the specification of a user of a server.
+type VPNUser struct {
+	Meta // Name is the one to log in with
+
+	ServerID    string     `json:"server_id"`
+	Description string     `json:"description,omitempty"`
+	GroupID     string     `json:"group_id,omitempty"` // empty: in no group
+	StaticIP    netip.Addr `json:"static_ip,omitzero"` // the zero Addr: any of the pool
+	// Passwords are hashes of the latest ones, the valid one first, at most
+	// passwordHistory.
+	Passwords []PasswordHash `json:"passwords"`
+}
+
+// BuiltIn tells apart what each server has from the start.
+type BuiltIn string
+
+// Types of groups and policies.
+const (
+	TypeDefault BuiltIn = "Default"
+	TypeCustom  BuiltIn = "Custom"
+)
+
+// UserGroup is the specification of a group of users of a server.
+type UserGroup struct {
+	Meta
+
+	ServerID    string  `json:"server_id"`
+	Description string  `json:"description,omitempty"`
+	Type        BuiltIn `json:"type"`
+}
+
+// AccessPolicy is the specification of what the users of a group may reach.
+type AccessPolicy struct {
+	Meta
+
+	ServerID     string         `json:"server_id"`
+	GroupID      string         `json:"group_id"`
+	Description  string         `json:"description,omitempty"`
+	Type         BuiltIn        `json:"type"`
+	Destinations []netip.Prefix `json:"destinations"` // 1 to 10, masked
+}
+
+// P2CGatewayStatus is what the reconciler reports of a P2CGateway.
+type P2CGatewayStatus struct {
+	Observed   int64     `json:"observed"` // generation that was applied last, or that failed
+	Fault      bool      `json:"fault,omitempty"`
+	Message    string    `json:"message,omitempty"` // why, for people
+	AppliedAt  time.Time `json:"applied_at,omitzero"`
+	LastChange time.Time `json:"last_change,omitzero"`
+}
+
+// ServerStatus is what the reconciler reports of a VPNServer.
+type ServerStatus struct {
+	Observed   int64     `json:"observed"`
+	Fault      bool      `json:"fault,omitempty"`
+	Message    string    `json:"message,omitempty"`
+	AppliedAt  time.Time `json:"applied_at,omitzero"`
+	LastChange time.Time `json:"last_change,omitzero"`
+}
+
+// ClientConnection is a client that is connected to a server of this node.
+type ClientConnection struct {
+	ID                string // UUID
+	VirtualIP         netip.Addr
+	Remote            netip.AddrPort
+	User              string
+	Inbound, Outbound Traffic // inbound is from the client
+	Established       time.Time
+	Sampled           time.Time
+}

@@ -1,0 +1,92 @@
+package sslvpn
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net/netip"
+)
+
+// Config is the whole wanted state of a Server.
+type Config struct {
+	Endpoints []Endpoint
+}
+
+// Endpoint is one VPN server: its listeners, its clients and what they may
+// reach. IDs are opaque to the engine and appear in events and snapshots.
+type Endpoint struct {
+	ID      string
+	Gateway string // the gateway that it belongs to, for events
+
+	// TCP and UDP are the addresses to listen on. Several endpoints cannot
+	// share one.
+	TCP, UDP []netip.AddrPort
+	// Device names the TUN device of the endpoint, at most 15 octets. The
+	// caller routes Pool to it.
+	Device string
+
+	Cipher     Cipher
+	Compressed bool // offers lz4-v2 framing, never compresses itself
+	// Certificate is the chain and private key of the server.
+	Certificate *tls.Certificate
+
+	Auth AuthMethod
+	// ClientCAs are the trust anchors of client certificates, for AuthCertificate.
+	ClientCAs []*x509.Certificate
+	// Users are those who may log in, for AuthPassword, by unique name.
+	Users []User
+	// Policies say what users may reach, for AuthPassword: the union over the
+	// policies of the user's group, and nothing without one. With
+	// AuthCertificate every client reaches all of Routes.
+	Policies []Policy
+
+	// Pool is the network of the clients, IPv4, in blocks of /30 (topology
+	// net30): the first host of the first block is the server's address, a
+	// client has the first host of a block and the second one as its peer.
+	Pool netip.Prefix
+	// Routes and DNS are pushed to the clients.
+	Routes []netip.Prefix
+	DNS    []netip.Addr
+
+	// MaxSessions bounds the sessions of the endpoint, MaxSessionsPerUser those
+	// of one user (0: no bound of its own).
+	MaxSessions, MaxSessionsPerUser int
+	// BandwidthMbps limits what all sessions carry together, for each
+	// direction; 0 is no limit.
+	BandwidthMbps int
+}
+
+// Cipher is the cipher of a data channel by its OpenVPN name.
+type Cipher string
+
+// Ciphers.
+const (
+	AES128GCM        Cipher = "AES-128-GCM"
+	AES256GCM        Cipher = "AES-256-GCM"
+	ChaCha20Poly1305 Cipher = "CHACHA20-POLY1305"
+)
+
+// AuthMethod says how clients prove who they are.
+type AuthMethod int
+
+// Authentication methods.
+const (
+	AuthPassword AuthMethod = iota + 1
+	AuthCertificate
+)
+
+// User may log in with a password.
+type User struct {
+	ID, Name string
+	// PasswordHash is given to Options.VerifyPassword. A session ends when the
+	// hash of its user changes.
+	PasswordHash string
+	Group        string     // id; empty: none, the user reaches nothing
+	StaticIP     netip.Addr // a first host of a /30 block of Pool; the zero Addr: any
+}
+
+// Policy lets the users of a group reach destinations.
+type Policy struct {
+	ID           string
+	Group        string // id
+	Destinations []netip.Prefix
+}
