@@ -5,12 +5,14 @@ package route
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"reflect"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +26,27 @@ func newNamespace(t *testing.T) {
 		t.Fatalf("make a network namespace (needs root): %v", err)
 	}
 	ip(t, "link set lo up")
+	// The kernel would add link-local addresses, and their routes a second or
+	// two later, after duplicate address detection.
+	for name, value := range map[string]string{"addr_gen_mode": "1", "accept_dad": "0"} {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/"+name, []byte(value), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// settled waits until iproute2 shows what the kernel does in the background.
+func settled(t *testing.T, args, want string) {
+	t.Helper()
+	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		text := ip(t, args)
+		if strings.Contains(text, want) {
+			return
+		}
+		if time.Since(start) > time.Minute {
+			t.Fatalf("ip %s does not show %q in\n%s", args, want, text)
+		}
+	}
 }
 
 // ip runs iproute2 in the thread's namespace.
@@ -79,6 +102,8 @@ func uplinkAndTunnels(t *testing.T) {
 	for _, name := range []string{"tun1", "tun2"} {
 		ip(t, "tuntap add "+name+" mode tun")
 	}
+	settled(t, "link show up0", "state UP")
+	settled(t, "-6 route show table local", "local 2001:db8:1::10 dev up0")
 }
 
 func tunnelState() State {
@@ -173,42 +198,25 @@ func TestNetNSSetTouchesNothing(t *testing.T) {
 	s := tunnelState()
 	wantSet(t, m, s)
 
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	var groups uint32
-	for _, group := range []int{
-		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
-		unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
-	} {
-		groups |= 1 << (group - 1)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
-		t.Fatal(err)
-	}
-	notifications := func() (n int) {
-		buf := make([]byte, 65536)
-		for {
-			if _, _, err := unix.Recvfrom(fd, buf, 0); err != nil {
-				return n
-			}
-			n++
-		}
-	}
-
+	settled(t, "-6 route show table local", "local fd00:70::1 dev tun1")
+	heard := subscribe(t)
 	for range 3 {
 		wantSet(t, m, s)
 	}
 	wantSet(t, newManager(t), s) // nor does a process that starts anew
-	if n := notifications(); n != 0 {
-		t.Errorf("setting the same state made %d changes", n)
+	if changes := heard.of(t, s); len(changes) != 0 {
+		t.Errorf("setting the same state made changes:\n%s", strings.Join(changes, "\n"))
 	}
 	s.Routes[2].MTU = 1300
 	wantSet(t, m, s)
-	if n := notifications(); n != 1 {
-		t.Errorf("one changed route made %d changes", n)
+	if changes := heard.of(t, s); len(changes) != 1 || !strings.Contains(changes[0], "172.16.0.0/12") {
+		t.Errorf("one changed route made changes:\n%s", strings.Join(changes, "\n"))
+	}
+	s.Rules = s.Rules[1:]
+	s.Addresses = s.Addresses[1:]
+	wantSet(t, m, s)
+	if changes := heard.of(t, tunnelState()); len(changes) < 2 {
+		t.Errorf("a rule and an address less made changes:\n%s", strings.Join(changes, "\n"))
 	}
 }
 
