@@ -47,6 +47,8 @@ type Objects struct {
 	connectionLog    store.Table[[]LogLine]
 	results          store.Table[storedResult]
 
+	p2c p2cTables
+
 	changing sync.Mutex // keeps writers of this process from conflicts
 }
 
@@ -70,6 +72,7 @@ func NewObjects(s store.Store, key *SealingKey) *Objects {
 		connectionStatus: store.NewTable[ConnectionStatus](s, prefixConnectionStatus),
 		connectionLog:    store.NewTable[[]LogLine](s, prefixConnectionLog),
 		results:          store.NewTable[storedResult](s, prefixClientTokens),
+		p2c:              newP2CTables(s),
 	}
 }
 
@@ -83,9 +86,18 @@ type Snapshot struct {
 	GatewayStatus    map[string]GatewayStatus    // by id
 	ConnectionStatus map[string]ConnectionStatus // by id
 	MonitorStatus    map[string]MonitorStatus    // by id
+
+	P2CGateways      []P2CGateway
+	Servers          []VPNServer
+	Users            []VPNUser
+	UserGroups       []UserGroup
+	AccessPolicies   []AccessPolicy
+	P2CGatewayStatus map[string]P2CGatewayStatus // by id
+	ServerStatus     map[string]ServerStatus     // by id
+
 	// Unreadable are the objects that could not be decoded, by id. They do not
-	// stand in the lists above, except for connections of which nothing but the
-	// secret cannot be opened: those stand there without it.
+	// stand in the lists above, except for connections and servers of which
+	// nothing but the secrets cannot be opened: those stand there without.
 	Unreadable map[string]error
 	// DamagedStatus are the statuses that could not be decoded, by the id of
 	// their object. They are to be written anew.
@@ -98,6 +110,8 @@ func (o *Objects) Snapshot(ctx context.Context) (*Snapshot, error) {
 		GatewayStatus:    map[string]GatewayStatus{},
 		ConnectionStatus: map[string]ConnectionStatus{},
 		MonitorStatus:    map[string]MonitorStatus{},
+		P2CGatewayStatus: map[string]P2CGatewayStatus{},
+		ServerStatus:     map[string]ServerStatus{},
 		Unreadable:       map[string]error{},
 		DamagedStatus:    map[string]error{},
 	}
@@ -119,6 +133,8 @@ func (o *Objects) Snapshot(ctx context.Context) (*Snapshot, error) {
 		s.readStatus(listStatus(ctx, o.gatewayStatus, s.GatewayStatus)),
 		s.readStatus(listStatus(ctx, o.connectionStatus, s.ConnectionStatus)),
 		s.readStatus(listStatus(ctx, o.monitorStatus, s.MonitorStatus)),
+		s.readStatus(listStatus(ctx, o.p2c.gatewayStatus, s.P2CGatewayStatus)),
+		s.readStatus(listStatus(ctx, o.p2c.serverStatus, s.ServerStatus)),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("list status: %w", err)
@@ -178,7 +194,7 @@ func (o *Objects) decodeInto(s *Snapshot, kind Kind, e store.Entry) error {
 		}
 		s.Monitors = append(s.Monitors, row.Value)
 	default:
-		return fmt.Errorf("kind %q is unknown", kind)
+		return o.decodeP2CInto(s, kind, e)
 	}
 	return nil
 }
@@ -436,27 +452,23 @@ func (tx *transaction) putConnection(c Connection) error {
 // gatewayStatus returns the status of a gateway, the zero one where there is
 // none yet or it is damaged.
 func (tx *transaction) gatewayStatus(m Meta) (GatewayStatus, error) {
-	row, err := tx.objects.gatewayStatus.Get(tx.ctx, m.Project+"/"+m.ID)
-	if errors.Is(err, store.ErrNotFound) || store.IsDamaged(err) {
-		err = nil
-	}
-	return row.Value, err
+	return statusOf(tx.ctx, tx.objects.gatewayStatus, m)
 }
 
-// connectionStatus returns the status of a connection, the zero one where
-// there is none yet or it is damaged.
+// connectionStatus returns the status of a connection likewise.
 func (tx *transaction) connectionStatus(m Meta) (ConnectionStatus, error) {
-	row, err := tx.objects.connectionStatus.Get(tx.ctx, m.Project+"/"+m.ID)
-	if errors.Is(err, store.ErrNotFound) || store.IsDamaged(err) {
-		err = nil
-	}
-	return row.Value, err
+	return statusOf(tx.ctx, tx.objects.connectionStatus, m)
 }
 
-// monitorStatusOf returns the status of a monitor, the zero one where there is
-// none yet or it is damaged.
+// monitorStatusOf returns the status of a monitor likewise.
 func (o *Objects) monitorStatusOf(ctx context.Context, m Meta) (MonitorStatus, error) {
-	row, err := o.monitorStatus.Get(ctx, m.Project+"/"+m.ID)
+	return statusOf(ctx, o.monitorStatus, m)
+}
+
+// statusOf returns the status of an object, the zero one where there is none
+// yet or it is damaged.
+func statusOf[T any](ctx context.Context, t store.Table[T], m Meta) (T, error) {
+	row, err := t.Get(ctx, m.Project+"/"+m.ID)
 	if errors.Is(err, store.ErrNotFound) || store.IsDamaged(err) {
 		err = nil
 	}
@@ -523,7 +535,9 @@ func splitSpecKey(key string) (kind Kind, project, id string, ok bool) {
 
 func idOf(key string) string { return key[strings.LastIndexByte(key, '/')+1:] }
 
-func isNotFound(err error) bool {
+func isNotFound(err error) bool { return isCode(err, CodeNotFound) }
+
+func isCode(err error, code string) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Code == CodeNotFound
+	return errors.As(err, &e) && e.Code == code
 }

@@ -15,8 +15,8 @@ const (
 	KindAccessPolicy Kind = "access-policy"
 )
 
-// P2CGateway is the specification of a client-to-cloud gateway. Its slot has
-// one EIP and at most one VPNServer.
+// P2CGateway is the specification of a client-to-cloud gateway. It has one
+// EIP and at most one VPNServer.
 type P2CGateway struct {
 	Meta
 
@@ -107,8 +107,8 @@ type VPNUser struct {
 	GroupID     string     `json:"group_id,omitempty"` // empty: in no group
 	StaticIP    netip.Addr `json:"static_ip,omitzero"` // the zero Addr: any of the pool
 	// Passwords are hashes of the latest ones, the valid one first, at most
-	// passwordHistory.
-	Passwords []PasswordHash `json:"passwords"`
+	// passwordHistory. They leave the store for no answer.
+	Passwords []PasswordHash `json:"-"`
 }
 
 // BuiltIn tells apart what each server has from the start.

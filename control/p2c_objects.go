@@ -1,0 +1,385 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vpngw/vpngw/control/store"
+)
+
+// Where the objects of client-to-cloud VPN are kept. Below each stands
+// project/id.
+const (
+	prefixP2CGateways      = prefixSpec + string(KindP2CGateway)
+	prefixServers          = prefixSpec + string(KindServer)
+	prefixUsers            = prefixSpec + string(KindUser)
+	prefixUserGroups       = prefixSpec + string(KindUserGroup)
+	prefixAccessPolicies   = prefixSpec + string(KindAccessPolicy)
+	prefixP2CGatewayStatus = "status/" + string(KindP2CGateway)
+	prefixServerStatus     = "status/" + string(KindServer)
+)
+
+// p2cTables are the tables of client-to-cloud VPN.
+type p2cTables struct {
+	gateways      store.Table[P2CGateway]
+	servers       store.Table[storedServer]
+	users         store.Table[storedUser]
+	groups        store.Table[UserGroup]
+	policies      store.Table[AccessPolicy]
+	gatewayStatus store.Table[P2CGatewayStatus]
+	serverStatus  store.Table[ServerStatus]
+}
+
+func newP2CTables(s store.Store) p2cTables {
+	return p2cTables{
+		gateways:      store.NewTable[P2CGateway](s, prefixP2CGateways),
+		servers:       store.NewTable[storedServer](s, prefixServers),
+		users:         store.NewTable[storedUser](s, prefixUsers),
+		groups:        store.NewTable[UserGroup](s, prefixUserGroups),
+		policies:      store.NewTable[AccessPolicy](s, prefixAccessPolicies),
+		gatewayStatus: store.NewTable[P2CGatewayStatus](s, prefixP2CGatewayStatus),
+		serverStatus:  store.NewTable[ServerStatus](s, prefixServerStatus),
+	}
+}
+
+// storedServer is a server with the private keys of its certificate sealed.
+type storedServer struct {
+	VPNServer
+	SealedKey   []byte `json:"sealed_key,omitempty"`
+	SealedCAKey []byte `json:"sealed_ca_key,omitempty"`
+}
+
+// storedUser is a user with the hashes of the passwords as text.
+type storedUser struct {
+	VPNUser
+	PasswordHashes []string `json:"password_hashes"`
+}
+
+func (o *Objects) sealServer(s VPNServer) storedServer {
+	stored := storedServer{VPNServer: s}
+	if !s.Certificate.Key.IsZero() {
+		stored.SealedKey = o.key.Seal(s.Certificate.Key, keyPlace("key", &s))
+	}
+	if !s.Certificate.CAKey.IsZero() {
+		stored.SealedCAKey = o.key.Seal(s.Certificate.CAKey, keyPlace("ca key", &s))
+	}
+	return stored
+}
+
+// unsealServer returns a server with its private keys, or without them and why.
+func (o *Objects) unsealServer(stored storedServer) (VPNServer, error) {
+	s := stored.VPNServer
+	var errs [2]error
+	if len(stored.SealedKey) > 0 {
+		s.Certificate.Key, errs[0] = o.key.Open(stored.SealedKey, keyPlace("key", &s))
+	}
+	if len(stored.SealedCAKey) > 0 {
+		s.Certificate.CAKey, errs[1] = o.key.Open(stored.SealedCAKey, keyPlace("ca key", &s))
+	}
+	return s, errors.Join(errs[:]...)
+}
+
+func keyPlace(which string, s *VPNServer) string {
+	return which + " of server " + s.Project + "/" + s.ID
+}
+
+func storeUser(u VPNUser) storedUser {
+	stored := storedUser{VPNUser: u, PasswordHashes: make([]string, len(u.Passwords))}
+	for i, h := range u.Passwords {
+		stored.PasswordHashes[i] = h.Encode()
+	}
+	return stored
+}
+
+func (s storedUser) user() (VPNUser, error) {
+	u := s.VPNUser
+	u.Passwords = make([]PasswordHash, len(s.PasswordHashes))
+	for i, text := range s.PasswordHashes {
+		var err error
+		if u.Passwords[i], err = ParsePasswordHash(text); err != nil {
+			return u, fmt.Errorf("user %s: %w", u.ID, err)
+		}
+	}
+	return u, nil
+}
+
+func (o *Objects) decodeP2CInto(s *Snapshot, kind Kind, e store.Entry) error {
+	switch kind {
+	case KindP2CGateway:
+		return decodeOne(o.p2c.gateways, e, &s.P2CGateways)
+	case KindServer:
+		row, err := o.p2c.servers.Decode(e)
+		if err != nil {
+			return err
+		}
+		// One whose keys cannot be opened stands there without them: it has a
+		// status and can be deleted.
+		server, err := o.unsealServer(row.Value)
+		s.Servers = append(s.Servers, server)
+		return err
+	case KindUser:
+		row, err := o.p2c.users.Decode(e)
+		if err != nil {
+			return err
+		}
+		user, err := row.Value.user()
+		if err == nil {
+			s.Users = append(s.Users, user)
+		}
+		return err
+	case KindUserGroup:
+		return decodeOne(o.p2c.groups, e, &s.UserGroups)
+	case KindAccessPolicy:
+		return decodeOne(o.p2c.policies, e, &s.AccessPolicies)
+	default:
+		return fmt.Errorf("kind %q is unknown", kind)
+	}
+}
+
+func decodeOne[T any](t store.Table[T], e store.Entry, into *[]T) error {
+	row, err := t.Decode(e)
+	if err == nil {
+		*into = append(*into, row.Value)
+	}
+	return err
+}
+
+// SetP2CGatewayStatus writes the status of a client-to-cloud gateway. It is for
+// the reconciler alone. It fails with store.ErrNotFound when the gateway is
+// gone.
+func (o *Objects) SetP2CGatewayStatus(ctx context.Context, project, id string, s P2CGatewayStatus) error {
+	return setStatus(ctx, o, o.p2c.gatewayStatus, prefixP2CGateways, project, id, s)
+}
+
+// SetServerStatus writes the status of a server. It is for the reconciler
+// alone. It fails with store.ErrNotFound when the server is gone.
+func (o *Objects) SetServerStatus(ctx context.Context, project, id string, s ServerStatus) error {
+	return setStatus(ctx, o, o.p2c.serverStatus, prefixServers, project, id, s)
+}
+
+// finalizeBatch is how many objects below a gateway one transaction removes:
+// with those of the gateway itself, the guard and their statuses it stays
+// below store.MaxTxnSize.
+const finalizeBatch = 100
+
+// FinalizeP2CGateway removes a client-to-cloud gateway that was taken down,
+// with its server and the users, groups and policies of that: its deletion must
+// have been asked for. One that is gone is no error. It is for the reconciler
+// alone.
+//
+// What stands below the gateway may take several transactions, the gateway goes
+// with the last one: a call that was cut short is to be repeated.
+func (o *Objects) FinalizeP2CGateway(ctx context.Context, project, id string) error {
+	for done := false; !done; {
+		err := o.change(ctx, func(tx *transaction) error {
+			done = true
+			g, err := tx.p2cGateway(project, id)
+			switch {
+			case isCode(err, codeNoGateway):
+				return nil
+			case err != nil:
+				return err
+			case !g.DeletionRequested:
+				return fmt.Errorf("gateway %s: its deletion was not asked for", id)
+			}
+			below, servers, err := tx.belowGateway(&g)
+			if err != nil {
+				return err
+			}
+			if len(below) > finalizeBatch {
+				done = false
+				tx.ops = append(tx.ops, below[:finalizeBatch]...)
+				return nil
+			}
+			key := project + "/" + id
+			tx.ops = append(append(tx.ops, below...), servers...)
+			tx.ops = append(tx.ops, o.p2c.gateways.Delete(key), o.p2c.gatewayStatus.Delete(key))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// belowGateway returns the removal of what a gateway has: that of users, groups
+// and policies, and that of its servers with their status.
+func (tx *transaction) belowGateway(g *P2CGateway) (below, servers []store.Op, err error) {
+	t := &tx.objects.p2c
+	all, err := tx.servers(g.Project)
+	if err != nil {
+		return nil, nil, err
+	}
+	mine := map[string]bool{}
+	for _, s := range all {
+		if s.GatewayID == g.ID {
+			mine[s.ID] = true
+			key := s.Project + "/" + s.ID
+			servers = append(servers, t.servers.Delete(key), t.serverStatus.Delete(key))
+		}
+	}
+	users, err1 := list(tx.ctx, t.users, g.Project)
+	groups, err2 := list(tx.ctx, t.groups, g.Project)
+	policies, err3 := list(tx.ctx, t.policies, g.Project)
+	for _, u := range users {
+		if mine[u.ServerID] {
+			below = append(below, t.users.Delete(u.Project+"/"+u.ID))
+		}
+	}
+	for _, v := range groups {
+		if mine[v.ServerID] {
+			below = append(below, t.groups.Delete(v.Project+"/"+v.ID))
+		}
+	}
+	for _, p := range policies {
+		if mine[p.ServerID] {
+			below = append(below, t.policies.Delete(p.Project+"/"+p.ID))
+		}
+	}
+	return below, servers, errors.Join(err1, err2, err3)
+}
+
+// getOr is get with the refusal of an id that is not there.
+func getOr[T any](ctx context.Context, t store.Table[T], project, id string, missing *Error) (T, error) {
+	v, err := get(ctx, t, project, id)
+	if isNotFound(err) {
+		err = missing
+	}
+	return v, err
+}
+
+func (tx *transaction) p2cGateway(project, id string) (P2CGateway, error) {
+	return getOr(tx.ctx, tx.objects.p2c.gateways, project, id, noGateway())
+}
+
+// p2cGateways returns those of a project, or of all when project is empty.
+func (tx *transaction) p2cGateways(project string) ([]P2CGateway, error) {
+	return list(tx.ctx, tx.objects.p2c.gateways, project)
+}
+
+// server returns a server without its private keys; putServer keeps those.
+func (tx *transaction) server(project, id string) (VPNServer, error) {
+	s, err := getOr(tx.ctx, tx.objects.p2c.servers, project, id, noServer())
+	return s.VPNServer, err
+}
+
+// servers returns those of a project without their private keys.
+func (tx *transaction) servers(project string) ([]VPNServer, error) {
+	stored, err := list(tx.ctx, tx.objects.p2c.servers, project)
+	out := make([]VPNServer, len(stored))
+	for i := range stored {
+		out[i] = stored[i].VPNServer
+	}
+	return out, err
+}
+
+func (tx *transaction) user(project, id string) (VPNUser, error) {
+	s, err := getOr(tx.ctx, tx.objects.p2c.users, project, id, noUser())
+	if err != nil {
+		return VPNUser{}, err
+	}
+	return s.user()
+}
+
+// users returns those of a server, without their passwords.
+func (tx *transaction) users(project, serverID string) ([]VPNUser, error) {
+	stored, err := list(tx.ctx, tx.objects.p2c.users, project)
+	var out []VPNUser
+	for i := range stored {
+		if stored[i].ServerID == serverID {
+			out = append(out, stored[i].VPNUser)
+		}
+	}
+	return out, err
+}
+
+func (tx *transaction) userGroup(project, id string) (UserGroup, error) {
+	return getOr(tx.ctx, tx.objects.p2c.groups, project, id, noUserGroup())
+}
+
+// userGroups returns those of a server.
+func (tx *transaction) userGroups(project, serverID string) ([]UserGroup, error) {
+	all, err := list(tx.ctx, tx.objects.p2c.groups, project)
+	var out []UserGroup
+	for _, g := range all {
+		if g.ServerID == serverID {
+			out = append(out, g)
+		}
+	}
+	return out, err
+}
+
+func (tx *transaction) accessPolicy(project, id string) (AccessPolicy, error) {
+	return getOr(tx.ctx, tx.objects.p2c.policies, project, id, noAccessPolicy())
+}
+
+// accessPolicies returns those of a server.
+func (tx *transaction) accessPolicies(project, serverID string) ([]AccessPolicy, error) {
+	all, err := list(tx.ctx, tx.objects.p2c.policies, project)
+	var out []AccessPolicy
+	for _, p := range all {
+		if p.ServerID == serverID {
+			out = append(out, p)
+		}
+	}
+	return out, err
+}
+
+func (tx *transaction) putP2CGateway(g P2CGateway) error {
+	return put(tx, tx.objects.p2c.gateways, g.Meta, g)
+}
+
+// putServer stores a server. Without a key its certificate keeps the sealed
+// keys that stand beside the same certificates.
+func (tx *transaction) putServer(s VPNServer) error {
+	stored := tx.objects.sealServer(s)
+	if s.Certificate.Key.IsZero() && s.Certificate.Chain != "" {
+		before, err := get(tx.ctx, tx.objects.p2c.servers, s.Project, s.ID)
+		if err != nil {
+			return err
+		}
+		if before.Certificate.Chain != s.Certificate.Chain {
+			return fmt.Errorf("server %s: another certificate without its key", s.ID)
+		}
+		stored.SealedKey, stored.SealedCAKey = before.SealedKey, before.SealedCAKey
+	}
+	return put(tx, tx.objects.p2c.servers, s.Meta, stored)
+}
+
+// putUser stores a user with the hashes of its passwords.
+func (tx *transaction) putUser(u VPNUser) error {
+	return put(tx, tx.objects.p2c.users, u.Meta, storeUser(u))
+}
+
+func (tx *transaction) putUserGroup(g UserGroup) error {
+	return put(tx, tx.objects.p2c.groups, g.Meta, g)
+}
+
+func (tx *transaction) putAccessPolicy(p AccessPolicy) error {
+	return put(tx, tx.objects.p2c.policies, p.Meta, p)
+}
+
+func (tx *transaction) deleteUser(m Meta) {
+	tx.ops = append(tx.ops, tx.objects.p2c.users.Delete(m.Project+"/"+m.ID))
+}
+
+func (tx *transaction) deleteUserGroup(m Meta) {
+	tx.ops = append(tx.ops, tx.objects.p2c.groups.Delete(m.Project+"/"+m.ID))
+}
+
+func (tx *transaction) deleteAccessPolicy(m Meta) {
+	tx.ops = append(tx.ops, tx.objects.p2c.policies.Delete(m.Project+"/"+m.ID))
+}
+
+// p2cGatewayStatus returns the status of a gateway, the zero one where there is
+// none yet or it is damaged.
+func (tx *transaction) p2cGatewayStatus(m Meta) (P2CGatewayStatus, error) {
+	return statusOf(tx.ctx, tx.objects.p2c.gatewayStatus, m)
+}
+
+// serverStatus returns the status of a server likewise.
+func (tx *transaction) serverStatus(m Meta) (ServerStatus, error) {
+	return statusOf(tx.ctx, tx.objects.p2c.serverStatus, m)
+}
