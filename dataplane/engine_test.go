@@ -158,7 +158,7 @@ func udpPacket(src, dst string, text []byte) []byte {
 	return p
 }
 
-const patience = 5 * time.Second
+const patience = time.Minute
 
 // receive returns the next IP packet that comes out of a device.
 func receive(t testing.TB, c *tun.Channel) []byte {

@@ -183,7 +183,7 @@ func measure(ctx context.Context, s subject, tests []traffic, o espOptions) (res
 	if err := s.start(ctx, net, o); err != nil {
 		return nil, err
 	}
-	ready, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ready, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err := net.a.WaitPing(ready, net.a.inner, net.b.inner); err != nil {
 		return nil, err

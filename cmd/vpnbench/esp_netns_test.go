@@ -40,7 +40,9 @@ func TestNetNSMeasure(t *testing.T) {
 		t.Errorf("%d results", len(results))
 	}
 	for _, r := range results {
-		if r.GbitPerSecond <= 0 || r.GatewayCPU <= 0 || r.MachineCPU < r.GatewayCPU || (r.PacketsPerSecond > 0) != (r.Test == "udp-64") {
+		// A hypervisor's stolen time is in a process's account and not in the
+		// machine's: neither bounds the other.
+		if r.GbitPerSecond <= 0 || r.GatewayCPU <= 0 || r.MachineCPU <= 0 || (r.PacketsPerSecond > 0) != (r.Test == "udp-64") {
 			t.Errorf("%+v", r)
 		}
 	}

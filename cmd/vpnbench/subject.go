@@ -46,7 +46,7 @@ func (s *side) startProgram(ctx context.Context, args ...string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	err = netlab.Poll(ctx, 20*time.Millisecond, func() (bool, error) {
 		select {
@@ -130,7 +130,7 @@ func startStrongSwan(ctx context.Context, p pair, _ espOptions) error {
 		}
 		initiator = swan
 	}
-	return initiator.Initiate(ctx, child, 10*time.Second)
+	return initiator.Initiate(ctx, child, time.Minute)
 }
 
 // wireguardMTU is what WireGuard takes for an outer MTU of 1,500.

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // side is one of two gateways that face each other, with a host behind it.
 type side struct {
@@ -186,7 +186,7 @@ func TestNetNSTwoGateways(t *testing.T) {
 }
 
 func testTwoGateways(t *testing.T, style string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	lab, err := netlab.Open(ctx)
 	if err != nil {
@@ -233,9 +233,11 @@ func testTwoGateways(t *testing.T, style string) {
 	a.check(err)
 	b.remove("c1")
 	a.wait("c1", "DOWN")
+	answered := ping.Received()
+	a.check(netlab.Poll(ctx, 20*time.Millisecond, func() (bool, error) { return ping.Received() > answered+20, nil }))
 	report, err := ping.Finish(ctx)
 	a.check(err)
-	if report.Sent < 20 || len(report.Lost) > 25 {
+	if len(report.Lost) > 250 { // five seconds: the peer is not given up only when it is silent
 		t.Errorf("failover: %v", report)
 	}
 	a.check(a.host.WaitPing(ctx, a.hostAddress(), b.hostAddress()))
@@ -260,9 +262,9 @@ func testTwoGateways(t *testing.T, style string) {
 
 	for i, s := range []*side{a, b} {
 		s.check(s.process.Stop())
-		state, err := s.gateway.HostState(ctx)
+		diff, err := s.gateway.HostStateDiff(ctx, before[i])
 		s.check(err)
-		if diff := before[i].Diff(state); diff != "" {
+		if diff != "" {
 			t.Errorf("side %s is not as it was:\n%s", s.name, diff)
 		}
 	}

@@ -20,7 +20,7 @@ import (
 const (
 	testIKE  = 20500
 	testNATT = 24500
-	patience = 5 * time.Second
+	patience = time.Minute
 )
 
 // nextHost gives each test an address of its own in 127.0.0.0/8.

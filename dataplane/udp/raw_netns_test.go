@@ -7,8 +7,10 @@ import (
 	"net/netip"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,12 +40,29 @@ func ip(t *testing.T, args ...string) {
 	}
 }
 
+// waitLocal waits until the namespace takes what is for IPv6 addresses of its
+// own: the kernel makes their routes from a work queue, some time after them.
+func waitLocal(t *testing.T, addrs ...string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		out, err := exec.Command("ip", "-6", "route", "show", "table", "local").CombinedOutput()
+		if err == nil && !slices.ContainsFunc(addrs, func(a string) bool { return !strings.Contains(string(out), "local "+a+" ") }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%v are not local: %v: %s", addrs, err, out)
+			return
+		}
+	}
+}
+
 // TestNetNSAllWays sends batches of ESP packets by UDP and as IP protocol 50,
 // over IPv4 and IPv6.
 func TestNetNSAllWays(t *testing.T) {
 	inNamespace(t, func() {
 		ip(t, "addr", "add", "2001:db8::1/128", "dev", "lo", "nodad")
 		ip(t, "addr", "add", "2001:db8::2/128", "dev", "lo", "nodad")
+		waitLocal(t, "2001:db8::1", "2001:db8::2")
 		a4, b4 := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")
 		a6, b6 := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
 		m := New(Options{})

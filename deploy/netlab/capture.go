@@ -27,7 +27,7 @@ func (n *Namespace) Capture(ctx context.Context, name, link, filter string) (*Ca
 		return nil, err
 	}
 	c.process = process
-	starting, cancel := context.WithTimeout(ctx, 5*time.Second)
+	starting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err = Poll(starting, 20*time.Millisecond, func() (bool, error) {
 		select {
@@ -43,8 +43,15 @@ func (n *Namespace) Capture(ctx context.Context, name, link, filter string) (*Ca
 	return c, nil
 }
 
-// Finish ends the recording; what was seen is in File.
+// Finish ends the recording; what was seen is in File. A tcpdump that is behind
+// would drop at SIGINT what it has not read: it is let come to rest first.
 func (c *Capture) Finish(ctx context.Context) error {
+	resting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := Poll(resting, 10*time.Millisecond, func() (bool, error) { return c.process.sleeps(), nil })
+	if err != nil {
+		return fmt.Errorf("tcpdump does not come to rest: %w", err)
+	}
 	if err := c.process.Signal(unix.SIGINT); err != nil {
 		return err
 	}

@@ -131,7 +131,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		return err
 	}
 	d.process = process
-	ready, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ready, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err = Poll(ready, 50*time.Millisecond, func() (bool, error) {
 		select {

@@ -2,8 +2,10 @@ package netlab
 
 import (
 	"context"
+	"errors"
 	"regexp"
 	"strings"
+	"time"
 )
 
 // HostState is the part of a host's state that a gateway daemon touches.
@@ -26,6 +28,30 @@ func (n *Namespace) HostState(ctx context.Context) (HostState, error) {
 	}
 	return state, nil
 }
+
+// HostStateDiff waits until the state of the host is what it was before, and
+// returns how it differs still when it does not come to that: the kernel follows
+// up on some changes from a work queue.
+func (n *Namespace) HostStateDiff(ctx context.Context, before HostState) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, settling)
+	defer cancel()
+	var diff string
+	err := Poll(ctx, 100*time.Millisecond, func() (bool, error) {
+		now, err := n.HostState(ctx)
+		if ctx.Err() != nil {
+			return false, nil // the last whole look counts
+		}
+		diff = before.Diff(now)
+		return diff == "", err
+	})
+	if errors.Is(err, context.DeadlineExceeded) && diff != "" {
+		err = nil
+	}
+	return diff, err
+}
+
+// settling is how long the kernel may take until a host's state stands.
+const settling = 10 * time.Second
 
 // volatile is what changes by itself in these listings, and the index of a
 // link, which a device that is made again does not get back.

@@ -19,6 +19,8 @@ import (
 const (
 	dirPrefix = "vpngw-lab-"
 	ownerFile = "owner"
+	// namespaceDir is where iproute2 keeps what names a namespace.
+	namespaceDir = "/run/netns"
 )
 
 // Lab is one set of namespaces and of the processes in them.
@@ -126,7 +128,7 @@ func remove(ctx context.Context, id, dir string) error {
 func removeNamespace(ctx context.Context, name string) error {
 	pids, err := run(ctx, "", "ip", "netns", "pids", name)
 	if err != nil {
-		return err
+		return unlessRemoved(name, err)
 	}
 	for _, field := range strings.Fields(pids) {
 		pid, err := strconv.Atoi(field)
@@ -137,7 +139,18 @@ func removeNamespace(ctx context.Context, name string) error {
 			return fmt.Errorf("kill process %d of namespace %s: %w", pid, name, err)
 		}
 	}
-	_, err = run(ctx, "", "ip", "netns", "del", name)
+	if _, err = run(ctx, "", "ip", "netns", "del", name); err != nil {
+		return unlessRemoved(name, err)
+	}
+	return nil
+}
+
+// unlessRemoved drops an error about a namespace that is gone: another process
+// sweeps at the same time.
+func unlessRemoved(name string, err error) error {
+	if _, e := os.Stat(filepath.Join(namespaceDir, name)); errors.Is(e, os.ErrNotExist) {
+		return nil
+	}
 	return err
 }
 

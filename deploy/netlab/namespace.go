@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,7 +34,7 @@ func (l *Lab) Namespace(ctx context.Context, role string) (*Namespace, error) {
 	if _, err := run(ctx, "", "ip", "netns", "add", n.Name); err != nil {
 		return nil, err
 	}
-	fd, err := unix.Open(filepath.Join("/run/netns", n.Name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(filepath.Join(namespaceDir, n.Name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open namespace %s: %w", n.Name, err)
 	}
@@ -65,14 +66,33 @@ func (n *Namespace) IP(ctx context.Context, lines ...string) error {
 	return err
 }
 
-// Link makes a veth pair between n and peer, both ends up.
+// Link makes a veth pair between n and peer, both ends up, and waits until the
+// kernel says that they have their carrier.
 func (n *Namespace) Link(ctx context.Context, name string, peer *Namespace, peerName string, mtu int) error {
 	err := n.IP(ctx, fmt.Sprintf("link add name %s mtu %d type veth peer name %s mtu %d netns %s", name, mtu, peerName, mtu, peer.Name),
 		"link set "+name+" up")
 	if err != nil {
 		return err
 	}
-	return peer.IP(ctx, "link set "+peerName+" up")
+	if err := peer.IP(ctx, "link set "+peerName+" up"); err != nil {
+		return err
+	}
+	return errors.Join(n.waitCarrier(ctx, name), peer.waitCarrier(ctx, peerName))
+}
+
+// waitCarrier waits until an interface is up and shows it: the kernel sets the
+// operational state from a work queue.
+func (n *Namespace) waitCarrier(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := Poll(ctx, 10*time.Millisecond, func() (bool, error) {
+		out, err := run(ctx, "", "ip", "-n", n.Name, "-o", "link", "show", name)
+		return strings.Contains(out, " state UP "), err
+	})
+	if err != nil {
+		return fmt.Errorf("carrier of %s in %s: %w", name, n.Name, err)
+	}
+	return nil
 }
 
 // Run runs a command in the namespace to its end and returns what it printed

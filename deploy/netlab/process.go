@@ -1,6 +1,7 @@
 package netlab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopPatience is how long a process may take to end after SIGTERM.
-const stopPatience = 10 * time.Second
+const (
+	// patience is how long a program may take to be ready, on a machine that
+	// does much else.
+	patience = time.Minute
+	// stopPatience is how long a process may take to end after SIGTERM.
+	stopPatience = 30 * time.Second
+)
 
 // Process is a program that runs in a namespace.
 type Process struct {
@@ -96,7 +102,7 @@ func (p *Process) Signal(sig unix.Signal) error {
 }
 
 // Stop ends the program with SIGTERM, or with SIGKILL when it does not heed
-// that within ten seconds. It returns how the program ended.
+// that within half a minute. It returns how the program ended.
 func (p *Process) Stop() error {
 	p.stop.Lock()
 	defer p.stop.Unlock()
@@ -153,6 +159,18 @@ func (p *Process) listens(port int) bool {
 		}
 	}
 	return false
+}
+
+// sleeps reports whether the process waits for something to happen, or has
+// ended.
+func (p *Process) sleeps() bool {
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.PID), "stat"))
+	if err != nil {
+		return true
+	}
+	// The command, in parentheses, may hold blanks and parentheses itself.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	return len(fields) > 0 && (fields[0] == "S" || fields[0] == "Z")
 }
 
 // Poll calls ready until it reports true, an error, or ctx is over.

@@ -73,7 +73,7 @@ func (s *StrongSwan) Start(ctx context.Context, config string) error {
 		return err
 	}
 	s.process = process
-	ready, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ready, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err = Poll(ready, 50*time.Millisecond, func() (bool, error) {
 		select {

@@ -151,14 +151,14 @@ func RunIPerf(ctx context.Context, client, server *Namespace, address netip.Addr
 		return IPerfReport{}, err
 	}
 	defer listener.Kill() //nolint:errcheck // it ends by itself after one test
-	starting, cancel := context.WithTimeout(ctx, 5*time.Second)
+	starting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err = Poll(starting, 20*time.Millisecond, func() (bool, error) { return listener.listens(what.Port), nil })
 	if err != nil {
 		return IPerfReport{}, fmt.Errorf("iperf3 does not listen: %w: %s", err, listener.Errors())
 	}
 
-	args := []string{"iperf3", "-J", "-c", address.String(), "-p", port, "-t", fmt.Sprint(int(what.Duration.Seconds())), "--connect-timeout", "5000"}
+	args := []string{"iperf3", "-J", "-c", address.String(), "-p", port, "-t", fmt.Sprint(int(what.Duration.Seconds())), "--connect-timeout", "20000"}
 	if what.UDP {
 		args = append(args, "-u")
 	}
@@ -174,7 +174,7 @@ func RunIPerf(ctx context.Context, client, server *Namespace, address netip.Addr
 	if what.Reverse {
 		args = append(args, "-R")
 	}
-	running, cancel := context.WithTimeout(ctx, what.Duration+20*time.Second)
+	running, cancel := context.WithTimeout(ctx, what.Duration+patience)
 	defer cancel()
 	out, err := client.Run(running, args...)
 	report, parseErr := parseIPerf(out, what.UDP)
