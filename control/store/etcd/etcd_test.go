@@ -198,6 +198,7 @@ func TestWatchSlowReader(t *testing.T) {
 	}
 	t.Logf("%d events in %d batches", seen, batches)
 
+	waitWatchers(t, endpoint, 1) // the other has stopped its feed
 	compact(t, endpoint, last)
 	next := put(t, s, "k/next", "")
 	seen = 0

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,12 +31,14 @@ func TestKill(t *testing.T) {
 	}
 	var acknowledged, failures int
 	for round := range 3 {
-		killed := make(chan struct{})
+		killed, underWay := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(killed)
-			time.Sleep(time.Duration(100+37*round) * time.Millisecond)
+			<-underWay
+			time.Sleep(time.Duration(10+37*round) * time.Millisecond)
 			server.kill(t)
 		}()
+		begun := sync.OnceFunc(func() { close(underWay) })
 		for n := acknowledged + 1; ; n++ {
 			value := fmt.Append(nil, n)
 			if _, err := s.Txn(t.Context(), nil, []store.Op{store.Put("left", value), store.Put("right", value)}); err != nil {
@@ -43,7 +46,9 @@ func TestKill(t *testing.T) {
 				break
 			}
 			acknowledged = n
+			begun()
 		}
+		begun()
 		<-killed
 		if round == 0 {
 			if _, err := impatient.Get(t.Context(), "left"); err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, context.DeadlineExceeded) {
@@ -139,9 +144,11 @@ func TestMembersLost(t *testing.T) {
 		return leader
 	}
 	increment()
-	i := slices.IndexFunc(servers, isLeader)
-	if i < 0 {
-		t.Fatal("no member is the leader")
+	i := -1
+	for deadline := time.Now().Add(patience); i < 0; i = slices.IndexFunc(servers, isLeader) {
+		if time.Now().After(deadline) {
+			t.Fatal("no member is the leader")
+		}
 	}
 	servers[0], servers[i] = servers[i], servers[0] // the leader first
 	servers[0].kill(t)

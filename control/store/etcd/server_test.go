@@ -6,10 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
+	"net/http"
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,7 +26,7 @@ import (
 )
 
 // patience bounds the waits for what takes a moment when all is well.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // server is one etcd process. It can be killed and started again.
 type server struct {
@@ -90,17 +94,26 @@ func startServers(t testing.TB, n int, scheme string, args ...string) []*server 
 	return servers
 }
 
-// freeAddresses returns addresses that were free a moment ago, all different.
+// nextPort counts up from a random port. All are below those that Linux gives
+// to outgoing connections: a member that is killed finds its port free again.
+var nextPort atomic.Uint32
+
+func init() { nextPort.Store(16384 + rand.Uint32N(8192)) }
+
+// freeAddresses returns addresses that nobody listens on, all different.
 func freeAddresses(t testing.TB, n int) []string {
 	t.Helper()
 	var addrs []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
+	for tries := 0; len(addrs) < n; tries++ {
+		addr := fmt.Sprintf("127.0.0.1:%d", nextPort.Add(1))
+		l, err := net.Listen("tcp", addr)
+		switch {
+		case err == nil:
+			l.Close()
+			addrs = append(addrs, addr)
+		case tries > 1000:
 			t.Fatal(err)
 		}
-		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
 	}
 	return addrs
 }
@@ -195,4 +208,26 @@ func put(t testing.TB, s store.Store, key, value string) int64 {
 		t.Fatal(err)
 	}
 	return rev
+}
+
+// waitWatchers waits until the cluster has n feeds to watches.
+func waitWatchers(t testing.TB, endpoint string, n int) {
+	t.Helper()
+	want := fmt.Sprintf("\netcd_debugging_mvcc_watcher_total %d\n", n)
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		resp, err := http.Get(endpoint + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, err := io.ReadAll(resp.Body)
+		if err := errors.Join(err, resp.Body.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(page, []byte(want)) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the cluster has not%sin\n%s", want, page)
+		}
+	}
 }

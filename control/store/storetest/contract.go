@@ -17,7 +17,7 @@ import (
 
 // patience bounds the waits of the suite, for what takes no time when all is
 // well.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // Run runs the contract on stores that open makes: empty, and closed by the
 // test's clean-up at the latest.
