@@ -17,7 +17,7 @@ import (
 // key, after all was deleted. A key that may not take backups gets none.
 func TestBackupAndRestore(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 2*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 1)}, netlab.DaemonOptions{})
+	w := newWorld(t, 5*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 1)}, netlab.DaemonOptions{})
 	w.peer(0, nil, w.swan(0))
 	file := w.file([]declare.Connection{w.connection(0)})
 	w.apply(file)

@@ -90,7 +90,7 @@ func TestDiagnosis(t *testing.T) {
 		if err := w.peers[i].Initiate(w.ctx, "net", 3*time.Second); err == nil {
 			t.Errorf("%s: strongSwan has its child installed", s.name)
 		}
-		if line := w.waitLog(connectionName(i), 5*time.Second, append(s.responder, "IPSec tunnel negotiation fails")...); line != "" {
+		if line := w.waitLog(connectionName(i), patience, append(s.responder, "IPSec tunnel negotiation fails")...); line != "" {
 			t.Logf("%s, the peer begins: %s", s.name, line)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 // and B's SAs stay the same.
 func TestEditsDoNotDisturbOthers(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 3*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 2)}, netlab.DaemonOptions{})
+	w := newWorld(t, 5*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 2)}, netlab.DaemonOptions{})
 	const a, b = 0, 1
 	w.peer(a, nil, w.swan(a))
 	w.peer(b, nil, w.swan(b))
@@ -47,7 +47,7 @@ func TestEditsDoNotDisturbOthers(t *testing.T) {
 
 	t.Log("a reset of A, which makes the new key count")
 	w.check(w.api.Reset(w.ctx, w.id(connectionName(a))))
-	w.waitLog(connectionName(a), 5*time.Second, "An IKE SA is teared down")
+	w.waitLog(connectionName(a), patience, "An IKE SA is teared down")
 	w.waitStatus(connectionName(a), "ACTIVE", patience)
 	w.reach(w.CloudHost, w.CloudAddresses[0], w.Sites[a].Addresses[0])
 
@@ -67,7 +67,7 @@ func TestEditsDoNotDisturbOthers(t *testing.T) {
 	if report.Sent < 20 || len(report.Lost) > 0 {
 		t.Errorf("B was disturbed: %v", report)
 	}
-	if now := w.expectOneSA(b, 1, time.Second); now.InitiatorSPI != sa.InitiatorSPI || now.Children[0].SPIIn != sa.Children[0].SPIIn {
+	if now := w.expectOneSA(b, 1, patience); now.InitiatorSPI != sa.InitiatorSPI || now.Children[0].SPIIn != sa.Children[0].SPIIn {
 		t.Errorf("B has other SAs than before: %+v, was %+v", now, sa)
 	}
 }

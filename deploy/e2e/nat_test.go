@@ -14,6 +14,8 @@ import (
 // mappings while traffic flows.
 func TestNAT(t *testing.T) {
 	t.Parallel()
+	// atOnce is sooner than by the liveness check after ten idle seconds.
+	const atOnce = 8 * time.Second
 	for _, test := range []struct {
 		name    string
 		site    bool
@@ -22,17 +24,17 @@ func TestNAT(t *testing.T) {
 		outage  time.Duration // how long a change may stop traffic
 	}{
 		// ESP of the peer shows its new port at once.
-		{name: "peer masqueraded", site: true, ports: [2]int{23000, 24000}, outage: 2 * time.Second},
+		{name: "peer masqueraded", site: true, ports: [2]int{23000, 24000}, outage: atOnce},
 		// strongSwan's libipsec learns a new port from IKE only: the liveness
 		// check after ten idle seconds is what mends it.
-		{name: "gateway masqueraded", gateway: netlab.Masquerade, ports: [2]int{23000, 24000}, outage: 20 * time.Second},
+		{name: "gateway masqueraded", gateway: netlab.Masquerade, ports: [2]int{23000, 24000}, outage: patience},
 		// Such a NAT keeps the ports; it only forgets.
-		{name: "gateway one to one", gateway: netlab.OneToOne, ports: [2]int{4500, 4500}, outage: 2 * time.Second},
-		{name: "both", site: true, gateway: netlab.OneToOne, ports: [2]int{23000, 24000}, outage: 2 * time.Second},
+		{name: "gateway one to one", gateway: netlab.OneToOne, ports: [2]int{4500, 4500}, outage: atOnce},
+		{name: "both", site: true, gateway: netlab.OneToOne, ports: [2]int{23000, 24000}, outage: atOnce},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, 2*time.Minute, netlab.Config{
+			w := newWorld(t, 5*time.Minute, netlab.Config{
 				Sites: []netlab.SiteConfig{{NAT: test.site}}, CloudNAT: test.gateway,
 			}, netlab.DaemonOptions{})
 			interval, timeout := 10, 2
@@ -56,7 +58,7 @@ func TestNAT(t *testing.T) {
 			if test.site && !ike.NATLocal {
 				t.Error("strongSwan does not see the NAT in front of itself")
 			}
-			up := w.waitLog(connection.Name, time.Second, "An IKE SA is established")
+			up := w.waitLog(connection.Name, patience, "An IKE SA is established")
 			// libipsec makes its side look like one behind a NAT in any case.
 			if have := hasAny(up, "NAT in front of the gateway", "NAT in front of both sides"); have != (test.gateway != netlab.Direct) {
 				t.Errorf("the log tells of a NAT in front of the gateway: %v: %s", have, up)
@@ -87,7 +89,7 @@ func TestNAT(t *testing.T) {
 				t.Logf("change %d of the mapping: traffic is back after %v", i+1, outage)
 			}
 			if test.site {
-				w.waitLog(connection.Name, 5*time.Second, "The address of the peer has changed", "24000")
+				w.waitLog(connection.Name, patience, "The address of the peer has changed", "24000")
 			}
 			// The tunnel goes on, with the same SAs, in both directions.
 			_, err = ping.Finish(w.ctx)
@@ -96,7 +98,7 @@ func TestNAT(t *testing.T) {
 			w.check(w.peers[0].RekeyChild(w.ctx, "net"))
 			w.check(w.peers[0].RekeyIKE(w.ctx, "cloud"))
 			w.reach(w.CloudHost, w.CloudAddresses[0], site.Addresses[0])
-			w.expectOneSA(0, 1, 15*time.Second)
+			w.expectOneSA(0, 1, patience)
 			w.expectNothingInClear()
 		})
 	}

@@ -30,7 +30,7 @@ func TestExportedPeerConfiguration(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, 2*time.Minute, netlab.Config{Sites: []netlab.SiteConfig{{}}}, netlab.DaemonOptions{})
+			w := newWorld(t, 5*time.Minute, netlab.Config{Sites: []netlab.SiteConfig{{}}}, netlab.DaemonOptions{})
 			connection := w.connection(0, edit)
 			w.apply(w.file([]declare.Connection{connection}))
 			var exported struct {

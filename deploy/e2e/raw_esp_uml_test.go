@@ -42,7 +42,7 @@ func TestUMLRawESP(t *testing.T) {
 				t.Errorf("rekeying disturbed: %v", report)
 			}
 			w.reach(w.Sites[0].Host, w.Sites[0].Addresses[0], w.CloudAddresses[0])
-			if child := w.expectOneSA(0, 1, 15*time.Second).Children[0]; child.Encap {
+			if child := w.expectOneSA(0, 1, patience).Children[0]; child.Encap {
 				t.Errorf("ESP is encapsulated: %+v", child)
 			}
 			w.check(raw.Finish(w.ctx))

@@ -102,7 +102,7 @@ func TestRekeyUnderTraffic(t *testing.T) {
 			t.Errorf("site %d: %v; sockets of its router:\n%s", site, report, overrun)
 		}
 		// Superseded SAs stay for some seconds to take what is under way.
-		last := w.expectOneSA(site, 1, 15*time.Second)
+		last := w.expectOneSA(site, 1, patience)
 		if last.InitiatorSPI == first[site].InitiatorSPI && last.ResponderSPI == first[site].ResponderSPI {
 			t.Errorf("site %d: the IKE SA was not rekeyed", site)
 		}
@@ -111,8 +111,8 @@ func TestRekeyUnderTraffic(t *testing.T) {
 		}
 	}
 	for site := range w.Sites {
-		w.waitLog(connectionName(site), time.Second, "An IPSec tunnel is rekeyed")
-		w.waitLog(connectionName(site), time.Second, "An IKE SA is rekeyed")
+		w.waitLog(connectionName(site), patience, "An IPSec tunnel is rekeyed")
+		w.waitLog(connectionName(site), patience, "An IKE SA is rekeyed")
 	}
 	w.expectNothingInClear()
 }

@@ -16,7 +16,7 @@ import (
 // route-based one to the second, both up.
 func twoStyles(t *testing.T) *world {
 	t.Helper()
-	w := newWorld(t, 2*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 2)}, netlab.DaemonOptions{})
+	w := newWorld(t, 5*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 2)}, netlab.DaemonOptions{})
 	w.peer(0, nil, w.swan(0))
 	w.peer(1, nil, w.swan(1))
 	w.apply(w.file([]declare.Connection{w.connection(0), w.connection(1, func(c *declare.Connection) {
@@ -56,8 +56,7 @@ func TestKillAndRestart(t *testing.T) {
 		// The peer's old SAs went with our INITIAL_CONTACT.
 		w.expectOneSA(site, 1, patience)
 	}
-	again := must(w.Gateway.HostState(w.ctx))(t)
-	if diff := running.Diff(again); diff != "" {
+	if diff := must(w.Gateway.HostStateDiff(w.ctx, running))(t); diff != "" {
 		t.Errorf("the host is not as it was before the kill:\n%s", diff)
 	}
 	w.expectNothingInClear()
@@ -66,8 +65,7 @@ func TestKillAndRestart(t *testing.T) {
 	w.check(w.daemon.Kill())
 	w.check(w.daemon.Start(w.ctx))
 	w.check(w.daemon.Stop())
-	after := must(w.Gateway.HostState(w.ctx))(t)
-	if diff := w.before.Diff(after); diff != "" {
+	if diff := must(w.Gateway.HostStateDiff(w.ctx, w.before))(t); diff != "" {
 		t.Errorf("the host is not as it was before the daemon:\n%s", diff)
 	}
 }
@@ -78,7 +76,7 @@ func TestTerminate(t *testing.T) {
 	w := twoStyles(t)
 	w.check(w.daemon.Stop())
 	for site, peer := range w.peers {
-		ctx, cancel := context.WithTimeout(w.ctx, 2*time.Second)
+		ctx, cancel := context.WithTimeout(w.ctx, patience)
 		var sas []netlab.SwanIKE
 		err := netlab.Poll(ctx, 50*time.Millisecond, func() (bool, error) {
 			var err error
@@ -93,8 +91,7 @@ func TestTerminate(t *testing.T) {
 			t.Errorf("site %d got no DELETE", site)
 		}
 	}
-	after := must(w.Gateway.HostState(w.ctx))(t)
-	if diff := w.before.Diff(after); diff != "" {
+	if diff := must(w.Gateway.HostStateDiff(w.ctx, w.before))(t); diff != "" {
 		t.Errorf("the host is not as it was:\n%s", diff)
 	}
 }
@@ -103,7 +100,7 @@ func TestTerminate(t *testing.T) {
 // anybody's help.
 func TestPeerCrash(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 3*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 1)}, netlab.DaemonOptions{})
+	w := newWorld(t, 6*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 1)}, netlab.DaemonOptions{})
 	interval, timeout := 10, 2
 	connection := w.connection(0, func(c *declare.Connection) {
 		c.IKEPolicy.DPD = &declare.DPD{Interval: &interval, Timeout: &timeout}
@@ -115,10 +112,10 @@ func TestPeerCrash(t *testing.T) {
 	w.reach(w.CloudHost, w.CloudAddresses[0], w.Sites[0].Addresses[0])
 	w.check(peer.Kill())
 	// Ten idle seconds and three repeats, two seconds apart.
-	w.waitStatus(connection.Name, "DOWN", 40*time.Second)
-	w.waitLog(connection.Name, 5*time.Second, "OfflineReason=[dpd timeout]")
+	w.waitStatus(connection.Name, "DOWN", 2*patience)
+	w.waitLog(connection.Name, patience, "OfflineReason=[dpd timeout]")
 	w.check(peer.Start(w.ctx, netlab.SwanConfig(swan)))
-	w.waitStatus(connection.Name, "ACTIVE", 90*time.Second)
+	w.waitStatus(connection.Name, "ACTIVE", 2*patience)
 	w.reach(w.CloudHost, w.CloudAddresses[0], w.Sites[0].Addresses[0])
 	w.expectOneSA(0, 1, patience)
 	w.expectNothingInClear()

@@ -66,7 +66,7 @@ func TestTunnel(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, 2*time.Minute, netlab.Config{Sites: []netlab.SiteConfig{{}}}, netlab.DaemonOptions{})
+			w := newWorld(t, 5*time.Minute, netlab.Config{Sites: []netlab.SiteConfig{{}}}, netlab.DaemonOptions{})
 			site := w.Sites[0]
 
 			connection := w.connection(0, func(c *declare.Connection) {
@@ -167,7 +167,7 @@ func TestTunnel(t *testing.T) {
 // What no rule is for does not go into the tunnel.
 func TestTrafficOutsideTheRules(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, time.Minute, netlab.Config{Sites: []netlab.SiteConfig{{}}}, netlab.DaemonOptions{})
+	w := newWorld(t, 5*time.Minute, netlab.Config{Sites: []netlab.SiteConfig{{}}}, netlab.DaemonOptions{})
 	site := w.Sites[0]
 	w.peer(0, nil, w.swan(0))
 	w.apply(w.file([]declare.Connection{w.connection(0)}))
@@ -196,14 +196,14 @@ func TestTrafficOutsideTheRules(t *testing.T) {
 // back as an ICMP message with the size that fits; one that may be is.
 func TestPathMTU(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, time.Minute, netlab.Config{Sites: []netlab.SiteConfig{{}}}, netlab.DaemonOptions{})
+	w := newWorld(t, 5*time.Minute, netlab.Config{Sites: []netlab.SiteConfig{{}}}, netlab.DaemonOptions{})
 	w.peer(0, nil, w.swan(0))
 	w.apply(w.file([]declare.Connection{w.connection(0)}))
 	w.waitStatus(connectionName(0), "ACTIVE", patience)
 	target := w.Sites[0].Addresses[0]
 	w.reach(w.CloudHost, w.CloudAddresses[0], target)
 
-	out, err := w.CloudHost.Run(w.ctx, "ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", target.String())
+	out, err := w.CloudHost.Run(w.ctx, "ping", "-n", "-c", "1", "-W", "10", "-M", "do", "-s", "1472", target.String())
 	told := regexp.MustCompile(`mtu ?= ?(\d+)`).FindStringSubmatch(out)
 	if err == nil || told == nil {
 		t.Fatalf("a packet of 1,500 octets got through, or nobody told the MTU: %v\n%s", err, out)
@@ -213,11 +213,11 @@ func TestPathMTU(t *testing.T) {
 		t.Errorf("the tunnel's MTU is told to be %d", mtu)
 	}
 	const headers = 28 // IPv4 and ICMP
-	_, err = w.CloudHost.Run(w.ctx, "ping", "-n", "-c", "1", "-W", "2", "-M", "do", "-s", strconv.Itoa(mtu-headers), target.String())
+	_, err = w.CloudHost.Run(w.ctx, "ping", "-n", "-c", "1", "-W", "10", "-M", "do", "-s", strconv.Itoa(mtu-headers), target.String())
 	if err != nil {
 		t.Errorf("a packet of the MTU told does not get through: %v", err)
 	}
-	_, err = w.CloudHost.Run(w.ctx, "ping", "-n", "-c", "1", "-W", "2", "-M", "dont", "-s", "4000", target.String())
+	_, err = w.CloudHost.Run(w.ctx, "ping", "-n", "-c", "1", "-W", "10", "-M", "dont", "-s", "4000", target.String())
 	if err != nil {
 		t.Errorf("a packet that may be fragmented does not get through: %v", err)
 	}

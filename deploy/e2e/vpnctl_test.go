@@ -65,7 +65,7 @@ connections:
 // an edit changes just its fields, and everything can be deleted again.
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 2*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 1)}, netlab.DaemonOptions{})
+	w := newWorld(t, 5*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 1)}, netlab.DaemonOptions{})
 	w.peer(0, nil, w.swan(0))
 	file := filepath.Join(w.Dir, "objects.yaml")
 	write := func(text string) { w.check(os.WriteFile(file, []byte(text), 0o600)) }
@@ -106,9 +106,9 @@ func TestCommandLine(t *testing.T) {
 	command(1, []string{"delete", "customer-gateway", "office"})
 
 	command(0, []string{"reset", "office-1"}, "connection office-1 is reset")
-	w.waitLog("office-1", 5*time.Second, "An IKE SA is teared down")
+	w.waitLog("office-1", patience, "An IKE SA is teared down")
 	w.waitStatus("office-1", "ACTIVE", patience)
-	w.waitLog("office-1", 5*time.Second, "An IPSec tunnel is established")
+	w.waitLog("office-1", patience, "An IPSec tunnel is established")
 	command(0, []string{"status"}, "office-1", "ACTIVE", "AES-GCM-16-128")
 	command(0, []string{"logs", "office-1"}, "An IPSec tunnel is established")
 

@@ -29,7 +29,7 @@ const (
 	otherPSK = "E2e-psk-that-differs-0123456789!"
 
 	// patience is how long a tunnel may take to come up.
-	patience = 20 * time.Second
+	patience = time.Minute
 )
 
 // world is one topology with a daemon and a strongSwan at each site that was
