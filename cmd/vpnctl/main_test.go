@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -192,19 +193,27 @@ func TestFollowShowsEachLineOnce(t *testing.T) {
 	}
 	server.Log("v3", client.LogLine{Time: 1, Text: "one"})
 	ctx, cancel := context.WithCancel(t.Context())
-	looks := 0
+	looks, after := 0, 0 // after: since the new lines are there
+	var added atomic.Bool
 	server.Refuse = func(r *http.Request) *client.Error {
-		if strings.HasSuffix(r.URL.Path, "/log") {
-			switch looks++; looks {
-			case 3:
-				go server.Log("v3", client.LogLine{Time: 3, Text: "three"}, client.LogLine{Time: 2, Text: "two"})
-			case 30:
-				cancel()
-			}
+		if !strings.HasSuffix(r.URL.Path, "/log") {
+			return nil
+		}
+		if looks++; looks == 3 {
+			go func() {
+				server.Log("v3", client.LogLine{Time: 3, Text: "three"}, client.LogLine{Time: 2, Text: "two"})
+				added.Store(true)
+			}()
+		}
+		if added.Load() {
+			after++
+		}
+		if after == 5 {
+			cancel()
 		}
 		return nil
 	}
-	timer := time.AfterFunc(20*time.Second, cancel)
+	timer := time.AfterFunc(time.Minute, cancel)
 	defer timer.Stop()
 	out, _, err := vpnctl(ctx, env, "", "logs", "-f", "office-1")
 	if err != nil || out != "one\ntwo\nthree\n" {

@@ -131,6 +131,7 @@ func TestVerdicts(t *testing.T) {
 		}
 		pass(10 * time.Second)
 		n.set(func() { n.silent = true })
+		pass(n.delay) // a reply may be under way
 		before := r.Snapshot()[0]
 		pass(2900 * time.Millisecond) // at most the third request without a reply is under way
 		want(Reachable, false)

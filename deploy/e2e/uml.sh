@@ -4,7 +4,7 @@
 #
 #   uml.sh [-m MEM] [-t SECONDS] [-k LOG] CMD [ARGS...]
 #       -m MEM      memory of the guest (default 1024M)
-#       -t SECONDS  limit for boot and command together (default 300)
+#       -t SECONDS  limit for boot and command together (default 900)
 #       -k LOG      file for the guest kernel's console
 #   uml.sh raw-esp
 #       builds the scenarios that need kernel ESP and runs them in a guest
@@ -20,7 +20,7 @@ PATH=$PATH:/usr/sbin:/sbin
 usage() { sed -n '2,/^set /p' "$0" | sed '$d; s/^# \{0,1\}//'; exit 125; }
 fail() { echo "uml.sh: $*" >&2; exit 125; }
 
-memory=1024M limit=300 console=/dev/null
+memory=1024M limit=900 console=/dev/null
 while getopts m:t:k: option; do
   case $option in
     m) memory=$OPTARG ;;

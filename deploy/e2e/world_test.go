@@ -304,6 +304,21 @@ func (w *world) ping(site int) *netlab.Ping {
 	return p
 }
 
+// overruns returns how many packets of any kind full queues have dropped.
+func (w *world) overruns() (sum int) {
+	w.t.Helper()
+	namespaces := []*netlab.Namespace{w.Internet, w.Gateway, w.CloudHost}
+	for _, s := range w.Sites {
+		namespaces = append(namespaces, s.Router, s.Host)
+	}
+	for _, n := range namespaces {
+		dropped, err := n.Overruns(w.ctx)
+		w.check(err)
+		sum += dropped
+	}
+	return sum
+}
+
 // figure returns one of the daemon's metrics, named with its labels.
 func (w *world) figure(name string) string {
 	w.t.Helper()

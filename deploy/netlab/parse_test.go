@@ -111,3 +111,26 @@ func TestSwanConfig(t *testing.T) {
 		t.Errorf("braces do not match:\n%s", have)
 	}
 }
+
+func TestParseOverruns(t *testing.T) {
+	const devices = `Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo: 6548030981 1704972    0    1    0     0          0         0 6548030981 1704972    0    2    0     0       0          0
+   wan:       0       0    9    4    9     9          9         9        0       0    9    8    9     9       9          9
+`
+	const sockets = `Tcp: RtoAlgorithm RtoMin
+Tcp: 1 200
+Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors
+Udp: 44118 0 910 112545 16 32 0 0 0
+UdpLite: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors
+UdpLite: 0 0 0 0 64 0 0 0 0
+`
+	if n, err := parseOverruns(devices, sockets); err != nil || n != 63 {
+		t.Errorf("have %d, %v, want 63", n, err)
+	}
+	for _, bad := range []string{"lo: 1 2 3", "lo: 1 2 3 x 5 6 7 8 9 10 11 12"} {
+		if _, err := parseOverruns(bad, ""); err == nil {
+			t.Errorf("%q: no error", bad)
+		}
+	}
+}

@@ -106,6 +106,58 @@ func (n *Namespace) WaitPing(ctx context.Context, source, target netip.Addr) err
 	return nil
 }
 
+// Overruns returns how many packets were dropped in the namespace, since it was
+// made, because the queue of a device or the buffer of a UDP socket was full: what
+// a busy machine loses, and a tunnel has no part in.
+func (n *Namespace) Overruns(ctx context.Context) (int, error) {
+	devices, err := n.Run(ctx, "cat", "/proc/net/dev")
+	if err != nil {
+		return 0, err
+	}
+	sockets, err := n.Run(ctx, "cat", "/proc/net/snmp")
+	if err != nil {
+		return 0, err
+	}
+	return parseOverruns(devices, sockets)
+}
+
+// parseOverruns reads /proc/net/dev and /proc/net/snmp.
+func parseOverruns(devices, sockets string) (sum int, err error) {
+	var counts []string
+	for line := range strings.Lines(devices) {
+		if _, figures, ok := strings.Cut(line, ":"); ok {
+			f := strings.Fields(figures)
+			if len(f) < 12 {
+				return 0, fmt.Errorf("device counters %q: too few fields", line)
+			}
+			counts = append(counts, f[3], f[11]) // received, sent
+		}
+	}
+	var names []string
+	for line := range strings.Lines(sockets) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) == 0 || f[0] != "Udp:":
+		case names == nil:
+			names = f
+		default:
+			for i, name := range names[:min(len(names), len(f))] {
+				if name == "RcvbufErrors" || name == "SndbufErrors" {
+					counts = append(counts, f[i])
+				}
+			}
+		}
+	}
+	for _, c := range counts {
+		n, err := strconv.Atoi(c)
+		if err != nil {
+			return 0, fmt.Errorf("counter: %w", err)
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
 // IPerf says what iperf3 is to do. The zero value is one TCP flow for ten
 // seconds.
 type IPerf struct {

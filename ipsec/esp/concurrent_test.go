@@ -74,7 +74,8 @@ func TestWipeUnderWay(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					if _, _, err := opener.Open(sealed); err != nil && !errors.Is(err, ErrWiped) {
+					// A worker that sleeps in between finds its packet left of the window.
+					if _, _, err := opener.Open(sealed); err != nil && !errors.Is(err, ErrWiped) && !errors.Is(err, ErrReplay) {
 						t.Error(err)
 						return
 					}

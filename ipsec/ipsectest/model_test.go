@@ -258,6 +258,9 @@ const faultVariable = "IPSECTEST_FAULT"
 func TestSuiteFinds(t *testing.T) {
 	if f := os.Getenv(faultVariable); f != "" {
 		arrival = 300 * time.Millisecond
+		if fault(f) == faultNoClock {
+			arrival = 4 * time.Second // longer than the lifetimes that are set
+		}
 		runTraffic(t, newModelPair(fault(f)))
 		return
 	}
