@@ -159,16 +159,20 @@ func (c *client) allow(set *accessSet) { c.access.Store(set) }
 func (c *client) traffic() (in, out Traffic) { return c.inbound.load(), c.outbound.load() }
 
 // lastReceived is when an authentic packet came last, the zero Time before.
-func (c *client) lastReceived() time.Time { return unixNano(c.received.Load()) }
-
-// lastSent is when data was sent last, the zero Time before.
-func (c *client) lastSentAt() time.Time { return unixNano(c.lastSent.Load()) }
-
-func unixNano(ns int64) time.Time {
+func (c *client) lastReceived() time.Time {
+	ns := c.received.Load()
 	if ns == 0 {
 		return time.Time{}
 	}
 	return time.Unix(0, ns)
+}
+
+// keepAlive sends a ping when no data was sent for a time.
+func (c *client) keepAlive(now time.Time, every time.Duration) error {
+	if now.UnixNano()-c.lastSent.Load() < int64(every) {
+		return nil
+	}
+	return c.sendPing()
 }
 
 // sendPing sends a keepalive on the data channel.

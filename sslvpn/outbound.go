@@ -99,7 +99,7 @@ func (o *outbound) process(frame []byte) (c *client, worth bool) {
 		return nil, false
 	}
 	c = p.lookup(h.dst)
-	why := reasonNone
+	var why reason
 	switch {
 	case c == nil:
 		why = reasonNoClient

@@ -1,0 +1,79 @@
+package sslvpn
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+)
+
+func prefixes(list ...string) (out []netip.Prefix) {
+	for _, s := range list {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+func TestAccessSet(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		set     *accessSet
+		yes, no []string
+	}{
+		{"nil", nil, nil, []string{"10.0.0.1", "0.0.0.0"}},
+		{"empty", newAccessSet(nil), nil, []string{"10.0.0.1"}},
+		{
+			"one", newAccessSet(prefixes("10.1.2.0/24")),
+			[]string{"10.1.2.0", "10.1.2.255"},
+			[]string{"10.1.1.255", "10.1.3.0"},
+		},
+		{"all", newAccessSet(prefixes("0.0.0.0/0", "10.0.0.0/8")), []string{"0.0.0.0", "255.255.255.255", "10.1.1.1"}, nil},
+		{
+			"host bits, overlaps, neighbours, one host", newAccessSet(prefixes("10.1.3.9/24", "10.1.0.0/22", "10.1.4.0/24", "192.0.2.7/32", "255.255.255.255/32")),
+			[]string{"10.1.0.0", "10.1.4.255", "192.0.2.7", "255.255.255.255"},
+			[]string{"10.0.255.255", "10.1.5.0", "192.0.2.6", "192.0.2.8", "255.255.255.254"},
+		},
+		{"IPv6 is not carried", newAccessSet(prefixes("::/0")), nil, []string{"10.0.0.1"}},
+	} {
+		for want, list := range map[bool][]string{true: tt.yes, false: tt.no} {
+			for _, a := range list {
+				if got := tt.set.contains(addressNumber(netip.MustParseAddr(a))); got != want {
+					t.Errorf("%s: %s: %v", tt.name, a, got)
+				}
+			}
+		}
+	}
+}
+
+// TestAccessSetAgainstPrefixes compares sets of many prefixes with asking each
+// prefix.
+func TestAccessSetAgainstPrefixes(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	for range 50 {
+		var list []netip.Prefix
+		for range random.IntN(40) {
+			list = append(list, netip.PrefixFrom(numberAddress(random.Uint32()&0xff), 22+random.IntN(11)))
+		}
+		set := newAccessSet(list)
+		for n := range uint32(1200) {
+			want := false
+			for _, p := range list {
+				want = want || p.Contains(numberAddress(n))
+			}
+			if got := set.contains(n); got != want {
+				t.Fatalf("%v: %s: %v", list, numberAddress(n), got)
+			}
+		}
+	}
+}
+
+func BenchmarkAccessSet(b *testing.B) {
+	var list []netip.Prefix
+	for i := range uint32(1000) {
+		list = append(list, netip.PrefixFrom(numberAddress(i<<20), 24))
+	}
+	set := newAccessSet(list)
+	b.ReportAllocs()
+	for i := uint32(0); b.Loop(); i += 0x1234567 {
+		set.contains(i)
+	}
+}

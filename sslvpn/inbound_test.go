@@ -1,0 +1,48 @@
+package sslvpn
+
+import (
+	"bytes"
+	"testing"
+)
+
+// FuzzReceive gives a client's packets as they may come from anybody, and what
+// only the client can have sealed: whatever it is, nothing but a packet of the
+// client to a destination that it may reach comes out of the TUN.
+func FuzzReceive(f *testing.F) {
+	f.Add([]byte{0x48, 0, 0, 7, 0, 0, 0, 1}, udp("10.8.0.5", host, 40), false)
+	f.Add([]byte{0x30}, udp("10.8.0.5", outside, 40), true)
+	f.Add(bytes.Repeat([]byte{0x4f}, 60), append([]byte{0x50, 0}, udp("10.8.0.9", host, 40)...), false)
+	f.Add([]byte{}, pingPacket, false)
+	f.Add([]byte{0}, append(bytes.Clone(occMagic), occExit), true)
+	f.Add([]byte{0}, icmp(3, "10.8.0.5", "10.8.0.1", udp("10.8.0.1", "10.8.0.5", 0)), true)
+	p, dev := newTestPlane(f, planeOptions{})
+	c := p.testPeer(f, "10.8.0.5", "10.1.0.0/16")
+	f.Fuzz(func(t *testing.T, raw, inner []byte, framed bool) {
+		c.framing = framingNone
+		if framed {
+			c.framing = framingCompLZO
+		}
+		c.key.seal.packetID, c.key.seal.blocks = 0, 0
+		c.keys[0].window, c.keys[0].open.blocks, c.keys[0].forgeries = replayWindow{}, 0, 0
+		packets := [][]byte{bytes.Clone(raw)}
+		if len(inner) > 0 {
+			packets = append(packets, mustSeal(t, c.key, inner))
+		}
+		if n := c.receive(packets); n != len(packets)-1 {
+			t.Fatalf("%d authentic packets of %d", n, len(packets)-1)
+		}
+		for got := received(dev); got != nil; got = received(dev) {
+			var h innerHeader
+			if why := h.parse(got); why != reasonNone || h.length != len(got) {
+				t.Fatalf("the TUN got %x: %s", got, why)
+			}
+			toServer := h.dst == p.server && h.protocol == protocolICMP
+			if h.src != c.address || !toServer && !c.access.Load().contains(h.dst) {
+				t.Fatalf("the TUN got %x", got)
+			}
+			if !bytes.Contains(inner, got[20:]) {
+				t.Fatalf("the TUN got %x, which was not sent", got)
+			}
+		}
+	})
+}

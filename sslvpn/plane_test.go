@@ -1,0 +1,803 @@
+package sslvpn
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vpngw/vpngw/dataplane/tun"
+)
+
+// testLink keeps what is sent to a client.
+type testLink struct {
+	stream  bool
+	mss     uint16
+	isFull  bool
+	mu      sync.Mutex
+	packets [][]byte // guarded by mu, as all below
+	trains  int
+	flushes int
+}
+
+func (l *testLink) sendControl([]byte) error { return errors.New("no control channel") }
+func (l *testLink) framed() bool             { return l.stream }
+func (l *testLink) maxSegment() uint16       { return l.mss }
+func (l *testLink) full() bool               { return l.isFull }
+
+func (l *testLink) sendData(t *train) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trains++
+	for octets := t.octets; len(octets) > 0; {
+		n := min(t.size, len(octets))
+		if l.stream {
+			n = int(binary.BigEndian.Uint16(octets))
+			octets = octets[frameLen:]
+		}
+		l.packets = append(l.packets, bytes.Clone(octets[:n]))
+		octets = octets[n:]
+	}
+	t.release()
+}
+
+func (l *testLink) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flushes++
+}
+
+func (l *testLink) take() [][]byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.packets
+	l.packets = nil
+	return p
+}
+
+// testPeer is a client and what is at its own end.
+type testPeer struct {
+	*client
+	link *testLink
+	key  *dataKey // of the far end
+}
+
+var testPool = netip.MustParsePrefix("10.8.0.0/24")
+
+func newTestPlane(t testing.TB, o planeOptions) (*plane, *tun.Channel) {
+	t.Helper()
+	dev := tun.NewChannel("test0", 1, 64)
+	p, err := newPlane(dev, testPool, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, dev
+}
+
+func (p *plane) testPeer(t testing.TB, address string, reaches ...string) *testPeer {
+	t.Helper()
+	l := &testLink{stream: true}
+	c := newClient(7, netip.MustParseAddr(address), l)
+	c.name = "user of " + address
+	k := dataKeys{AES128GCM, sequence(0, 16), sequence(60, 16), sequence(1, 8), sequence(9, 8)}
+	if err := c.installKey(0, k); err != nil {
+		t.Fatal(err)
+	}
+	c.allow(newAccessSet(prefixes(reaches...)))
+	if err := p.attach(c); err != nil {
+		t.Fatal(err)
+	}
+	return &testPeer{c, l, farKey(t, 0, k)}
+}
+
+// farKey returns the key of the other end.
+func farKey(t testing.TB, id uint8, k dataKeys) *dataKey {
+	t.Helper()
+	far, err := newDataKey(id, 7, dataKeys{k.cipher, k.recvKey, k.sendKey, k.recvIV, k.sendIV})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return far
+}
+
+// sends gives the client's packets to the plane, as they would come.
+func (c *testPeer) sends(t testing.TB, packets ...[]byte) (authentic int) {
+	t.Helper()
+	var sealed [][]byte
+	for _, p := range packets {
+		sealed = append(sealed, mustSeal(t, c.key, p))
+	}
+	return c.receive(sealed)
+}
+
+// gets opens what was sent to the client.
+func (c *testPeer) gets(t testing.TB) (packets [][]byte) {
+	t.Helper()
+	for _, sealed := range c.link.take() {
+		packet, _, why := c.key.openIn(sealed)
+		if why != reasonNone {
+			t.Fatalf("what was sent to the client: %s", why)
+		}
+		packets = append(packets, packet)
+	}
+	return packets
+}
+
+// ipv4 returns a packet with a right header.
+func ipv4(protocol byte, src, dst string, payload []byte) []byte {
+	p := make([]byte, ipv4HeaderLen, ipv4HeaderLen+len(payload))
+	p[0], p[8], p[9] = 0x45, 64, protocol
+	binary.BigEndian.PutUint16(p[2:], uint16(ipv4HeaderLen+len(payload)))
+	s, d := netip.MustParseAddr(src).As4(), netip.MustParseAddr(dst).As4()
+	copy(p[12:], s[:])
+	copy(p[16:], d[:])
+	binary.BigEndian.PutUint16(p[10:], checksum(p))
+	return append(p, payload...)
+}
+
+func checksum(b []byte) uint16 {
+	var sum uint32
+	for ; len(b) >= 2; b = b[2:] {
+		sum += uint32(binary.BigEndian.Uint16(b))
+	}
+	if len(b) == 1 {
+		sum += uint32(b[0]) << 8
+	}
+	for sum>>16 != 0 {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
+
+// udp returns a datagram without a checksum.
+func udp(src, dst string, octets int) []byte {
+	d := make([]byte, 8+octets)
+	binary.BigEndian.PutUint16(d, 4000)
+	binary.BigEndian.PutUint16(d[2:], 53)
+	binary.BigEndian.PutUint16(d[4:], uint16(len(d)))
+	return ipv4(17, src, dst, d)
+}
+
+func icmp(kind byte, src, dst string, rest []byte) []byte {
+	return ipv4(protocolICMP, src, dst, append([]byte{kind, 0, 0, 0, 0, 0, 0, 0}, rest...))
+}
+
+// received returns the next packet that came out of the TUN, nil when there is
+// none.
+func received(dev *tun.Channel) []byte {
+	select {
+	case frame := <-dev.Received():
+		return frame[tun.HeaderLen:]
+	default:
+		return nil
+	}
+}
+
+const host, outside = "10.1.0.9", "10.2.0.9"
+
+func TestPacketsFromClients(t *testing.T) {
+	var log bytes.Buffer
+	p, dev := newTestPlane(t, planeOptions{log: slog.New(slog.NewTextHandler(&log, nil))})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16", "10.8.0.0/24", "224.0.0.0/4", "169.254.0.0/16")
+	p.testPeer(t, "10.8.0.9", "10.1.0.0/16")
+	short := udp("10.8.0.5", host, 40)
+	short[3]++ // longer than the packet
+	for _, tt := range []struct {
+		name   string
+		packet []byte
+		want   reason
+	}{
+		{"allowed", udp("10.8.0.5", host, 40), reasonNone},
+		{"not allowed", udp("10.8.0.5", outside, 40), reasonDenied},
+		{"another's source", udp("10.8.0.9", host, 40), reasonSource},
+		{"a source outside", udp(outside, host, 40), reasonSource},
+		{"another client, though of an allowed prefix", udp("10.8.0.5", "10.8.0.9", 40), reasonIsolated},
+		{"its own address", udp("10.8.0.5", "10.8.0.5", 40), reasonIsolated},
+		{"echo to the server", icmp(8, "10.8.0.5", "10.8.0.1", nil), reasonNone},
+		{"multicast", udp("10.8.0.5", "224.0.0.251", 40), reasonDenied},
+		{"link-local", udp("10.8.0.5", "169.254.169.254", 40), reasonDenied},
+		{"IPv6", append([]byte{0x60}, make([]byte, 60)...), reasonNotIPv4},
+		{"cut short", short, reasonMalformed},
+		{"LZO", append([]byte{0x66}, udp("10.8.0.5", host, 40)...), reasonCompressed},
+		{"LZ4", append([]byte{0x69}, udp("10.8.0.5", host, 40)...), reasonCompressed},
+		{"LZ4 version 2", append([]byte{0x50, 1}, udp("10.8.0.5", host, 40)...), reasonCompressed},
+		{"stub version 2", append([]byte{0x50, 0}, udp("10.8.0.5", host, 40)...), reasonNone},
+		{"padding", append(udp("10.8.0.5", host, 40), 0, 0, 0), reasonNone},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			before := p.drops.snapshot()
+			if n := c.sends(t, tt.packet); n != 1 {
+				t.Fatalf("%d authentic packets", n)
+			}
+			if got := received(dev); (got != nil) != (tt.want == reasonNone) {
+				t.Errorf("the TUN got %x", got)
+			}
+			want := before[tt.want.String()] + 1
+			if got := p.drops.snapshot()[tt.want.String()]; tt.want != reasonNone && got != want {
+				t.Errorf("%s: %d, want %d: %v", tt.want, got, want, p.drops.snapshot())
+			}
+		})
+	}
+	if in, out := c.traffic(); in.Packets != 4 || in.Octets != 3*68+28 || out != (Traffic{}) {
+		t.Errorf("traffic %+v, %+v", in, out)
+	}
+	for _, want := range []string{`reason=denied user="user of 10.8.0.5" virtual_ip=10.8.0.5 source=10.8.0.5 destination=10.2.0.9 protocol=17`, "reason=isolated"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log lacks %s:\n%s", want, &log)
+		}
+	}
+}
+
+func TestServerAddressTakesNothingButICMP(t *testing.T) {
+	p, dev := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	c.sends(t, udp("10.8.0.5", "10.8.0.1", 8))
+	if got := received(dev); got != nil || p.drops.snapshot()["denied"] != 1 {
+		t.Errorf("the TUN got %x, %v", got, p.drops.snapshot())
+	}
+	c.allow(newAccessSet(prefixes("10.8.0.1/32")))
+	c.sends(t, udp("10.8.0.5", "10.8.0.1", 8))
+	if received(dev) == nil {
+		t.Errorf("allowed by a policy: %v", p.drops.snapshot())
+	}
+}
+
+func TestLogOfDenialsIsBounded(t *testing.T) {
+	var log bytes.Buffer
+	p, _ := newTestPlane(t, planeOptions{log: slog.New(slog.NewTextHandler(&log, nil))})
+	c := p.testPeer(t, "10.8.0.5")
+	for range 1000 {
+		c.sends(t, udp("10.8.0.5", outside, 8))
+	}
+	if n := strings.Count(log.String(), "\n"); n < denialsAtOnce || n > 100 {
+		t.Errorf("%d lines", n)
+	}
+	if n := p.drops.snapshot()["denied"]; n != 1000 {
+		t.Errorf("%d counted", n)
+	}
+}
+
+func TestPacketsToClients(t *testing.T) {
+	p, _ := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	quote := udp("10.8.0.5", host, 0)
+	foreign := udp("10.8.0.5", outside, 0)
+	o := newOutbound(p)
+	for _, tt := range []struct {
+		name   string
+		packet []byte
+		want   reason
+	}{
+		{"allowed", udp(host, "10.8.0.5", 40), reasonNone},
+		{"not allowed", udp(outside, "10.8.0.5", 40), reasonDenied},
+		{"another client", udp("10.8.0.9", "10.8.0.5", 40), reasonIsolated},
+		{"no client", udp(host, "10.8.0.9", 40), reasonNoClient},
+		{"the peer of a client", udp(host, "10.8.0.6", 40), reasonNoClient},
+		{"outside of the pool", udp(host, "10.9.0.5", 40), reasonNoClient},
+		{"echo reply of the server", icmp(0, "10.8.0.1", "10.8.0.5", nil), reasonNone},
+		{"a router about an allowed packet", icmp(11, outside, "10.8.0.5", quote), reasonNone},
+		{"a router about a packet that was not allowed", icmp(11, outside, "10.8.0.5", foreign), reasonDenied},
+		{"a router about another's packet", icmp(11, outside, "10.8.0.5", udp("10.8.0.9", host, 0)), reasonDenied},
+		{"an echo with a quote", icmp(8, outside, "10.8.0.5", quote), reasonDenied},
+		{"IPv6", append([]byte{0x60}, make([]byte, 60)...), reasonNotIPv4},
+		{"nothing at all", nil, reasonMalformed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			before := p.drops.snapshot()[tt.want.String()]
+			o.process(append(make([]byte, tun.HeaderLen), tt.packet...))
+			if got, _ := o.process(append(make([]byte, tun.HeaderLen), tt.packet...)); (got != nil) != (tt.want == reasonNone) {
+				t.Errorf("client %v", got)
+			}
+			if got := p.drops.snapshot()[tt.want.String()]; tt.want != reasonNone && got != before+2 {
+				t.Errorf("%s: %d more: %v", tt.want, got-before, p.drops.snapshot())
+			}
+		})
+	}
+	o.touched = append(o.touched, c.client)
+	o.flush()
+	if got := c.gets(t); len(got) != 6 || !bytes.Equal(got[0], udp(host, "10.8.0.5", 40)) {
+		t.Errorf("%d packets", len(got))
+	}
+	if _, out := c.traffic(); out.Packets != 6 || out.Octets != 2*(68+28+56) {
+		t.Errorf("traffic %+v", out)
+	}
+	if c.link.trains != 1 || c.link.flushes != 1 {
+		t.Errorf("%d trains, %d flushes", c.link.trains, c.link.flushes)
+	}
+}
+
+// superPacket returns the frame that the kernel hands over for n octets of one
+// TCP flow, to be cut into packets of size payload octets.
+func superPacket(src, dst string, n, size int) []byte {
+	segment := append(make([]byte, tcpHeaderLen), sequence(0, n)...)
+	segment[12], segment[13] = 5<<4, 0x10
+	packet := ipv4(protocolTCP, src, dst, segment)
+	pseudo := append(bytes.Clone(packet[12:20]), 0, protocolTCP, byte(len(segment)>>8), byte(len(segment)))
+	binary.BigEndian.PutUint16(packet[20+16:], ^checksum(pseudo))
+	frame := make([]byte, tun.HeaderLen)
+	frame[0], frame[1] = 1, 1 // checksum needed, TCP over IPv4
+	binary.NativeEndian.PutUint16(frame[2:], 40)
+	binary.NativeEndian.PutUint16(frame[4:], uint16(size))
+	binary.NativeEndian.PutUint16(frame[6:], 20)
+	binary.NativeEndian.PutUint16(frame[8:], 16)
+	return append(frame, packet...)
+}
+
+// TestSuperPackets sends 60,000 octets in one frame: what the client gets, sent
+// back by another, becomes the same frame again.
+func TestSuperPackets(t *testing.T) {
+	p, dev := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	o := newOutbound(p)
+	if _, worth := o.process(superPacket(host, "10.8.0.5", 60000, 1400)); !worth {
+		t.Error("60,000 octets are not worth a call")
+	}
+	o.touched = append(o.touched, c.client)
+	o.flush()
+	packets := c.gets(t)
+	if len(packets) != 43 || c.link.trains != 1 {
+		t.Fatalf("%d packets in %d trains", len(packets), c.link.trains)
+	}
+	// The other way: the same flow with the ends changed.
+	var back [][]byte
+	for _, packet := range packets {
+		src, dst := bytes.Clone(packet[12:16]), bytes.Clone(packet[16:20])
+		copy(packet[12:], dst)
+		copy(packet[16:], src)
+		back = append(back, packet)
+	}
+	if n := c.sends(t, back...); n != len(back) {
+		t.Fatalf("%d of %d packets were opened", n, len(back))
+	}
+	got := received(dev)
+	if len(got) != 40+60000 || !bytes.Equal(got[40:], sequence(0, 60000)) {
+		t.Errorf("%d octets came out, want one super-packet", len(got))
+	}
+	if more := received(dev); more != nil {
+		t.Errorf("and another packet of %d octets", len(more))
+	}
+	in, out := c.traffic()
+	if want := (Traffic{43, 60000 + 43*40}); in != want || out != want {
+		t.Errorf("traffic %+v, %+v, want %+v", in, out, want)
+	}
+}
+
+// TestSmallSegments: a super-packet of small segments needs several trains.
+func TestSmallSegments(t *testing.T) {
+	for _, stream := range []bool{true, false} {
+		p, _ := newTestPlane(t, planeOptions{})
+		c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+		c.link.stream = stream
+		o := newOutbound(p)
+		o.process(superPacket(host, "10.8.0.5", 60000, 88))
+		o.touched = append(o.touched, c.client)
+		o.flush()
+		if packets := c.gets(t); len(packets) != 682 || c.link.trains < 2 {
+			t.Errorf("stream %v: %d packets in %d trains", stream, len(packets), c.link.trains)
+		}
+	}
+}
+
+// TestTrainsOfDatagrams: without a length before each packet, all but the last
+// are equally long.
+func TestTrainsOfDatagrams(t *testing.T) {
+	p, _ := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	c.link.stream = false
+	o := newOutbound(p)
+	for _, n := range []int{100, 100, 50, 100, 200, 200} {
+		o.process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", n)...))
+	}
+	o.touched = append(o.touched, c.client)
+	o.flush()
+	var sizes []int
+	for _, packet := range c.gets(t) {
+		sizes = append(sizes, len(packet)-28)
+	}
+	if fmt.Sprint(sizes) != "[100 100 50 100 200 200]" || c.link.trains != 3 {
+		t.Errorf("%v in %d trains", sizes, c.link.trains)
+	}
+}
+
+func TestNoPacketForAFullQueue(t *testing.T) {
+	p, _ := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	c.link.isFull = true
+	newOutbound(p).process(superPacket(host, "10.8.0.5", 60000, 1400))
+	if got := p.drops.snapshot()["queue_full"]; got != 43 || c.sealing.seal.packetID != 0 {
+		t.Errorf("%d dropped, packet id %d", got, c.sealing.seal.packetID)
+	}
+}
+
+// TestRekey installs a second key while packets under the first still come:
+// both open; sealing moves on when the client has used the new one.
+func TestRekey(t *testing.T) {
+	p, dev := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	var heard []uint8
+	c.onKey = func(id uint8) { heard = append(heard, id) }
+	k := dataKeys{AES256GCM, sequence(3, 32), sequence(90, 32), sequence(5, 8), sequence(6, 8)}
+	if err := c.installKey(1, k); err != nil {
+		t.Fatal(err)
+	}
+	second := farKey(t, 1, k)
+	sealsWith := func() uint8 {
+		if err := c.sendPing(); err != nil {
+			t.Fatal(err)
+		}
+		return c.link.take()[0][0] & 7
+	}
+	late := mustSeal(t, c.key, udp("10.8.0.5", host, 3))
+	c.sends(t, udp("10.8.0.5", host, 1))
+	if id := sealsWith(); id != 0 {
+		t.Errorf("seals with %d before the client has used the new key", id)
+	}
+	c.receive([][]byte{mustSeal(t, second, udp("10.8.0.5", host, 2))})
+	if id := sealsWith(); id != 1 {
+		t.Errorf("seals with %d", id)
+	}
+	c.receive([][]byte{late})
+	if id := sealsWith(); id != 1 {
+		t.Errorf("an old packet has moved sealing back to %d", id)
+	}
+	for range 3 {
+		if received(dev) == nil {
+			t.Errorf("lost a packet: %v", p.drops.snapshot())
+		}
+	}
+	c.retireKey(0)
+	if n := c.sends(t, udp("10.8.0.5", host, 1)); n != 0 || p.drops.snapshot()["unknown_key"] != 1 {
+		t.Errorf("%d opened under a retired key: %v", n, p.drops.snapshot())
+	}
+	if !slices.Equal(heard, []uint8{0, 1}) {
+		t.Errorf("keys heard of: %v", heard)
+	}
+	c.retireKey(1)
+	if err := c.sendPing(); err == nil || !strings.Contains(err.Error(), "no_key") {
+		t.Errorf("without keys: %v", err)
+	}
+	newOutbound(p).process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", 40)...))
+	if p.drops.snapshot()["no_key"] != 1 {
+		t.Errorf("%v", p.drops.snapshot())
+	}
+}
+
+func TestActivateKey(t *testing.T) {
+	p, _ := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5")
+	if err := c.installKey(1, dataKeys{AES128GCM, sequence(3, 16), sequence(90, 16), sequence(5, 8), sequence(6, 8)}); err != nil {
+		t.Fatal(err)
+	}
+	c.activateKey(5) // there is none
+	c.activateKey(1)
+	if err := c.sendPing(); err != nil {
+		t.Fatal(err)
+	}
+	if id := c.link.take()[0][0] & 7; id != 1 {
+		t.Errorf("seals with %d", id)
+	}
+}
+
+func TestKeysWearOut(t *testing.T) {
+	p, _ := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	asked := 0
+	c.onRekey = func() { asked++ }
+	c.sealing.seal.packetID = rekeyPacketID
+	o := newOutbound(p)
+	for range 3 {
+		o.process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", 40)...))
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times for new keys", asked)
+	}
+	c.sealing.seal.packetID = lastPacketID
+	o.process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", 40)...))
+	if p.drops.snapshot()["exhausted"] != 1 {
+		t.Errorf("%v", p.drops.snapshot())
+	}
+	c.key.seal.blocks = 0
+	c.keys[0].open.blocks = rekeyBlocks
+	c.sends(t, udp("10.8.0.5", host, 1), udp("10.8.0.5", host, 1))
+	if asked != 2 {
+		t.Errorf("asked %d times for new keys", asked)
+	}
+}
+
+func TestPingsAndExit(t *testing.T) {
+	p, dev := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "0.0.0.0/0")
+	left := 0
+	c.onExit = func() { left++ }
+	if !c.lastReceived().IsZero() {
+		t.Error("heard of before the first packet")
+	}
+	c.sends(t, pingPacket)
+	if time.Since(c.lastReceived()) > time.Minute {
+		t.Errorf("last received %s", c.lastReceived())
+	}
+	c.sends(t, append(bytes.Clone(occMagic), 0, 'V', '4'))
+	if left != 0 {
+		t.Error("an option string was taken for an exit")
+	}
+	c.sends(t, append(bytes.Clone(occMagic), occExit))
+	if left != 1 {
+		t.Error("the exit was not told")
+	}
+	if got := received(dev); got != nil {
+		t.Errorf("the TUN got %x", got)
+	}
+	if in, _ := c.traffic(); in != (Traffic{}) {
+		t.Errorf("traffic %+v", in)
+	}
+	before := c.lastReceived()
+	forged := mustSeal(t, c.key, pingPacket)
+	forged[20] ^= 1
+	c.receive([][]byte{forged})
+	if c.lastReceived() != before {
+		t.Error("a forged packet keeps the session alive")
+	}
+	c.framing = framingCompLZO
+	if err := c.sendPing(); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.gets(t); !bytes.Equal(got[0], append([]byte{markPlain}, pingPacket...)) {
+		t.Errorf("ping with framing: %x", got)
+	}
+	c.sends(t, append([]byte{markPlain}, udp("10.8.0.5", host, 4)...))
+	if received(dev) == nil {
+		t.Errorf("packet with framing: %v", p.drops.snapshot())
+	}
+}
+
+func TestKeepAlive(t *testing.T) {
+	p, _ := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	o := newOutbound(p)
+	o.process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", 40)...))
+	o.touched = append(o.touched, c.client)
+	o.flush()
+	c.gets(t)
+	sent := time.Unix(0, c.lastSent.Load())
+	for after, want := range map[time.Duration]int{9 * time.Second: 0, 10 * time.Second: 1} {
+		c.lastSent.Store(sent.UnixNano())
+		if err := c.keepAlive(sent.Add(after), 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.gets(t); len(got) != want || want == 1 && !isPing(got[0]) {
+			t.Errorf("after %s: %x", after, got)
+		}
+	}
+}
+
+func TestAccessChangesAtOnce(t *testing.T) {
+	p, dev := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	for _, tt := range []struct {
+		set  *accessSet
+		want bool
+	}{
+		{newAccessSet(prefixes("10.2.0.0/16")), false},
+		{newAccessSet(prefixes("10.1.0.0/16")), true},
+		{nil, false},
+	} {
+		c.allow(tt.set)
+		c.sends(t, udp("10.8.0.5", host, 4))
+		if got := received(dev); (got != nil) != tt.want {
+			t.Errorf("from the client: %x", got)
+		}
+		if got, _ := newOutbound(p).process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", 4)...)); (got != nil) != tt.want {
+			t.Errorf("to the client: %v", got)
+		}
+	}
+}
+
+func TestAttachAndDetach(t *testing.T) {
+	p, dev := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	for _, address := range []string{"10.8.0.5", "10.8.0.1", "10.8.0.6", "10.8.1.5", "10.7.255.253"} {
+		if err := p.attach(newClient(1, netip.MustParseAddr(address), c.link)); err == nil {
+			t.Errorf("%s: attached", address)
+		}
+	}
+	p.detach(newClient(1, netip.MustParseAddr("10.8.0.5"), c.link)) // another one
+	if p.lookup(c.address) != c.client {
+		t.Error("detached by another")
+	}
+	packet := mustSeal(t, c.key, udp("10.8.0.5", host, 4))
+	p.detach(c.client)
+	p.detach(c.client)
+	if c.receive([][]byte{packet}) != 0 || received(dev) != nil {
+		t.Error("a detached client has sent a packet")
+	}
+	if err := p.attach(newClient(1, netip.MustParseAddr("10.8.0.5"), c.link)); err != nil {
+		t.Error(err)
+	}
+	if newClient(1, netip.MustParseAddr("10.8.0.9"), c.link).receive([][]byte{packet}) != 0 {
+		t.Error("a client that was never attached has sent a packet")
+	}
+}
+
+func TestBandwidth(t *testing.T) {
+	var b bandwidth
+	const mbps, second = 8, int64(time.Second) // 10⁶ octets a second
+	b.mbps.Store(mbps)
+	passed := 0
+	for now := second; now < 11*second; now += second / 10_000 {
+		if b.allow(1000, now) {
+			passed += 1000
+		}
+	}
+	if want := 10_000_000; passed < want || passed > want+mbps*125_000/10 {
+		t.Errorf("%d octets in ten seconds, want %d", passed, want)
+	}
+	b.mbps.Store(0)
+	for range 100 {
+		if !b.allow(1<<30, 0) {
+			t.Fatal("limited without a limit")
+		}
+	}
+	p, dev := newTestPlane(t, planeOptions{bandwidthMbps: 1})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	o := newOutbound(p)
+	for range 20 {
+		o.process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", 1400)...))
+		c.sends(t, udp("10.8.0.5", host, 1400))
+		received(dev)
+	}
+	dropped := p.drops.snapshot()["bandwidth"]
+	if in, out := c.traffic(); dropped == 0 || in.Packets+out.Packets+dropped != 40 || in.Packets == 0 || out.Packets == 0 {
+		t.Errorf("%d dropped, %d and %d passed", dropped, in.Packets, out.Packets)
+	}
+}
+
+// TestMSS: a SYN of either direction keeps to what the transport carries.
+func TestMSS(t *testing.T) {
+	syn := func(src, dst string, options []byte) []byte {
+		segment := make([]byte, tcpHeaderLen, 40)
+		segment = append(segment, options...)
+		segment[12], segment[13] = byte(len(segment)/4)<<4, tcpSYN
+		packet := ipv4(protocolTCP, src, dst, segment)
+		pseudo := append(bytes.Clone(packet[12:20]), 0, protocolTCP, 0, byte(len(segment)))
+		binary.BigEndian.PutUint16(packet[36:], checksum(append(pseudo, packet[20:]...)))
+		return packet
+	}
+	p, dev := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	c.link.mss = 1400
+	for _, tt := range []struct {
+		name    string
+		options []byte
+		at      int // of the value
+		want    uint16
+	}{
+		{"lowered", []byte{2, 4, 1460 >> 8, 1460 & 255}, 2, 1400},
+		{"small enough", []byte{2, 4, 1000 >> 8, 1000 & 255}, 2, 1000},
+		{"behind an odd option", []byte{1, 2, 4, 1460 >> 8, 1460 & 255, 0, 0, 0}, 3, 1400},
+		{"behind the end", []byte{0, 2, 4, 1460 >> 8, 1460 & 255, 0, 0, 0}, 3, 1460},
+		{"option cut short", []byte{3, 3, 0, 2}, 2, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c.sends(t, syn("10.8.0.5", host, tt.options))
+			o := newOutbound(p)
+			o.process(append(make([]byte, tun.HeaderLen), syn(host, "10.8.0.5", tt.options)...))
+			o.touched = append(o.touched, c.client)
+			o.flush()
+			for _, packet := range [][]byte{received(dev), c.gets(t)[0]} {
+				segment := packet[20:]
+				pseudo := append(bytes.Clone(packet[12:20]), 0, protocolTCP, 0, byte(len(segment)))
+				if sum := checksum(append(pseudo, segment...)); sum != 0 {
+					t.Errorf("checksum is off by %04x", sum)
+				}
+				if tt.name != "option cut short" {
+					if got := binary.BigEndian.Uint16(segment[20+tt.at:]); got != tt.want {
+						t.Errorf("MSS %d, want %d", got, tt.want)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestRunUntilTheEnd(t *testing.T) {
+	p, dev := newTestPlane(t, planeOptions{})
+	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- p.run(ctx) }()
+	for i := range 10 {
+		dev.SendPacket(udp(host, "10.8.0.5", i))
+	}
+	packets := 0
+	for deadline := time.Now().Add(10 * time.Second); packets < 10 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		packets += len(c.gets(t))
+	}
+	if packets != 10 {
+		t.Errorf("%d packets arrived", packets)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-dev.Closed():
+	default:
+		t.Error("the device is open")
+	}
+}
+
+func TestRunReportsALostDevice(t *testing.T) {
+	p, dev := newTestPlane(t, planeOptions{})
+	dev.Close()
+	if err := p.run(t.Context()); !errors.Is(err, tun.ErrClosed) || !strings.Contains(err.Error(), "test0") {
+		t.Errorf("%v", err)
+	}
+}
+
+type discardLink struct{ packets int }
+
+func (l *discardLink) sendControl([]byte) error { return nil }
+func (l *discardLink) framed() bool             { return true }
+func (l *discardLink) maxSegment() uint16       { return 0 }
+func (l *discardLink) full() bool               { return false }
+func (l *discardLink) flush()                   {}
+func (l *discardLink) sendData(t *train)        { l.packets += t.packets; t.release() }
+
+type discardWriter struct{}
+
+func (discardWriter) Write(uint32, [][]byte) error { return nil }
+func (discardWriter) USO() bool                    { return true }
+
+// BenchmarkToClient seals super-packets of 60,000 octets.
+func BenchmarkToClient(b *testing.B) {
+	p, _ := newTestPlane(b, planeOptions{})
+	c := p.testPeer(b, "10.8.0.5", "10.1.0.0/16")
+	c.client.link = &discardLink{}
+	o := newOutbound(p)
+	frame := superPacket(host, "10.8.0.5", 60000, 1400)
+	work := make([]byte, len(frame))
+	b.SetBytes(60000)
+	b.ReportAllocs()
+	for b.Loop() {
+		copy(work, frame)
+		o.process(work)
+		o.touched = append(o.touched, c.client)
+		o.flush()
+	}
+}
+
+// BenchmarkFromClient opens and joins 43 packets of 1,400 octets.
+func BenchmarkFromClient(b *testing.B) {
+	p, _ := newTestPlane(b, planeOptions{})
+	c := p.testPeer(b, "10.8.0.5", "10.1.0.0/16")
+	in := newInbound(p)
+	in.joiner = tun.NewCoalescer(discardWriter{})
+	p.inbounds.New = func() any { return in }
+	var packets [][]byte
+	for range 43 {
+		packets = append(packets, mustSeal(b, c.key, udp("10.8.0.5", host, 1372)))
+	}
+	room := make([][]byte, len(packets))
+	for i := range room {
+		room[i] = make([]byte, len(packets[i]), 1500)
+	}
+	b.SetBytes(43 * 1400)
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range room {
+			copy(room[i], packets[i])
+		}
+		c.keys[0].window = replayWindow{}
+		if c.receive(room) != len(room) {
+			b.Fatal(p.drops.snapshot())
+		}
+	}
+}

@@ -1,0 +1,286 @@
+package sslvpn
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxFrame is the longest packet taken from a client, in octets: an inner
+	// packet of 1,600 octets, or a full control packet, and room to spare.
+	maxFrame = 2048
+	// readRoom is what one read may bring. It holds frames for a write of several
+	// super-packets to the TUN.
+	readRoom = 256 << 10
+	// queueLimit bounds the data that waits for one client, in octets. More would
+	// only be delay: TCP inside adapts to loss.
+	queueLimit = 512 << 10
+	// controlLimit bounds the control packets that wait.
+	controlLimit = 64 << 10
+	// unsentLimit is the octets that the kernel takes before it has sent them.
+	unsentLimit = 256 << 10
+)
+
+var (
+	errFrameLength  = errors.New("length of a frame out of bounds")
+	errControlQueue = errors.New("control packets are not taken")
+)
+
+// tcpLink is the TCP connection of one client. Whoever has something to send
+// writes it at once when the kernel takes it; else a goroutine waits for the
+// kernel, for as long as something is left.
+type tcpLink struct {
+	conn  *net.TCPConn
+	raw   syscall.RawConn
+	drops *drops
+
+	mu       sync.Mutex
+	control  []byte   // frames of control packets; guarded by mu, as all below
+	waiting  []*train // in the order of their sending
+	octets   int      // of waiting
+	writing  bool     // somebody has the part of the writer
+	closed   bool
+	draining chan struct{} // closed when nothing is left to write; nil: nobody asks
+
+	// What the writer works with.
+	chunk    []byte
+	n        int
+	errno    unix.Errno
+	tryWrite func(fd uintptr)
+
+	reader reader
+}
+
+// newTCPLink takes over a connection.
+func newTCPLink(conn *net.TCPConn, d *drops) (*tcpLink, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	l := &tcpLink{conn: conn, raw: raw, drops: d}
+	if err := conn.SetNoDelay(true); err != nil {
+		return nil, fmt.Errorf("set TCP_NODELAY: %w", err)
+	}
+	// Kernels before 3.12 do not know the option; then the delay is longer.
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentLimit)
+	})
+	// The socket does not block, so that the scheduler need not hear of the call.
+	l.tryWrite = func(fd uintptr) {
+		for {
+			n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(l.chunk))),
+				uintptr(len(l.chunk)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+			if errno != unix.EINTR {
+				l.n, l.errno = int(n), errno
+				return
+			}
+		}
+	}
+	l.reader.init(raw)
+	return l, nil
+}
+
+// sendControl implements link.
+func (l *tcpLink) sendControl(packet []byte) error {
+	if len(packet) == 0 || len(packet) > maxFrame {
+		return fmt.Errorf("control packet of %d octets: %w", len(packet), errFrameLength)
+	}
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return net.ErrClosed
+	}
+	if len(l.control)+len(packet) > controlLimit {
+		l.mu.Unlock()
+		return errControlQueue
+	}
+	l.control = binary.BigEndian.AppendUint16(l.control, uint16(len(packet)))
+	l.control = append(l.control, packet...)
+	l.mu.Unlock()
+	l.flush()
+	return nil
+}
+
+// framed implements link.
+func (l *tcpLink) framed() bool { return true }
+
+// maxSegment implements link: a stream has no packets to overfill.
+func (l *tcpLink) maxSegment() uint16 { return 0 }
+
+// full implements link.
+func (l *tcpLink) full() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.octets >= queueLimit
+}
+
+// sendData implements link.
+func (l *tcpLink) sendData(t *train) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		l.drops.add(reasonSend, t.packets)
+		t.release()
+		return
+	}
+	if n := len(l.waiting); n > 0 {
+		// While the client is slow, small trains become large ones.
+		if last := l.waiting[n-1]; len(last.octets)+len(t.octets) <= trainWorth {
+			last.octets = append(last.octets, t.octets...)
+			last.packets += t.packets
+			l.octets += len(t.octets)
+			t.release()
+			return
+		}
+	}
+	l.waiting = append(l.waiting, t)
+	l.octets += len(t.octets)
+}
+
+// flush implements link: it writes what waits, unless somebody does already.
+func (l *tcpLink) flush() {
+	l.mu.Lock()
+	if l.writing {
+		l.mu.Unlock()
+		return
+	}
+	l.writing = true
+	l.mu.Unlock()
+	for {
+		chunk, t, ok := l.next()
+		if !ok {
+			return
+		}
+		rest, err := l.try(chunk)
+		if err == nil && len(rest) > 0 {
+			go l.drain(rest, t)
+			return
+		}
+		if !l.wrote(t, err) {
+			return
+		}
+	}
+}
+
+// drain writes what waits, and first the rest of a chunk, as the kernel takes
+// it.
+func (l *tcpLink) drain(rest []byte, t *train) {
+	for ok := true; ok; rest, t, ok = l.next() {
+		if _, err := l.conn.Write(rest); !l.wrote(t, err) {
+			return
+		}
+	}
+}
+
+// next returns what the writer has to write: control packets first, then the
+// oldest train. ok is false when there is nothing, and the caller no writer any
+// more.
+func (l *tcpLink) next() (chunk []byte, t *train, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case len(l.control) > 0:
+		chunk, l.control = l.control, nil
+	case len(l.waiting) > 0:
+		t = l.waiting[0]
+		n := copy(l.waiting, l.waiting[1:])
+		l.waiting[n] = nil
+		l.waiting = l.waiting[:n]
+		chunk = t.octets
+	default:
+		l.writing = false
+		if l.draining != nil {
+			close(l.draining)
+			l.draining = nil
+		}
+		return nil, nil, false
+	}
+	return chunk, t, true
+}
+
+// try writes without waiting and returns what the kernel did not take.
+func (l *tcpLink) try(chunk []byte) (rest []byte, err error) {
+	for len(chunk) > 0 {
+		l.chunk = chunk
+		closed := l.raw.Control(l.tryWrite)
+		l.chunk = nil
+		switch {
+		case closed != nil:
+			return nil, net.ErrClosed
+		case l.errno == unix.EAGAIN:
+			return chunk, nil
+		case l.errno != 0:
+			return nil, os.NewSyscallError("send", l.errno)
+		}
+		chunk = chunk[l.n:]
+	}
+	return nil, nil
+}
+
+// wrote ends the writing of a chunk. Its octets count as waiting until then. It
+// returns false when the connection has failed.
+func (l *tcpLink) wrote(t *train, err error) bool {
+	l.mu.Lock()
+	if t != nil {
+		l.octets -= len(t.octets)
+		t.release()
+	}
+	l.mu.Unlock()
+	if err != nil {
+		l.close()
+		return false
+	}
+	return true
+}
+
+// close ends the connection; what waits is lost.
+func (l *tcpLink) close() {
+	l.mu.Lock()
+	l.closed = true
+	for _, t := range l.waiting {
+		l.drops.add(reasonSend, t.packets)
+		t.release()
+	}
+	l.waiting, l.control, l.octets = nil, nil, 0
+	if l.draining != nil {
+		close(l.draining)
+		l.draining = nil
+	}
+	l.mu.Unlock()
+	_ = l.conn.Close() // nothing is left that an error could be about
+}
+
+// finish lets what waits go out, for at most a time, says the end of the
+// stream and closes.
+func (l *tcpLink) finish(within time.Duration) {
+	// The deadline ends a drain that the client does not let end.
+	_ = l.conn.SetWriteDeadline(time.Now().Add(within))
+	l.mu.Lock()
+	var drained chan struct{}
+	if l.writing && !l.closed {
+		if l.draining == nil {
+			l.draining = make(chan struct{})
+		}
+		drained = l.draining
+	}
+	l.mu.Unlock()
+	if drained != nil {
+		<-drained
+	}
+	// A reset for octets that were never read would overtake what was sent.
+	if l.conn.CloseWrite() == nil {
+		_ = l.conn.SetReadDeadline(time.Now().Add(within))
+		_, _ = io.Copy(io.Discard, io.LimitReader(l.conn, readRoom))
+	}
+	l.close()
+}
