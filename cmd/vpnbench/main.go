@@ -33,6 +33,6 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newESPCommand(), newESPNodeCommand())
+	root.AddCommand(newESPCommand(), newESPNodeCommand(), newAPICommand())
 	return root
 }
