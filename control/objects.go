@@ -63,13 +63,13 @@ func NewObjects(s store.Store, key *SealingKey) *Objects {
 	return &Objects{
 		store:            s,
 		key:              key,
-		gateways:         store.NewTable[Gateway](s, prefixGateways),
-		customerGateways: store.NewTable[CustomerGateway](s, prefixCustomerGateways),
-		connections:      store.NewTable[storedConnection](s, prefixConnections),
-		monitors:         store.NewTable[Monitor](s, prefixMonitors),
-		monitorStatus:    store.NewTable[MonitorStatus](s, prefixMonitorStatus),
-		gatewayStatus:    store.NewTable[GatewayStatus](s, prefixGatewayStatus),
-		connectionStatus: store.NewTable[ConnectionStatus](s, prefixConnectionStatus),
+		gateways:         store.NewSharedTable[Gateway](s, prefixGateways),
+		customerGateways: store.NewSharedTable[CustomerGateway](s, prefixCustomerGateways),
+		connections:      store.NewSharedTable[storedConnection](s, prefixConnections),
+		monitors:         store.NewSharedTable[Monitor](s, prefixMonitors),
+		monitorStatus:    store.NewSharedTable[MonitorStatus](s, prefixMonitorStatus),
+		gatewayStatus:    store.NewSharedTable[GatewayStatus](s, prefixGatewayStatus),
+		connectionStatus: store.NewSharedTable[ConnectionStatus](s, prefixConnectionStatus),
 		connectionLog:    store.NewTable[[]LogLine](s, prefixConnectionLog),
 		results:          store.NewTable[storedResult](s, prefixClientTokens),
 		p2c:              newP2CTables(s),
@@ -499,7 +499,8 @@ func get[T any](ctx context.Context, t store.Table[T], project, id string) (T, e
 }
 
 // list returns the objects of a project, or of all. Those that are damaged do
-// not keep the others from being worked with; the reconciler tells of them.
+// not keep the others from being worked with; the reconciler tells of them. What
+// lies behind pointers, slices and maps is shared: see store.NewSharedTable.
 func list[T any](ctx context.Context, t store.Table[T], project string) ([]T, error) {
 	under := ""
 	if project != "" {
@@ -514,6 +515,28 @@ func list[T any](ctx context.Context, t store.Table[T], project string) ([]T, er
 		out[i] = row.Value
 	}
 	return out, nil
+}
+
+// statuses returns those of a project's objects by their id. A damaged one is
+// left out.
+func statuses[T any](ctx context.Context, t store.Table[T], project string) (map[string]T, error) {
+	rows, _, err := t.List(ctx, project+"/")
+	if err != nil && !store.IsDamaged(err) {
+		return nil, err
+	}
+	all := make(map[string]T, len(rows))
+	for _, row := range rows {
+		all[idOf(row.Key)] = row.Value
+	}
+	return all, nil
+}
+
+func byID[T any](objects []T, id func(*T) string) map[string]*T {
+	all := make(map[string]*T, len(objects))
+	for i := range objects {
+		all[id(&objects[i])] = &objects[i]
+	}
+	return all
 }
 
 // objectKey joins project and id. Either could carry a slash that makes the

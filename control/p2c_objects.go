@@ -33,13 +33,13 @@ type p2cTables struct {
 
 func newP2CTables(s store.Store) p2cTables {
 	return p2cTables{
-		gateways:      store.NewTable[P2CGateway](s, prefixP2CGateways),
-		servers:       store.NewTable[storedServer](s, prefixServers),
-		users:         store.NewTable[storedUser](s, prefixUsers),
-		groups:        store.NewTable[UserGroup](s, prefixUserGroups),
-		policies:      store.NewTable[AccessPolicy](s, prefixAccessPolicies),
-		gatewayStatus: store.NewTable[P2CGatewayStatus](s, prefixP2CGatewayStatus),
-		serverStatus:  store.NewTable[ServerStatus](s, prefixServerStatus),
+		gateways:      store.NewSharedTable[P2CGateway](s, prefixP2CGateways),
+		servers:       store.NewSharedTable[storedServer](s, prefixServers),
+		users:         store.NewSharedTable[storedUser](s, prefixUsers),
+		groups:        store.NewSharedTable[UserGroup](s, prefixUserGroups),
+		policies:      store.NewSharedTable[AccessPolicy](s, prefixAccessPolicies),
+		gatewayStatus: store.NewSharedTable[P2CGatewayStatus](s, prefixP2CGatewayStatus),
+		serverStatus:  store.NewSharedTable[ServerStatus](s, prefixServerStatus),
 	}
 }
 

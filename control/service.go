@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -170,8 +171,20 @@ func matches(filter []string, v string) bool {
 	return len(filter) == 0 || slices.Contains(filter, v)
 }
 
+// newestFirst sorts. Objects are large: what is moved around is where they are.
 func newestFirst[T any](items []T, created func(*T) time.Time) {
-	slices.SortStableFunc(items, func(a, b T) int {
-		return created(&b).Compare(created(&a))
-	})
+	type place struct {
+		created time.Time
+		index   int
+	}
+	order := make([]place, len(items))
+	for i := range items {
+		order[i] = place{created(&items[i]), i}
+	}
+	slices.SortFunc(order, func(a, b place) int { return cmp.Or(b.created.Compare(a.created), cmp.Compare(a.index, b.index)) })
+	sorted := make([]T, len(items))
+	for i, p := range order {
+		sorted[i] = items[p.index]
+	}
+	copy(items, sorted)
 }

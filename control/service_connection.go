@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/vpngw/vpngw/control/store"
 )
 
 // ConnectionView is a connection as the API shows it. It has no PSK.
@@ -223,18 +221,40 @@ func (s *Service) ListConnections(ctx context.Context, project string, f Connect
 	if err != nil {
 		return none, err
 	}
-	l := List[ConnectionView]{Total: total, NextMarker: page.NextMarker}
+	views, err := tx.viewsOfConnections(project, gateways)
+	if err != nil {
+		return none, err
+	}
+	l := List[ConnectionView]{Items: make([]ConnectionView, 0, len(page.Items)), Total: total, NextMarker: page.NextMarker}
 	for _, c := range page.Items {
-		v, err := tx.viewConnection(c)
-		if isNotFound(err) || store.IsDamaged(err) {
-			continue // finalised since the list was read, or its gateways cannot be
+		if v, ok := views(c); ok {
+			l.Items = append(l.Items, v)
 		}
-		if err != nil {
-			return none, err
-		}
-		l.Items = append(l.Items, v)
 	}
 	return l, nil
+}
+
+// viewsOfConnections returns a function that shows a connection of a project;
+// not ok says that its gateway or customer gateway was finalised meanwhile or
+// cannot be read.
+func (tx *transaction) viewsOfConnections(project string, gateways []Gateway) (view func(Connection) (v ConnectionView, ok bool), err error) {
+	customers, err := tx.customerGateways(project)
+	if err != nil {
+		return nil, err
+	}
+	statuses, err := statuses(tx.ctx, tx.objects.connectionStatus, project)
+	if err != nil {
+		return nil, err
+	}
+	gatewayOf := byID(gateways, func(g *Gateway) string { return g.ID })
+	customerOf := byID(customers, func(c *CustomerGateway) string { return c.ID })
+	return func(c Connection) (ConnectionView, bool) {
+		g, cgw := gatewayOf[c.GatewayID], customerOf[c.CustomerGatewayID]
+		if g == nil || cgw == nil {
+			return ConnectionView{}, false
+		}
+		return viewConnection(c, *g, *cgw, statuses[c.ID]), true
+	}, nil
 }
 
 func (f *ConnectionFilter) matches(c *Connection, gateways []Gateway) bool {

@@ -50,6 +50,11 @@ type bench struct {
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
+	return newBenchOf(t, control.Limits{})
+}
+
+func newBenchOf(t testing.TB, limits control.Limits) *bench {
+	t.Helper()
 	b := &bench{t: t, engines: &engines{}, log: &bytes.Buffer{}, now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	clock := func() time.Time { return b.now }
 	dir := t.TempDir()
@@ -71,7 +76,7 @@ func newBench(t testing.TB) *bench {
 		},
 	}
 	check(t, inventory.Validate())
-	service, err := control.NewService(control.ServiceOptions{Objects: b.objects, Inventory: inventory, Engines: b.engines, Now: clock})
+	service, err := control.NewService(control.ServiceOptions{Objects: b.objects, Inventory: inventory, Engines: b.engines, Limits: limits, Now: clock})
 	check(t, err)
 	credential := func(accessKey string, role control.Role, project string) control.Credential {
 		return control.Credential{AccessKey: accessKey, SecretKey: control.NewSecret(testSecret + accessKey), Role: role, Project: project}

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 )
 
 // Table is the typed view of the entries under one prefix. Values are JSON.
 type Table[T any] struct {
 	store  Store
 	prefix string
+	shared *decoded[T] // nil: every value is decoded anew
 }
 
 // Row is an entry of a table. Key is relative to the table's prefix.
@@ -28,6 +30,48 @@ func NewTable[T any](s Store, prefix string) Table[T] {
 	return Table[T]{store: s, prefix: strings.TrimSuffix(prefix, "/") + "/"}
 }
 
+// NewSharedTable returns a table as NewTable does, whose List and Decode decode
+// each version of an entry once. What lies behind pointers, slices and maps in
+// their values is shared by all callers, who must not change it; the value that
+// Get returns is the caller's own.
+func NewSharedTable[T any](s Store, prefix string) Table[T] {
+	t := NewTable[T](s, prefix)
+	t.shared = &decoded[T]{rows: make(map[string]Row[T])}
+	return t
+}
+
+// decoded keeps the rows that were decoded last, by key.
+type decoded[T any] struct {
+	mu   sync.Mutex
+	rows map[string]Row[T]
+}
+
+// maxDecoded bounds the rows that a table keeps. Those of deleted entries are
+// among them, until the bound is reached and all are dropped.
+const maxDecoded = 20_000
+
+func (d *decoded[T]) get(key string, modified int64) (Row[T], bool) {
+	if d == nil {
+		return Row[T]{}, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	row, ok := d.rows[key]
+	return row, ok && row.Modified == modified
+}
+
+func (d *decoded[T]) put(row Row[T]) {
+	if d == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.rows) >= maxDecoded {
+		clear(d.rows)
+	}
+	d.rows[row.Key] = row
+}
+
 // Prefix returns what the keys of the table begin with.
 func (t Table[T]) Prefix() string { return t.prefix }
 
@@ -37,7 +81,7 @@ func (t Table[T]) Get(ctx context.Context, key string) (Row[T], error) {
 	if err != nil {
 		return Row[T]{}, err
 	}
-	return t.Decode(e)
+	return t.decode(e)
 }
 
 // List returns the rows whose keys begin with under, in the order of their
@@ -81,6 +125,17 @@ func (t Table[T]) Check(key string, revision int64) Check {
 
 // Decode reads a row from an entry of the table, such as a watch reports it.
 func (t Table[T]) Decode(e Entry) (Row[T], error) {
+	if row, ok := t.shared.get(strings.TrimPrefix(e.Key, t.prefix), e.Modified); ok {
+		return row, nil
+	}
+	row, err := t.decode(e)
+	if err == nil {
+		t.shared.put(row)
+	}
+	return row, err
+}
+
+func (t Table[T]) decode(e Entry) (Row[T], error) {
 	key, ok := strings.CutPrefix(e.Key, t.prefix)
 	if !ok {
 		return Row[T]{}, fmt.Errorf("key %q is not of table %q", e.Key, t.prefix)
