@@ -235,50 +235,6 @@ func (o *Objects) Watch(ctx context.Context, after int64) (<-chan []Change, erro
 	return changes, nil
 }
 
-// SetGatewayStatus writes the status of a gateway. It is for the reconciler
-// alone. It fails with store.ErrNotFound when the gateway is gone.
-func (o *Objects) SetGatewayStatus(ctx context.Context, project, id string, s GatewayStatus) error {
-	return setStatus(ctx, o, o.gatewayStatus, prefixGateways, project, id, s)
-}
-
-// SetConnectionStatus writes the status of a connection. It is for the
-// reconciler alone. It fails with store.ErrNotFound when the connection is
-// gone.
-func (o *Objects) SetConnectionStatus(ctx context.Context, project, id string, s ConnectionStatus) error {
-	return setStatus(ctx, o, o.connectionStatus, prefixConnections, project, id, s)
-}
-
-// setStatus writes a status unless its object was finalised meanwhile, so none
-// is left behind.
-func setStatus[T any](ctx context.Context, o *Objects, t store.Table[T], specs, project, id string, status T) error {
-	key, err := objectKey(project, id)
-	if err != nil {
-		return err
-	}
-	put, err := t.Put(key, status)
-	if err != nil {
-		return err
-	}
-	for range changeAttempts {
-		var spec store.Entry
-		if spec, err = o.store.Get(ctx, specs+"/"+key); err != nil {
-			return err
-		}
-		_, err = o.store.Txn(ctx, []store.Check{{Key: spec.Key, Revision: spec.Modified}}, []store.Op{put})
-		if !errors.Is(err, store.ErrConflict) {
-			return err
-		}
-	}
-	return err
-}
-
-// SetLog replaces the log of a connection by lines, oldest first, of which it
-// keeps the latest MaxLogLines. It is for the reconciler alone. It fails with
-// store.ErrNotFound when the connection is gone.
-func (o *Objects) SetLog(ctx context.Context, project, id string, lines []LogLine) error {
-	return setStatus(ctx, o, o.connectionLog, prefixConnections, project, id, boundLog(lines))
-}
-
 // Log returns the log of a connection, newest line first.
 func (o *Objects) Log(ctx context.Context, project, id string) ([]LogLine, error) {
 	key, err := objectKey(project, id)

@@ -149,6 +149,63 @@ func TestStatusOfGoneObjects(t *testing.T) {
 	}
 }
 
+// What the reconciler reports of many connections is written for each that is
+// there, whoever changes their specifications meanwhile.
+func TestManyReports(t *testing.T) {
+	w := newWorld(t)
+	g, peer := w.gateway(), w.peer("198.51.100.7")
+	var reports []Report[ConnectionStatus]
+	var logs []Report[[]LogLine]
+	for i := range 2*manyReports + 1 {
+		id := nobody
+		if i%3 > 0 {
+			if i%3 == 1 {
+				peer = w.peer(fmt.Sprintf("198.51.100.%d", 10+i))
+			}
+			c := w.connection(g.ID, peer.ID, func(r *ConnectionCreate) {
+				r.VgwIP, r.PeerSubnets = new([]string{eip1, eip2}[i%3-1]), []string{fmt.Sprintf("172.16.%d.0/24", i)}
+			})
+			id = c.ID
+		}
+		reports = append(reports, Report[ConnectionStatus]{project, id, ConnectionStatus{Message: fmt.Sprint("message ", i)}})
+		logs = append(logs, Report[[]LogLine]{project, id, []LogLine{{Message: strings.Repeat("long ", 100) + fmt.Sprint(i)}}})
+	}
+	before := w.revision()
+	errs := w.objects.SetConnectionStatuses(t.Context(), reports)
+	if n := w.revision() - before; n > 3 {
+		t.Errorf("%d transactions for %d reports", n, len(reports))
+	}
+	for i, r := range reports {
+		if r.ID == nobody {
+			if !errors.Is(errs[i], store.ErrNotFound) {
+				t.Errorf("report %d of what is gone: %v", i, errs[i])
+			}
+			continue
+		}
+		if errs[i] != nil {
+			t.Errorf("report %d: %v", i, errs[i])
+		}
+		view, err := w.ShowConnection(t.Context(), project, r.ID)
+		if err != nil || view.Status.Message != r.Value.Message {
+			t.Errorf("report %d: message is %q, %v", i, view.Status.Message, err)
+		}
+	}
+	for i, err := range w.objects.SetLogs(t.Context(), logs) {
+		if logs[i].ID == nobody {
+			continue
+		}
+		lines, getErr := w.ConnectionLog(t.Context(), project, logs[i].ID)
+		if err != nil || getErr != nil || len(lines) != 1 || lines[0].Message != logs[i].Value[0].Message {
+			t.Errorf("log %d is %v: %v, %v", i, lines, err, getErr)
+		}
+	}
+	for i, err := range w.objects.SetConnectionStatuses(t.Context(), []Report[ConnectionStatus]{{"", "x", ConnectionStatus{}}, {project, "a/b", ConnectionStatus{}}}) {
+		if err == nil {
+			t.Errorf("report %d of an impossible id was written", i)
+		}
+	}
+}
+
 func TestFinalizeWantsARequest(t *testing.T) {
 	w := newWorld(t)
 	g := w.gateway()

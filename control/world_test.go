@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -91,7 +92,33 @@ func newWorldOn(t *testing.T, s store.Store) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		unspoilt(t, w.objects.gateways, store.NewTable[Gateway](s, prefixGateways))
+		unspoilt(t, w.objects.customerGateways, store.NewTable[CustomerGateway](s, prefixCustomerGateways))
+		unspoilt(t, w.objects.connections, store.NewTable[storedConnection](s, prefixConnections))
+		unspoilt(t, w.objects.connectionStatus, store.NewTable[ConnectionStatus](s, prefixConnectionStatus))
+		unspoilt(t, w.objects.monitors, store.NewTable[Monitor](s, prefixMonitors))
+		unspoilt(t, w.objects.p2c.gateways, store.NewTable[P2CGateway](s, prefixP2CGateways))
+		unspoilt(t, w.objects.p2c.servers, store.NewTable[storedServer](s, prefixServers))
+		unspoilt(t, w.objects.p2c.users, store.NewTable[storedUser](s, prefixUsers))
+		unspoilt(t, w.objects.p2c.groups, store.NewTable[UserGroup](s, prefixUserGroups))
+		unspoilt(t, w.objects.p2c.policies, store.NewTable[AccessPolicy](s, prefixAccessPolicies))
+	})
 	return w
+}
+
+// unspoilt fails the test when somebody changed a value of a shared table in
+// its place.
+func unspoilt[T any](t *testing.T, shared, fresh store.Table[T]) {
+	t.Helper()
+	have, _, err := shared.List(context.Background(), "")
+	if errors.Is(err, store.ErrClosed) {
+		return
+	}
+	want, _, _ := fresh.List(context.Background(), "") // which errs as the other does
+	if !reflect.DeepEqual(have, want) {
+		t.Errorf("values of the table %s were changed in their place", shared.Prefix())
+	}
 }
 
 func gatewayRequest() GatewayCreate {

@@ -22,6 +22,7 @@ type live struct {
 	place      place
 	journal    journal
 	stored     control.ConnectionStatus // as the store has it
+	next       control.ConnectionStatus // to be stored
 
 	fault    error // of the last pass
 	observed int64 // generation that the last pass applied, or failed to
@@ -292,14 +293,18 @@ func (r *Reconciler) observe(ctx context.Context) error {
 	if err == nil {
 		routes = r.routed()
 	}
+	var changed []*live
 	for id, l := range r.subjects {
 		if l.observed == 0 {
 			continue
 		}
 		l.routes = routes[id]
-		r.write(ctx, now, l, l.status())
+		if l.renew(now, l.status()) {
+			changed = append(changed, l)
+		}
 		r.reportMonitor(ctx, l, r.tunnels[id])
 	}
+	r.storeStatuses(ctx, changed)
 	return err
 }
 
@@ -335,38 +340,63 @@ func (r *Reconciler) routed() map[string][]netip.Prefix {
 	return all
 }
 
-// write stores the status of a connection when it changed.
-func (r *Reconciler) write(ctx context.Context, now time.Time, l *live, status control.ConnectionStatus) {
+// renew takes over a status as the one to be stored, and tells whether it is
+// another one than the store has.
+func (l *live) renew(now time.Time, status control.ConnectionStatus) bool {
 	if reflect.DeepEqual(status, l.stored) {
-		return
+		return false
 	}
 	if status.State != l.stored.State {
 		status.LastChange = now.UTC()
 	}
-	err := r.Objects.SetConnectionStatus(ctx, l.connection.Project, l.connection.ID, status)
-	if err != nil {
-		if !errors.Is(err, store.ErrNotFound) {
-			r.Logger.Error("status was not stored", "connection", l.connection.ID, "error", err)
+	l.next = status
+	return true
+}
+
+// storeBatch is how many statuses or logs are written between two looks at the
+// channel of events, which has an end.
+const storeBatch = 64
+
+// storeStatuses writes the statuses that are to be stored.
+func (r *Reconciler) storeStatuses(ctx context.Context, changed []*live) {
+	for batch := range slices.Chunk(changed, storeBatch) {
+		var reports []control.Report[control.ConnectionStatus]
+		for _, l := range batch {
+			reports = append(reports, control.Report[control.ConnectionStatus]{Project: l.connection.Project, ID: l.connection.ID, Value: l.next})
 		}
-		return
+		for i, err := range r.Objects.SetConnectionStatuses(ctx, reports) {
+			switch {
+			case err == nil:
+				batch[i].stored = batch[i].next
+			case !errors.Is(err, store.ErrNotFound):
+				r.Logger.Error("status was not stored", "connection", batch[i].connection.ID, "error", err)
+			}
+		}
+		r.drain()
 	}
-	l.stored = status
-	r.drain()
 }
 
 // storeLogs writes the logs that have new lines.
 func (r *Reconciler) storeLogs(ctx context.Context) {
 	r.logsStored = time.Now()
-	for id, l := range r.subjects {
-		if !l.journal.changed {
-			continue
+	var changed []*live
+	for _, l := range r.subjects {
+		if l.journal.changed {
+			changed = append(changed, l)
 		}
-		err := r.Objects.SetLog(ctx, l.connection.Project, id, l.journal.stored())
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			r.Logger.Error("log was not stored", "connection", id, "error", err)
-			continue
+	}
+	for batch := range slices.Chunk(changed, storeBatch) {
+		var reports []control.Report[[]control.LogLine]
+		for _, l := range batch {
+			reports = append(reports, control.Report[[]control.LogLine]{Project: l.connection.Project, ID: l.connection.ID, Value: l.journal.stored()})
 		}
-		l.journal.changed = false
+		for i, err := range r.Objects.SetLogs(ctx, reports) {
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
+				r.Logger.Error("log was not stored", "connection", batch[i].connection.ID, "error", err)
+				continue
+			}
+			batch[i].journal.changed = false
+		}
 		r.drain()
 	}
 }

@@ -248,12 +248,16 @@ func (r *Reconciler) takeDown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, takeDownMax)
 	defer cancel()
 	r.storeLogs(ctx)
+	var changed []*live
 	for _, l := range r.subjects {
 		status := l.stored
 		status.State, status.Message, status.Diagnosis = control.ConnectionUnknown, "the node that serves it is stopped", nil
 		status.Routes = nil
-		r.write(ctx, time.Now(), l, status)
+		if l.renew(time.Now(), status) {
+			changed = append(changed, l)
+		}
 	}
+	r.storeStatuses(ctx, changed)
 	return err
 }
 

@@ -74,17 +74,3 @@ func TestHistoryEndsSlowReaders(t *testing.T) {
 		t.Errorf("the watch ended at revision %d", next)
 	}
 }
-
-func TestTableDecodesItsOwnOnly(t *testing.T) {
-	table := NewTable[int](nil, "numbers")
-	if _, err := table.Decode(Entry{Key: "letters/a", Value: []byte("1")}); err == nil {
-		t.Error("decoded an entry of another table")
-	}
-	if _, err := table.Decode(Entry{Key: "numbers/a", Value: []byte("x")}); err == nil {
-		t.Error("decoded what is no number")
-	}
-	row, err := table.Decode(Entry{Key: "numbers/a", Value: []byte("7"), Created: 1, Modified: 2})
-	if err != nil || row != (Row[int]{Key: "a", Value: 7, Created: 1, Modified: 2}) {
-		t.Errorf("got %+v, %v", row, err)
-	}
-}

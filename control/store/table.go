@@ -40,7 +40,7 @@ func NewSharedTable[T any](s Store, prefix string) Table[T] {
 	return t
 }
 
-// decoded keeps the rows that were decoded last, by key.
+// decoded keeps the rows that were decoded last, by the key of their entry.
 type decoded[T any] struct {
 	mu   sync.Mutex
 	rows map[string]Row[T]
@@ -50,17 +50,17 @@ type decoded[T any] struct {
 // among them, until the bound is reached and all are dropped.
 const maxDecoded = 20_000
 
-func (d *decoded[T]) get(key string, modified int64) (Row[T], bool) {
+func (d *decoded[T]) get(e Entry) (Row[T], bool) {
 	if d == nil {
 		return Row[T]{}, false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	row, ok := d.rows[key]
-	return row, ok && row.Modified == modified
+	row, ok := d.rows[e.Key]
+	return row, ok && row.Modified == e.Modified
 }
 
-func (d *decoded[T]) put(row Row[T]) {
+func (d *decoded[T]) put(e Entry, row Row[T]) {
 	if d == nil {
 		return
 	}
@@ -69,7 +69,7 @@ func (d *decoded[T]) put(row Row[T]) {
 	if len(d.rows) >= maxDecoded {
 		clear(d.rows)
 	}
-	d.rows[row.Key] = row
+	d.rows[e.Key] = row
 }
 
 // Prefix returns what the keys of the table begin with.
@@ -125,12 +125,12 @@ func (t Table[T]) Check(key string, revision int64) Check {
 
 // Decode reads a row from an entry of the table, such as a watch reports it.
 func (t Table[T]) Decode(e Entry) (Row[T], error) {
-	if row, ok := t.shared.get(strings.TrimPrefix(e.Key, t.prefix), e.Modified); ok {
+	if row, ok := t.shared.get(e); ok {
 		return row, nil
 	}
 	row, err := t.decode(e)
 	if err == nil {
-		t.shared.put(row)
+		t.shared.put(e, row)
 	}
 	return row, err
 }
