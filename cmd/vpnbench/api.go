@@ -79,6 +79,9 @@ type writes struct {
 	What   string        `json:"what"`
 	Number int           `json:"number"`
 	Took   time.Duration `json:"took_ns"`
+	// CPU is what the daemon used meanwhile, its work on what was written before
+	// and on the peers included.
+	CPU time.Duration `json:"cpu_ns"`
 	latency
 }
 
@@ -110,10 +113,10 @@ func quantile(sorted []time.Duration, percent int) time.Duration {
 
 func (f *apiFigures) table() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-28s %8s %10s %10s %10s %10s\n", "", "number", "per second", "p50", "p99", "max")
+	fmt.Fprintf(&b, "%-28s %8s %10s %10s %10s %10s %10s\n", "", "number", "per second", "p50", "p99", "max", "daemon CPU")
 	for _, w := range f.Writes {
-		fmt.Fprintf(&b, "%-28s %8d %10.1f %10s %10s %10s\n", w.What, w.Number, float64(w.Number)/w.Took.Seconds(),
-			milliseconds(w.P50), milliseconds(w.P99), milliseconds(w.Max))
+		fmt.Fprintf(&b, "%-28s %8d %10.1f %10s %10s %10s %10s\n", w.What, w.Number, float64(w.Number)/w.Took.Seconds(),
+			milliseconds(w.P50), milliseconds(w.P99), milliseconds(w.Max), w.CPU.Round(10*time.Millisecond))
 	}
 	for _, r := range f.Reads {
 		fmt.Fprintf(&b, "%-28s %8d %10s %10s %10s %10s\n", r.Call, r.Calls, "", milliseconds(r.P50), milliseconds(r.P99), milliseconds(r.Max))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +42,11 @@ func (l *load) caller(who, n int) *client.Client {
 func (l *load) together(ctx context.Context, what string, n int, call func(ctx context.Context, api *client.Client, i int) error) error {
 	var mu sync.Mutex
 	var times []time.Duration
+	pid := strconv.Itoa(l.daemon.process.PID)
+	before, err := processTime(pid)
+	if err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	start := time.Now()
 	for who := range l.options.clients {
@@ -63,8 +69,11 @@ func (l *load) together(ctx context.Context, what string, n int, call func(ctx c
 		return err
 	}
 	l.lastWrite = time.Now()
-	l.figures.Writes = append(l.figures.Writes, writes{What: what, Number: n, Took: l.lastWrite.Sub(start), latency: summary(what, times)})
-	return nil
+	after, err := processTime(pid)
+	l.figures.Writes = append(l.figures.Writes, writes{
+		What: what, Number: n, Took: l.lastWrite.Sub(start), CPU: after - before, latency: summary(what, times),
+	})
+	return err
 }
 
 // createGateways makes as many gateways as the connections need.
