@@ -47,7 +47,7 @@ func TestDirectionsDoNotAllocate(t *testing.T) {
 	packets := make([][]byte, 10)
 	room := make([][]byte, 10)
 	for i := range packets {
-		packets[i] = udp("10.8.0.5", host, 1200)
+		packets[i] = ipUDP("10.8.0.5", host, 1200)
 		room[i] = make([]byte, 0, 1500)
 	}
 	in := newInbound(p)

@@ -9,12 +9,12 @@ import (
 // only the client can have sealed: whatever it is, nothing but a packet of the
 // client to a destination that it may reach comes out of the TUN.
 func FuzzReceive(f *testing.F) {
-	f.Add([]byte{0x48, 0, 0, 7, 0, 0, 0, 1}, udp("10.8.0.5", host, 40), false)
-	f.Add([]byte{0x30}, udp("10.8.0.5", outside, 40), true)
-	f.Add(bytes.Repeat([]byte{0x4f}, 60), append([]byte{0x50, 0}, udp("10.8.0.9", host, 40)...), false)
+	f.Add([]byte{0x48, 0, 0, 7, 0, 0, 0, 1}, ipUDP("10.8.0.5", host, 40), false)
+	f.Add([]byte{0x30}, ipUDP("10.8.0.5", outside, 40), true)
+	f.Add(bytes.Repeat([]byte{0x4f}, 60), append([]byte{0x50, 0}, ipUDP("10.8.0.9", host, 40)...), false)
 	f.Add([]byte{}, pingPacket, false)
 	f.Add([]byte{0}, append(bytes.Clone(occMagic), occExit), true)
-	f.Add([]byte{0}, icmp(3, "10.8.0.5", "10.8.0.1", udp("10.8.0.1", "10.8.0.5", 0)), true)
+	f.Add([]byte{0}, icmp(3, "10.8.0.5", "10.8.0.1", ipUDP("10.8.0.1", "10.8.0.5", 0)), true)
 	p, dev := newTestPlane(f, planeOptions{})
 	c := p.testPeer(f, "10.8.0.5", "10.1.0.0/16")
 	f.Fuzz(func(t *testing.T, raw, inner []byte, framed bool) {

@@ -157,8 +157,8 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// udp returns a datagram without a checksum.
-func udp(src, dst string, octets int) []byte {
+// ipUDP returns a datagram without a checksum.
+func ipUDP(src, dst string, octets int) []byte {
 	d := make([]byte, 8+octets)
 	binary.BigEndian.PutUint16(d, 4000)
 	binary.BigEndian.PutUint16(d[2:], 53)
@@ -188,29 +188,29 @@ func TestPacketsFromClients(t *testing.T) {
 	p, dev := newTestPlane(t, planeOptions{log: slog.New(slog.NewTextHandler(&log, nil))})
 	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16", "10.8.0.0/24", "224.0.0.0/4", "169.254.0.0/16")
 	p.testPeer(t, "10.8.0.9", "10.1.0.0/16")
-	short := udp("10.8.0.5", host, 40)
+	short := ipUDP("10.8.0.5", host, 40)
 	short[3]++ // longer than the packet
 	for _, tt := range []struct {
 		name   string
 		packet []byte
 		want   reason
 	}{
-		{"allowed", udp("10.8.0.5", host, 40), reasonNone},
-		{"not allowed", udp("10.8.0.5", outside, 40), reasonDenied},
-		{"another's source", udp("10.8.0.9", host, 40), reasonSource},
-		{"a source outside", udp(outside, host, 40), reasonSource},
-		{"another client, though of an allowed prefix", udp("10.8.0.5", "10.8.0.9", 40), reasonIsolated},
-		{"its own address", udp("10.8.0.5", "10.8.0.5", 40), reasonIsolated},
+		{"allowed", ipUDP("10.8.0.5", host, 40), reasonNone},
+		{"not allowed", ipUDP("10.8.0.5", outside, 40), reasonDenied},
+		{"another's source", ipUDP("10.8.0.9", host, 40), reasonSource},
+		{"a source outside", ipUDP(outside, host, 40), reasonSource},
+		{"another client, though of an allowed prefix", ipUDP("10.8.0.5", "10.8.0.9", 40), reasonIsolated},
+		{"its own address", ipUDP("10.8.0.5", "10.8.0.5", 40), reasonIsolated},
 		{"echo to the server", icmp(8, "10.8.0.5", "10.8.0.1", nil), reasonNone},
-		{"multicast", udp("10.8.0.5", "224.0.0.251", 40), reasonDenied},
-		{"link-local", udp("10.8.0.5", "169.254.169.254", 40), reasonDenied},
+		{"multicast", ipUDP("10.8.0.5", "224.0.0.251", 40), reasonDenied},
+		{"link-local", ipUDP("10.8.0.5", "169.254.169.254", 40), reasonDenied},
 		{"IPv6", append([]byte{0x60}, make([]byte, 60)...), reasonNotIPv4},
 		{"cut short", short, reasonMalformed},
-		{"LZO", append([]byte{0x66}, udp("10.8.0.5", host, 40)...), reasonCompressed},
-		{"LZ4", append([]byte{0x69}, udp("10.8.0.5", host, 40)...), reasonCompressed},
-		{"LZ4 version 2", append([]byte{0x50, 1}, udp("10.8.0.5", host, 40)...), reasonCompressed},
-		{"stub version 2", append([]byte{0x50, 0}, udp("10.8.0.5", host, 40)...), reasonNone},
-		{"padding", append(udp("10.8.0.5", host, 40), 0, 0, 0), reasonNone},
+		{"LZO", append([]byte{0x66}, ipUDP("10.8.0.5", host, 40)...), reasonCompressed},
+		{"LZ4", append([]byte{0x69}, ipUDP("10.8.0.5", host, 40)...), reasonCompressed},
+		{"LZ4 version 2", append([]byte{0x50, 1}, ipUDP("10.8.0.5", host, 40)...), reasonCompressed},
+		{"stub version 2", append([]byte{0x50, 0}, ipUDP("10.8.0.5", host, 40)...), reasonNone},
+		{"padding", append(ipUDP("10.8.0.5", host, 40), 0, 0, 0), reasonNone},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before := p.drops.snapshot()
@@ -239,12 +239,12 @@ func TestPacketsFromClients(t *testing.T) {
 func TestServerAddressTakesNothingButICMP(t *testing.T) {
 	p, dev := newTestPlane(t, planeOptions{})
 	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
-	c.sends(t, udp("10.8.0.5", "10.8.0.1", 8))
+	c.sends(t, ipUDP("10.8.0.5", "10.8.0.1", 8))
 	if got := received(dev); got != nil || p.drops.snapshot()["denied"] != 1 {
 		t.Errorf("the TUN got %x, %v", got, p.drops.snapshot())
 	}
 	c.allow(newAccessSet(prefixes("10.8.0.1/32")))
-	c.sends(t, udp("10.8.0.5", "10.8.0.1", 8))
+	c.sends(t, ipUDP("10.8.0.5", "10.8.0.1", 8))
 	if received(dev) == nil {
 		t.Errorf("allowed by a policy: %v", p.drops.snapshot())
 	}
@@ -255,7 +255,7 @@ func TestLogOfDenialsIsBounded(t *testing.T) {
 	p, _ := newTestPlane(t, planeOptions{log: slog.New(slog.NewTextHandler(&log, nil))})
 	c := p.testPeer(t, "10.8.0.5")
 	for range 1000 {
-		c.sends(t, udp("10.8.0.5", outside, 8))
+		c.sends(t, ipUDP("10.8.0.5", outside, 8))
 	}
 	if n := strings.Count(log.String(), "\n"); n < denialsAtOnce || n > 100 {
 		t.Errorf("%d lines", n)
@@ -268,24 +268,24 @@ func TestLogOfDenialsIsBounded(t *testing.T) {
 func TestPacketsToClients(t *testing.T) {
 	p, _ := newTestPlane(t, planeOptions{})
 	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
-	quote := udp("10.8.0.5", host, 0)
-	foreign := udp("10.8.0.5", outside, 0)
+	quote := ipUDP("10.8.0.5", host, 0)
+	foreign := ipUDP("10.8.0.5", outside, 0)
 	o := newOutbound(p)
 	for _, tt := range []struct {
 		name   string
 		packet []byte
 		want   reason
 	}{
-		{"allowed", udp(host, "10.8.0.5", 40), reasonNone},
-		{"not allowed", udp(outside, "10.8.0.5", 40), reasonDenied},
-		{"another client", udp("10.8.0.9", "10.8.0.5", 40), reasonIsolated},
-		{"no client", udp(host, "10.8.0.9", 40), reasonNoClient},
-		{"the peer of a client", udp(host, "10.8.0.6", 40), reasonNoClient},
-		{"outside of the pool", udp(host, "10.9.0.5", 40), reasonNoClient},
+		{"allowed", ipUDP(host, "10.8.0.5", 40), reasonNone},
+		{"not allowed", ipUDP(outside, "10.8.0.5", 40), reasonDenied},
+		{"another client", ipUDP("10.8.0.9", "10.8.0.5", 40), reasonIsolated},
+		{"no client", ipUDP(host, "10.8.0.9", 40), reasonNoClient},
+		{"the peer of a client", ipUDP(host, "10.8.0.6", 40), reasonNoClient},
+		{"outside of the pool", ipUDP(host, "10.9.0.5", 40), reasonNoClient},
 		{"echo reply of the server", icmp(0, "10.8.0.1", "10.8.0.5", nil), reasonNone},
 		{"a router about an allowed packet", icmp(11, outside, "10.8.0.5", quote), reasonNone},
 		{"a router about a packet that was not allowed", icmp(11, outside, "10.8.0.5", foreign), reasonDenied},
-		{"a router about another's packet", icmp(11, outside, "10.8.0.5", udp("10.8.0.9", host, 0)), reasonDenied},
+		{"a router about another's packet", icmp(11, outside, "10.8.0.5", ipUDP("10.8.0.9", host, 0)), reasonDenied},
 		{"an echo with a quote", icmp(8, outside, "10.8.0.5", quote), reasonDenied},
 		{"IPv6", append([]byte{0x60}, make([]byte, 60)...), reasonNotIPv4},
 		{"nothing at all", nil, reasonMalformed},
@@ -303,7 +303,7 @@ func TestPacketsToClients(t *testing.T) {
 	}
 	o.touched = append(o.touched, c.client)
 	o.flush()
-	if got := c.gets(t); len(got) != 6 || !bytes.Equal(got[0], udp(host, "10.8.0.5", 40)) {
+	if got := c.gets(t); len(got) != 6 || !bytes.Equal(got[0], ipUDP(host, "10.8.0.5", 40)) {
 		t.Errorf("%d packets", len(got))
 	}
 	if _, out := c.traffic(); out.Packets != 6 || out.Octets != 2*(68+28+56) {
@@ -394,7 +394,7 @@ func TestTrainsOfDatagrams(t *testing.T) {
 	c.link.stream = false
 	o := newOutbound(p)
 	for _, n := range []int{100, 100, 50, 100, 200, 200} {
-		o.process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", n)...))
+		o.process(append(make([]byte, tun.HeaderLen), ipUDP(host, "10.8.0.5", n)...))
 	}
 	o.touched = append(o.touched, c.client)
 	o.flush()
@@ -435,12 +435,12 @@ func TestRekey(t *testing.T) {
 		}
 		return c.link.take()[0][0] & 7
 	}
-	late := mustSeal(t, c.key, udp("10.8.0.5", host, 3))
-	c.sends(t, udp("10.8.0.5", host, 1))
+	late := mustSeal(t, c.key, ipUDP("10.8.0.5", host, 3))
+	c.sends(t, ipUDP("10.8.0.5", host, 1))
 	if id := sealsWith(); id != 0 {
 		t.Errorf("seals with %d before the client has used the new key", id)
 	}
-	c.receive([][]byte{mustSeal(t, second, udp("10.8.0.5", host, 2))})
+	c.receive([][]byte{mustSeal(t, second, ipUDP("10.8.0.5", host, 2))})
 	if id := sealsWith(); id != 1 {
 		t.Errorf("seals with %d", id)
 	}
@@ -454,7 +454,7 @@ func TestRekey(t *testing.T) {
 		}
 	}
 	c.retireKey(0)
-	if n := c.sends(t, udp("10.8.0.5", host, 1)); n != 0 || p.drops.snapshot()["unknown_key"] != 1 {
+	if n := c.sends(t, ipUDP("10.8.0.5", host, 1)); n != 0 || p.drops.snapshot()["unknown_key"] != 1 {
 		t.Errorf("%d opened under a retired key: %v", n, p.drops.snapshot())
 	}
 	if !slices.Equal(heard, []uint8{0, 1}) {
@@ -464,7 +464,7 @@ func TestRekey(t *testing.T) {
 	if err := c.sendPing(); err == nil || !strings.Contains(err.Error(), "no_key") {
 		t.Errorf("without keys: %v", err)
 	}
-	newOutbound(p).process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", 40)...))
+	newOutbound(p).process(append(make([]byte, tun.HeaderLen), ipUDP(host, "10.8.0.5", 40)...))
 	if p.drops.snapshot()["no_key"] != 1 {
 		t.Errorf("%v", p.drops.snapshot())
 	}
@@ -494,19 +494,19 @@ func TestKeysWearOut(t *testing.T) {
 	c.sealing.seal.packetID = rekeyPacketID
 	o := newOutbound(p)
 	for range 3 {
-		o.process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", 40)...))
+		o.process(append(make([]byte, tun.HeaderLen), ipUDP(host, "10.8.0.5", 40)...))
 	}
 	if asked != 1 {
 		t.Errorf("asked %d times for new keys", asked)
 	}
 	c.sealing.seal.packetID = lastPacketID
-	o.process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", 40)...))
+	o.process(append(make([]byte, tun.HeaderLen), ipUDP(host, "10.8.0.5", 40)...))
 	if p.drops.snapshot()["exhausted"] != 1 {
 		t.Errorf("%v", p.drops.snapshot())
 	}
 	c.key.seal.blocks = 0
 	c.keys[0].open.blocks = rekeyBlocks
-	c.sends(t, udp("10.8.0.5", host, 1), udp("10.8.0.5", host, 1))
+	c.sends(t, ipUDP("10.8.0.5", host, 1), ipUDP("10.8.0.5", host, 1))
 	if asked != 2 {
 		t.Errorf("asked %d times for new keys", asked)
 	}
@@ -552,7 +552,7 @@ func TestPingsAndExit(t *testing.T) {
 	if got := c.gets(t); !bytes.Equal(got[0], append([]byte{markPlain}, pingPacket...)) {
 		t.Errorf("ping with framing: %x", got)
 	}
-	c.sends(t, append([]byte{markPlain}, udp("10.8.0.5", host, 4)...))
+	c.sends(t, append([]byte{markPlain}, ipUDP("10.8.0.5", host, 4)...))
 	if received(dev) == nil {
 		t.Errorf("packet with framing: %v", p.drops.snapshot())
 	}
@@ -562,7 +562,7 @@ func TestKeepAlive(t *testing.T) {
 	p, _ := newTestPlane(t, planeOptions{})
 	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
 	o := newOutbound(p)
-	o.process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", 40)...))
+	o.process(append(make([]byte, tun.HeaderLen), ipUDP(host, "10.8.0.5", 40)...))
 	o.touched = append(o.touched, c.client)
 	o.flush()
 	c.gets(t)
@@ -590,11 +590,11 @@ func TestAccessChangesAtOnce(t *testing.T) {
 		{nil, false},
 	} {
 		c.allow(tt.set)
-		c.sends(t, udp("10.8.0.5", host, 4))
+		c.sends(t, ipUDP("10.8.0.5", host, 4))
 		if got := received(dev); (got != nil) != tt.want {
 			t.Errorf("from the client: %x", got)
 		}
-		if got, _ := newOutbound(p).process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", 4)...)); (got != nil) != tt.want {
+		if got, _ := newOutbound(p).process(append(make([]byte, tun.HeaderLen), ipUDP(host, "10.8.0.5", 4)...)); (got != nil) != tt.want {
 			t.Errorf("to the client: %v", got)
 		}
 	}
@@ -612,7 +612,7 @@ func TestAttachAndDetach(t *testing.T) {
 	if p.lookup(c.address) != c.client {
 		t.Error("detached by another")
 	}
-	packet := mustSeal(t, c.key, udp("10.8.0.5", host, 4))
+	packet := mustSeal(t, c.key, ipUDP("10.8.0.5", host, 4))
 	p.detach(c.client)
 	p.detach(c.client)
 	if c.receive([][]byte{packet}) != 0 || received(dev) != nil {
@@ -649,8 +649,8 @@ func TestBandwidth(t *testing.T) {
 	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
 	o := newOutbound(p)
 	for range 20 {
-		o.process(append(make([]byte, tun.HeaderLen), udp(host, "10.8.0.5", 1400)...))
-		c.sends(t, udp("10.8.0.5", host, 1400))
+		o.process(append(make([]byte, tun.HeaderLen), ipUDP(host, "10.8.0.5", 1400)...))
+		c.sends(t, ipUDP("10.8.0.5", host, 1400))
 		received(dev)
 	}
 	dropped := p.drops.snapshot()["bandwidth"]
@@ -714,7 +714,7 @@ func TestRunUntilTheEnd(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- p.run(ctx) }()
 	for i := range 10 {
-		dev.SendPacket(udp(host, "10.8.0.5", i))
+		dev.SendPacket(ipUDP(host, "10.8.0.5", i))
 	}
 	packets := 0
 	for deadline := time.Now().Add(10 * time.Second); packets < 10 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
@@ -783,7 +783,7 @@ func BenchmarkFromClient(b *testing.B) {
 	p.inbounds.New = func() any { return in }
 	var packets [][]byte
 	for range 43 {
-		packets = append(packets, mustSeal(b, c.key, udp("10.8.0.5", host, 1372)))
+		packets = append(packets, mustSeal(b, c.key, ipUDP("10.8.0.5", host, 1372)))
 	}
 	room := make([][]byte, len(packets))
 	for i := range room {

@@ -15,6 +15,10 @@ const (
 	nattBatch  = 4        // trains of datagrams a system call brings from UDP 4500
 	maxReceive = 65535    // octets of a datagram, or of a train that GRO made
 	minESP     = 8        // SPI and sequence number
+
+	// portBatch is the trains of datagrams that a system call brings from the
+	// socket of a Port.
+	portBatch = 4
 )
 
 // reader is what the goroutine of a socket works with.
@@ -22,6 +26,8 @@ type reader struct {
 	s        *socket
 	receiver Receiver // nil until the first ESP packet
 	origin   Origin
+
+	datagrams DatagramReceiver // of a Port
 
 	msgs  []mmsghdr
 	iovs  []unix.Iovec
@@ -43,6 +49,8 @@ func newReader(s *socket) *reader {
 		batch, room = rawBatch, rawRoom
 	case kindIKE:
 		batch = 1
+	case kindDatagram:
+		batch, room = portBatch, maxReceive+Slack
 	case kindNATT:
 	}
 	r := &reader{
@@ -55,7 +63,7 @@ func newReader(s *socket) *reader {
 	for i := range batch {
 		r.bufs[i] = memory[i*room : (i+1)*room : (i+1)*room]
 		r.iovs[i].Base = unsafe.SliceData(r.bufs[i])
-		r.iovs[i].SetLen(room)
+		r.iovs[i].SetLen(min(room, maxReceive))
 		h := &r.msgs[i].hdr
 		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
 		h.Control = (*byte)(unsafe.Pointer(&r.ctrls[i]))
@@ -87,6 +95,9 @@ func newReader(s *socket) *reader {
 // kernel reports on the socket concerns one peer and ends nothing.
 func (s *socket) run() {
 	r := newReader(s)
+	if s.newReceiver != nil {
+		r.datagrams = s.newReceiver()
+	}
 	defer func() {
 		if r.receiver != nil {
 			r.receiver.Close()
@@ -117,6 +128,9 @@ func (s *socket) run() {
 		if r.receiver != nil {
 			r.receiver.FlushESP()
 		}
+		if r.datagrams != nil {
+			r.datagrams.Flush()
+		}
 	}
 }
 
@@ -146,6 +160,13 @@ func (r *reader) message(i int) {
 	})
 	if r.s.kind == kindRaw {
 		r.raw(data)
+		return
+	}
+	if r.s.kind == kindDatagram {
+		for ; segment > 0 && len(data) > segment; data = data[segment:] {
+			r.datagrams.Receive(r.origin.Remote, data[:segment])
+		}
+		r.datagrams.Receive(r.origin.Remote, data)
 		return
 	}
 	for segment > 0 && len(data) > segment {

@@ -12,9 +12,10 @@ import (
 type socketKind uint8
 
 const (
-	kindIKE  socketKind = iota + 1 // UDP 500
-	kindNATT                       // UDP 4500
-	kindRaw                        // IP protocol 50
+	kindIKE      socketKind = iota + 1 // UDP 500
+	kindNATT                           // UDP 4500
+	kindRaw                            // IP protocol 50
+	kindDatagram                       // any UDP port, of a Port
 )
 
 // socketBuffer is the octets that the kernel may hold for a socket in each
@@ -30,6 +31,8 @@ type socket struct {
 	file  *os.File
 	conn  syscall.RawConn
 	noGSO gsoState
+
+	newReceiver func() DatagramReceiver // of a Port
 }
 
 func openSocket(m *Mux, kind socketKind, local netip.AddrPort) (*socket, error) {
@@ -94,7 +97,7 @@ func (s *socket) configure(fd int) error {
 			err = set("IP_RECVTOS", unix.IPPROTO_IP, unix.IP_RECVTOS, 1)
 		}
 	}
-	if err == nil && s.kind == kindNATT {
+	if err == nil && (s.kind == kindNATT || s.kind == kindDatagram) {
 		if s.mux.options.Sockets > 1 {
 			err = set("SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 		}
@@ -107,7 +110,10 @@ func (s *socket) configure(fd int) error {
 	if err := unix.Bind(fd, sockaddr(s.local)); err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
-	return nil
+	if s.kind == kindDatagram && s.local.Port() == 0 {
+		s.local, err = bound(fd)
+	}
+	return err
 }
 
 // sockaddr converts an address and port.
