@@ -10,7 +10,7 @@ FUZZTIME ?= 10s
 BENCH_SECONDS ?= 10
 
 # Packages whose tests need root and make network namespaces of their own.
-NETNS_PACKAGES := ./dataplane/... ./cmd/... ./deploy/netlab
+NETNS_PACKAGES := ./dataplane/... ./sslvpn/... ./cmd/... ./deploy/netlab
 
 .PHONY: help
 help: ## list the targets

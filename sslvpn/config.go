@@ -32,6 +32,9 @@ type Endpoint struct {
 	Auth AuthMethod
 	// ClientCAs are the trust anchors of client certificates, for AuthCertificate.
 	ClientCAs []*x509.Certificate
+	// ClientCRLs are revocation lists of CAs in the chains of clients. One that
+	// is out of date turns all certificates of its CA down.
+	ClientCRLs []*x509.RevocationList
 	// Users are those who may log in, for AuthPassword, by unique name.
 	Users []User
 	// Policies say what users may reach, for AuthPassword: the union over the

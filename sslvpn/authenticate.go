@@ -1,0 +1,267 @@
+package sslvpn
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/vpngw/vpngw/sslvpn/wire"
+)
+
+// maxName is the longest name of a user, in octets.
+const maxName = 128
+
+// identity is who a client has proved to be.
+type identity struct {
+	name   string // of the user, or the common name of the certificate
+	userID string // empty with certificates
+	hash   string // of the password at the login
+	// The certificate's digest and its verified chains, each up to an anchor.
+	certificate [sha256.Size]byte
+	chains      [][]*x509.Certificate
+}
+
+// same reports whether two logins are by the same user, and certificate.
+func (i *identity) same(as *identity) bool {
+	return i.name == as.name && i.userID == as.userID && i.certificate == as.certificate
+}
+
+// authenticate judges who a client is: the one place where that happens.
+func (s *session) authenticate(state *tls.ConnectionState, client *wire.ClientKeys) (*identity, error) {
+	switch cfg := s.ep.config(); cfg.Auth {
+	case AuthCertificate:
+		return s.byCertificate(state)
+	case AuthPassword:
+		return s.byPassword(client)
+	default:
+		return nil, refuse("the server has no authentication method")
+	}
+}
+
+// byCertificate names the client by its certificate, which the TLS handshake
+// has verified.
+func (s *session) byCertificate(state *tls.ConnectionState) (*identity, error) {
+	if len(state.PeerCertificates) == 0 || len(state.VerifiedChains) == 0 {
+		return nil, refuse("the client sent no certificate")
+	}
+	leaf := state.PeerCertificates[0]
+	s.claim(leaf.Subject.CommonName)
+	return &identity{
+		name: leaf.Subject.CommonName, certificate: sha256.Sum256(leaf.Raw), chains: state.VerifiedChains,
+	}, nil
+}
+
+// What a client is told when its login fails, whichever part of it was wrong.
+const loginRefused = "user name or password is wrong"
+
+// byPassword looks the user up and has the password checked, unless the client
+// shows the auth-token that it was given in place of it.
+func (s *session) byPassword(client *wire.ClientKeys) (*identity, error) {
+	name := client.UserName
+	if !validName(name) {
+		return nil, &refusal{message: wire.RefuseLogin(loginRefused), reason: "no user name, or one with control characters or of more than 128 octets"}
+	}
+	s.claim(name)
+	password, _, err := wire.Password(client.Password)
+	if err != nil {
+		return nil, &refusal{message: wire.RefuseLogin(loginRefused), reason: err.Error()}
+	}
+	defer clear(password)
+	now := time.Now()
+	ep := s.ep
+	if bytes.HasPrefix(password, []byte(tokenPrefix)) {
+		user, known := ep.config().user(name)
+		if !known || !ep.server.tokens.check(now, string(password), ep.id, user) {
+			return nil, &refusal{message: wire.RefuseToken("log in again"), reason: "the auth-token has expired, or is not this user's"}
+		}
+		return userIdentity(user), nil
+	}
+	// One place among the running checks, so that guesses cannot overtake the
+	// count of those that failed.
+	defer ep.server.enterPasswordCheck()()
+	from := s.address().Addr()
+	if wait := ep.server.throttle.wait(time.Now(), name, from); wait > 0 {
+		return nil, lockedOut(wait, client)
+	}
+	cfg := ep.config()
+	before, known := cfg.user(name)
+	hash := cfg.anyHash // so that an unknown user takes as long as a known one
+	if known {
+		hash = before.PasswordHash
+	}
+	right := ep.server.opts.VerifyPassword(hash, string(password))
+	// The configuration may have changed while the password was checked.
+	user, still := ep.config().user(name)
+	switch {
+	case !known:
+		ep.server.throttle.failed(time.Now(), name, from)
+		return nil, &refusal{message: wire.RefuseLogin(loginRefused), reason: "unknown user"}
+	case !right || !still || user.PasswordHash != before.PasswordHash:
+		ep.server.throttle.failed(time.Now(), name, from)
+		return nil, &refusal{message: wire.RefuseLogin(loginRefused), reason: "wrong password"}
+	}
+	ep.server.throttle.succeeded(name)
+	return userIdentity(user), nil
+}
+
+// lockedOut refuses a login that comes too soon after failed ones.
+func lockedOut(wait time.Duration, client *wire.ClientKeys) *refusal {
+	seconds := int(wait/time.Second) + 1
+	reason := fmt.Sprintf("too many failed logins: locked for %d s", seconds)
+	message := wire.RefuseLogin(reason)
+	if info := wire.ParsePeerInfo(client.PeerInfo); info.Proto.Has(wire.ProtoAuthTemp) {
+		message = wire.RefuseForNow(seconds, reason)
+	}
+	return &refusal{message: message, reason: reason}
+}
+
+func userIdentity(u *User) *identity {
+	return &identity{name: u.Name, userID: u.ID, hash: u.PasswordHash}
+}
+
+// validName reports whether a name may be looked up and logged.
+func validName(name string) bool {
+	return name != "" && len(name) <= maxName && utf8.ValidString(name) &&
+		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// checkClientCertificate is what the TLS handshake does not check of a
+// certificate that it has verified.
+func checkClientCertificate(cfg *settings, state *tls.ConnectionState) error {
+	if cfg.Auth != AuthCertificate {
+		return nil
+	}
+	if len(state.PeerCertificates) == 0 {
+		return errors.New("the client sent no certificate")
+	}
+	leaf := state.PeerCertificates[0]
+	if err := checkCommonName(leaf); err != nil {
+		return err
+	}
+	if leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return fmt.Errorf("the key usage of the certificate of %q lacks digitalSignature", leaf.Subject.CommonName)
+	}
+	return cfg.trusted(time.Now(), state.VerifiedChains)
+}
+
+// checkCommonName reports why a certificate names no user.
+func checkCommonName(c *x509.Certificate) error {
+	names := 0
+	for _, attribute := range c.Subject.Names {
+		if attribute.Type.Equal(asn1.ObjectIdentifier{2, 5, 4, 3}) {
+			names++
+		}
+	}
+	if names != 1 || len(c.Subject.CommonName) > 64 || !validName(c.Subject.CommonName) {
+		return errors.New("the subject of the certificate must have one common name of 1 to 64 printable characters")
+	}
+	return nil
+}
+
+// trusted reports why none of the chains of a client's certificate is good: it
+// has to end at a client CA, and nothing in it may be revoked.
+func (cfg *settings) trusted(now time.Time, chains [][]*x509.Certificate) error {
+	err := errors.New("the certificate is signed by none of the client CAs")
+	for _, chain := range chains {
+		if !cfg.anchors[sha256.Sum256(chain[len(chain)-1].Raw)] {
+			continue
+		}
+		if err = cfg.revoked(now, chain); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// revoked reports why a chain must not be used, by the revocation lists of its
+// CAs. A list that is out of date revokes all: it may lack the latest.
+func (cfg *settings) revoked(now time.Time, chain []*x509.Certificate) error {
+	for i, c := range chain[:len(chain)-1] {
+		for _, list := range cfg.ClientCRLs {
+			if !bytes.Equal(list.RawIssuer, chain[i+1].RawSubject) || list.CheckSignatureFrom(chain[i+1]) != nil {
+				continue
+			}
+			if !list.NextUpdate.IsZero() && now.After(list.NextUpdate) {
+				return fmt.Errorf("the revocation list of %q expired on %s", list.Issuer.CommonName, list.NextUpdate.Format(time.DateOnly))
+			}
+			for _, entry := range list.RevokedCertificateEntries {
+				if entry.SerialNumber.Cmp(c.SerialNumber) == 0 {
+					return fmt.Errorf("the certificate of %q was revoked on %s", c.Subject.CommonName, entry.RevocationTime.Format(time.DateOnly))
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// describeTLSError words what went wrong in a handshake, in terms of what to
+// change. A certificate that was turned down is a refusal: the client has had
+// its alert.
+func (s *session) describeTLSError(err error) error {
+	var bad *tls.CertificateVerificationError
+	if errors.As(err, &bad) && len(bad.UnverifiedCertificates) > 0 {
+		c := bad.UnverifiedCertificates[0]
+		s.claim(c.Subject.CommonName)
+		return &refusal{reason: describeVerifyError(bad.Err, c)}
+	}
+	var own *certificateError
+	if errors.As(err, &own) {
+		s.claim(own.name)
+		return &refusal{reason: own.Error()}
+	}
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "didn't provide a certificate"):
+		return &refusal{reason: "the client sent no certificate"}
+	case strings.Contains(text, "remote error"):
+		return fmt.Errorf("the client broke off the TLS handshake: %s", strings.TrimPrefix(text, "remote error: tls: "))
+	}
+	return fmt.Errorf("TLS handshake: %w", err)
+}
+
+// certificateError is a verdict of checkClientCertificate.
+type certificateError struct {
+	name string
+	err  error
+}
+
+func (e *certificateError) Error() string { return e.err.Error() }
+func (e *certificateError) Unwrap() error { return e.err }
+
+func describeVerifyError(err error, c *x509.Certificate) string {
+	var invalid x509.CertificateInvalidError
+	var unknown x509.UnknownAuthorityError
+	switch {
+	case errors.As(err, &unknown):
+		return fmt.Sprintf("certificate of %q is signed by none of the client CAs: its issuer is %q", c.Subject.CommonName, c.Issuer.CommonName)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && time.Now().Before(c.NotBefore):
+		return fmt.Sprintf("certificate of %q is valid from %s on", c.Subject.CommonName, c.NotBefore.UTC().Format(time.DateOnly))
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Sprintf("certificate of %q, or of a CA above it, has expired: its own date is %s", c.Subject.CommonName, c.NotAfter.UTC().Format(time.DateOnly))
+	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
+		return fmt.Sprintf("extended key usage of the certificate of %q lacks clientAuth", c.Subject.CommonName)
+	}
+	return fmt.Sprintf("certificate of %q: %s", c.Subject.CommonName, strings.TrimPrefix(err.Error(), "x509: "))
+}
+
+// claim notes who a client says it is, for the connection log.
+func (s *session) claim(name string) {
+	if !validName(name) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.claimed = name
+}
+
+// equal compares in constant time.
+func equal(a, b []byte) bool { return subtle.ConstantTimeCompare(a, b) == 1 }

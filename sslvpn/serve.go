@@ -1,0 +1,228 @@
+package sslvpn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/vpngw/vpngw/sslvpn/wire"
+)
+
+// startEndpoint opens what an endpoint needs, all of it or nothing, and serves.
+func (s *Server) startEndpoint(cfg *settings) (_ *endpoint, err error) {
+	ep := &endpoint{
+		server: s, id: cfg.ID, log: s.log.With("endpoint", cfg.ID),
+		opening: map[*session]bool{}, sessions: map[*session]*client{},
+		byPeerID: map[uint32]*session{}, perUser: map[string]int{},
+	}
+	ep.settings.Store(cfg)
+	if ep.pool, err = newAddressPool(cfg.Pool); err != nil {
+		return nil, err
+	}
+	if err := ep.pool.reserve(cfg.static()); err != nil {
+		return nil, err
+	}
+	var opened []io.Closer
+	defer func() {
+		if err != nil {
+			for _, c := range opened {
+				_ = c.Close()
+			}
+		}
+	}()
+	var tcp []*net.TCPListener
+	for _, a := range cfg.TCP {
+		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a))
+		if err != nil {
+			return nil, fmt.Errorf("listen on TCP %s: %w", a, err)
+		}
+		opened, tcp = append(opened, l), append(tcp, l)
+	}
+	dev, err := s.opts.OpenDevice(cfg.Device, runtime.GOMAXPROCS(0), tunMTU)
+	if err != nil {
+		return nil, fmt.Errorf("device %s: %w", cfg.Device, err)
+	}
+	opened = append(opened, dev)
+	if ep.plane, err = newPlane(dev, cfg.Pool, planeOptions{log: ep.log, bandwidthMbps: cfg.BandwidthMbps}); err != nil {
+		return nil, err
+	}
+	if err := ep.listenUDP(cfg.UDP); err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ep.stop = func() {
+		stop()
+		for _, l := range tcp {
+			_ = l.Close()
+		}
+	}
+	ep.running.Go(func() {
+		if err := ep.plane.run(ctx); err != nil {
+			ep.fail(err)
+		}
+	})
+	for _, l := range tcp {
+		ep.running.Go(func() { ep.acceptTCP(l) })
+	}
+	ep.serveUDP()
+	ep.log.Info("VPN server started", "tcp", cfg.TCP, "udp", cfg.UDP, "device", cfg.Device, "pool", cfg.Pool.String())
+	return ep, nil
+}
+
+// fail notes why the endpoint does not serve any more; the next Apply starts it
+// anew.
+func (ep *endpoint) fail(err error) {
+	ep.mu.Lock()
+	defer ep.mu.Unlock()
+	if !ep.closed && ep.failure == nil {
+		ep.failure = err
+		ep.log.Error("VPN server failed", "error", err)
+	}
+}
+
+// close ends all sessions and frees what the endpoint has opened. It returns
+// when nothing of it runs any more.
+func (ep *endpoint) close(reason string) {
+	ep.mu.Lock()
+	ep.closed = true
+	var sessions []*session
+	for s := range ep.opening {
+		sessions = append(sessions, s)
+	}
+	for s := range ep.sessions {
+		sessions = append(sessions, s)
+	}
+	ep.mu.Unlock()
+	for _, s := range sessions {
+		s.end(ending{reason: reason, message: wire.RestartClient(reason)})
+	}
+	// There is no time to wait for acknowledgements: what was sent is on its way.
+	for _, s := range sessions {
+		s.finish()
+	}
+	ep.stop()
+	ep.closeUDP()
+	ep.running.Wait()
+	ep.log.Info("VPN server stopped", "reason", reason)
+}
+
+// Pauses of a listener whose accept fails, such as for want of descriptors.
+const acceptPause = 50 * time.Millisecond
+
+// acceptTCP takes connections until the listener is closed.
+func (ep *endpoint) acceptTCP(l *net.TCPListener) {
+	for {
+		conn, err := l.AcceptTCP()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			ep.log.Warn("accept failed", "address", l.Addr().String(), "error", err)
+			time.Sleep(acceptPause)
+			continue
+		}
+		from := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
+		if !ep.server.halfOpen.enter(from.Addr(), ep.server.opts.Limits) {
+			ep.control.add(dropHalfOpen)
+			_ = conn.Close()
+			continue
+		}
+		ep.running.Go(func() { ep.serveTCP(conn, from) })
+	}
+}
+
+// tcpTransport is the transport of one client on TCP.
+type tcpTransport struct {
+	*tcpLink
+	running *sync.WaitGroup
+	once    sync.Once
+}
+
+// shutTime is how long the last packets may take on TCP.
+const shutTime = time.Second
+
+func (t *tcpTransport) shut() {
+	t.once.Do(func() { t.running.Go(func() { t.finish(shutTime) }) })
+}
+
+// serveTCP serves one connection to its end. The connection counts as half-open
+// until its session takes that over.
+func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
+	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	var s *session
+	defer func() {
+		if s == nil {
+			ep.server.halfOpen.leave(from.Addr())
+		}
+	}()
+	link, err := newTCPLink(conn, &ep.plane.drops)
+	if err != nil {
+		_ = conn.Close()
+		return
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(ep.server.opts.Limits.FirstPacketTimeout))
+	err = link.run(func(packet []byte) error {
+		if s != nil {
+			s.receive(packet)
+			return nil
+		}
+		first, err := firstPacket(packet)
+		if err != nil {
+			return err
+		}
+		opened := newSession(ep, &tcpTransport{tcpLink: link, running: &ep.running}, true, from, first.Session)
+		if err := ep.open(opened); err != nil {
+			return err
+		}
+		s = opened
+		s.accept()
+		return conn.SetReadDeadline(time.Time{}) // its own deadlines hold from here on
+	}, func(packets [][]byte) error {
+		if s == nil {
+			return errNotOpenVPN
+		}
+		if c := s.client.Load(); c != nil {
+			c.receive(packets)
+		}
+		return nil
+	})
+	if s == nil {
+		switch {
+		case errors.Is(err, errNotOpenVPN):
+			ep.control.add(dropNotOpenVPN)
+		case isTimeout(err):
+			ep.control.add(dropSlow)
+		}
+		link.close()
+		return
+	}
+	s.end(ending{reason: closedReason(err)})
+	s.finish()
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func closedReason(err error) string {
+	if errors.Is(err, io.EOF) {
+		return "the client closed the connection"
+	}
+	return "the connection broke: " + err.Error()
+}
+
+// firstPacket reads what has to be a client's reset.
+func firstPacket(packet []byte) (wire.Control, error) {
+	c, err := wire.ParseControl(packet)
+	if err != nil || c.Opcode != wire.HardResetClientV2 || c.KeyID != 0 || c.PacketID != 0 || len(c.Acks) > 0 {
+		return c, errNotOpenVPN
+	}
+	return c, nil
+}

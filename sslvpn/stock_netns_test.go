@@ -1,0 +1,264 @@
+//go:build netns
+
+package sslvpn
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Addresses of the tests: the server's and the client's on the link between
+// them, a host behind the server, the pool.
+var (
+	stockServer = netip.MustParseAddr("198.51.100.1")
+	stockHost   = netip.MustParseAddr("192.168.77.1")
+	stockPool   = netip.MustParsePrefix("10.88.0.0/24")
+	stockRoutes = []netip.Prefix{netip.MustParsePrefix("192.168.77.0/24")}
+)
+
+// site is a network namespace with a running Server, and one for clients beside
+// it. All of its methods are called by the one goroutine that lives there.
+type site struct {
+	t      *testing.T
+	client string // namespace
+	dir    string
+	server *Server
+	ca     *authority
+	cfg    Endpoint
+	log    *syncBuffer
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// atSite runs f on a thread whose network namespace has a Server.
+func atSite(t *testing.T, options Options, f func(s *site)) {
+	t.Helper()
+	dir := t.TempDir()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Errorf("make a network namespace: %v", err)
+			return
+		}
+		s := &site{t: t, dir: dir, client: fmt.Sprintf("sslvpn-%d-%d", os.Getpid(), time.Now().UnixNano()%1e9), log: &syncBuffer{}}
+		s.run("ip", "netns", "add", s.client)
+		defer s.run("ip", "netns", "del", s.client)
+		s.run("ip", "link", "set", "lo", "up")
+		s.run("ip", "link", "add", "wan", "type", "veth", "peer", "name", "wan", "netns", s.client)
+		s.run("ip", "addr", "add", stockServer.String()+"/24", "dev", "wan")
+		s.run("ip", "addr", "add", stockHost.String()+"/32", "dev", "lo")
+		s.run("ip", "link", "set", "wan", "up")
+		s.run("ip", "-n", s.client, "link", "set", "lo", "up")
+		s.run("ip", "-n", s.client, "addr", "add", "198.51.100.2/24", "dev", "wan")
+		s.run("ip", "-n", s.client, "link", "set", "wan", "up")
+		if t.Failed() {
+			return
+		}
+		options.Logger = slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		options.VerifyPassword = func(hash, password string) bool { return hash == "hash of "+password }
+		s.server = New(options)
+		ctx, cancel := context.WithCancel(context.Background())
+		stopped := make(chan error)
+		go func() { stopped <- s.server.Run(ctx) }()
+		s.ca = newAuthority(t, "server CA")
+		s.cfg = Endpoint{
+			ID: "ep1", Gateway: "gw1", Device: "ovpn0", Cipher: AES128GCM, Auth: AuthPassword,
+			TCP: []netip.AddrPort{netip.AddrPortFrom(stockServer, 443)}, Certificate: s.ca.server("vpn.example.org"),
+			Users:    []User{{ID: "u1", Name: "alice", PasswordHash: "hash of wonderland", Group: "g1"}},
+			Policies: []Policy{{ID: "p1", Group: "g1", Destinations: stockRoutes}},
+			Pool:     stockPool, Routes: stockRoutes, MaxSessions: 50,
+		}
+		f(s)
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("log of the server:\n%s", s.log)
+		}
+	}()
+	<-done
+}
+
+func (s *site) run(name string, args ...string) string {
+	s.t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		s.t.Errorf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// apply makes the site's endpoint the whole configuration. The sockets and the
+// device are made in the namespace of the calling thread.
+func (s *site) apply() {
+	s.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for { // Run may not have begun
+		if err := s.server.Apply(Config{Endpoints: []Endpoint{s.cfg}}); err != nil {
+			s.t.Fatalf("Apply: %v", err)
+		}
+		if len(s.server.Snapshot()) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatal("the endpoint does not run")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	s.run("ip", "route", "replace", stockPool.String(), "dev", s.cfg.Device)
+}
+
+// stock is a running OpenVPN client.
+type stock struct {
+	s   *site
+	cmd *exec.Cmd
+	log *syncBuffer
+}
+
+// profile returns what the server exports for a transport.
+func (s *site) profile(proto string, port int, extra ...string) string {
+	return fmt.Sprintf("client\ndev tun\nproto %s\nremote %s %d\nresolv-retry infinite\nnobind\npersist-key\npersist-tun\n"+
+		"remote-cert-tls server\ndata-ciphers %s\nauth SHA256\nverb 4\n%s\n<ca>\n%s</ca>\nreneg-sec 0\ndisable-dco\n",
+		proto, stockServer, port, s.cfg.Cipher, strings.Join(extra, "\n"), s.ca.pem())
+}
+
+// password returns the lines of a profile for a user.
+func (s *site) password(user, password string) string {
+	file := filepath.Join(s.dir, user+".txt")
+	if err := os.WriteFile(file, []byte(user+"\n"+password+"\n"), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return "auth-user-pass " + file
+}
+
+func (s *site) connect(profile string) *stock {
+	s.t.Helper()
+	file := filepath.Join(s.dir, fmt.Sprintf("client%d.ovpn", time.Now().UnixNano()))
+	if err := os.WriteFile(file, []byte(profile), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	c := &stock{s: s, log: &syncBuffer{}}
+	c.cmd = exec.Command("ip", "netns", "exec", s.client, "openvpn", "--config", file)
+	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
+	if err := c.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	return c
+}
+
+// logs waits until a line of the client's log has a text, and reports how often.
+func (c *stock) logs(text string, times int) bool {
+	c.s.t.Helper()
+	ok := c.s.eventually(func() bool { return strings.Count(c.log.String(), text) >= times })
+	if !ok {
+		c.s.t.Errorf("the client never said %q; its log:\n%s", text, c.log)
+	}
+	return ok
+}
+
+func (c *stock) stop() {
+	_ = c.cmd.Process.Signal(unix.SIGTERM)
+	_ = c.cmd.Wait()
+}
+
+func (s *site) eventually(ok func() bool) bool {
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if ok() {
+			return true
+		}
+	}
+	return false
+}
+
+// event waits for an event of a kind and returns it.
+func (s *site) event(kind EventKind) Event {
+	s.t.Helper()
+	timeout := time.After(60 * time.Second)
+	for {
+		select {
+		case e := <-s.server.Events():
+			if e.Kind == kind {
+				return e
+			}
+		case <-timeout:
+			s.t.Errorf("no event of kind %d", kind)
+			return Event{}
+		}
+	}
+}
+
+func (s *site) sessions() []Session {
+	all := s.server.Snapshot()
+	if len(all) != 1 {
+		return nil
+	}
+	return all[0].Sessions
+}
+
+// pingBoth pings the host behind the server from the client, and the client
+// from the server.
+func (s *site) pingBoth(virtual netip.Addr) {
+	s.t.Helper()
+	s.run("ip", "netns", "exec", s.client, "ping", "-n", "-q", "-c", "3", "-i", "0.2", "-w", "20", stockHost.String())
+	s.run("ping", "-n", "-q", "-c", "3", "-i", "0.2", "-w", "20", "-I", stockHost.String(), virtual.String())
+}
+
+func TestNetNSStockPasswordTCP(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		cipher Cipher
+		extra  string
+	}{
+		{"AES-128-GCM, TLS 1.3", AES128GCM, "tls-version-min 1.3"},
+		{"AES-256-GCM, TLS 1.2", AES256GCM, "tls-version-max 1.2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			atSite(t, Options{}, func(s *site) {
+				s.cfg.Cipher = tt.cipher
+				s.apply()
+				c := s.connect(s.profile("tcp", 443, s.password("alice", "wonderland"), tt.extra))
+				defer c.stop()
+				if !c.logs("Initialization Sequence Completed", 1) {
+					return
+				}
+				e := s.event(EventConnected)
+				if e.Session.User != "alice" || e.Session.UserID != "u1" || !stockPool.Contains(e.Session.VirtualIP) {
+					t.Errorf("connected: %+v", e)
+				}
+				s.pingBoth(e.Session.VirtualIP)
+				c.logs("Data Channel: cipher '"+string(tt.cipher)+"'", 1)
+			})
+		})
+	}
+}

@@ -1,0 +1,111 @@
+package sslvpn
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Limits of failed logins. Beyond the free ones each further failure doubles
+// the wait, and a wait without failures forgives.
+const (
+	freeByUser, freeByAddress = 5, 20 // many users may share an address
+	firstWait                 = 2 * time.Second
+	maxWaitByUser             = time.Minute // others must not lock a user out for long
+	maxWaitByAddress          = 10 * time.Minute
+	forgiveAfter              = 15 * time.Minute
+	maxThrottled              = 16384 // entries of each table
+)
+
+// throttle slows guessing of passwords down, by user and by address. Names
+// count whether they exist or not, so that it tells nothing about them. The
+// zero value is ready for use.
+type throttle struct {
+	mu     sync.Mutex
+	byUser failures[string]
+	byAddr failures[netip.Addr]
+}
+
+// failures are the failed logins of one kind of culprit.
+type failures[K comparable] map[K]*failure
+
+type failure struct {
+	count int
+	last  time.Time
+	until time.Time // no login before
+}
+
+// prefix64 returns who answers for an address: of IPv6, one holder has a /64.
+func prefix64(a netip.Addr) netip.Addr {
+	if a = a.Unmap(); a.Is4() {
+		return a
+	}
+	p, _ := a.WithZone("").Prefix(64)
+	return p.Addr()
+}
+
+// wait returns how long a login has to wait; 0 is not at all.
+func (t *throttle) wait(now time.Time, user string, from netip.Addr) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return max(t.byUser.wait(now, user), t.byAddr.wait(now, prefix64(from)), 0)
+}
+
+// failed counts a failed login.
+func (t *throttle) failed(now time.Time, user string, from netip.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.byUser.add(now, user, freeByUser, maxWaitByUser)
+	t.byAddr.add(now, prefix64(from), freeByAddress, maxWaitByAddress)
+}
+
+// succeeded forgets the failures of a user. Those of the address stay: who has
+// one account must not guess at others for free.
+func (t *throttle) succeeded(user string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.byUser, user)
+}
+
+func (f failures[K]) wait(now time.Time, key K) time.Duration {
+	if e := f[key]; e != nil {
+		return e.until.Sub(now)
+	}
+	return 0
+}
+
+func (f *failures[K]) add(now time.Time, key K, free int, limit time.Duration) {
+	if *f == nil {
+		*f = failures[K]{}
+	}
+	e := (*f)[key]
+	if e == nil || now.Sub(e.last) >= forgiveAfter {
+		if e == nil && len(*f) >= maxThrottled {
+			f.makeRoom(now)
+		}
+		e = &failure{}
+		(*f)[key] = e
+	}
+	e.count++
+	e.last = now
+	if over := e.count - free; over > 0 {
+		wait := firstWait << min(over-1, 16)
+		e.until = now.Add(min(wait, limit))
+	}
+}
+
+// makeRoom drops what is forgiven, or else any entry: a table that is full of
+// made-up names is worth no more.
+func (f failures[K]) makeRoom(now time.Time) {
+	var first *K
+	for key, e := range f {
+		if now.Sub(e.last) >= forgiveAfter {
+			delete(f, key)
+		} else if first == nil {
+			first = &key
+		}
+	}
+	if len(f) >= maxThrottled && first != nil {
+		delete(f, *first)
+	}
+}
