@@ -64,33 +64,24 @@ func once[T any](ctx context.Context, s *Service, project string, result *T, dec
 	if err := s.sweepClientTokens(ctx); err != nil {
 		return err
 	}
-	name := sha256.Sum256([]byte(token.Caller + "\x00" + token.Text))
-	key := project + "/" + hex.EncodeToString(name[:])
 	stored := false
 	err := s.objects.change(ctx, func(tx *transaction) error {
 		stored = false
-		before, err := s.objects.results.Get(ctx, key)
-		switch {
-		case err == nil && s.now().Before(before.Value.Expires):
-			if string(before.Value.Digest) != string(token.Digest[:]) {
-				return Repeated()
-			}
-			*result = *new(T) // an attempt that was overtaken may have left something
-			return json.Unmarshal(before.Value.Result, result)
-		case err != nil && !errors.Is(err, store.ErrNotFound):
+		if done, err := recall(ctx, s, project, result); done || err != nil {
 			return err
 		}
 		if s.clientTokens.of(project) >= maxProjectTokens {
 			return Busy()
 		}
-		if err := decide(tx); err != nil {
+		err := decide(tx)
+		if err != nil {
 			return err
 		}
 		r := storedResult{Digest: token.Digest[:], Expires: s.now().UTC().Add(clientTokenLifetime)}
 		if r.Result, err = json.Marshal(result); err != nil {
 			return fmt.Errorf("encode the result: %w", err)
 		}
-		put, err := s.objects.results.Put(key, r)
+		put, err := s.objects.results.Put(token.key(project), r)
 		tx.ops = append(tx.ops, put)
 		stored = err == nil
 		return err
@@ -99,6 +90,34 @@ func once[T any](ctx context.Context, s *Service, project string, result *T, dec
 		s.clientTokens.add(project)
 	}
 	return err
+}
+
+// recall gives a request that is marked by the ClientToken of an earlier one
+// the result of that, and says so. With another request that is refused.
+func recall[T any](ctx context.Context, s *Service, project string, result *T) (done bool, err error) {
+	token, marked := ctx.Value(clientTokenKey{}).(ClientToken)
+	if !marked {
+		return false, nil
+	}
+	before, err := s.objects.results.Get(ctx, token.key(project))
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, err
+	case !s.now().Before(before.Value.Expires):
+		return false, nil
+	case string(before.Value.Digest) != string(token.Digest[:]):
+		return false, Repeated()
+	}
+	*result = *new(T) // an attempt that was overtaken may have left something
+	return true, json.Unmarshal(before.Value.Result, result)
+}
+
+// key returns where the result of a request with the token is kept.
+func (t ClientToken) key(project string) string {
+	name := sha256.Sum256([]byte(t.Caller + "\x00" + t.Text))
+	return project + "/" + hex.EncodeToString(name[:])
 }
 
 func (c *clientTokens) of(project string) int {

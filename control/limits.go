@@ -24,6 +24,14 @@ const (
 	maxCustomerGatewayPage = 200
 	maxConnectionPage      = 2000
 	maxBatchConnections    = 2
+	maxP2CPage             = 2000
+	minUserNameLen         = 4
+	maxUserNameLen         = 32
+	maxBatchUsers          = 100 // each costs a hash
+	maxUserList            = 500 // the most that a gateway has
+	maxUserGroups          = 50  // of a server, its Default group included
+	maxAccessPolicies      = 100 // of a server, besides its Default policy
+	maxDestinationCIDRs    = 10
 
 	defaultBGPASN          = 64512
 	defaultBandwidthMbps   = 300

@@ -29,6 +29,7 @@ type Service struct {
 	now       func() time.Time
 
 	clientTokens clientTokens
+	passwords    passwordHasher
 }
 
 // ServiceOptions is what a Service needs. Objects and Inventory are required.
@@ -46,7 +47,7 @@ func NewService(o ServiceOptions) (*Service, error) {
 	if o.Objects == nil || o.Inventory == nil {
 		return nil, errors.New("service: objects and inventory are required")
 	}
-	s := &Service{objects: o.Objects, engines: o.Engines, limits: o.Limits, random: o.Random, now: o.Now}
+	s := &Service{objects: o.Objects, engines: o.Engines, limits: o.Limits, random: o.Random, now: o.Now, passwords: newPasswordHasher()}
 	if s.random == nil {
 		s.random = rand.Reader
 	}
@@ -101,6 +102,33 @@ func paginate[T any](items []T, created func(*T) time.Time, page Page, most int)
 	l := List[T]{Items: items[:min(limit, len(items))]}
 	if n := len(l.Items); n > 0 {
 		l.NextMarker = FormatTime(created(&l.Items[n-1]))
+	}
+	return l, nil
+}
+
+// paginateP2C cuts a page out of a list of client-to-cloud VPN. The zero Page
+// asks for all of it; the last page has no NextMarker.
+func paginateP2C[T any](items []T, created func(*T) time.Time, page Page) (List[T], error) {
+	if page.Limit == nil {
+		if page.Marker != "" {
+			return List[T]{}, Invalid("marker", "wants a limit")
+		}
+		newestFirst(items, created)
+		return List[T]{Items: items, Total: len(items)}, nil
+	}
+	if *page.Limit < 1 {
+		return List[T]{}, Invalid("limit", "must be from 1 to %d", maxP2CPage)
+	}
+	total := len(items)
+	one := *page.Limit + 1 // tells whether more follows
+	l, err := paginate(items, created, Page{Limit: &one, Marker: page.Marker}, maxP2CPage+1)
+	if err != nil {
+		return l, err
+	}
+	l.Total, l.NextMarker = total, ""
+	if len(l.Items) == one {
+		l.Items = l.Items[:*page.Limit]
+		l.NextMarker = FormatTime(created(&l.Items[*page.Limit-1]))
 	}
 	return l, nil
 }

@@ -1,0 +1,161 @@
+package control
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	minPasswordLen = 8
+	maxPasswordLen = 32
+	// passwordHistory is how many passwords of a user are remembered, the
+	// valid one among them.
+	passwordHistory = 5
+
+	// Passwords are hashed apart from any transaction, no more of them at once
+	// than memory and other work allow; who waits longer is told to come back.
+	maxHashing      = 4 // 19 MiB each
+	hashingPatience = 20 * time.Second
+)
+
+// passwordDraft is a password that is being decided on.
+type passwordDraft struct{ name, text string }
+
+// passwordRules are the rules for the password of a user, in the order that
+// they are told. None tells anything of the password.
+var passwordRules = []func(*passwordDraft) *Error{
+	passwordHasLength,
+	passwordCharactersAreKnown,
+	passwordIsOfTwoClasses,
+	passwordIsNotName,
+	passwordIsNotCommon,
+}
+
+// checkPassword decides on the password of a user.
+func checkPassword(name string, password Secret) error {
+	return firstBroken(&passwordDraft{name: name, text: password.Reveal()}, passwordRules)
+}
+
+func passwordHasLength(d *passwordDraft) *Error {
+	if n := len([]rune(d.text)); n < minPasswordLen || n > maxPasswordLen {
+		err := simplePassword()
+		err.rule = "Password length invalid."
+		return err
+	}
+	return nil
+}
+
+func passwordCharactersAreKnown(d *passwordDraft) *Error {
+	if strings.ContainsFunc(d.text, func(r rune) bool { return !isASCIIAlnum(r) && !isPasswordSpecial(r) }) {
+		return p2cRefusal("VPN.1310", http.StatusBadRequest, "The password contains invalid characters.")
+	}
+	return nil
+}
+
+func passwordIsOfTwoClasses(d *passwordDraft) *Error {
+	classes := 0
+	for _, class := range []func(rune) bool{
+		func(r rune) bool { return r >= 'A' && r <= 'Z' },
+		func(r rune) bool { return r >= 'a' && r <= 'z' },
+		func(r rune) bool { return r >= '0' && r <= '9' },
+		isPasswordSpecial,
+	} {
+		if strings.ContainsFunc(d.text, class) {
+			classes++
+		}
+	}
+	if classes < 2 {
+		return simplePassword()
+	}
+	return nil
+}
+
+func isPasswordSpecial(r rune) bool { return r == ' ' || strings.ContainsRune(passwordSpecials, r) }
+
+func simplePassword() *Error {
+	return p2cRefusal("VPN.1308", http.StatusBadRequest, "The password complexity does not meet requirements.")
+}
+
+func passwordIsNotName(d *passwordDraft) *Error {
+	backwards := []rune(d.name)
+	slices.Reverse(backwards)
+	if d.text == d.name || d.text == string(backwards) {
+		return p2cRefusal("VPN.1309", http.StatusBadRequest, "The password cannot be the username or the reverse of the username.")
+	}
+	return nil
+}
+
+// commonPasswords are those that guessing begins with, in lower case, as far as
+// the other rules would let them pass.
+var commonPasswords = []string{
+	"password1", "password12", "password123", "password@123", "passw0rd", "passw0rd1", "p@ssword", "p@ssw0rd", "p@ssw0rd1", "p@ssword123",
+	"pa$$w0rd", "qwerty12", "qwerty123", "qwerty1234", "1q2w3e4r", "1q2w3e4r5t", "1qaz2wsx", "1qaz@wsx", "zaq12wsx", "q1w2e3r4",
+	"abc12345", "abc123456", "abcd1234", "a1234567", "a12345678", "a123456789", "1234567a", "12345678a", "123456789a",
+	"admin123", "admin1234", "admin@123", "welcome1", "welcome123", "welcome@123", "iloveyou1", "changeme1", "letmein1", "sunshine1",
+}
+
+func passwordIsNotCommon(d *passwordDraft) *Error {
+	if slices.Contains(commonPasswords, strings.ToLower(d.text)) {
+		return p2cRefusal("VPN.1314", http.StatusBadRequest, "The password is weak.")
+	}
+	return nil
+}
+
+// passwordIsNew: hashes are those of the passwords that were used last.
+func (h *passwordHasher) passwordIsNew(ctx context.Context, password Secret, hashes []PasswordHash) error {
+	for _, used := range hashes {
+		same, err := h.matches(ctx, used, password)
+		if err != nil {
+			return err
+		}
+		if same {
+			return p2cRefusal("VPN.1311", http.StatusBadRequest, "The new password cannot be the same as the old one.")
+		}
+	}
+	return nil
+}
+
+// passwordHasher hashes and compares passwords of users, a few at once.
+type passwordHasher struct{ places chan struct{} }
+
+func newPasswordHasher() passwordHasher {
+	return passwordHasher{places: make(chan struct{}, maxHashing)}
+}
+
+// within bounds the time that a request spends on hashing.
+func (h *passwordHasher) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, hashingPatience, Busy())
+}
+
+func (h *passwordHasher) hash(ctx context.Context, password Secret) (hash PasswordHash, err error) {
+	err = h.inPlace(ctx, func() error {
+		hash, err = HashPassword(password, nil)
+		return err
+	})
+	return hash, err
+}
+
+func (h *passwordHasher) matches(ctx context.Context, hash PasswordHash, password Secret) (same bool, err error) {
+	err = h.inPlace(ctx, func() error {
+		same = hash.Matches(password)
+		return nil
+	})
+	return same, err
+}
+
+// inPlace waits for a place, does the work and gives the place back.
+func (h *passwordHasher) inPlace(ctx context.Context, work func() error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	select {
+	case h.places <- struct{}{}:
+		defer func() { <-h.places }()
+		return work()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
