@@ -3,6 +3,7 @@ package api
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -74,6 +75,9 @@ func TestEveryOperationNeedsACaller(t *testing.T) {
 	b := newBench(t)
 	connection, gateway, customerGateway := b.createConnection()
 	operations := everyOperation(gateway, customerGateway, connection, b.createMonitor(connection))
+	b.passwordServer()
+	group, user := b.createGroup("group"), b.createUser(object{"name": "user-1"})
+	maps.Copy(operations, everyUserOperation(user, group, b.createPolicy(group)))
 	all, err := document()
 	check(t, err)
 	for _, op := range all {
@@ -120,8 +124,9 @@ func TestEveryOperationNeedsACaller(t *testing.T) {
 func (b *bench) everything() string {
 	b.t.Helper()
 	var out strings.Builder
-	for _, kind := range []string{"vpn-gateways", "customer-gateways", "vpn-connection", "connection-monitors"} {
-		a := b.call(http.MethodGet, path(kind), nil).want(http.StatusOK)
+	lists := []string{path("vpn-gateways"), path("customer-gateways"), path("vpn-connection"), path("connection-monitors")}
+	for _, list := range append(lists, onServer("users"), onServer("groups"), onServer("access-policies")) {
+		a := b.call(http.MethodGet, list, nil).want(http.StatusOK)
 		delete(a.body, "request_id")
 		out.WriteString(encoded(b.t, a.body))
 	}

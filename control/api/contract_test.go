@@ -39,6 +39,7 @@ const (
 type bench struct {
 	t       testing.TB
 	server  *Server
+	store   store.Store
 	objects *control.Objects
 	access  *control.Access
 	engines *engines
@@ -63,7 +64,7 @@ func newBenchOf(t testing.TB, limits control.Limits) *bench {
 	t.Cleanup(func() { check(t, db.Close()) })
 	key, err := control.LoadSealingKey(filepath.Join(dir, "key"))
 	check(t, err)
-	b.objects = control.NewObjects(db, key)
+	b.store, b.objects = db, control.NewObjects(db, key)
 	inventory := &control.Inventory{
 		AvailabilityZones: []string{"az1", "az2"},
 		VPCs: []control.VPC{{

@@ -98,6 +98,24 @@ func (e AuthenticationMethod) Valid() bool {
 	}
 }
 
+// Defines values for BuiltIn.
+const (
+	Custom  BuiltIn = "Custom"
+	Default BuiltIn = "Default"
+)
+
+// Valid indicates whether the value is a known member of the BuiltIn enum.
+func (e BuiltIn) Valid() bool {
+	switch e {
+	case Custom:
+		return true
+	case Default:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ConnectionMonitorProtoType.
 const (
 	MonitorByICMP ConnectionMonitorProtoType = "icmp"
@@ -1051,6 +1069,37 @@ type BatchCreateVpnConnectionResponseBody struct {
 	VpnConnections []VpnConnection `json:"vpn_connections"`
 }
 
+// BatchCreateVpnUsersRequestBody defines model for BatchCreateVpnUsersRequestBody.
+type BatchCreateVpnUsersRequestBody struct {
+	// Users 1 to 100 users. What is wrong with one is said in the answer.
+	Users []BatchVpnUser `json:"users"`
+}
+
+// BatchCreateVpnUsersResponseBody defines model for BatchCreateVpnUsersResponseBody.
+type BatchCreateVpnUsersResponseBody struct {
+	InvalidUsers []InvalidVpnUser `json:"invalid_users"`
+	RequestID    string           `json:"request_id"`
+}
+
+// BatchVpnUser defines model for BatchVpnUser.
+type BatchVpnUser struct {
+	// Description As in CreateVpnUser.
+	Description *string `json:"description,omitempty"`
+
+	// Name As in CreateVpnUser.
+	Name string `json:"name"`
+
+	// Password 8 to 32 Latin letters, digits, spaces and ``~!@#$%^&*()-_=+\|[{}];:'",<.>/?``, of at least two of the classes upper
+	// case, lower case, digits and the others. Not the name of the user, forwards or backwards.
+	Password UserPassword `json:"password"`
+
+	// StaticIP As in CreateVpnUser.
+	StaticIP *string `json:"static_ip,omitempty"`
+
+	// UserGroupName The name of a group that there is. An empty one is no group.
+	UserGroupName *string `json:"user_group_name,omitempty"`
+}
+
 // BgpPeer defines model for BgpPeer.
 type BgpPeer struct {
 	NumMessageReceived *int64  `json:"num_message_received,omitempty"`
@@ -1063,6 +1112,9 @@ type BgpPeer struct {
 	// StateDuration Example: 3d01h34m24s
 	StateDuration *string `json:"state_duration,omitempty"`
 }
+
+// BuiltIn Whether the server has it from the start.
+type BuiltIn string
 
 // CaCertificate defines model for CaCertificate.
 type CaCertificate struct {
@@ -1300,6 +1352,33 @@ type CreateVgwRequestBody struct {
 	VpnGateway CreateVgw `json:"vpn_gateway"`
 }
 
+// CreateVpnAccessPolicy defines model for CreateVpnAccessPolicy.
+type CreateVpnAccessPolicy struct {
+	// Description At most 64 of Chinese characters, Latin letters, digits, spaces and ``~!@#$%^&*()-_=+\|[{}];:'",<.>/?``.
+	Description *GroupDescription `json:"description,omitempty"`
+
+	// DestIPCidrs 1 to 10 different IPv4 networks, for example 192.168.1.0/24, which are answered without host bits. 0.0.0.0/0 is everything behind the
+	// gateway; no other one may overlap 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 or 240.0.0.0/4.
+	DestIPCidrs Destinations `json:"dest_ip_cidrs"`
+
+	// Name 1 to 64 of Chinese characters, Latin letters, digits, `_` and `-`. Need not be unique.
+	Name PolicyName `json:"name"`
+
+	// UserGroupID An id, usually a UUID of 36 characters.
+	UserGroupID ObjectID `json:"user_group_id"`
+}
+
+// CreateVpnAccessPolicyRequestBody defines model for CreateVpnAccessPolicyRequestBody.
+type CreateVpnAccessPolicyRequestBody struct {
+	AccessPolicy CreateVpnAccessPolicy `json:"access_policy"`
+}
+
+// CreateVpnAccessPolicyResponseBody defines model for CreateVpnAccessPolicyResponseBody.
+type CreateVpnAccessPolicyResponseBody struct {
+	AccessPolicy CreatedObject `json:"access_policy"`
+	RequestID    string        `json:"request_id"`
+}
+
 // CreateVpnConnection defines model for CreateVpnConnection.
 type CreateVpnConnection struct {
 	// CgwID An id, usually a UUID of 36 characters.
@@ -1353,6 +1432,66 @@ type CreateVpnConnection struct {
 type CreateVpnConnectionRequestBody struct {
 	VpnConnection CreateVpnConnection `json:"vpn_connection"`
 }
+
+// CreateVpnUser defines model for CreateVpnUser.
+type CreateVpnUser struct {
+	// Description At most 64 of Chinese characters, Latin letters, digits, `_` and `-`.
+	Description *UserDescription `json:"description,omitempty"`
+
+	// Name 4 to 32 of Latin letters, digits, `.`, `_` and `-`. Unique among the users of the server.
+	Name UserName `json:"name"`
+
+	// Password 8 to 32 Latin letters, digits, spaces and ``~!@#$%^&*()-_=+\|[{}];:'",<.>/?``, of at least two of the classes upper
+	// case, lower case, digits and the others. Not the name of the user, forwards or backwards.
+	Password UserPassword `json:"password"`
+
+	// StaticIP The address that the user's client always gets: the first host of a block of /30 in `client_cidr` of the server, but not the first of
+	// all. `disable` is any address.
+	StaticIP *StaticIP `json:"static_ip,omitempty"`
+
+	// UserGroupID The id of a group. An empty one is no group.
+	UserGroupID *UserGroupID `json:"user_group_id,omitempty"`
+}
+
+// CreateVpnUserGroup defines model for CreateVpnUserGroup.
+type CreateVpnUserGroup struct {
+	// Description At most 64 of Chinese characters, Latin letters, digits, spaces and ``~!@#$%^&*()-_=+\|[{}];:'",<.>/?``.
+	Description *GroupDescription `json:"description,omitempty"`
+
+	// Name 1 to 64 of Chinese characters, Latin letters, digits, `_` and `-`. Unique among the groups of the server.
+	Name GroupName `json:"name"`
+}
+
+// CreateVpnUserGroupRequestBody defines model for CreateVpnUserGroupRequestBody.
+type CreateVpnUserGroupRequestBody struct {
+	UserGroup CreateVpnUserGroup `json:"user_group"`
+}
+
+// CreateVpnUserGroupResponseBody defines model for CreateVpnUserGroupResponseBody.
+type CreateVpnUserGroupResponseBody struct {
+	RequestID string        `json:"request_id"`
+	UserGroup CreatedObject `json:"user_group"`
+}
+
+// CreateVpnUserRequestBody defines model for CreateVpnUserRequestBody.
+type CreateVpnUserRequestBody struct {
+	User CreateVpnUser `json:"user"`
+}
+
+// CreateVpnUserResponseBody defines model for CreateVpnUserResponseBody.
+type CreateVpnUserResponseBody struct {
+	RequestID string        `json:"request_id"`
+	User      CreatedObject `json:"user"`
+}
+
+// CreatedObject defines model for CreatedObject.
+type CreatedObject struct {
+	ID string `json:"id"`
+}
+
+// Destinations 1 to 10 different IPv4 networks, for example 192.168.1.0/24, which are answered without host bits. 0.0.0.0/0 is everything behind the
+// gateway; no other one may overlap 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 or 240.0.0.0/4.
+type Destinations = []string
 
 // DhGroup group1, 2, 5 and 14 are weak.
 type DhGroup string
@@ -1444,6 +1583,27 @@ type ExtendedAvailabilityZonesResponseBody struct {
 // Flavor defines model for Flavor.
 type Flavor string
 
+// GroupDescription At most 64 of Chinese characters, Latin letters, digits, spaces and “~!@#$%^&*()-_=+\|[{}];:'",<.>/?“.
+type GroupDescription = string
+
+// GroupName 1 to 64 of Chinese characters, Latin letters, digits, `_` and `-`. Unique among the groups of the server.
+type GroupName = string
+
+// GroupUser defines model for GroupUser.
+type GroupUser struct {
+	Description string `json:"description"`
+	ID          string `json:"id"`
+	Name        string `json:"name"`
+}
+
+// GroupUserListResponseBody defines model for GroupUserListResponseBody.
+type GroupUserListResponseBody struct {
+	PageInfo   PageInfo    `json:"page_info"`
+	RequestID  string      `json:"request_id"`
+	TotalCount int         `json:"total_count"`
+	Users      []GroupUser `json:"users"`
+}
+
 // HAMode defines model for HAMode.
 type HAMode string
 
@@ -1499,6 +1659,16 @@ type IkePolicy struct {
 
 	// Phase1NegotiationMode Of IKEv1 only.
 	Phase1NegotiationMode *NegotiationMode `json:"phase1_negotiation_mode,omitempty"`
+}
+
+// InvalidVpnUser defines model for InvalidVpnUser.
+type InvalidVpnUser struct {
+	// Cause Example: Duplicate user name.
+	Cause         string  `json:"cause"`
+	Description   *string `json:"description,omitempty"`
+	Name          string  `json:"name"`
+	StaticIP      *string `json:"static_ip,omitempty"`
+	UserGroupName *string `json:"user_group_name,omitempty"`
 }
 
 // IpsecLifetime Seconds.
@@ -1566,6 +1736,9 @@ type NegotiationMode string
 // NetworkType How peers reach the gateway, through EIPs or through private addresses of the access VPC.
 type NetworkType string
 
+// NewUserPassword As in CreateVpnUser. Not one of the five that were used last.
+type NewUserPassword = string
+
 // NexthopResource defines model for NexthopResource.
 type NexthopResource struct {
 	ID   string              `json:"id"`
@@ -1583,7 +1756,7 @@ type PageInfo struct {
 	// CurrentCount Items of this page.
 	CurrentCount int `json:"current_count"`
 
-	// NextMarker Creation time of the last item. Absent from an empty page.
+	// NextMarker Creation time of the last item. Absent where nothing follows, and of some lists from an empty page only.
 	NextMarker *string `json:"next_marker,omitempty"`
 }
 
@@ -1595,6 +1768,9 @@ type PeerConfigurationResponseBody struct {
 
 // Pfs defines model for Pfs.
 type Pfs string
+
+// PolicyName 1 to 64 of Chinese characters, Latin letters, digits, `_` and `-`. Need not be unique.
+type PolicyName = string
 
 // PolicyRule defines model for PolicyRule.
 type PolicyRule struct {
@@ -1669,6 +1845,12 @@ type QuotasResponseBody struct {
 // RequestIDBody defines model for RequestIDBody.
 type RequestIDBody struct {
 	RequestID string `json:"request_id"`
+}
+
+// ResetVpnUserPasswordRequestBody defines model for ResetVpnUserPasswordRequestBody.
+type ResetVpnUserPasswordRequestBody struct {
+	// NewPassword As in CreateVpnUser. Not one of the five that were used last.
+	NewPassword NewUserPassword `json:"new_password"`
 }
 
 // Resource defines model for Resource.
@@ -1792,6 +1974,10 @@ type SaInfo struct {
 	// TrafficSent Octets.
 	TrafficSent uint64 `json:"traffic_sent"`
 }
+
+// StaticIP The address that the user's client always gets: the first host of a block of /30 in `client_cidr` of the server, but not the first of
+// all. `disable` is any address.
+type StaticIP = string
 
 // Style One of policy, static (the default), bgp and policy-template, in any case.
 type Style = string
@@ -1950,6 +2136,27 @@ type UpdateVgwSpecificationRequestBody struct {
 	} `json:"vpn_gateway"`
 }
 
+// UpdateVpnAccessPolicy defines model for UpdateVpnAccessPolicy.
+type UpdateVpnAccessPolicy struct {
+	// Description At most 64 of Chinese characters, Latin letters, digits, spaces and ``~!@#$%^&*()-_=+\|[{}];:'",<.>/?``.
+	Description *GroupDescription `json:"description,omitempty"`
+
+	// DestIPCidrs 1 to 10 different IPv4 networks, for example 192.168.1.0/24, which are answered without host bits. 0.0.0.0/0 is everything behind the
+	// gateway; no other one may overlap 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 or 240.0.0.0/4.
+	DestIPCidrs *Destinations `json:"dest_ip_cidrs,omitempty"`
+
+	// Name 1 to 64 of Chinese characters, Latin letters, digits, `_` and `-`. Need not be unique.
+	Name *PolicyName `json:"name,omitempty"`
+
+	// UserGroupID An id, usually a UUID of 36 characters.
+	UserGroupID *ObjectID `json:"user_group_id,omitempty"`
+}
+
+// UpdateVpnAccessPolicyRequestBody defines model for UpdateVpnAccessPolicyRequestBody.
+type UpdateVpnAccessPolicyRequestBody struct {
+	AccessPolicy UpdateVpnAccessPolicy `json:"access_policy"`
+}
+
 // UpdateVpnConnection defines model for UpdateVpnConnection.
 type UpdateVpnConnection struct {
 	// CgwID An id, usually a UUID of 36 characters.
@@ -1988,6 +2195,45 @@ type UpdateVpnConnectionRequestBody struct {
 	VpnConnection UpdateVpnConnection `json:"vpn_connection"`
 }
 
+// UpdateVpnUser defines model for UpdateVpnUser.
+type UpdateVpnUser struct {
+	// Description At most 64 of Chinese characters, Latin letters, digits, `_` and `-`.
+	Description *UserDescription `json:"description,omitempty"`
+
+	// StaticIP The address that the user's client always gets: the first host of a block of /30 in `client_cidr` of the server, but not the first of
+	// all. `disable` is any address.
+	StaticIP *StaticIP `json:"static_ip,omitempty"`
+
+	// UserGroupID The id of a group. An empty one is no group.
+	UserGroupID *UserGroupID `json:"user_group_id,omitempty"`
+}
+
+// UpdateVpnUserGroup defines model for UpdateVpnUserGroup.
+type UpdateVpnUserGroup struct {
+	// Description At most 64 of Chinese characters, Latin letters, digits, spaces and ``~!@#$%^&*()-_=+\|[{}];:'",<.>/?``.
+	Description *GroupDescription `json:"description,omitempty"`
+
+	// Name 1 to 64 of Chinese characters, Latin letters, digits, `_` and `-`. Unique among the groups of the server.
+	Name *GroupName `json:"name,omitempty"`
+}
+
+// UpdateVpnUserGroupRequestBody defines model for UpdateVpnUserGroupRequestBody.
+type UpdateVpnUserGroupRequestBody struct {
+	UserGroup UpdateVpnUserGroup `json:"user_group"`
+}
+
+// UpdateVpnUserPasswordRequestBody defines model for UpdateVpnUserPasswordRequestBody.
+type UpdateVpnUserPasswordRequestBody struct {
+	// NewPassword As in CreateVpnUser. Not one of the five that were used last.
+	NewPassword NewUserPassword `json:"new_password"`
+	OldPassword string          `json:"old_password"`
+}
+
+// UpdateVpnUserRequestBody defines model for UpdateVpnUserRequestBody.
+type UpdateVpnUserRequestBody struct {
+	User UpdateVpnUser `json:"user"`
+}
+
 // UpgradeRequestBody defines model for UpgradeRequestBody.
 type UpgradeRequestBody struct {
 	Action UpgradeRequestBodyAction `json:"action"`
@@ -2001,6 +2247,19 @@ type UpgradeResponseBody struct {
 	JobID     string `json:"job_id"`
 	RequestID string `json:"request_id"`
 }
+
+// UserDescription At most 64 of Chinese characters, Latin letters, digits, `_` and `-`.
+type UserDescription = string
+
+// UserGroupID The id of a group. An empty one is no group.
+type UserGroupID = string
+
+// UserName 4 to 32 of Latin letters, digits, `.`, `_` and `-`. Unique among the users of the server.
+type UserName = string
+
+// UserPassword 8 to 32 Latin letters, digits, spaces and “~!@#$%^&*()-_=+\|[{}];:'",<.>/?“, of at least two of the classes upper
+// case, lower case, digits and the others. Not the name of the user, forwards or backwards.
+type UserPassword = string
 
 // Vgw defines model for Vgw.
 type Vgw struct {
@@ -2108,6 +2367,38 @@ type VgwListResponseBody struct {
 type VgwResponseBody struct {
 	RequestID  string `json:"request_id"`
 	VpnGateway Vgw    `json:"vpn_gateway"`
+}
+
+// VpnAccessPolicy defines model for VpnAccessPolicy.
+type VpnAccessPolicy struct {
+	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CreatedAt   Time     `json:"created_at"`
+	Description string   `json:"description"`
+	DestIPCidrs []string `json:"dest_ip_cidrs"`
+	ID          string   `json:"id"`
+	Name        string   `json:"name"`
+
+	// Type Whether the server has it from the start.
+	Type BuiltIn `json:"type"`
+
+	// UpdatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	UpdatedAt     Time   `json:"updated_at"`
+	UserGroupID   string `json:"user_group_id"`
+	UserGroupName string `json:"user_group_name"`
+}
+
+// VpnAccessPolicyListResponseBody defines model for VpnAccessPolicyListResponseBody.
+type VpnAccessPolicyListResponseBody struct {
+	AccessPolicies []VpnAccessPolicy `json:"access_policies"`
+	PageInfo       PageInfo          `json:"page_info"`
+	RequestID      string            `json:"request_id"`
+	TotalCount     int               `json:"total_count"`
+}
+
+// VpnAccessPolicyResponseBody defines model for VpnAccessPolicyResponseBody.
+type VpnAccessPolicyResponseBody struct {
+	AccessPolicy VpnAccessPolicy `json:"access_policy"`
+	RequestID    string          `json:"request_id"`
 }
 
 // VpnConnection defines model for VpnConnection.
@@ -2225,6 +2516,81 @@ type VpnGatewayCertificate struct {
 // VpnGatewayCertificateStatus defines model for VpnGatewayCertificate.Status.
 type VpnGatewayCertificateStatus string
 
+// VpnUser defines model for VpnUser.
+type VpnUser struct {
+	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CreatedAt   Time   `json:"created_at"`
+	Description string `json:"description"`
+	ID          string `json:"id"`
+	Name        string `json:"name"`
+
+	// StaticIP An address or `disable`.
+	StaticIP string `json:"static_ip"`
+
+	// UpdatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	UpdatedAt Time `json:"updated_at"`
+
+	// UserGroupID Empty of a user in no group.
+	UserGroupID   string `json:"user_group_id"`
+	UserGroupName string `json:"user_group_name"`
+}
+
+// VpnUserGroup defines model for VpnUserGroup.
+type VpnUserGroup struct {
+	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CreatedAt   Time   `json:"created_at"`
+	Description string `json:"description"`
+	ID          string `json:"id"`
+	Name        string `json:"name"`
+
+	// Type Whether the server has it from the start.
+	Type BuiltIn `json:"type"`
+
+	// UpdatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	UpdatedAt  Time `json:"updated_at"`
+	UserNumber int  `json:"user_number"`
+}
+
+// VpnUserGroupListResponseBody defines model for VpnUserGroupListResponseBody.
+type VpnUserGroupListResponseBody struct {
+	PageInfo   PageInfo       `json:"page_info"`
+	RequestID  string         `json:"request_id"`
+	TotalCount int            `json:"total_count"`
+	UserGroups []VpnUserGroup `json:"user_groups"`
+}
+
+// VpnUserGroupResponseBody defines model for VpnUserGroupResponseBody.
+type VpnUserGroupResponseBody struct {
+	RequestID string       `json:"request_id"`
+	UserGroup VpnUserGroup `json:"user_group"`
+}
+
+// VpnUserIDsRequestBody defines model for VpnUserIDsRequestBody.
+type VpnUserIDsRequestBody struct {
+	// Users 1 to 500 users of the server, each once.
+	Users []VpnUserReference `json:"users"`
+}
+
+// VpnUserListResponseBody defines model for VpnUserListResponseBody.
+type VpnUserListResponseBody struct {
+	PageInfo   PageInfo  `json:"page_info"`
+	RequestID  string    `json:"request_id"`
+	TotalCount int       `json:"total_count"`
+	Users      []VpnUser `json:"users"`
+}
+
+// VpnUserReference defines model for VpnUserReference.
+type VpnUserReference struct {
+	// ID An id, usually a UUID of 36 characters.
+	ID ObjectID `json:"id"`
+}
+
+// VpnUserResponseBody defines model for VpnUserResponseBody.
+type VpnUserResponseBody struct {
+	RequestID string  `json:"request_id"`
+	User      VpnUser `json:"user"`
+}
+
 // ZonesOfFlavor defines model for ZonesOfFlavor.
 type ZonesOfFlavor struct {
 	Er  []string `json:"er"`
@@ -2237,8 +2603,20 @@ type ClientToken = string
 // EnterpriseProjectID defines model for EnterpriseProjectID.
 type EnterpriseProjectID = []string
 
+// GroupID defines model for GroupID.
+type GroupID = string
+
 // Marker defines model for Marker.
 type Marker = string
+
+// PageLimit defines model for PageLimit.
+type PageLimit = int
+
+// PageMarker defines model for PageMarker.
+type PageMarker = string
+
+// PolicyID defines model for PolicyID.
+type PolicyID = string
 
 // ProjectID defines model for ProjectID.
 type ProjectID = string
@@ -2252,11 +2630,17 @@ type ResourceType string
 // RouteMarker defines model for RouteMarker.
 type RouteMarker = string
 
+// UserID defines model for UserID.
+type UserID = string
+
 // VgwID defines model for VgwID.
 type VgwID = string
 
 // VpnConnectionID defines model for VpnConnectionID.
 type VpnConnectionID = string
+
+// VpnServerID defines model for VpnServerID.
+type VpnServerID = string
 
 // KeystoneRevokeTokenParams defines parameters for KeystoneRevokeToken.
 type KeystoneRevokeTokenParams struct {
@@ -2295,6 +2679,74 @@ type ListCgwsParams struct {
 
 // CreateCgwParams defines parameters for CreateCgw.
 type CreateCgwParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
+// ListVpnAccessPoliciesParams defines parameters for ListVpnAccessPolicies.
+type ListVpnAccessPoliciesParams struct {
+	// Limit Size of the page. Without it the answer is the whole list.
+	Limit *PageLimit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page. It wants a limit.
+	Marker *PageMarker `form:"marker,omitempty" json:"marker,omitempty"`
+}
+
+// CreateVpnAccessPolicyParams defines parameters for CreateVpnAccessPolicy.
+type CreateVpnAccessPolicyParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
+// ListVpnUserGroupsParams defines parameters for ListVpnUserGroups.
+type ListVpnUserGroupsParams struct {
+	// Limit Size of the page. Without it the answer is the whole list.
+	Limit *PageLimit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page. It wants a limit.
+	Marker *PageMarker `form:"marker,omitempty" json:"marker,omitempty"`
+}
+
+// CreateVpnUserGroupParams defines parameters for CreateVpnUserGroup.
+type CreateVpnUserGroupParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
+// ListVpnUsersInGroupParams defines parameters for ListVpnUsersInGroup.
+type ListVpnUsersInGroupParams struct {
+	// Limit Size of the page. Without it the answer is the whole list.
+	Limit *PageLimit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page. It wants a limit.
+	Marker *PageMarker `form:"marker,omitempty" json:"marker,omitempty"`
+}
+
+// ListVpnUsersParams defines parameters for ListVpnUsers.
+type ListVpnUsersParams struct {
+	// Limit Size of the page. Without it the answer is the whole list.
+	Limit *PageLimit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page. It wants a limit.
+	Marker *PageMarker `form:"marker,omitempty" json:"marker,omitempty"`
+}
+
+// CreateVpnUserParams defines parameters for CreateVpnUser.
+type CreateVpnUserParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
+// BatchCreateVpnUsersParams defines parameters for BatchCreateVpnUsers.
+type BatchCreateVpnUsersParams struct {
 	// XClientToken A UUID that the client chooses for this request. If the request is sent
 	// again within 24 hours, nothing is created and the answer is that of the
 	// first time. The token with another request is refused.
@@ -2412,6 +2864,42 @@ type CreateCgwJSONRequestBody = CreateCgwRequestBody
 
 // UpdateCgwJSONRequestBody defines body for UpdateCgw for application/json ContentType.
 type UpdateCgwJSONRequestBody = UpdateCgwRequestBody
+
+// CreateVpnAccessPolicyJSONRequestBody defines body for CreateVpnAccessPolicy for application/json ContentType.
+type CreateVpnAccessPolicyJSONRequestBody = CreateVpnAccessPolicyRequestBody
+
+// UpdateVpnAccessPolicyJSONRequestBody defines body for UpdateVpnAccessPolicy for application/json ContentType.
+type UpdateVpnAccessPolicyJSONRequestBody = UpdateVpnAccessPolicyRequestBody
+
+// CreateVpnUserGroupJSONRequestBody defines body for CreateVpnUserGroup for application/json ContentType.
+type CreateVpnUserGroupJSONRequestBody = CreateVpnUserGroupRequestBody
+
+// UpdateVpnUserGroupJSONRequestBody defines body for UpdateVpnUserGroup for application/json ContentType.
+type UpdateVpnUserGroupJSONRequestBody = UpdateVpnUserGroupRequestBody
+
+// AddVpnUsersToGroupJSONRequestBody defines body for AddVpnUsersToGroup for application/json ContentType.
+type AddVpnUsersToGroupJSONRequestBody = VpnUserIDsRequestBody
+
+// RemoveVpnUsersFromGroupJSONRequestBody defines body for RemoveVpnUsersFromGroup for application/json ContentType.
+type RemoveVpnUsersFromGroupJSONRequestBody = VpnUserIDsRequestBody
+
+// CreateVpnUserJSONRequestBody defines body for CreateVpnUser for application/json ContentType.
+type CreateVpnUserJSONRequestBody = CreateVpnUserRequestBody
+
+// BatchCreateVpnUsersJSONRequestBody defines body for BatchCreateVpnUsers for application/json ContentType.
+type BatchCreateVpnUsersJSONRequestBody = BatchCreateVpnUsersRequestBody
+
+// BatchDeleteVpnUsersJSONRequestBody defines body for BatchDeleteVpnUsers for application/json ContentType.
+type BatchDeleteVpnUsersJSONRequestBody = VpnUserIDsRequestBody
+
+// UpdateVpnUserJSONRequestBody defines body for UpdateVpnUser for application/json ContentType.
+type UpdateVpnUserJSONRequestBody = UpdateVpnUserRequestBody
+
+// UpdateVpnUserPasswordJSONRequestBody defines body for UpdateVpnUserPassword for application/json ContentType.
+type UpdateVpnUserPasswordJSONRequestBody = UpdateVpnUserPasswordRequestBody
+
+// ResetVpnUserPasswordJSONRequestBody defines body for ResetVpnUserPassword for application/json ContentType.
+type ResetVpnUserPasswordJSONRequestBody = ResetVpnUserPasswordRequestBody
 
 // CreateVpnConnectionJSONRequestBody defines body for CreateVpnConnection for application/json ContentType.
 type CreateVpnConnectionJSONRequestBody = CreateVpnConnectionRequestBody
@@ -2555,6 +3043,72 @@ type ServerInterface interface {
 	// UpdateCgw Change the name of a customer gateway or its CA certificate
 	// (PUT /v5/{project_id}/customer-gateways/{customer_gateway_id})
 	UpdateCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, customerGatewayID string)
+	// ListVpnAccessPolicies List access policies by page, newest first
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies)
+	ListVpnAccessPolicies(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params ListVpnAccessPoliciesParams)
+	// CreateVpnAccessPolicy Create an access policy
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies)
+	CreateVpnAccessPolicy(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params CreateVpnAccessPolicyParams)
+	// DeleteVpnAccessPolicy Delete an access policy other than the Default one
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id})
+	DeleteVpnAccessPolicy(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, policyID PolicyID)
+	// ShowVpnAccessPolicy Show an access policy
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id})
+	ShowVpnAccessPolicy(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, policyID PolicyID)
+	// UpdateVpnAccessPolicy Change an access policy other than the Default one
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id})
+	UpdateVpnAccessPolicy(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, policyID PolicyID)
+	// ListVpnUserGroups List groups by page, newest first
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups)
+	ListVpnUserGroups(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params ListVpnUserGroupsParams)
+	// CreateVpnUserGroup Create a group of users
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups)
+	CreateVpnUserGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params CreateVpnUserGroupParams)
+	// DeleteVpnUserGroup Delete a group that no access policy is about
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id})
+	DeleteVpnUserGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, groupID GroupID)
+	// ShowVpnUserGroup Show a group
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id})
+	ShowVpnUserGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, groupID GroupID)
+	// UpdateVpnUserGroup Change a group other than the Default one
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id})
+	UpdateVpnUserGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, groupID GroupID)
+	// AddVpnUsersToGroup Put users who are in no other group into a group
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}/add-users)
+	AddVpnUsersToGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, groupID GroupID)
+	// RemoveVpnUsersFromGroup Take users out of their group
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}/remove-users)
+	RemoveVpnUsersFromGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, groupID GroupID)
+	// ListVpnUsersInGroup List the users of a group by page, newest first
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}/users)
+	ListVpnUsersInGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, groupID GroupID, params ListVpnUsersInGroupParams)
+	// ListVpnUsers List users by page, newest first
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users)
+	ListVpnUsers(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params ListVpnUsersParams)
+	// CreateVpnUser Create a user
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users)
+	CreateVpnUser(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params CreateVpnUserParams)
+	// BatchCreateVpnUsers Create several users, or none of them
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/batch-create)
+	BatchCreateVpnUsers(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params BatchCreateVpnUsersParams)
+	// BatchDeleteVpnUsers Delete several users
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/batch-delete)
+	BatchDeleteVpnUsers(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID)
+	// DeleteVpnUser Delete a user
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id})
+	DeleteVpnUser(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID)
+	// ShowVpnUser Show a user
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id})
+	ShowVpnUser(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID)
+	// UpdateVpnUser Change the description, the group or the static address of a user
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id})
+	UpdateVpnUser(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID)
+	// UpdateVpnUserPassword Change the password of a user who knows the old one
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/password)
+	UpdateVpnUserPassword(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID)
+	// ResetVpnUserPassword Give a user another password
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/reset-password)
+	ResetVpnUserPassword(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID)
 	// ListPeerConfigurationSupportedDevices List the devices that configurations are written for
 	// (GET /v5/{project_id}/peer-configuration/supported-devices)
 	ListPeerConfigurationSupportedDevices(w http.ResponseWriter, r *http.Request, projectID ProjectID)
@@ -3142,6 +3696,1114 @@ func (siw *ServerInterfaceWrapper) UpdateCgw(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdateCgw(w, r, projectID, customerGatewayID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListVpnAccessPolicies operation middleware
+func (siw *ServerInterfaceWrapper) ListVpnAccessPolicies(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListVpnAccessPoliciesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListVpnAccessPolicies(w, r, projectID, vpnServerID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateVpnAccessPolicy operation middleware
+func (siw *ServerInterfaceWrapper) CreateVpnAccessPolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateVpnAccessPolicyParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateVpnAccessPolicy(w, r, projectID, vpnServerID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteVpnAccessPolicy operation middleware
+func (siw *ServerInterfaceWrapper) DeleteVpnAccessPolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "policy_id" -------------
+	var policyID PolicyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy_id", r.PathValue("policy_id"), &policyID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "policy_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteVpnAccessPolicy(w, r, projectID, vpnServerID, policyID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowVpnAccessPolicy operation middleware
+func (siw *ServerInterfaceWrapper) ShowVpnAccessPolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "policy_id" -------------
+	var policyID PolicyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy_id", r.PathValue("policy_id"), &policyID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "policy_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowVpnAccessPolicy(w, r, projectID, vpnServerID, policyID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateVpnAccessPolicy operation middleware
+func (siw *ServerInterfaceWrapper) UpdateVpnAccessPolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "policy_id" -------------
+	var policyID PolicyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy_id", r.PathValue("policy_id"), &policyID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "policy_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateVpnAccessPolicy(w, r, projectID, vpnServerID, policyID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListVpnUserGroups operation middleware
+func (siw *ServerInterfaceWrapper) ListVpnUserGroups(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListVpnUserGroupsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListVpnUserGroups(w, r, projectID, vpnServerID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateVpnUserGroup operation middleware
+func (siw *ServerInterfaceWrapper) CreateVpnUserGroup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateVpnUserGroupParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateVpnUserGroup(w, r, projectID, vpnServerID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteVpnUserGroup operation middleware
+func (siw *ServerInterfaceWrapper) DeleteVpnUserGroup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "group_id" -------------
+	var groupID GroupID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group_id", r.PathValue("group_id"), &groupID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteVpnUserGroup(w, r, projectID, vpnServerID, groupID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowVpnUserGroup operation middleware
+func (siw *ServerInterfaceWrapper) ShowVpnUserGroup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "group_id" -------------
+	var groupID GroupID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group_id", r.PathValue("group_id"), &groupID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowVpnUserGroup(w, r, projectID, vpnServerID, groupID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateVpnUserGroup operation middleware
+func (siw *ServerInterfaceWrapper) UpdateVpnUserGroup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "group_id" -------------
+	var groupID GroupID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group_id", r.PathValue("group_id"), &groupID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateVpnUserGroup(w, r, projectID, vpnServerID, groupID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// AddVpnUsersToGroup operation middleware
+func (siw *ServerInterfaceWrapper) AddVpnUsersToGroup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "group_id" -------------
+	var groupID GroupID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group_id", r.PathValue("group_id"), &groupID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.AddVpnUsersToGroup(w, r, projectID, vpnServerID, groupID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RemoveVpnUsersFromGroup operation middleware
+func (siw *ServerInterfaceWrapper) RemoveVpnUsersFromGroup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "group_id" -------------
+	var groupID GroupID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group_id", r.PathValue("group_id"), &groupID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RemoveVpnUsersFromGroup(w, r, projectID, vpnServerID, groupID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListVpnUsersInGroup operation middleware
+func (siw *ServerInterfaceWrapper) ListVpnUsersInGroup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "group_id" -------------
+	var groupID GroupID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group_id", r.PathValue("group_id"), &groupID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListVpnUsersInGroupParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListVpnUsersInGroup(w, r, projectID, vpnServerID, groupID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListVpnUsers operation middleware
+func (siw *ServerInterfaceWrapper) ListVpnUsers(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListVpnUsersParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListVpnUsers(w, r, projectID, vpnServerID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateVpnUser operation middleware
+func (siw *ServerInterfaceWrapper) CreateVpnUser(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateVpnUserParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateVpnUser(w, r, projectID, vpnServerID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// BatchCreateVpnUsers operation middleware
+func (siw *ServerInterfaceWrapper) BatchCreateVpnUsers(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params BatchCreateVpnUsersParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.BatchCreateVpnUsers(w, r, projectID, vpnServerID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// BatchDeleteVpnUsers operation middleware
+func (siw *ServerInterfaceWrapper) BatchDeleteVpnUsers(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.BatchDeleteVpnUsers(w, r, projectID, vpnServerID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteVpnUser operation middleware
+func (siw *ServerInterfaceWrapper) DeleteVpnUser(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "user_id" -------------
+	var userID UserID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user_id", r.PathValue("user_id"), &userID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteVpnUser(w, r, projectID, vpnServerID, userID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowVpnUser operation middleware
+func (siw *ServerInterfaceWrapper) ShowVpnUser(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "user_id" -------------
+	var userID UserID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user_id", r.PathValue("user_id"), &userID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowVpnUser(w, r, projectID, vpnServerID, userID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateVpnUser operation middleware
+func (siw *ServerInterfaceWrapper) UpdateVpnUser(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "user_id" -------------
+	var userID UserID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user_id", r.PathValue("user_id"), &userID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateVpnUser(w, r, projectID, vpnServerID, userID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateVpnUserPassword operation middleware
+func (siw *ServerInterfaceWrapper) UpdateVpnUserPassword(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "user_id" -------------
+	var userID UserID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user_id", r.PathValue("user_id"), &userID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateVpnUserPassword(w, r, projectID, vpnServerID, userID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ResetVpnUserPassword operation middleware
+func (siw *ServerInterfaceWrapper) ResetVpnUserPassword(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "user_id" -------------
+	var userID UserID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user_id", r.PathValue("user_id"), &userID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ResetVpnUserPassword(w, r, projectID, vpnServerID, userID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4791,6 +6453,28 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/{resource_id}/tags/delete", wrapper.BatchDeleteResourceTags)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/{resource_id}/tags", wrapper.ShowResourceTags)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/tags", wrapper.ListProjectTags)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users", wrapper.ListVpnUsers)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users", wrapper.CreateVpnUser)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/batch-create", wrapper.BatchCreateVpnUsers)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/batch-delete", wrapper.BatchDeleteVpnUsers)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}", wrapper.DeleteVpnUser)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}", wrapper.ShowVpnUser)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}", wrapper.UpdateVpnUser)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/password", wrapper.UpdateVpnUserPassword)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/reset-password", wrapper.ResetVpnUserPassword)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups", wrapper.ListVpnUserGroups)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups", wrapper.CreateVpnUserGroup)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}", wrapper.DeleteVpnUserGroup)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}", wrapper.ShowVpnUserGroup)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}", wrapper.UpdateVpnUserGroup)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}/add-users", wrapper.AddVpnUsersToGroup)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}/remove-users", wrapper.RemoveVpnUsersFromGroup)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}/users", wrapper.ListVpnUsersInGroup)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies", wrapper.ListVpnAccessPolicies)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies", wrapper.CreateVpnAccessPolicy)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id}", wrapper.DeleteVpnAccessPolicy)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id}", wrapper.ShowVpnAccessPolicy)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id}", wrapper.UpdateVpnAccessPolicy)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn/quotas", wrapper.ShowQuotasInfo)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/vpngw/v1/backup", wrapper.BackupStore)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneRevokeToken)
@@ -5262,6 +6946,902 @@ type UpdateCgwdefaultJSONResponse struct {
 }
 
 func (response UpdateCgwdefaultJSONResponse) VisitUpdateCgwResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnAccessPoliciesRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	Params      ListVpnAccessPoliciesParams
+}
+
+type ListVpnAccessPoliciesResponseObject interface {
+	VisitListVpnAccessPoliciesResponse(w http.ResponseWriter) error
+}
+
+type ListVpnAccessPolicies200JSONResponse VpnAccessPolicyListResponseBody
+
+func (response ListVpnAccessPolicies200JSONResponse) VisitListVpnAccessPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnAccessPoliciesdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListVpnAccessPoliciesdefaultJSONResponse) VisitListVpnAccessPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVpnAccessPolicyRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	Params      CreateVpnAccessPolicyParams
+	Body        *CreateVpnAccessPolicyJSONRequestBody
+}
+
+type CreateVpnAccessPolicyResponseObject interface {
+	VisitCreateVpnAccessPolicyResponse(w http.ResponseWriter) error
+}
+
+type CreateVpnAccessPolicy201JSONResponse CreateVpnAccessPolicyResponseBody
+
+func (response CreateVpnAccessPolicy201JSONResponse) VisitCreateVpnAccessPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVpnAccessPolicydefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CreateVpnAccessPolicydefaultJSONResponse) VisitCreateVpnAccessPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteVpnAccessPolicyRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	PolicyID    PolicyID    `json:"policy_id"`
+}
+
+type DeleteVpnAccessPolicyResponseObject interface {
+	VisitDeleteVpnAccessPolicyResponse(w http.ResponseWriter) error
+}
+
+type DeleteVpnAccessPolicy204Response struct {
+}
+
+func (response DeleteVpnAccessPolicy204Response) VisitDeleteVpnAccessPolicyResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteVpnAccessPolicydefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteVpnAccessPolicydefaultJSONResponse) VisitDeleteVpnAccessPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnAccessPolicyRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	PolicyID    PolicyID    `json:"policy_id"`
+}
+
+type ShowVpnAccessPolicyResponseObject interface {
+	VisitShowVpnAccessPolicyResponse(w http.ResponseWriter) error
+}
+
+type ShowVpnAccessPolicy200JSONResponse VpnAccessPolicyResponseBody
+
+func (response ShowVpnAccessPolicy200JSONResponse) VisitShowVpnAccessPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnAccessPolicydefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowVpnAccessPolicydefaultJSONResponse) VisitShowVpnAccessPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVpnAccessPolicyRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	PolicyID    PolicyID    `json:"policy_id"`
+	Body        *UpdateVpnAccessPolicyJSONRequestBody
+}
+
+type UpdateVpnAccessPolicyResponseObject interface {
+	VisitUpdateVpnAccessPolicyResponse(w http.ResponseWriter) error
+}
+
+type UpdateVpnAccessPolicy200JSONResponse VpnAccessPolicyResponseBody
+
+func (response UpdateVpnAccessPolicy200JSONResponse) VisitUpdateVpnAccessPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVpnAccessPolicydefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpdateVpnAccessPolicydefaultJSONResponse) VisitUpdateVpnAccessPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnUserGroupsRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	Params      ListVpnUserGroupsParams
+}
+
+type ListVpnUserGroupsResponseObject interface {
+	VisitListVpnUserGroupsResponse(w http.ResponseWriter) error
+}
+
+type ListVpnUserGroups200JSONResponse VpnUserGroupListResponseBody
+
+func (response ListVpnUserGroups200JSONResponse) VisitListVpnUserGroupsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnUserGroupsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListVpnUserGroupsdefaultJSONResponse) VisitListVpnUserGroupsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVpnUserGroupRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	Params      CreateVpnUserGroupParams
+	Body        *CreateVpnUserGroupJSONRequestBody
+}
+
+type CreateVpnUserGroupResponseObject interface {
+	VisitCreateVpnUserGroupResponse(w http.ResponseWriter) error
+}
+
+type CreateVpnUserGroup201JSONResponse CreateVpnUserGroupResponseBody
+
+func (response CreateVpnUserGroup201JSONResponse) VisitCreateVpnUserGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVpnUserGroupdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CreateVpnUserGroupdefaultJSONResponse) VisitCreateVpnUserGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteVpnUserGroupRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	GroupID     GroupID     `json:"group_id"`
+}
+
+type DeleteVpnUserGroupResponseObject interface {
+	VisitDeleteVpnUserGroupResponse(w http.ResponseWriter) error
+}
+
+type DeleteVpnUserGroup204Response struct {
+}
+
+func (response DeleteVpnUserGroup204Response) VisitDeleteVpnUserGroupResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteVpnUserGroupdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteVpnUserGroupdefaultJSONResponse) VisitDeleteVpnUserGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnUserGroupRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	GroupID     GroupID     `json:"group_id"`
+}
+
+type ShowVpnUserGroupResponseObject interface {
+	VisitShowVpnUserGroupResponse(w http.ResponseWriter) error
+}
+
+type ShowVpnUserGroup200JSONResponse VpnUserGroupResponseBody
+
+func (response ShowVpnUserGroup200JSONResponse) VisitShowVpnUserGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnUserGroupdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowVpnUserGroupdefaultJSONResponse) VisitShowVpnUserGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVpnUserGroupRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	GroupID     GroupID     `json:"group_id"`
+	Body        *UpdateVpnUserGroupJSONRequestBody
+}
+
+type UpdateVpnUserGroupResponseObject interface {
+	VisitUpdateVpnUserGroupResponse(w http.ResponseWriter) error
+}
+
+type UpdateVpnUserGroup200JSONResponse VpnUserGroupResponseBody
+
+func (response UpdateVpnUserGroup200JSONResponse) VisitUpdateVpnUserGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVpnUserGroupdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpdateVpnUserGroupdefaultJSONResponse) VisitUpdateVpnUserGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddVpnUsersToGroupRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	GroupID     GroupID     `json:"group_id"`
+	Body        *AddVpnUsersToGroupJSONRequestBody
+}
+
+type AddVpnUsersToGroupResponseObject interface {
+	VisitAddVpnUsersToGroupResponse(w http.ResponseWriter) error
+}
+
+type AddVpnUsersToGroup201JSONResponse RequestIDBody
+
+func (response AddVpnUsersToGroup201JSONResponse) VisitAddVpnUsersToGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddVpnUsersToGroupdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response AddVpnUsersToGroupdefaultJSONResponse) VisitAddVpnUsersToGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveVpnUsersFromGroupRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	GroupID     GroupID     `json:"group_id"`
+	Body        *RemoveVpnUsersFromGroupJSONRequestBody
+}
+
+type RemoveVpnUsersFromGroupResponseObject interface {
+	VisitRemoveVpnUsersFromGroupResponse(w http.ResponseWriter) error
+}
+
+type RemoveVpnUsersFromGroup201JSONResponse RequestIDBody
+
+func (response RemoveVpnUsersFromGroup201JSONResponse) VisitRemoveVpnUsersFromGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveVpnUsersFromGroupdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response RemoveVpnUsersFromGroupdefaultJSONResponse) VisitRemoveVpnUsersFromGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnUsersInGroupRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	GroupID     GroupID     `json:"group_id"`
+	Params      ListVpnUsersInGroupParams
+}
+
+type ListVpnUsersInGroupResponseObject interface {
+	VisitListVpnUsersInGroupResponse(w http.ResponseWriter) error
+}
+
+type ListVpnUsersInGroup200JSONResponse GroupUserListResponseBody
+
+func (response ListVpnUsersInGroup200JSONResponse) VisitListVpnUsersInGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnUsersInGroupdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListVpnUsersInGroupdefaultJSONResponse) VisitListVpnUsersInGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnUsersRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	Params      ListVpnUsersParams
+}
+
+type ListVpnUsersResponseObject interface {
+	VisitListVpnUsersResponse(w http.ResponseWriter) error
+}
+
+type ListVpnUsers200JSONResponse VpnUserListResponseBody
+
+func (response ListVpnUsers200JSONResponse) VisitListVpnUsersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnUsersdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListVpnUsersdefaultJSONResponse) VisitListVpnUsersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVpnUserRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	Params      CreateVpnUserParams
+	Body        *CreateVpnUserJSONRequestBody
+}
+
+type CreateVpnUserResponseObject interface {
+	VisitCreateVpnUserResponse(w http.ResponseWriter) error
+}
+
+type CreateVpnUser201JSONResponse CreateVpnUserResponseBody
+
+func (response CreateVpnUser201JSONResponse) VisitCreateVpnUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVpnUserdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CreateVpnUserdefaultJSONResponse) VisitCreateVpnUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BatchCreateVpnUsersRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	Params      BatchCreateVpnUsersParams
+	Body        *BatchCreateVpnUsersJSONRequestBody
+}
+
+type BatchCreateVpnUsersResponseObject interface {
+	VisitBatchCreateVpnUsersResponse(w http.ResponseWriter) error
+}
+
+type BatchCreateVpnUsers201JSONResponse BatchCreateVpnUsersResponseBody
+
+func (response BatchCreateVpnUsers201JSONResponse) VisitBatchCreateVpnUsersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BatchCreateVpnUsersdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response BatchCreateVpnUsersdefaultJSONResponse) VisitBatchCreateVpnUsersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BatchDeleteVpnUsersRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	Body        *BatchDeleteVpnUsersJSONRequestBody
+}
+
+type BatchDeleteVpnUsersResponseObject interface {
+	VisitBatchDeleteVpnUsersResponse(w http.ResponseWriter) error
+}
+
+type BatchDeleteVpnUsers200JSONResponse RequestIDBody
+
+func (response BatchDeleteVpnUsers200JSONResponse) VisitBatchDeleteVpnUsersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BatchDeleteVpnUsersdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response BatchDeleteVpnUsersdefaultJSONResponse) VisitBatchDeleteVpnUsersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteVpnUserRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	UserID      UserID      `json:"user_id"`
+}
+
+type DeleteVpnUserResponseObject interface {
+	VisitDeleteVpnUserResponse(w http.ResponseWriter) error
+}
+
+type DeleteVpnUser204Response struct {
+}
+
+func (response DeleteVpnUser204Response) VisitDeleteVpnUserResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteVpnUserdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteVpnUserdefaultJSONResponse) VisitDeleteVpnUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnUserRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	UserID      UserID      `json:"user_id"`
+}
+
+type ShowVpnUserResponseObject interface {
+	VisitShowVpnUserResponse(w http.ResponseWriter) error
+}
+
+type ShowVpnUser200JSONResponse VpnUserResponseBody
+
+func (response ShowVpnUser200JSONResponse) VisitShowVpnUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnUserdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowVpnUserdefaultJSONResponse) VisitShowVpnUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVpnUserRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	UserID      UserID      `json:"user_id"`
+	Body        *UpdateVpnUserJSONRequestBody
+}
+
+type UpdateVpnUserResponseObject interface {
+	VisitUpdateVpnUserResponse(w http.ResponseWriter) error
+}
+
+type UpdateVpnUser200JSONResponse VpnUserResponseBody
+
+func (response UpdateVpnUser200JSONResponse) VisitUpdateVpnUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVpnUserdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpdateVpnUserdefaultJSONResponse) VisitUpdateVpnUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVpnUserPasswordRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	UserID      UserID      `json:"user_id"`
+	Body        *UpdateVpnUserPasswordJSONRequestBody
+}
+
+type UpdateVpnUserPasswordResponseObject interface {
+	VisitUpdateVpnUserPasswordResponse(w http.ResponseWriter) error
+}
+
+type UpdateVpnUserPassword200JSONResponse RequestIDBody
+
+func (response UpdateVpnUserPassword200JSONResponse) VisitUpdateVpnUserPasswordResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVpnUserPassworddefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpdateVpnUserPassworddefaultJSONResponse) VisitUpdateVpnUserPasswordResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResetVpnUserPasswordRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	UserID      UserID      `json:"user_id"`
+	Body        *ResetVpnUserPasswordJSONRequestBody
+}
+
+type ResetVpnUserPasswordResponseObject interface {
+	VisitResetVpnUserPasswordResponse(w http.ResponseWriter) error
+}
+
+type ResetVpnUserPassword200JSONResponse RequestIDBody
+
+func (response ResetVpnUserPassword200JSONResponse) VisitResetVpnUserPasswordResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResetVpnUserPassworddefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ResetVpnUserPassworddefaultJSONResponse) VisitResetVpnUserPasswordResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -6685,6 +9265,72 @@ type StrictServerInterface interface {
 	// UpdateCgw Change the name of a customer gateway or its CA certificate
 	// (PUT /v5/{project_id}/customer-gateways/{customer_gateway_id})
 	UpdateCgw(ctx context.Context, request UpdateCgwRequestObject) (UpdateCgwResponseObject, error)
+	// ListVpnAccessPolicies List access policies by page, newest first
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies)
+	ListVpnAccessPolicies(ctx context.Context, request ListVpnAccessPoliciesRequestObject) (ListVpnAccessPoliciesResponseObject, error)
+	// CreateVpnAccessPolicy Create an access policy
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies)
+	CreateVpnAccessPolicy(ctx context.Context, request CreateVpnAccessPolicyRequestObject) (CreateVpnAccessPolicyResponseObject, error)
+	// DeleteVpnAccessPolicy Delete an access policy other than the Default one
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id})
+	DeleteVpnAccessPolicy(ctx context.Context, request DeleteVpnAccessPolicyRequestObject) (DeleteVpnAccessPolicyResponseObject, error)
+	// ShowVpnAccessPolicy Show an access policy
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id})
+	ShowVpnAccessPolicy(ctx context.Context, request ShowVpnAccessPolicyRequestObject) (ShowVpnAccessPolicyResponseObject, error)
+	// UpdateVpnAccessPolicy Change an access policy other than the Default one
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id})
+	UpdateVpnAccessPolicy(ctx context.Context, request UpdateVpnAccessPolicyRequestObject) (UpdateVpnAccessPolicyResponseObject, error)
+	// ListVpnUserGroups List groups by page, newest first
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups)
+	ListVpnUserGroups(ctx context.Context, request ListVpnUserGroupsRequestObject) (ListVpnUserGroupsResponseObject, error)
+	// CreateVpnUserGroup Create a group of users
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups)
+	CreateVpnUserGroup(ctx context.Context, request CreateVpnUserGroupRequestObject) (CreateVpnUserGroupResponseObject, error)
+	// DeleteVpnUserGroup Delete a group that no access policy is about
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id})
+	DeleteVpnUserGroup(ctx context.Context, request DeleteVpnUserGroupRequestObject) (DeleteVpnUserGroupResponseObject, error)
+	// ShowVpnUserGroup Show a group
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id})
+	ShowVpnUserGroup(ctx context.Context, request ShowVpnUserGroupRequestObject) (ShowVpnUserGroupResponseObject, error)
+	// UpdateVpnUserGroup Change a group other than the Default one
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id})
+	UpdateVpnUserGroup(ctx context.Context, request UpdateVpnUserGroupRequestObject) (UpdateVpnUserGroupResponseObject, error)
+	// AddVpnUsersToGroup Put users who are in no other group into a group
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}/add-users)
+	AddVpnUsersToGroup(ctx context.Context, request AddVpnUsersToGroupRequestObject) (AddVpnUsersToGroupResponseObject, error)
+	// RemoveVpnUsersFromGroup Take users out of their group
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}/remove-users)
+	RemoveVpnUsersFromGroup(ctx context.Context, request RemoveVpnUsersFromGroupRequestObject) (RemoveVpnUsersFromGroupResponseObject, error)
+	// ListVpnUsersInGroup List the users of a group by page, newest first
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}/users)
+	ListVpnUsersInGroup(ctx context.Context, request ListVpnUsersInGroupRequestObject) (ListVpnUsersInGroupResponseObject, error)
+	// ListVpnUsers List users by page, newest first
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users)
+	ListVpnUsers(ctx context.Context, request ListVpnUsersRequestObject) (ListVpnUsersResponseObject, error)
+	// CreateVpnUser Create a user
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users)
+	CreateVpnUser(ctx context.Context, request CreateVpnUserRequestObject) (CreateVpnUserResponseObject, error)
+	// BatchCreateVpnUsers Create several users, or none of them
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/batch-create)
+	BatchCreateVpnUsers(ctx context.Context, request BatchCreateVpnUsersRequestObject) (BatchCreateVpnUsersResponseObject, error)
+	// BatchDeleteVpnUsers Delete several users
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/batch-delete)
+	BatchDeleteVpnUsers(ctx context.Context, request BatchDeleteVpnUsersRequestObject) (BatchDeleteVpnUsersResponseObject, error)
+	// DeleteVpnUser Delete a user
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id})
+	DeleteVpnUser(ctx context.Context, request DeleteVpnUserRequestObject) (DeleteVpnUserResponseObject, error)
+	// ShowVpnUser Show a user
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id})
+	ShowVpnUser(ctx context.Context, request ShowVpnUserRequestObject) (ShowVpnUserResponseObject, error)
+	// UpdateVpnUser Change the description, the group or the static address of a user
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id})
+	UpdateVpnUser(ctx context.Context, request UpdateVpnUserRequestObject) (UpdateVpnUserResponseObject, error)
+	// UpdateVpnUserPassword Change the password of a user who knows the old one
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/password)
+	UpdateVpnUserPassword(ctx context.Context, request UpdateVpnUserPasswordRequestObject) (UpdateVpnUserPasswordResponseObject, error)
+	// ResetVpnUserPassword Give a user another password
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/reset-password)
+	ResetVpnUserPassword(ctx context.Context, request ResetVpnUserPasswordRequestObject) (ResetVpnUserPasswordResponseObject, error)
 	// ListPeerConfigurationSupportedDevices List the devices that configurations are written for
 	// (GET /v5/{project_id}/peer-configuration/supported-devices)
 	ListPeerConfigurationSupportedDevices(ctx context.Context, request ListPeerConfigurationSupportedDevicesRequestObject) (ListPeerConfigurationSupportedDevicesResponseObject, error)
@@ -7168,6 +9814,706 @@ func (sh *strictHandler) UpdateCgw(w http.ResponseWriter, r *http.Request, proje
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UpdateCgwResponseObject); ok {
 		if err := validResponse.VisitUpdateCgwResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListVpnAccessPolicies operation middleware
+func (sh *strictHandler) ListVpnAccessPolicies(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params ListVpnAccessPoliciesParams) {
+	var request ListVpnAccessPoliciesRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListVpnAccessPolicies(ctx, request.(ListVpnAccessPoliciesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListVpnAccessPolicies")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListVpnAccessPoliciesResponseObject); ok {
+		if err := validResponse.VisitListVpnAccessPoliciesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateVpnAccessPolicy operation middleware
+func (sh *strictHandler) CreateVpnAccessPolicy(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params CreateVpnAccessPolicyParams) {
+	var request CreateVpnAccessPolicyRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.Params = params
+
+	var body CreateVpnAccessPolicyJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateVpnAccessPolicy(ctx, request.(CreateVpnAccessPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateVpnAccessPolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateVpnAccessPolicyResponseObject); ok {
+		if err := validResponse.VisitCreateVpnAccessPolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteVpnAccessPolicy operation middleware
+func (sh *strictHandler) DeleteVpnAccessPolicy(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, policyID PolicyID) {
+	var request DeleteVpnAccessPolicyRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.PolicyID = policyID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteVpnAccessPolicy(ctx, request.(DeleteVpnAccessPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteVpnAccessPolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteVpnAccessPolicyResponseObject); ok {
+		if err := validResponse.VisitDeleteVpnAccessPolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowVpnAccessPolicy operation middleware
+func (sh *strictHandler) ShowVpnAccessPolicy(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, policyID PolicyID) {
+	var request ShowVpnAccessPolicyRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.PolicyID = policyID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowVpnAccessPolicy(ctx, request.(ShowVpnAccessPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowVpnAccessPolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowVpnAccessPolicyResponseObject); ok {
+		if err := validResponse.VisitShowVpnAccessPolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdateVpnAccessPolicy operation middleware
+func (sh *strictHandler) UpdateVpnAccessPolicy(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, policyID PolicyID) {
+	var request UpdateVpnAccessPolicyRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.PolicyID = policyID
+
+	var body UpdateVpnAccessPolicyJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateVpnAccessPolicy(ctx, request.(UpdateVpnAccessPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateVpnAccessPolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateVpnAccessPolicyResponseObject); ok {
+		if err := validResponse.VisitUpdateVpnAccessPolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListVpnUserGroups operation middleware
+func (sh *strictHandler) ListVpnUserGroups(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params ListVpnUserGroupsParams) {
+	var request ListVpnUserGroupsRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListVpnUserGroups(ctx, request.(ListVpnUserGroupsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListVpnUserGroups")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListVpnUserGroupsResponseObject); ok {
+		if err := validResponse.VisitListVpnUserGroupsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateVpnUserGroup operation middleware
+func (sh *strictHandler) CreateVpnUserGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params CreateVpnUserGroupParams) {
+	var request CreateVpnUserGroupRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.Params = params
+
+	var body CreateVpnUserGroupJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateVpnUserGroup(ctx, request.(CreateVpnUserGroupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateVpnUserGroup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateVpnUserGroupResponseObject); ok {
+		if err := validResponse.VisitCreateVpnUserGroupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteVpnUserGroup operation middleware
+func (sh *strictHandler) DeleteVpnUserGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, groupID GroupID) {
+	var request DeleteVpnUserGroupRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.GroupID = groupID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteVpnUserGroup(ctx, request.(DeleteVpnUserGroupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteVpnUserGroup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteVpnUserGroupResponseObject); ok {
+		if err := validResponse.VisitDeleteVpnUserGroupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowVpnUserGroup operation middleware
+func (sh *strictHandler) ShowVpnUserGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, groupID GroupID) {
+	var request ShowVpnUserGroupRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.GroupID = groupID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowVpnUserGroup(ctx, request.(ShowVpnUserGroupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowVpnUserGroup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowVpnUserGroupResponseObject); ok {
+		if err := validResponse.VisitShowVpnUserGroupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdateVpnUserGroup operation middleware
+func (sh *strictHandler) UpdateVpnUserGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, groupID GroupID) {
+	var request UpdateVpnUserGroupRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.GroupID = groupID
+
+	var body UpdateVpnUserGroupJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateVpnUserGroup(ctx, request.(UpdateVpnUserGroupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateVpnUserGroup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateVpnUserGroupResponseObject); ok {
+		if err := validResponse.VisitUpdateVpnUserGroupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// AddVpnUsersToGroup operation middleware
+func (sh *strictHandler) AddVpnUsersToGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, groupID GroupID) {
+	var request AddVpnUsersToGroupRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.GroupID = groupID
+
+	var body AddVpnUsersToGroupJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.AddVpnUsersToGroup(ctx, request.(AddVpnUsersToGroupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "AddVpnUsersToGroup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(AddVpnUsersToGroupResponseObject); ok {
+		if err := validResponse.VisitAddVpnUsersToGroupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RemoveVpnUsersFromGroup operation middleware
+func (sh *strictHandler) RemoveVpnUsersFromGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, groupID GroupID) {
+	var request RemoveVpnUsersFromGroupRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.GroupID = groupID
+
+	var body RemoveVpnUsersFromGroupJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RemoveVpnUsersFromGroup(ctx, request.(RemoveVpnUsersFromGroupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RemoveVpnUsersFromGroup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RemoveVpnUsersFromGroupResponseObject); ok {
+		if err := validResponse.VisitRemoveVpnUsersFromGroupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListVpnUsersInGroup operation middleware
+func (sh *strictHandler) ListVpnUsersInGroup(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, groupID GroupID, params ListVpnUsersInGroupParams) {
+	var request ListVpnUsersInGroupRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.GroupID = groupID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListVpnUsersInGroup(ctx, request.(ListVpnUsersInGroupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListVpnUsersInGroup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListVpnUsersInGroupResponseObject); ok {
+		if err := validResponse.VisitListVpnUsersInGroupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListVpnUsers operation middleware
+func (sh *strictHandler) ListVpnUsers(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params ListVpnUsersParams) {
+	var request ListVpnUsersRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListVpnUsers(ctx, request.(ListVpnUsersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListVpnUsers")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListVpnUsersResponseObject); ok {
+		if err := validResponse.VisitListVpnUsersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateVpnUser operation middleware
+func (sh *strictHandler) CreateVpnUser(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params CreateVpnUserParams) {
+	var request CreateVpnUserRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.Params = params
+
+	var body CreateVpnUserJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateVpnUser(ctx, request.(CreateVpnUserRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateVpnUser")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateVpnUserResponseObject); ok {
+		if err := validResponse.VisitCreateVpnUserResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// BatchCreateVpnUsers operation middleware
+func (sh *strictHandler) BatchCreateVpnUsers(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params BatchCreateVpnUsersParams) {
+	var request BatchCreateVpnUsersRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.Params = params
+
+	var body BatchCreateVpnUsersJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.BatchCreateVpnUsers(ctx, request.(BatchCreateVpnUsersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BatchCreateVpnUsers")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(BatchCreateVpnUsersResponseObject); ok {
+		if err := validResponse.VisitBatchCreateVpnUsersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// BatchDeleteVpnUsers operation middleware
+func (sh *strictHandler) BatchDeleteVpnUsers(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID) {
+	var request BatchDeleteVpnUsersRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+
+	var body BatchDeleteVpnUsersJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.BatchDeleteVpnUsers(ctx, request.(BatchDeleteVpnUsersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BatchDeleteVpnUsers")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(BatchDeleteVpnUsersResponseObject); ok {
+		if err := validResponse.VisitBatchDeleteVpnUsersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteVpnUser operation middleware
+func (sh *strictHandler) DeleteVpnUser(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID) {
+	var request DeleteVpnUserRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.UserID = userID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteVpnUser(ctx, request.(DeleteVpnUserRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteVpnUser")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteVpnUserResponseObject); ok {
+		if err := validResponse.VisitDeleteVpnUserResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowVpnUser operation middleware
+func (sh *strictHandler) ShowVpnUser(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID) {
+	var request ShowVpnUserRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.UserID = userID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowVpnUser(ctx, request.(ShowVpnUserRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowVpnUser")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowVpnUserResponseObject); ok {
+		if err := validResponse.VisitShowVpnUserResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdateVpnUser operation middleware
+func (sh *strictHandler) UpdateVpnUser(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID) {
+	var request UpdateVpnUserRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.UserID = userID
+
+	var body UpdateVpnUserJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateVpnUser(ctx, request.(UpdateVpnUserRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateVpnUser")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateVpnUserResponseObject); ok {
+		if err := validResponse.VisitUpdateVpnUserResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdateVpnUserPassword operation middleware
+func (sh *strictHandler) UpdateVpnUserPassword(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID) {
+	var request UpdateVpnUserPasswordRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.UserID = userID
+
+	var body UpdateVpnUserPasswordJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateVpnUserPassword(ctx, request.(UpdateVpnUserPasswordRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateVpnUserPassword")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateVpnUserPasswordResponseObject); ok {
+		if err := validResponse.VisitUpdateVpnUserPasswordResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ResetVpnUserPassword operation middleware
+func (sh *strictHandler) ResetVpnUserPassword(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID) {
+	var request ResetVpnUserPasswordRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.UserID = userID
+
+	var body ResetVpnUserPasswordJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ResetVpnUserPassword(ctx, request.(ResetVpnUserPasswordRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ResetVpnUserPassword")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ResetVpnUserPasswordResponseObject); ok {
+		if err := validResponse.VisitResetVpnUserPasswordResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
