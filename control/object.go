@@ -23,8 +23,8 @@ type Meta struct {
 	Name    string `json:"name"`
 	Tags    []Tag  `json:"tags,omitempty"`
 
-	// CreatedAt is unique among the objects of its kind and project at the
-	// millisecond: it is the marker of paged lists.
+	// CreatedAt is unique at the millisecond among the objects that it is listed
+	// with, those of its kind and project or server: it is the marker of pages.
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 

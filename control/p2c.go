@@ -104,7 +104,7 @@ type VPNUser struct {
 
 	ServerID    string     `json:"server_id"`
 	Description string     `json:"description,omitempty"`
-	GroupID     string     `json:"group_id,omitempty"` // empty: in no group
+	GroupID     string     `json:"group_id,omitempty"` // empty, or that of a group that is gone: in no group
 	StaticIP    netip.Addr `json:"static_ip,omitzero"` // the zero Addr: any of the pool
 	// Passwords are hashes of the latest ones, the valid one first, at most
 	// passwordHistory. They leave the store for no answer.

@@ -6,7 +6,10 @@ import (
 )
 
 // Codes that are told apart in more than one place.
-const codeNoGateway = "VPN.0509"
+const (
+	codeNoGateway = "VPN.0509"
+	codeNoGroup   = "VPN.1301"
+)
 
 // p2cRefusal returns a refusal of client-to-cloud VPN: its operations have a
 // code of their own for nearly every rule.
@@ -27,7 +30,7 @@ func noUser() *Error {
 }
 
 func noUserGroup() *Error {
-	return p2cRefusal("VPN.1301", http.StatusNotFound, "The user group does not exist.")
+	return p2cRefusal(codeNoGroup, http.StatusNotFound, "The user group does not exist.")
 }
 
 // noAccessPolicy has the status 400 in print, unlike its siblings.

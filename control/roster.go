@@ -35,6 +35,23 @@ func (tx *transaction) roster(project, serverID string) (*roster, error) {
 	return &r, err
 }
 
+// rosterOfGroup returns one with nothing but a group, or without it where it is
+// gone: enough to show what refers to it.
+func (tx *transaction) rosterOfGroup(project, groupID string) (*roster, error) {
+	var r roster
+	if groupID == "" {
+		return &r, nil
+	}
+	g, err := tx.userGroup(project, groupID)
+	switch {
+	case isCode(err, codeNoGroup):
+		return &r, nil
+	case err == nil:
+		r.groups = []UserGroup{g}
+	}
+	return &r, err
+}
+
 // rosterToChange is roster for a change: the gateway must be neither frozen nor
 // about to go. Whether the server is ready does not matter, since its users,
 // groups and policies are made true apart from it.

@@ -42,15 +42,19 @@ func (s *Service) CreateAccessPolicy(ctx context.Context, project, serverID stri
 
 // ShowAccessPolicy performs ShowVpnAccessPolicy.
 func (s *Service) ShowAccessPolicy(ctx context.Context, project, serverID, id string) (AccessPolicyView, error) {
-	r, err := s.read(ctx).roster(project, serverID)
+	tx := s.read(ctx)
+	if _, err := tx.server(project, serverID); err != nil {
+		return AccessPolicyView{}, err
+	}
+	a, err := tx.accessPolicy(project, id)
+	if err == nil && a.ServerID != serverID {
+		err = noAccessPolicy()
+	}
 	if err != nil {
 		return AccessPolicyView{}, err
 	}
-	a := r.policy(id)
-	if a == nil {
-		return AccessPolicyView{}, noAccessPolicy()
-	}
-	return r.viewPolicy(*a), nil
+	r, err := tx.rosterOfGroup(project, a.GroupID)
+	return r.viewPolicy(a), err
 }
 
 // policy returns the policy of an id, nil when the server has none such.

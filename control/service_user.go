@@ -94,8 +94,7 @@ func (s *Service) ShowUser(ctx context.Context, project, serverID, id string) (U
 	if err != nil {
 		return UserView{}, err
 	}
-	var r roster
-	r.groups, err = tx.userGroups(project, serverID)
+	r, err := tx.rosterOfGroup(project, u.GroupID)
 	return r.viewUser(u), err
 }
 

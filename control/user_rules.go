@@ -90,7 +90,7 @@ func usersFit(r *roster, added int) error {
 // groupOfRequest returns the id of the group that a request names by its id or
 // its name, empty for none. Nil members name none.
 func (r *roster) groupOfRequest(id, name *string) (string, error) {
-	i := -1
+	var i int
 	switch {
 	case id != nil && *id != "":
 		i = slices.IndexFunc(r.groups, func(g UserGroup) bool { return g.ID == *id })
