@@ -108,7 +108,7 @@ func (ep *endpoint) admit(s *session, id *identity, info *wire.PeerInfo) (*clien
 	delete(ep.opening, s)
 	ep.server.halfOpen.leave(s.from)
 	ep.sessions[s] = c
-	ep.byPeerID[c.id] = s
+	ep.byPeerID.Store(c.id, s)
 	ep.perUser[id.name]++
 	return c, nil
 }
@@ -147,7 +147,7 @@ func (ep *endpoint) replaced(id *identity) *session {
 func (ep *endpoint) peerIDLocked() uint32 {
 	for {
 		ep.lastPeerID = (ep.lastPeerID + 1) % wire.UndefinedPeerID
-		if ep.byPeerID[ep.lastPeerID] == nil {
+		if _, taken := ep.byPeerID.Load(ep.lastPeerID); !taken {
 			return ep.lastPeerID
 		}
 	}
@@ -157,6 +157,9 @@ func (ep *endpoint) peerIDLocked() uint32 {
 func (ep *endpoint) attach(s *session, c *client) error {
 	if err := ep.plane.attach(c); err != nil {
 		return err
+	}
+	if s.listener != nil {
+		s.listener.settle(s)
 	}
 	s.review()
 	return nil
@@ -180,7 +183,7 @@ func (ep *endpoint) leave(s *session) {
 		return
 	}
 	delete(ep.sessions, s)
-	delete(ep.byPeerID, c.id)
+	ep.byPeerID.Delete(c.id)
 	ep.pool.release(c.virtualIP)
 	if ep.perUser[c.name]--; ep.perUser[c.name] == 0 {
 		delete(ep.perUser, c.name)

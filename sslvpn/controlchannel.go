@@ -47,14 +47,16 @@ type session struct {
 	link     transport
 	stream   bool // TCP
 	opened   time.Time
-	from     netip.Addr     // where it came from at first
-	listener *udpListener   // nil on TCP
+	from     netip.Addr   // where it came from at first
+	listener *udpListener // nil on TCP, as udp is
+	udp      *udpLink
 	local    wire.SessionID // ours
 	remote   wire.SessionID // the client's
 
 	mu          sync.Mutex
 	addr        netip.AddrPort // of the client; moves on UDP
 	claimed     string         // who the client says it is
+	moved       time.Time      // when addr last changed
 	phase       phase
 	current     uint8                        // the newest key id that was agreed upon
 	keys        [wire.MaxKeyID + 1]*keyState // by key id
@@ -141,15 +143,10 @@ func (s *session) newKey(now time.Time, id uint8) *keyState {
 
 // receive takes a packet of the control channel. What does not fit is counted
 // and changes nothing.
-func (s *session) receive(packet []byte) {
+func (s *session) receive(c *wire.Control) {
 	now := time.Now()
-	c, err := wire.ParseControl(packet)
-	if err != nil {
-		s.ep.control.add(dropMalformed)
-		return
-	}
 	s.mu.Lock()
-	k, why := s.route(now, &c)
+	k, why := s.route(now, c)
 	if k == nil {
 		s.mu.Unlock()
 		s.ep.control.add(why)

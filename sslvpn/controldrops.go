@@ -24,6 +24,7 @@ const (
 	dropSlow        controlDrop = "first_packet_timeout"   // TCP: no first packet in time
 	dropCookie      controlDrop = "cookie"                 // UDP: no session, and no cookie of ours
 	dropResetRate   controlDrop = "reset_rate"             // UDP: resets that were not answered
+	dropMove        controlDrop = "move"                   // UDP: to another address, too soon or to another client's
 	dropHandshake   controlDrop = "handshake_failed"       // before a login
 	dropEvent       controlDrop = "event_lost"             // nobody took it
 )

@@ -27,6 +27,7 @@ type endpoint struct {
 	settings atomic.Pointer[settings]
 	plane    *plane
 	control  controlDrops
+	byPeerID sync.Map // peer id (uint32) to *session; read for each batch of packets
 	stop     context.CancelFunc
 	running  sync.WaitGroup
 	udp      []*udpListener
@@ -37,8 +38,7 @@ type endpoint struct {
 	pool     *addressPool
 	opening  map[*session]bool    // before the verdict
 	sessions map[*session]*client // after it
-	byPeerID map[uint32]*session
-	perUser  map[string]int // sessions
+	perUser  map[string]int       // sessions
 
 	lastPeerID uint32
 }

@@ -19,7 +19,7 @@ func (s *Server) startEndpoint(cfg *settings) (_ *endpoint, err error) {
 	ep := &endpoint{
 		server: s, id: cfg.ID, log: s.log.With("endpoint", cfg.ID),
 		opening: map[*session]bool{}, sessions: map[*session]*client{},
-		byPeerID: map[uint32]*session{}, perUser: map[string]int{},
+		perUser: map[string]int{},
 	}
 	ep.settings.Store(cfg)
 	if ep.pool, err = newAddressPool(cfg.Pool); err != nil {
@@ -52,7 +52,7 @@ func (s *Server) startEndpoint(cfg *settings) (_ *endpoint, err error) {
 	if ep.plane, err = newPlane(dev, cfg.Pool, planeOptions{log: ep.log, bandwidthMbps: cfg.BandwidthMbps}); err != nil {
 		return nil, err
 	}
-	if err := ep.listenUDP(cfg.UDP); err != nil {
+	if err := ep.openUDP(cfg.UDP); err != nil {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -70,7 +70,6 @@ func (s *Server) startEndpoint(cfg *settings) (_ *endpoint, err error) {
 	for _, l := range tcp {
 		ep.running.Go(func() { ep.acceptTCP(l) })
 	}
-	ep.serveUDP()
 	ep.log.Info("VPN server started", "tcp", cfg.TCP, "udp", cfg.UDP, "device", cfg.Device, "pool", cfg.Pool.String())
 	return ep, nil
 }
@@ -168,15 +167,18 @@ func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(ep.server.opts.Limits.FirstPacketTimeout))
 	err = link.run(func(packet []byte) error {
-		if s != nil {
-			s.receive(packet)
+		c, err := wire.ParseControl(packet)
+		switch {
+		case s != nil && err != nil:
+			ep.control.add(dropMalformed)
 			return nil
+		case s != nil:
+			s.receive(&c)
+			return nil
+		case err != nil || !isFirst(&c):
+			return errNotOpenVPN
 		}
-		first, err := firstPacket(packet)
-		if err != nil {
-			return err
-		}
-		opened := newSession(ep, &tcpTransport{tcpLink: link, running: &ep.running}, true, from, first.Session)
+		opened := newSession(ep, &tcpTransport{tcpLink: link, running: &ep.running}, true, from, c.Session)
 		if err := ep.open(opened); err != nil {
 			return err
 		}
@@ -218,11 +220,7 @@ func closedReason(err error) string {
 	return "the connection broke: " + err.Error()
 }
 
-// firstPacket reads what has to be a client's reset.
-func firstPacket(packet []byte) (wire.Control, error) {
-	c, err := wire.ParseControl(packet)
-	if err != nil || c.Opcode != wire.HardResetClientV2 || c.KeyID != 0 || c.PacketID != 0 || len(c.Acks) > 0 {
-		return c, errNotOpenVPN
-	}
-	return c, nil
+// isFirst reports whether a packet is the first one of a client.
+func isFirst(c *wire.Control) bool {
+	return c.Opcode == wire.HardResetClientV2 && c.KeyID == 0 && c.PacketID == 0 && len(c.Acks) == 0
 }

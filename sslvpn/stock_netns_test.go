@@ -5,6 +5,7 @@ package sslvpn
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -61,6 +62,7 @@ func (b *syncBuffer) String() string {
 // atSite runs f on a thread whose network namespace has a Server.
 func atSite(t *testing.T, options Options, f func(s *site)) {
 	t.Helper()
+	t.Parallel()
 	dir := t.TempDir()
 	done := make(chan struct{})
 	go func() {
@@ -258,6 +260,117 @@ func TestNetNSStockPasswordTCP(t *testing.T) {
 				}
 				s.pingBoth(e.Session.VirtualIP)
 				c.logs("Data Channel: cipher '"+string(tt.cipher)+"'", 1)
+			})
+		})
+	}
+}
+
+func TestNetNSStockCertificateUDP(t *testing.T) {
+	atSite(t, Options{}, func(s *site) {
+		clients := newAuthority(t, "client CA")
+		s.cfg.Auth, s.cfg.ClientCAs = AuthCertificate, []*x509.Certificate{clients.cert}
+		s.cfg.UDP = []netip.AddrPort{netip.AddrPortFrom(stockServer, 1194)}
+		s.apply()
+		cert := clients.client("laptop-7", nil)
+		inline := "<cert>\n" + certificatePEM(cert.Certificate[0]) + "</cert>\n<key>\n" + keyPEM(t, cert) + "</key>"
+		c := s.connect(s.profile("udp", 1194, inline))
+		defer c.stop()
+		if !c.logs("Initialization Sequence Completed", 1) {
+			return
+		}
+		e := s.event(EventConnected)
+		if e.Session.User != "laptop-7" || e.Session.UserID != "" {
+			t.Errorf("connected: %+v", e)
+		}
+		s.pingBoth(e.Session.VirtualIP)
+		c.stop() // says so
+		if e := s.event(EventDisconnected); e.Reason != "the client has left" || e.Session.Inbound.Packets == 0 || e.Session.Outbound.Packets == 0 {
+			t.Errorf("disconnected: %+v", e)
+		}
+	})
+}
+
+// TestNetNSStockRefused asserts what a client is told, and the log, when its
+// login is turned down.
+func TestNetNSStockRefused(t *testing.T) {
+	atSite(t, Options{}, func(s *site) {
+		s.cfg.Users = append(s.cfg.Users, User{ID: "u2", Name: "bob", PasswordHash: "hash of builder"})
+		s.cfg.UDP = []netip.AddrPort{netip.AddrPortFrom(stockServer, 1194)}
+		s.apply()
+		for _, tt := range []struct {
+			name, proto    string
+			port           int
+			user, password string
+			extra          string
+			told, reason   string
+		}{
+			{"wrong password", "tcp", 443, "alice", "wrong", "", "AUTH_FAILED,user name or password is wrong", "wrong password"},
+			{"unknown user", "udp", 1194, "mallory", "wonderland", "", "AUTH_FAILED,user name or password is wrong", "unknown user"},
+			{
+				"no shared cipher", "tcp", 443, "alice", "wonderland", "data-ciphers AES-256-GCM",
+				"no shared cipher", "no shared cipher",
+			},
+		} {
+			profile := s.profile(tt.proto, tt.port, s.password(tt.user, tt.password), tt.extra)
+			if tt.extra != "" {
+				profile = strings.Replace(profile, "data-ciphers AES-128-GCM\n", "", 1)
+			}
+			c := s.connect(profile)
+			c.logs(tt.told, 1)
+			if e := s.event(EventAuthFailed); e.Session.User != tt.user || !strings.Contains(e.Reason, tt.reason) {
+				t.Errorf("%s: %+v", tt.name, e)
+			}
+			_ = c.cmd.Wait() // it exits by itself
+		}
+	})
+}
+
+// TestNetNSStockRenegotiates has soft resets begun by each side while traffic
+// flows, past the wrap of the key id, and loses no packet.
+func TestNetNSStockRenegotiates(t *testing.T) {
+	for _, tt := range []struct {
+		name, proto string
+		port        int
+		options     Options
+		extra       string
+	}{
+		{"by the client, TCP", "tcp", 443, Options{}, "reneg-sec 2"},
+		{"by the server, TCP", "tcp", 443, Options{RenegotiateAfter: 2 * time.Second}, ""},
+		{"by the server, UDP, TLS 1.2", "udp", 1194, Options{RenegotiateAfter: 2 * time.Second}, "tls-version-max 1.2"},
+		{"by both, UDP", "udp", 1194, Options{RenegotiateAfter: 2 * time.Second}, "reneg-sec 2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			atSite(t, tt.options, func(s *site) {
+				s.cfg.UDP = []netip.AddrPort{netip.AddrPortFrom(stockServer, 1194)}
+				s.apply()
+				profile := s.profile(tt.proto, tt.port, s.password("alice", "wonderland"), tt.extra)
+				if strings.HasPrefix(tt.extra, "reneg-sec") {
+					profile = strings.Replace(profile, "reneg-sec 0\n", "", 1)
+				}
+				c := s.connect(profile)
+				defer c.stop()
+				if !c.logs("Initialization Sequence Completed", 1) {
+					return
+				}
+				ping := exec.Command("ip", "netns", "exec", s.client, "ping", "-n", "-q", "-i", "0.05", "-w", "120", stockHost.String())
+				out := &syncBuffer{}
+				ping.Stdout = out
+				if err := ping.Start(); err != nil {
+					t.Error(err)
+					return
+				}
+				// One line for the first key and one for each after it, 7 to 1 included.
+				c.logs("Control Channel: TLSv1", 10)
+				_ = ping.Process.Signal(unix.SIGINT)
+				if err := ping.Wait(); err != nil || !strings.Contains(out.String(), " 0% packet loss") {
+					t.Errorf("ping: %v: %s", err, out)
+				}
+				if n := len(s.sessions()); n != 1 {
+					t.Errorf("%d sessions", n)
+				}
+				if n := strings.Count(c.log.String(), "Initialization Sequence Completed"); n != 1 {
+					t.Errorf("connected %d times; log of the client:\n%s", n, c.log)
+				}
 			})
 		})
 	}
