@@ -147,7 +147,11 @@ func (in *inbound) deliver(c *client, payload []byte) reason {
 		return why
 	}
 	packet := payload[:h.length]
-	if h.src != c.address {
+	near := h.src
+	if in.p.blocks == nil {
+		near = h.dst
+	}
+	if near != c.address {
 		return reasonSource
 	}
 	if access := c.access.Load(); access == nil || access != in.passedBy || h.dst != in.passed {

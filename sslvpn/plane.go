@@ -31,6 +31,7 @@ type plane struct {
 	last    uint32
 	server  uint32 // virtual address
 	blocks  []atomic.Pointer[client]
+	peer    atomic.Pointer[client] // the server, at a client's own end
 	drops   drops
 	logRate *rate.Limiter
 
@@ -57,20 +58,38 @@ func newPlane(dev tun.Device, pool netip.Prefix, o planeOptions) (*plane, error)
 	if err := checkPool(pool); err != nil {
 		return nil, err
 	}
+	p := makePlane(dev, o)
+	p.prefix = pool
+	p.first = addressNumber(pool.Addr())
+	p.last = p.first | uint32(1<<(32-pool.Bits())-1)
+	p.server = p.first + 1
+	p.blocks = make([]atomic.Pointer[client], 1<<(30-pool.Bits()))
+	return p, nil
+}
+
+// newPeerPlane returns the data path of a client's own end: all that the TUN
+// gives goes to the server, which attachServer sets, and what comes from there
+// has to be for the client's virtual address.
+func newPeerPlane(dev tun.Device, o planeOptions) *plane { return makePlane(dev, o) }
+
+func makePlane(dev tun.Device, o planeOptions) *plane {
 	if o.log == nil {
 		o.log = slog.New(slog.DiscardHandler)
 	}
-	first := addressNumber(pool.Addr())
-	p := &plane{
-		dev: dev, log: o.log, prefix: pool,
-		first: first, last: first | uint32(1<<(32-pool.Bits())-1), server: first + 1,
-		blocks:  make([]atomic.Pointer[client], 1<<(30-pool.Bits())),
-		logRate: rate.NewLimiter(denialsPerSecond, denialsAtOnce),
-	}
+	p := &plane{dev: dev, log: o.log, logRate: rate.NewLimiter(denialsPerSecond, denialsAtOnce)}
 	p.setBandwidth(o.bandwidthMbps)
 	p.outbounds.New = func() any { return newOutbound(p) }
 	p.inbounds.New = func() any { return newInbound(p) }
-	return p, nil
+	return p
+}
+
+// attachServer sets where a client's own end sends to: the server under the
+// client's peer id and virtual address. It takes the place of another.
+func (p *plane) attachServer(c *client) {
+	c.plane.Store(p)
+	if old := p.peer.Swap(c); old != nil && old != c {
+		old.retireAll()
+	}
 }
 
 // setBandwidth changes the limit of each direction, in megabits per second.
@@ -96,6 +115,7 @@ func (p *plane) attach(c *client) error {
 // detach ends the traffic of a client and wipes its keys. Detaching a client
 // that is not attached does no more than the latter.
 func (p *plane) detach(c *client) {
+	p.peer.CompareAndSwap(c, nil)
 	if p.inPool(c.address) {
 		p.blocks[int(c.address-p.first)/blockSize].CompareAndSwap(c, nil)
 	}
@@ -103,10 +123,15 @@ func (p *plane) detach(c *client) {
 	c.retireAll()
 }
 
-func (p *plane) inPool(address uint32) bool { return address >= p.first && address <= p.last }
+func (p *plane) inPool(address uint32) bool {
+	return p.blocks != nil && address >= p.first && address <= p.last
+}
 
 // lookup returns the client that has a virtual address, or nil.
 func (p *plane) lookup(address uint32) *client {
+	if p.blocks == nil {
+		return p.peer.Load()
+	}
 	if !p.inPool(address) || address%blockSize != 1 {
 		return nil
 	}
@@ -117,6 +142,8 @@ func (p *plane) lookup(address uint32) *client {
 // the client sends, the source of what is sent to it.
 func (p *plane) permits(c *client, far uint32, h *innerHeader, packet []byte) reason {
 	switch {
+	case p.blocks == nil: // the server judges
+		return reasonNone
 	case far == p.server && h.protocol == protocolICMP:
 		return reasonNone
 	case special(far):

@@ -22,13 +22,17 @@ const (
 	// readRoom is what one read may bring. It holds frames for a write of several
 	// super-packets to the TUN.
 	readRoom = 256 << 10
-	// queueLimit bounds the data that waits for one client, in octets. More would
-	// only be delay: TCP inside adapts to loss.
-	queueLimit = 512 << 10
+	// The data that waits for one client is bounded, since more would only be
+	// delay: TCP inside adapts to loss. What waits for longer than queueDelay, and
+	// is more than queueSmall, closes the queue; queueLimit does in any case. All
+	// but the delay are in octets.
+	queueDelay = 15 * time.Millisecond
+	queueSmall = 256 << 10
+	queueLimit = 4 << 20
 	// controlLimit bounds the control packets that wait.
 	controlLimit = 64 << 10
 	// unsentLimit is the octets that the kernel takes before it has sent them.
-	unsentLimit = 256 << 10
+	unsentLimit = 128 << 10
 )
 
 var (
@@ -47,7 +51,8 @@ type tcpLink struct {
 	mu       sync.Mutex
 	control  []byte   // frames of control packets; guarded by mu, as all below
 	waiting  []*train // in the order of their sending
-	octets   int      // of waiting
+	octets   int      // of waiting, and of the train that is being written
+	since    int64    // when the oldest of these came, in Unix nanoseconds
 	writing  bool     // somebody has the part of the writer
 	closed   bool
 	draining chan struct{} // closed when nothing is left to write; nil: nobody asks
@@ -121,7 +126,8 @@ func (l *tcpLink) maxSegment() uint16 { return 0 }
 func (l *tcpLink) full() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.octets >= queueLimit
+	return l.octets >= queueLimit ||
+		l.octets >= queueSmall && time.Now().UnixNano()-l.since > int64(queueDelay)
 }
 
 // sendData implements link.
@@ -142,6 +148,10 @@ func (l *tcpLink) sendData(t *train) {
 			t.release()
 			return
 		}
+	}
+	t.queued = time.Now().UnixNano()
+	if l.octets == 0 {
+		l.since = t.queued
 	}
 	l.waiting = append(l.waiting, t)
 	l.octets += len(t.octets)
@@ -233,6 +243,9 @@ func (l *tcpLink) wrote(t *train, err error) bool {
 	l.mu.Lock()
 	if t != nil {
 		l.octets -= len(t.octets)
+		if len(l.waiting) > 0 {
+			l.since = l.waiting[0].queued
+		}
 		t.release()
 	}
 	l.mu.Unlock()

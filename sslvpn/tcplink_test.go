@@ -187,7 +187,7 @@ func TestSlowClient(t *testing.T) {
 		}
 		next++
 	}
-	if behind < queueLimit/1400/2 {
+	if behind < queueSmall/1400/2 {
 		t.Errorf("the control packet came before %d of %d packets", behind, sent)
 	}
 	l.mu.Lock()

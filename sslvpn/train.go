@@ -12,8 +12,9 @@ type train struct {
 	packets int
 	// size is the octets of each packet; the last may have fewer. It holds
 	// where packets have no length before them.
-	size  int
-	ended bool // a shorter packet is in, or one that is not alike
+	size   int
+	ended  bool  // a shorter packet is in
+	queued int64 // when it began to wait, in Unix nanoseconds
 }
 
 const (
