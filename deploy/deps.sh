@@ -17,6 +17,8 @@ packages=(
   etcd-server
   # the race detector
   gcc libc6-dev
+  # what is generated is compared by what is tracked
+  git
 )
 
 missing=()
