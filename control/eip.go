@@ -50,16 +50,7 @@ func (d *gatewayDraft) bindExisting(i int, field, id string, req *EIPRequest) *E
 	if limit := flavorBandwidth[d.Flavor]; eip.BandwidthMbps > limit {
 		return Invalid(field, "has a bandwidth of %d Mbit/s, flavor %s allows %d", eip.BandwidthMbps, d.Flavor, limit)
 	}
-	d.EIPs[i] = EIPBinding{
-		ID:            eip.ID,
-		Type:          eip.Type,
-		Address:       eip.Address,
-		ChargeMode:    eip.ChargeMode,
-		BandwidthID:   eip.BandwidthID,
-		BandwidthName: eip.BandwidthName,
-		BandwidthMbps: eip.BandwidthMbps,
-		Shared:        eip.Shared,
-	}
+	d.EIPs[i] = eip.binding()
 	return nil
 }
 
@@ -118,8 +109,7 @@ func (d *gatewayDraft) bindNew(i int, field string, req *EIPRequest, random io.R
 
 // isBound tells whether an EIP is bound to any gateway, this one included.
 func (d *gatewayDraft) isBound(id string) bool {
-	has := func(g Gateway) bool { return g.EIPs[0].ID == id || g.EIPs[1].ID == id }
-	return has(d.Gateway) || slices.ContainsFunc(d.others, has)
+	return eipIsBound(id, append(slices.Clip(d.others), d.Gateway), d.p2c)
 }
 
 // rebindEIPs binds other EIPs to slots whose old EIP was taken away. The
@@ -141,4 +131,24 @@ func rebindEIPs(d *gatewayDraft, first, second *string) *Error {
 		}
 	}
 	return nil
+}
+
+// eipIsBound tells whether an EIP is bound to one of the gateways.
+func eipIsBound(id string, gateways []Gateway, p2c []P2CGateway) bool {
+	return slices.ContainsFunc(gateways, func(g Gateway) bool { return g.EIPs[0].ID == id || g.EIPs[1].ID == id }) ||
+		slices.ContainsFunc(p2c, func(g P2CGateway) bool { return g.EIP.ID == id })
+}
+
+// binding returns what a gateway keeps of an EIP that is bound to it.
+func (e *EIP) binding() EIPBinding {
+	return EIPBinding{
+		ID:            e.ID,
+		Type:          e.Type,
+		Address:       e.Address,
+		ChargeMode:    e.ChargeMode,
+		BandwidthID:   e.BandwidthID,
+		BandwidthName: e.BandwidthName,
+		BandwidthMbps: e.BandwidthMbps,
+		Shared:        e.Shared,
+	}
 }

@@ -87,6 +87,14 @@ func (p *parser) name(field string, v, to *string) {
 	*to = *v
 }
 
+// plainName reads a name as name does, but without dots.
+func (p *parser) plainName(field string, v, to *string) {
+	if v != nil && strings.Contains(*v, ".") {
+		p.fail(field, "may hold letters, digits, Chinese characters, '_' and '-' only")
+	}
+	p.name(field, v, to)
+}
+
 func isASCIIAlnum(r rune) bool {
 	return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 }

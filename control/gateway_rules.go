@@ -12,6 +12,7 @@ type gatewayDraft struct {
 	Gateway
 	inventory *Inventory
 	others    []Gateway    // of all projects
+	p2c       []P2CGateway // of all projects
 	taken     []Connection // connections of this very gateway
 }
 
@@ -171,9 +172,12 @@ func privateAddressesAreFree(d *gatewayDraft) *Error {
 
 // hasPrivateAddress tells whether another gateway has a private address.
 func (d *gatewayDraft) hasPrivateAddress(a netip.Addr) bool {
-	return slices.ContainsFunc(d.others, func(other Gateway) bool {
-		return other.ID != d.ID && slices.Contains(other.AccessPrivateIPs[:], a)
-	})
+	return isPrivateAddress(a, slices.DeleteFunc(slices.Clone(d.others), func(other Gateway) bool { return other.ID == d.ID }))
+}
+
+// isPrivateAddress tells whether one of the gateways has a private address.
+func isPrivateAddress(a netip.Addr, gateways []Gateway) bool {
+	return slices.ContainsFunc(gateways, func(g Gateway) bool { return slices.Contains(g.AccessPrivateIPs[:], a) })
 }
 
 // isHostOf tells whether an address is one that a device in the network can

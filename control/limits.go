@@ -32,11 +32,16 @@ const (
 	maxUserGroups          = 50  // of a server, its Default group included
 	maxAccessPolicies      = 100 // of a server, besides its Default policy
 	maxDestinationCIDRs    = 10
+	maxClientConnections   = 500 // of a gateway at once
+	maxServerSubnets       = 20
+	maxClientCAs           = 10
+	maxDNSServers          = 2
 
 	defaultBGPASN          = 64512
 	defaultBandwidthMbps   = 300
 	defaultFlavor          = FlavorProfessional1
 	defaultConnectionLimit = 200
+	defaultMaxClients      = 10
 )
 
 var (
@@ -60,6 +65,7 @@ type Limits struct {
 	Gateways         int `yaml:"gateways"`          // per project, default 50
 	CustomerGateways int `yaml:"customer_gateways"` // per project, default 100
 	Connections      int `yaml:"connections"`       // per project, default 5000
+	P2CGateways      int `yaml:"p2c_gateways"`      // per project, default 50
 	// GatewayConnections is the number of connections of one gateway by
 	// flavor, default 200.
 	GatewayConnections map[Flavor]int `yaml:"gateway_connections"`
@@ -76,6 +82,7 @@ func (l Limits) Validate() error {
 	check("gateways", l.Gateways)
 	check("customer_gateways", l.CustomerGateways)
 	check("connections", l.Connections)
+	check("p2c_gateways", l.P2CGateways)
 	for _, f := range slices.Sorted(maps.Keys(l.GatewayConnections)) {
 		if _, known := flavorBandwidth[f]; !known {
 			errs = append(errs, fmt.Errorf("limits.gateway_connections: there is no flavor %q; there are %s",
@@ -88,6 +95,7 @@ func (l Limits) Validate() error {
 
 func (l Limits) gateways() int         { return orDefault(l.Gateways, 50) }
 func (l Limits) customerGateways() int { return orDefault(l.CustomerGateways, 100) }
+func (l Limits) p2cGateways() int      { return orDefault(l.P2CGateways, 50) }
 func (l Limits) connections() int      { return orDefault(l.Connections, 5000) }
 
 // OfFlavor returns how many connections a gateway may have.

@@ -30,6 +30,38 @@ type P2CGateway struct {
 	LogConfig           *LogConfig `json:"log_config,omitempty"` // nil: connections are logged nowhere but here
 }
 
+// P2CGatewayState is the status of a client-to-cloud gateway as the API shows
+// it. Those of upgrades are missing: a gateway runs the version of the daemon.
+type P2CGatewayState string
+
+// States of a client-to-cloud gateway.
+const (
+	P2CPendingCreate P2CGatewayState = "PENDING_CREATE"
+	P2CPendingUpdate P2CGatewayState = "PENDING_UPDATE"
+	P2CPendingDelete P2CGatewayState = "PENDING_DELETE"
+	P2CActive        P2CGatewayState = "ACTIVE"
+	P2CFault         P2CGatewayState = "FAULT"
+	P2CFrozen        P2CGatewayState = "FROZEN"
+)
+
+// State derives what the API shows. The zero P2CGatewayStatus means that there
+// is no status yet.
+func (g *P2CGateway) State(s P2CGatewayStatus) P2CGatewayState {
+	switch {
+	case g.DeletionRequested:
+		return P2CPendingDelete
+	case g.Frozen:
+		return P2CFrozen
+	case s.Observed < g.Generation && s.AppliedAt.IsZero():
+		return P2CPendingCreate
+	case s.Observed < g.Generation:
+		return P2CPendingUpdate
+	case s.Fault:
+		return P2CFault
+	}
+	return P2CActive
+}
+
 // LogConfig says where the connection log of a gateway goes: a stream of the
 // inventory.
 type LogConfig struct {
@@ -71,6 +103,43 @@ type VPNServer struct {
 	Cipher       string            `json:"cipher"`   // AES-128-GCM or AES-256-GCM
 	Compressed   bool              `json:"compressed,omitempty"`
 	DNSServers   []netip.Addr      `json:"dns_servers,omitempty"`
+}
+
+// ServerState is the status of a server as the API shows it.
+type ServerState string
+
+// States of a server.
+const (
+	ServerPendingCreate ServerState = "PENDING_CREATE"
+	ServerPendingUpdate ServerState = "PENDING_UPDATE"
+	ServerActive        ServerState = "ACTIVE"
+	ServerFault         ServerState = "FAULT"
+	ServerFrozen        ServerState = "FROZEN"
+)
+
+// State derives what the API shows of the server of a gateway. The zero
+// ServerStatus means that there is no status yet.
+func (v *VPNServer) State(s ServerStatus, g *P2CGateway) ServerState {
+	switch {
+	case g.Frozen:
+		return ServerFrozen
+	case s.Observed < v.Generation && s.AppliedAt.IsZero():
+		return ServerPendingCreate
+	case s.Observed < v.Generation:
+		return ServerPendingUpdate
+	case s.Fault:
+		return ServerFault
+	}
+	return ServerActive
+}
+
+// AuthenticationAlgorithm returns the digest that goes with the cipher. It is
+// shown and told to clients, and has no effect on a data channel in GCM.
+func (v *VPNServer) AuthenticationAlgorithm() string {
+	if v.Cipher == "AES-256-GCM" {
+		return "SHA384"
+	}
+	return "SHA256"
 }
 
 // ServerCertificate is the certificate of a server. One of the inventory is

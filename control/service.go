@@ -25,6 +25,7 @@ type Service struct {
 	inventory atomic.Pointer[Inventory]
 	engines   Engines
 	limits    Limits
+	version   string
 	random    io.Reader
 	now       func() time.Time
 
@@ -38,6 +39,7 @@ type ServiceOptions struct {
 	Inventory *Inventory // validated; not to be changed afterwards
 	Engines   Engines    // of this node; nil: it runs none
 	Limits    Limits
+	Version   string           // of the daemon, which is that of its gateways
 	Random    io.Reader        // default crypto/rand.Reader
 	Now       func() time.Time // default time.Now
 }
@@ -47,7 +49,10 @@ func NewService(o ServiceOptions) (*Service, error) {
 	if o.Objects == nil || o.Inventory == nil {
 		return nil, errors.New("service: objects and inventory are required")
 	}
-	s := &Service{objects: o.Objects, engines: o.Engines, limits: o.Limits, random: o.Random, now: o.Now, passwords: newPasswordHasher()}
+	s := &Service{
+		objects: o.Objects, engines: o.Engines, limits: o.Limits, version: o.Version, random: o.Random, now: o.Now,
+		passwords: newPasswordHasher(),
+	}
 	if s.random == nil {
 		s.random = rand.Reader
 	}
@@ -116,7 +121,7 @@ func paginateP2C[T any](items []T, created func(*T) time.Time, page Page) (List[
 		newestFirst(items, created)
 		return List[T]{Items: items, Total: len(items)}, nil
 	}
-	if *page.Limit < 1 {
+	if *page.Limit < 1 || *page.Limit > maxP2CPage {
 		return List[T]{}, Invalid("limit", "must be from 1 to %d", maxP2CPage)
 	}
 	total := len(items)
@@ -151,11 +156,15 @@ func (s *Service) newMeta(m Meta, project string, others []Meta) (Meta, error) {
 	return m, nil
 }
 
-// touch marks a specification as changed.
+// touch marks a specification as changed in a way that the engines follow.
 func (s *Service) touch(m *Meta) {
 	m.Generation++
 	m.UpdatedAt = s.now().UTC().Truncate(time.Millisecond)
 }
+
+// touchQuietly marks a specification as changed in a way that no engine has to
+// follow: the object is not worked on.
+func (s *Service) touchQuietly(m *Meta) { m.UpdatedAt = s.now().UTC().Truncate(time.Millisecond) }
 
 func metas[T any](objects []T, meta func(*T) Meta) []Meta {
 	out := make([]Meta, len(objects))

@@ -82,7 +82,11 @@ func asError[T any](v T, e *Error) (T, error) {
 
 func (s *Service) gatewayDraft(tx *transaction, g Gateway) (*gatewayDraft, error) {
 	others, err := tx.gateways("")
-	return &gatewayDraft{Gateway: g, inventory: s.inventory.Load(), others: others}, err
+	if err != nil {
+		return nil, err
+	}
+	p2c, err := tx.p2cGateways("")
+	return &gatewayDraft{Gateway: g, inventory: s.inventory.Load(), others: others, p2c: p2c}, err
 }
 
 // ShowGateway performs ShowVgw.

@@ -119,21 +119,7 @@ func (s *Service) ResourceTags(ctx context.Context, project string, kind Kind, i
 // so the object is not worked on.
 func (s *Service) AddTags(ctx context.Context, project string, kind Kind, id string, add []TagChange) error {
 	p := &parser{}
-	seen := map[string]bool{}
-	for i, t := range add {
-		field := fmt.Sprintf("tags[%d]", i)
-		p.tagText(field+".key", t.Key, 1, 128)
-		if strings.HasPrefix(t.Key, reservedTagPrefix) || strings.TrimSpace(t.Key) != t.Key {
-			p.fail(field+".key", "must not begin with %s, nor begin or end with a space", reservedTagPrefix)
-		}
-		if t.Value != nil {
-			p.tagValue(field+".value", *t.Value)
-		}
-		if seen[t.Key] {
-			p.fail(field+".key", "must be unique")
-		}
-		seen[t.Key] = true
-	}
+	p.tagChanges("tags", add)
 	if err := p.result(); err != nil {
 		return err
 	}
@@ -154,6 +140,25 @@ func (s *Service) AddTags(ctx context.Context, project string, kind Kind, id str
 		}
 		return tags, nil
 	})
+}
+
+// tagChanges checks tags that are to be put on an object.
+func (p *parser) tagChanges(field string, add []TagChange) {
+	seen := map[string]bool{}
+	for i, t := range add {
+		field := fmt.Sprintf("%s[%d]", field, i)
+		p.tagText(field+".key", t.Key, 1, 128)
+		if strings.HasPrefix(t.Key, reservedTagPrefix) || strings.TrimSpace(t.Key) != t.Key {
+			p.fail(field+".key", "must not begin with %s, nor begin or end with a space", reservedTagPrefix)
+		}
+		if t.Value != nil {
+			p.tagValue(field+".value", *t.Value)
+		}
+		if seen[t.Key] {
+			p.fail(field+".key", "must be unique")
+		}
+		seen[t.Key] = true
+	}
 }
 
 // RemoveTags performs BatchDeleteResourceTags. Tags that are not there are no
@@ -212,6 +217,15 @@ func (tx *transaction) withMeta(project string, kind Kind, id string, edit func(
 			return err
 		}
 		return put(tx, tx.objects.connections, c.Meta, c)
+	case KindP2CGateway:
+		g, err := tx.p2cGateway(project, id)
+		if err != nil {
+			return err
+		}
+		if changed, err := edit(&g.Meta); err != nil || !changed {
+			return err
+		}
+		return tx.putP2CGateway(g)
 	default:
 		return NotFound()
 	}
@@ -243,6 +257,12 @@ func (s *Service) resources(ctx context.Context, project string, kind Kind) ([]M
 			return nil, err
 		}
 		all = metas(list, func(c *Connection) Meta { return c.Meta })
+	case KindP2CGateway:
+		list, err := tx.p2cGateways(project)
+		if err != nil {
+			return nil, err
+		}
+		all = metas(list, func(g *P2CGateway) Meta { return g.Meta })
 	default:
 		return nil, NotFound()
 	}

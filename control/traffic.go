@@ -12,6 +12,14 @@ type Engines interface {
 	// ChildSAs returns the CHILD_SAs of a connection that are in use, unless
 	// this node does not serve the connection.
 	ChildSAs(connection string) (list []ChildSA, served bool)
+
+	// ClientConnections returns the clients that are connected to a
+	// client-to-cloud gateway, unless this node does not serve it.
+	ClientConnections(gateway string) (list []ClientConnection, served bool)
+
+	// DisconnectClient ends a connection that ClientConnections returned;
+	// found is false when there is none.
+	DisconnectClient(gateway, connection string) (found bool)
 }
 
 // ChildSA is a CHILD_SA with the traffic it has carried since it was

@@ -19,6 +19,11 @@ func (s *Service) UpgradeGateway(ctx context.Context, project, id string, action
 	if _, _, err := s.read(ctx).readyGateway(project, id, GatewayActive); err != nil {
 		return err
 	}
+	return noUpgrade(action)
+}
+
+// noUpgrade refuses a step of an upgrade.
+func noUpgrade(action UpgradeAction) *Error {
 	switch action {
 	case UpgradeStart:
 		return Invalid("action", "no newer version than that of this gateway is installed")
