@@ -13,6 +13,11 @@ type Inventory struct {
 	AvailabilityZones []string `yaml:"availability_zones"`
 	VPCs              []VPC    `yaml:"vpcs"`
 	EIPs              []EIP    `yaml:"eips"`
+
+	// Certificates are for servers of client-to-cloud VPN, LogStreams for the
+	// logs of their connections.
+	Certificates []Certificate `yaml:"certificates"`
+	LogStreams   []LogStream   `yaml:"log_streams"`
 }
 
 // VPC is a virtual private cloud with its subnets.
@@ -94,7 +99,7 @@ func (inv *Inventory) LocalAddress(g *Gateway, s Slot) (netip.Addr, error) {
 }
 
 // Validate checks that the inventory is complete and free of contradictions,
-// and fills in its defaults. All defects are reported, joined.
+// fills in its defaults and reads the files it names. All defects are reported, joined.
 func (inv *Inventory) Validate() error {
 	var errs []error
 	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -157,6 +162,26 @@ func (inv *Inventory) Validate() error {
 		}
 		if e.BandwidthMbps < 1 || e.BandwidthMbps > maxBandwidthMbps {
 			add("%s.bandwidth_mbps: 1 to %d is wanted", path, maxBandwidthMbps)
+		}
+	}
+	for i := range inv.Certificates {
+		c := &inv.Certificates[i]
+		path := fmt.Sprintf("inventory.certificates[%d]", i)
+		unique(path, c.ID)
+		if err := c.load(); err != nil {
+			add("%s.%w", path, err)
+		}
+	}
+	streams := map[LogConfig]bool{}
+	for i := range inv.LogStreams {
+		l := &inv.LogStreams[i]
+		path := fmt.Sprintf("inventory.log_streams[%d]", i)
+		if streams[l.config()] {
+			add("%s: stream %s of group %s stands there twice", path, l.StreamID, l.GroupID)
+		}
+		streams[l.config()] = true
+		if err := l.validate(); err != nil {
+			add("%s.%w", path, err)
 		}
 	}
 	return errors.Join(errs...)

@@ -136,7 +136,7 @@ func (v *VPNServer) State(s ServerStatus, g *P2CGateway) ServerState {
 // AuthenticationAlgorithm returns the digest that goes with the cipher. It is
 // shown and told to clients, and has no effect on a data channel in GCM.
 func (v *VPNServer) AuthenticationAlgorithm() string {
-	if v.Cipher == "AES-256-GCM" {
+	if v.Cipher == cipherAES256 {
 		return "SHA384"
 	}
 	return "SHA256"
