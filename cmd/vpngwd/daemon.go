@@ -193,7 +193,7 @@ func socketsPerAddress(queues int) int {
 func (d *daemon) openAPI(objects *control.Objects) (err error) {
 	c := d.config
 	d.service, err = control.NewService(control.ServiceOptions{
-		Objects: objects, Inventory: &c.Inventory, Engines: d.reconciler, Limits: c.Limits,
+		Objects: objects, Inventory: &c.Inventory, Engines: d.reconciler, Limits: c.Limits, Version: version,
 	})
 	if err != nil {
 		return err

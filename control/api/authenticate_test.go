@@ -78,6 +78,8 @@ func TestEveryOperationNeedsACaller(t *testing.T) {
 	b.passwordServer()
 	group, user := b.createGroup("group"), b.createUser(object{"name": "user-1"})
 	maps.Copy(operations, everyUserOperation(user, group, b.createPolicy(group)))
+	server, clientGateway := b.createServer()
+	maps.Copy(operations, everyServerOperation(clientGateway, server))
 	all, err := document()
 	check(t, err)
 	for _, op := range all {

@@ -25,7 +25,7 @@ type variant struct {
 // type.
 func variants(t *testing.T, s *openapi3.Schema) []variant {
 	t.Helper()
-	all := []variant{{"null", nil, false}}
+	all := []variant{{"null", nil, s.Nullable}}
 	text := func(n uint64) string { return strings.Repeat("a", int(n)) }
 	items := func(n uint64) []any {
 		list := []any{}
@@ -176,7 +176,8 @@ func TestBoundsOfEveryMember(t *testing.T) {
 				}
 				valid = encode(sample(t, schema))
 				attempt("smallest", nil, valid, true)
-				for _, malformed := range []string{"", "{", `{"a":}`, "{}{}", "\xff", `"x"`, "1", "[]", "null"} {
+				attempt("no body", nil, nil, !b.Value.Required)
+				for _, malformed := range []string{"{", `{"a":}`, "{}{}", "\xff", `"x"`, "1", "[]", "null"} {
 					attempt("malformed", nil, []byte(malformed), false)
 				}
 				tryMembers(t, "body", schema, func(path string, value any, good bool) { attempt(path, nil, encode(value), good) })

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/audit"
+	"github.com/vpngw/vpngw/control/certtest"
 	"github.com/vpngw/vpngw/control/store"
 )
 
@@ -30,6 +32,10 @@ const (
 	subnetID     = "22222222-2222-4222-8222-222222222222"
 	eip1ID       = "33333333-3333-4333-8333-333333333333"
 	eip2ID       = "44444444-4444-4444-8444-444444444444"
+	p2cEIP       = "55555555-5555-4555-8555-555555555555"
+	ccmID        = "scs1717051012106"
+	logGroup     = "66666666-6666-4666-8666-666666666666"
+	logStream    = "77777777-7777-4777-8777-777777777777"
 	testPSK      = "Correct-Horse-7-Battery"
 	testPassword = "a password of ops"
 	testSecret   = "the secret key of "
@@ -74,10 +80,15 @@ func newBenchOf(t testing.TB, limits control.Limits) *bench {
 		EIPs: []control.EIP{
 			{ID: eip1ID, Address: netip.MustParseAddr("203.0.113.10")},
 			{ID: eip2ID, Address: netip.MustParseAddr("203.0.113.11")},
+			{ID: p2cEIP, Address: netip.MustParseAddr("203.0.113.12")},
 		},
+		LogStreams: []control.LogStream{{GroupID: logGroup, StreamID: logStream, Sink: control.LogSink{File: filepath.Join(dir, "clients.log")}}},
 	}
+	root := certtest.New(t, "root")
+	certificateFile, keyFile := root.Server(t, "vpn.acme.example").Files(t, root)
+	inventory.Certificates = []control.Certificate{{ID: ccmID, Name: "vpn", CertificateFile: certificateFile, KeyFile: keyFile}}
 	check(t, inventory.Validate())
-	service, err := control.NewService(control.ServiceOptions{Objects: b.objects, Inventory: inventory, Engines: b.engines, Limits: limits, Now: clock})
+	service, err := control.NewService(control.ServiceOptions{Objects: b.objects, Inventory: inventory, Engines: b.engines, Limits: limits, Version: "1.2.3", Now: clock})
 	check(t, err)
 	credential := func(accessKey string, role control.Role, project string) control.Credential {
 		return control.Credential{AccessKey: accessKey, SecretKey: control.NewSecret(testSecret + accessKey), Role: role, Project: project}
@@ -125,12 +136,24 @@ var passwordHash = sync.OnceValues(func() (control.PasswordHash, error) {
 
 // engines are those of a node; a test says what they have.
 type engines struct {
-	children map[string][]control.ChildSA // by connection served
+	children map[string][]control.ChildSA          // by connection served
+	clients  map[string][]control.ClientConnection // by gateway served
 }
 
 func (e *engines) ChildSAs(connection string) ([]control.ChildSA, bool) {
 	list, served := e.children[connection]
 	return list, served
+}
+
+func (e *engines) ClientConnections(gateway string) ([]control.ClientConnection, bool) {
+	list, served := e.clients[gateway]
+	return slices.Clone(list), served
+}
+
+func (e *engines) DisconnectClient(gateway, connection string) bool {
+	before := len(e.clients[gateway])
+	e.clients[gateway] = slices.DeleteFunc(e.clients[gateway], func(c control.ClientConnection) bool { return c.ID == connection })
+	return len(e.clients[gateway]) < before
 }
 
 func check(t testing.TB, err error) {
@@ -183,6 +206,7 @@ var requestIDFormat = regexp.MustCompile(`^[0-9a-f]{32}$`)
 // only.
 var withoutRequestID = map[string]bool{
 	"ListResourcesByTags": true, "CountResourcesByTags": true, "ShowResourceTags": true, "ListProjectTags": true,
+	"ExportClientConfig": true, "CheckClientCaCertificate": true,
 }
 
 // send sends a request as it is, and checks of every answer that it fits the
@@ -235,7 +259,7 @@ var document = sync.OnceValues(func() (map[string]*operation, error) { return lo
 func documented(t testing.TB, r *http.Request) *operation {
 	operations, err := document()
 	check(t, err)
-	mux := http.NewServeMux()
+	mux := &routes{}
 	byPattern := map[string]*operation{}
 	for _, op := range operations {
 		for pattern := range op.patterns() {
@@ -243,8 +267,7 @@ func documented(t testing.TB, r *http.Request) *operation {
 			byPattern[pattern] = op
 		}
 	}
-	_, pattern := mux.Handler(r)
-	return byPattern[pattern]
+	return byPattern[mux.Pattern(r)]
 }
 
 // answer is what came back.

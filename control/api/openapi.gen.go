@@ -116,6 +116,42 @@ func (e BuiltIn) Valid() bool {
 	}
 }
 
+// Defines values for CertificateSource.
+const (
+	CertificateOfCCM         CertificateSource = "CCM"
+	CertificateOfServiceSign CertificateSource = "SERVICE_SIGN"
+)
+
+// Valid indicates whether the value is a known member of the CertificateSource enum.
+func (e CertificateSource) Valid() bool {
+	switch e {
+	case CertificateOfCCM:
+		return true
+	case CertificateOfServiceSign:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ClientAuthType.
+const (
+	ClientAuthCert          ClientAuthType = "CERT"
+	ClientAuthLocalPassword ClientAuthType = "LOCAL_PASSWORD"
+)
+
+// Valid indicates whether the value is a known member of the ClientAuthType enum.
+func (e ClientAuthType) Valid() bool {
+	switch e {
+	case ClientAuthCert:
+		return true
+	case ClientAuthLocalPassword:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ConnectionMonitorProtoType.
 const (
 	MonitorByICMP ConnectionMonitorProtoType = "icmp"
@@ -200,6 +236,27 @@ func (e CreateEipType) Valid() bool {
 	case N5Sbgp:
 		return true
 	case N5Youxuanbgp:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for CreateP2CEipChargeMode.
+const (
+	P2CChargeBandwidth CreateP2CEipChargeMode = "bandwidth"
+	P2CChargeDefault   CreateP2CEipChargeMode = ""
+	P2CChargeTraffic   CreateP2CEipChargeMode = "traffic"
+)
+
+// Valid indicates whether the value is a known member of the CreateP2CEipChargeMode enum.
+func (e CreateP2CEipChargeMode) Valid() bool {
+	switch e {
+	case P2CChargeBandwidth:
+		return true
+	case P2CChargeDefault:
+		return true
+	case P2CChargeTraffic:
 		return true
 	default:
 		return false
@@ -314,6 +371,33 @@ func (e EncryptionAlgorithm) Valid() bool {
 	case EncryptionAlgorithmN3Des:
 		return true
 	case EncryptionAlgorithmSm4:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ExportClientConfigRequestBodyOsType.
+const (
+	SystemAndroid ExportClientConfigRequestBodyOsType = "Android"
+	SystemIOS     ExportClientConfigRequestBodyOsType = "iOS"
+	SystemLinux   ExportClientConfigRequestBodyOsType = "Linux"
+	SystemMacOS   ExportClientConfigRequestBodyOsType = "MacOS"
+	SystemWindows ExportClientConfigRequestBodyOsType = "Windows"
+)
+
+// Valid indicates whether the value is a known member of the ExportClientConfigRequestBodyOsType enum.
+func (e ExportClientConfigRequestBodyOsType) Valid() bool {
+	switch e {
+	case SystemAndroid:
+		return true
+	case SystemIOS:
+		return true
+	case SystemLinux:
+		return true
+	case SystemMacOS:
+		return true
+	case SystemWindows:
 		return true
 	default:
 		return false
@@ -575,6 +659,81 @@ func (e NexthopResourceType) Valid() bool {
 	}
 }
 
+// Defines values for P2CFlavor.
+const (
+	P2CProfessional1 P2CFlavor = "Professional1"
+)
+
+// Valid indicates whether the value is a known member of the P2CFlavor enum.
+func (e P2CFlavor) Valid() bool {
+	switch e {
+	case P2CProfessional1:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for P2CVgwStatus.
+const (
+	P2CActive                P2CVgwStatus = "ACTIVE"
+	P2CFault                 P2CVgwStatus = "FAULT"
+	P2CFrozen                P2CVgwStatus = "FROZEN"
+	P2CPendingCreate         P2CVgwStatus = "PENDING_CREATE"
+	P2CPendingDelete         P2CVgwStatus = "PENDING_DELETE"
+	P2CPendingUpdate         P2CVgwStatus = "PENDING_UPDATE"
+	P2CPendingUpgradeConfirm P2CVgwStatus = "PENDING_UPGRADE_CONFIRM"
+	P2CRollingBack           P2CVgwStatus = "ROLLING_BACK"
+	P2CUpgrading             P2CVgwStatus = "UPGRADING"
+)
+
+// Valid indicates whether the value is a known member of the P2CVgwStatus enum.
+func (e P2CVgwStatus) Valid() bool {
+	switch e {
+	case P2CActive:
+		return true
+	case P2CFault:
+		return true
+	case P2CFrozen:
+		return true
+	case P2CPendingCreate:
+		return true
+	case P2CPendingDelete:
+		return true
+	case P2CPendingUpdate:
+		return true
+	case P2CPendingUpgradeConfirm:
+		return true
+	case P2CRollingBack:
+		return true
+	case P2CUpgrading:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for P2CVgwUpgradeInfo.
+const (
+	P2CExpiringSoon P2CVgwUpgradeInfo = "expiring soon"
+	P2CReady        P2CVgwUpgradeInfo = "ready"
+	P2CUnready      P2CVgwUpgradeInfo = "unready"
+)
+
+// Valid indicates whether the value is a known member of the P2CVgwUpgradeInfo enum.
+func (e P2CVgwUpgradeInfo) Valid() bool {
+	switch e {
+	case P2CExpiringSoon:
+		return true
+	case P2CReady:
+		return true
+	case P2CUnready:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Pfs.
 const (
 	PfsDisable Pfs = "disable"
@@ -665,6 +824,57 @@ const (
 func (e ResourceMatchKey) Valid() bool {
 	switch e {
 	case ResourceName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SslCipher.
+const (
+	SslAES128 SslCipher = "AES-128-GCM"
+	SslAES256 SslCipher = "AES-256-GCM"
+)
+
+// Valid indicates whether the value is a known member of the SslCipher enum.
+func (e SslCipher) Valid() bool {
+	switch e {
+	case SslAES128:
+		return true
+	case SslAES256:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SslPort.
+const (
+	SslPort1194 SslPort = 1194
+	SslPort443  SslPort = 443
+)
+
+// Valid indicates whether the value is a known member of the SslPort enum.
+func (e SslPort) Valid() bool {
+	switch e {
+	case SslPort1194:
+		return true
+	case SslPort443:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SslProtocol.
+const (
+	SslTCP SslProtocol = "TCP"
+)
+
+// Valid indicates whether the value is a known member of the SslProtocol enum.
+func (e SslProtocol) Valid() bool {
+	switch e {
+	case SslTCP:
 		return true
 	default:
 		return false
@@ -776,6 +986,21 @@ func (e TemplatePfs) Valid() bool {
 	case TemplatePfsGroup20:
 		return true
 	case TemplatePfsGroup21:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TunnelProtocol.
+const (
+	TunnelSsl TunnelProtocol = "SSL"
+)
+
+// Valid indicates whether the value is a known member of the TunnelProtocol enum.
+func (e TunnelProtocol) Valid() bool {
+	switch e {
+	case TunnelSsl:
 		return true
 	default:
 		return false
@@ -944,11 +1169,39 @@ func (e VpnGatewayCertificateStatus) Valid() bool {
 	}
 }
 
+// Defines values for VpnServerStatus.
+const (
+	ServerActive        VpnServerStatus = "ACTIVE"
+	ServerFault         VpnServerStatus = "FAULT"
+	ServerFrozen        VpnServerStatus = "FROZEN"
+	ServerPendingCreate VpnServerStatus = "PENDING_CREATE"
+	ServerPendingUpdate VpnServerStatus = "PENDING_UPDATE"
+)
+
+// Valid indicates whether the value is a known member of the VpnServerStatus enum.
+func (e VpnServerStatus) Valid() bool {
+	switch e {
+	case ServerActive:
+		return true
+	case ServerFault:
+		return true
+	case ServerFrozen:
+		return true
+	case ServerPendingCreate:
+		return true
+	case ServerPendingUpdate:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ResourceType.
 const (
 	ResourceConnection      ResourceType = "vpn-connection"
 	ResourceCustomerGateway ResourceType = "customer-gateway"
 	ResourceGateway         ResourceType = "vpn-gateway"
+	ResourceP2CGateway      ResourceType = "p2c-vpn-gateways"
 )
 
 // Valid indicates whether the value is a known member of the ResourceType enum.
@@ -959,6 +1212,8 @@ func (e ResourceType) Valid() bool {
 	case ResourceCustomerGateway:
 		return true
 	case ResourceGateway:
+		return true
+	case ResourceP2CGateway:
 		return true
 	default:
 		return false
@@ -1143,6 +1398,9 @@ type CertificateChainText = string
 // CertificateName defines model for CertificateName.
 type CertificateName = string
 
+// CertificateSource defines model for CertificateSource.
+type CertificateSource string
+
 // CertificateText PEM.
 type CertificateText = string
 
@@ -1175,6 +1433,64 @@ type CgwListResponseBody struct {
 type CgwResponseBody struct {
 	CustomerGateway Cgw    `json:"customer_gateway"`
 	RequestID       string `json:"request_id"`
+}
+
+// CheckClientCaResponseBody defines model for CheckClientCaResponseBody.
+type CheckClientCaResponseBody struct {
+	ExpirationTime     string `json:"expiration_time"`
+	Issuer             string `json:"issuer"`
+	Name               string `json:"name"`
+	SerialNumber       string `json:"serial_number"`
+	SignatureAlgorithm string `json:"signature_algorithm"`
+	Subject            string `json:"subject"`
+}
+
+// Cidr4 An IPv4 network, as 192.168.1.0/24.
+type Cidr4 = string
+
+// ClientAuthType defines model for ClientAuthType.
+type ClientAuthType string
+
+// ClientCa defines model for ClientCa.
+type ClientCa struct {
+	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CreatedAt          Time   `json:"created_at"`
+	ExpirationTime     string `json:"expiration_time"`
+	ID                 string `json:"id"`
+	Issuer             string `json:"issuer"`
+	Name               string `json:"name"`
+	SerialNumber       string `json:"serial_number"`
+	SignatureAlgorithm string `json:"signature_algorithm"`
+	Subject            string `json:"subject"`
+
+	// UpdatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	UpdatedAt Time `json:"updated_at"`
+}
+
+// ClientCaIDResponseBody defines model for ClientCaIDResponseBody.
+type ClientCaIDResponseBody struct {
+	ClientCaCertificate CreatedObject `json:"client_ca_certificate"`
+	RequestID           string        `json:"request_id"`
+}
+
+// ClientCaRequest defines model for ClientCaRequest.
+type ClientCaRequest struct {
+	// Content One certificate in PEM. Never returned.
+	Content string `json:"content"`
+
+	// Name 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_` and `-`.
+	Name *PlainName `json:"name,omitempty"`
+}
+
+// ClientCaRequestBody defines model for ClientCaRequestBody.
+type ClientCaRequestBody struct {
+	ClientCaCertificate ClientCaRequest `json:"client_ca_certificate"`
+}
+
+// ClientCaResponseBody defines model for ClientCaResponseBody.
+type ClientCaResponseBody struct {
+	ClientCaCertificate ClientCa `json:"client_ca_certificate"`
+	RequestID           string   `json:"request_id"`
 }
 
 // ConnectionMonitor defines model for ConnectionMonitor.
@@ -1269,6 +1585,61 @@ type CreateEipChargeMode string
 
 // CreateEipType defines model for CreateEip.Type.
 type CreateEipType string
+
+// CreateP2CEip An existing EIP by its id alone, or the description of a new one. Empty texts are as good as absent.
+type CreateP2CEip struct {
+	BandwidthName *string `json:"bandwidth_name,omitempty"`
+
+	// BandwidthSize Mbit/s, at most 300.
+	BandwidthSize *int                    `json:"bandwidth_size,omitempty"`
+	ChargeMode    *CreateP2CEipChargeMode `json:"charge_mode,omitempty"`
+	ID            *string                 `json:"id,omitempty"`
+
+	// Type 5_bgp, 5_sbgp or 5_youxuanbgp.
+	Type *string `json:"type,omitempty"`
+}
+
+// CreateP2CEipChargeMode defines model for CreateP2CEip.ChargeMode.
+type CreateP2CEipChargeMode string
+
+// CreateP2CVgw defines model for CreateP2cVgw.
+type CreateP2CVgw struct {
+	// AvailabilityZoneIds Two where there are two or more zones; chosen when absent.
+	AvailabilityZoneIds *[]string `json:"availability_zone_ids,omitempty"`
+
+	// ConnectSubnet An id, usually a UUID of 36 characters.
+	ConnectSubnet ObjectID `json:"connect_subnet"`
+
+	// Eip An existing EIP by its id alone, or the description of a new one. Empty texts are as good as absent.
+	Eip CreateP2CEip `json:"eip"`
+
+	// EnterpriseProjectID An id, usually a UUID of 36 characters.
+	EnterpriseProjectID *ObjectID  `json:"enterprise_project_id,omitempty"`
+	Flavor              *P2CFlavor `json:"flavor,omitempty"`
+
+	// MaxConnectionNumber Clients that may be connected at once, at most 500. Default 10.
+	MaxConnectionNumber *int `json:"max_connection_number,omitempty"`
+
+	// Name 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_` and `-`.
+	Name *PlainName `json:"name,omitempty"`
+	Tags *[]Tag     `json:"tags,omitempty"`
+
+	// VpcID An id, usually a UUID of 36 characters.
+	VpcID ObjectID `json:"vpc_id"`
+}
+
+// CreateP2CVgwRequestBody defines model for CreateP2cVgwRequestBody.
+type CreateP2CVgwRequestBody struct {
+	P2CVpnGateway CreateP2CVgw `json:"p2c_vpn_gateway"`
+}
+
+// CreateSslOptions defines model for CreateSslOptions.
+type CreateSslOptions struct {
+	EncryptionAlgorithm *SslCipher   `json:"encryption_algorithm,omitempty"`
+	IsCompressed        *bool        `json:"is_compressed,omitempty"`
+	Port                *SslPort     `json:"port,omitempty"`
+	Protocol            *SslProtocol `json:"protocol,omitempty"`
+}
 
 // CreateVgw defines model for CreateVgw.
 type CreateVgw struct {
@@ -1433,6 +1804,36 @@ type CreateVpnConnectionRequestBody struct {
 	VpnConnection CreateVpnConnection `json:"vpn_connection"`
 }
 
+// CreateVpnServer defines model for CreateVpnServer.
+type CreateVpnServer struct {
+	ClientAuthType *ClientAuthType `json:"client_auth_type,omitempty"`
+
+	// ClientCaCertificates 1 to 10 with client_auth_type CERT.
+	ClientCaCertificates *[]ClientCaRequest `json:"client_ca_certificates,omitempty"`
+
+	// ClientCidr An IPv4 network, as 192.168.1.0/24.
+	ClientCidr Cidr4 `json:"client_cidr"`
+
+	// DNSServers At most 2.
+	DNSServers *DNSServers `json:"dns_servers,omitempty"`
+
+	// LocalSubnets 1 to 20.
+	LocalSubnets *[]Cidr4 `json:"local_subnets,omitempty"`
+
+	// ServerCertificate Source CCM, which is the inventory, with an id; or source SERVICE_SIGN without. Without source, it is CCM.
+	ServerCertificate *struct {
+		ID     *string            `json:"id,omitempty"`
+		Source *CertificateSource `json:"source,omitempty"`
+	} `json:"server_certificate,omitempty"`
+	SslOptions     *CreateSslOptions `json:"ssl_options,omitempty"`
+	TunnelProtocol *TunnelProtocol   `json:"tunnel_protocol,omitempty"`
+}
+
+// CreateVpnServerRequestBody defines model for CreateVpnServerRequestBody.
+type CreateVpnServerRequestBody struct {
+	VpnServer CreateVpnServer `json:"vpn_server"`
+}
+
 // CreateVpnUser defines model for CreateVpnUser.
 type CreateVpnUser struct {
 	// Description At most 64 of Chinese characters, Latin letters, digits, `_` and `-`.
@@ -1488,6 +1889,9 @@ type CreateVpnUserResponseBody struct {
 type CreatedObject struct {
 	ID string `json:"id"`
 }
+
+// DNSServers At most 2.
+type DNSServers = []IPv4
 
 // Destinations 1 to 10 different IPv4 networks, for example 192.168.1.0/24, which are answered without host bits. 0.0.0.0/0 is everything behind the
 // gateway; no other one may overlap 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 or 240.0.0.0/4.
@@ -1557,6 +1961,20 @@ type Error struct {
 
 	// RequestID The same as in the header X-Request-Id.
 	RequestID string `json:"request_id"`
+}
+
+// ExportClientConfigRequestBody defines model for ExportClientConfigRequestBody.
+type ExportClientConfigRequestBody struct {
+	// OsType The profile is the same for all.
+	OsType *ExportClientConfigRequestBodyOsType `json:"os_type,omitempty"`
+}
+
+// ExportClientConfigRequestBodyOsType The profile is the same for all.
+type ExportClientConfigRequestBodyOsType string
+
+// ExportClientConfigResponseBody defines model for ExportClientConfigResponseBody.
+type ExportClientConfigResponseBody struct {
+	ClientConfig string `json:"client_config"`
 }
 
 // ExportPeerConfigurationRequestBody One of the supported devices, in any case.
@@ -1727,6 +2145,18 @@ type JobListResponseBody struct {
 	RequestID string `json:"request_id"`
 }
 
+// LogConfig defines model for LogConfig.
+type LogConfig struct {
+	LogGroupID  *string `json:"log_group_id,omitempty"`
+	LogStreamID *string `json:"log_stream_id,omitempty"`
+}
+
+// LogConfigResponseBody defines model for LogConfigResponseBody.
+type LogConfigResponseBody struct {
+	LogConfig LogConfig `json:"log_config"`
+	RequestID string    `json:"request_id"`
+}
+
 // Name 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_`, `-` and `.`.
 type Name = string
 
@@ -1751,6 +2181,113 @@ type NexthopResourceType string
 // ObjectID An id, usually a UUID of 36 characters.
 type ObjectID = string
 
+// P2CAvailabilityZonesResponseBody defines model for P2cAvailabilityZonesResponseBody.
+type P2CAvailabilityZonesResponseBody struct {
+	AvailabilityZones []string `json:"availability_zones"`
+	RequestID         string   `json:"request_id"`
+}
+
+// P2CConnection defines model for P2cConnection.
+type P2CConnection struct {
+	// ClientIP Where the client comes from.
+	ClientIP string `json:"client_ip"`
+
+	// ClientUserName The user, or the common name of the client's certificate.
+	ClientUserName  string `json:"client_user_name"`
+	ClientVirtualIP string `json:"client_virtual_ip"`
+
+	// ConnectionEstablishedTime UTC, as 2024-12-24T07:08:32.730Z.
+	ConnectionEstablishedTime Time   `json:"connection_established_time"`
+	ConnectionID              string `json:"connection_id"`
+	InboundBytes              int64  `json:"inbound_bytes"`
+
+	// InboundPackets From the client.
+	InboundPackets  int64 `json:"inbound_packets"`
+	OutboundBytes   int64 `json:"outbound_bytes"`
+	OutboundPackets int64 `json:"outbound_packets"`
+
+	// Timestamp When the counters were read, UTC, as 2024-12-24T07:08:32Z.
+	Timestamp string `json:"timestamp"`
+}
+
+// P2CConnectionListResponseBody defines model for P2cConnectionListResponseBody.
+type P2CConnectionListResponseBody struct {
+	Connections []P2CConnection `json:"connections"`
+	RequestID   string          `json:"request_id"`
+	TotalCount  int64           `json:"total_count"`
+}
+
+// P2CFlavor defines model for P2cFlavor.
+type P2CFlavor string
+
+// P2CVgw defines model for P2cVgw.
+type P2CVgw struct {
+	// AdminStateUp Not frozen.
+	AdminStateUp bool `json:"admin_state_up"`
+
+	// AppliedAt UTC, as 2024-12-24T07:08:32.730Z.
+	AppliedAt           *Time    `json:"applied_at,omitempty"`
+	AvailabilityZoneIds []string `json:"availability_zone_ids"`
+	ConnectSubnet       string   `json:"connect_subnet"`
+
+	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CreatedAt Time `json:"created_at"`
+
+	// CurrentConnectionNumber Clients that are connected to this node.
+	CurrentConnectionNumber int    `json:"current_connection_number"`
+	Eip                     *Eip   `json:"eip,omitempty"`
+	EnterpriseProjectID     string `json:"enterprise_project_id"`
+	Flavor                  string `json:"flavor"`
+
+	// FrozenEffect 0: not frozen; 1: frozen, can be deleted.
+	FrozenEffect        int    `json:"frozen_effect"`
+	ID                  string `json:"id"`
+	MaxConnectionNumber int    `json:"max_connection_number"`
+	Name                string `json:"name"`
+
+	// OrderID Empty; there are no orders.
+	OrderID string       `json:"order_id"`
+	Status  P2CVgwStatus `json:"status"`
+
+	// StatusMessage Why the status is what it is, for people. An addition of vpngw.
+	StatusMessage *string `json:"status_message,omitempty"`
+	Tags          []Tag   `json:"tags"`
+
+	// UpdatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	UpdatedAt   Time              `json:"updated_at"`
+	UpgradeInfo P2CVgwUpgradeInfo `json:"upgrade_info"`
+
+	// Version Of the daemon.
+	Version string `json:"version"`
+	VpcID   string `json:"vpc_id"`
+}
+
+// P2CVgwStatus defines model for P2CVgw.Status.
+type P2CVgwStatus string
+
+// P2CVgwUpgradeInfo defines model for P2CVgw.UpgradeInfo.
+type P2CVgwUpgradeInfo string
+
+// P2CVgwIDResponseBody defines model for P2cVgwIDResponseBody.
+type P2CVgwIDResponseBody struct {
+	P2CVpnGateway CreatedObject `json:"p2c_vpn_gateway"`
+	RequestID     string        `json:"request_id"`
+}
+
+// P2CVgwListResponseBody defines model for P2cVgwListResponseBody.
+type P2CVgwListResponseBody struct {
+	P2CVpnGateways []P2CVgw `json:"p2c_vpn_gateways"`
+	PageInfo       PageInfo `json:"page_info"`
+	RequestID      string   `json:"request_id"`
+	TotalCount     int      `json:"total_count"`
+}
+
+// P2CVgwResponseBody defines model for P2cVgwResponseBody.
+type P2CVgwResponseBody struct {
+	P2CVpnGateway P2CVgw `json:"p2c_vpn_gateway"`
+	RequestID     string `json:"request_id"`
+}
+
 // PageInfo defines model for PageInfo.
 type PageInfo struct {
 	// CurrentCount Items of this page.
@@ -1768,6 +2305,9 @@ type PeerConfigurationResponseBody struct {
 
 // Pfs defines model for Pfs.
 type Pfs string
+
+// PlainName 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_` and `-`.
+type PlainName = string
 
 // PolicyName 1 to 64 of Chinese characters, Latin letters, digits, `_` and `-`. Need not be unique.
 type PolicyName = string
@@ -1975,6 +2515,41 @@ type SaInfo struct {
 	TrafficSent uint64 `json:"traffic_sent"`
 }
 
+// ServerCertificate defines model for ServerCertificate.
+type ServerCertificate struct {
+	// ExpirationTime UTC, as 2024-06-19T02:15:26Z.
+	ExpirationTime *string `json:"expiration_time,omitempty"`
+
+	// ID Empty with source SERVICE_SIGN and when it is no longer in the inventory.
+	ID     string  `json:"id"`
+	Issuer *string `json:"issuer,omitempty"`
+	Name   string  `json:"name"`
+
+	// SerialNumber Decimal.
+	SerialNumber       *string           `json:"serial_number,omitempty"`
+	SignatureAlgorithm *string           `json:"signature_algorithm,omitempty"`
+	Source             CertificateSource `json:"source"`
+	Subject            *string           `json:"subject,omitempty"`
+}
+
+// SslCipher defines model for SslCipher.
+type SslCipher string
+
+// SslOptions defines model for SslOptions.
+type SslOptions struct {
+	AuthenticationAlgorithm string `json:"authentication_algorithm"`
+	EncryptionAlgorithm     string `json:"encryption_algorithm"`
+	IsCompressed            bool   `json:"is_compressed"`
+	Port                    int    `json:"port"`
+	Protocol                string `json:"protocol"`
+}
+
+// SslPort defines model for SslPort.
+type SslPort int
+
+// SslProtocol defines model for SslProtocol.
+type SslProtocol string
+
 // StaticIP The address that the user's client always gets: the first host of a block of /30 in `client_cidr` of the server, but not the first of
 // all. `disable` is any address.
 type StaticIP = string
@@ -2036,6 +2611,9 @@ type Time = string
 // TunnelAddress A host address of a /30 in 169.254.0.0/16, outside 169.254.195.0/24, for example 169.254.70.225/30.
 type TunnelAddress = string
 
+// TunnelProtocol defines model for TunnelProtocol.
+type TunnelProtocol string
+
 // UpdateCgw defines model for UpdateCgw.
 type UpdateCgw struct {
 	// CaCertificate Needed with gateways of flavor GM. Either a stored certificate or a new one.
@@ -2048,6 +2626,14 @@ type UpdateCgw struct {
 // UpdateCgwRequestBody defines model for UpdateCgwRequestBody.
 type UpdateCgwRequestBody struct {
 	CustomerGateway UpdateCgw `json:"customer_gateway"`
+}
+
+// UpdateClientCaRequestBody defines model for UpdateClientCaRequestBody.
+type UpdateClientCaRequestBody struct {
+	ClientCaCertificate struct {
+		// Name 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_` and `-`.
+		Name *PlainName `json:"name,omitempty"`
+	} `json:"client_ca_certificate"`
 }
 
 // UpdateIkePolicy The authentication method of a connection cannot change.
@@ -2079,6 +2665,31 @@ type UpdateIkePolicy struct {
 
 	// Phase1NegotiationMode Of IKEv1 only.
 	Phase1NegotiationMode *NegotiationMode `json:"phase1_negotiation_mode,omitempty"`
+}
+
+// UpdateLogConfigRequestBody defines model for UpdateLogConfigRequestBody.
+type UpdateLogConfigRequestBody struct {
+	LogConfig struct {
+		// LogGroupID An id, usually a UUID of 36 characters.
+		LogGroupID ObjectID `json:"log_group_id"`
+
+		// LogStreamID An id, usually a UUID of 36 characters.
+		LogStreamID ObjectID `json:"log_stream_id"`
+	} `json:"log_config"`
+}
+
+// UpdateP2CVgw defines model for UpdateP2cVgw.
+type UpdateP2CVgw struct {
+	// EipID The EIP to bind.
+	EipID *string `json:"eip_id,omitempty"`
+
+	// Name 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_` and `-`.
+	Name *PlainName `json:"name,omitempty"`
+}
+
+// UpdateP2CVgwRequestBody defines model for UpdateP2cVgwRequestBody.
+type UpdateP2CVgwRequestBody struct {
+	P2CVpnGateway UpdateP2CVgw `json:"p2c_vpn_gateway"`
 }
 
 // UpdateVgw defines model for UpdateVgw.
@@ -2193,6 +2804,33 @@ type UpdateVpnConnection struct {
 // UpdateVpnConnectionRequestBody defines model for UpdateVpnConnectionRequestBody.
 type UpdateVpnConnectionRequestBody struct {
 	VpnConnection UpdateVpnConnection `json:"vpn_connection"`
+}
+
+// UpdateVpnServer defines model for UpdateVpnServer.
+type UpdateVpnServer struct {
+	ClientAuthType *ClientAuthType `json:"client_auth_type,omitempty"`
+
+	// ClientCidr An IPv4 network, as 192.168.1.0/24.
+	ClientCidr *Cidr4 `json:"client_cidr,omitempty"`
+
+	// DNSServers At most 2.
+	DNSServers *DNSServers `json:"dns_servers,omitempty"`
+
+	// LocalSubnets 1 to 20.
+	LocalSubnets      *[]Cidr4 `json:"local_subnets,omitempty"`
+	ServerCertificate *struct {
+		ID string `json:"id"`
+	} `json:"server_certificate,omitempty"`
+	SslOptions *struct {
+		EncryptionAlgorithm *SslCipher   `json:"encryption_algorithm,omitempty"`
+		Port                *SslPort     `json:"port,omitempty"`
+		Protocol            *SslProtocol `json:"protocol,omitempty"`
+	} `json:"ssl_options,omitempty"`
+}
+
+// UpdateVpnServerRequestBody defines model for UpdateVpnServerRequestBody.
+type UpdateVpnServerRequestBody struct {
+	VpnServer UpdateVpnServer `json:"vpn_server"`
 }
 
 // UpdateVpnUser defines model for UpdateVpnUser.
@@ -2516,6 +3154,47 @@ type VpnGatewayCertificate struct {
 // VpnGatewayCertificateStatus defines model for VpnGatewayCertificate.Status.
 type VpnGatewayCertificateStatus string
 
+// VpnServer defines model for VpnServer.
+type VpnServer struct {
+	ClientAuthType       ClientAuthType `json:"client_auth_type"`
+	ClientCaCertificates []ClientCa     `json:"client_ca_certificates"`
+	ClientCidr           string         `json:"client_cidr"`
+
+	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CreatedAt         Time              `json:"created_at"`
+	DNSServers        []string          `json:"dns_servers"`
+	ID                string            `json:"id"`
+	LocalSubnets      []string          `json:"local_subnets"`
+	P2CVgwID          string            `json:"p2c_vgw_id"`
+	ServerCertificate ServerCertificate `json:"server_certificate"`
+	SslOptions        SslOptions        `json:"ssl_options"`
+	Status            VpnServerStatus   `json:"status"`
+
+	// StatusMessage Why the status is what it is, for people. An addition of vpngw.
+	StatusMessage  *string        `json:"status_message,omitempty"`
+	TunnelProtocol TunnelProtocol `json:"tunnel_protocol"`
+
+	// UpdatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	UpdatedAt Time `json:"updated_at"`
+}
+
+// VpnServerStatus defines model for VpnServer.Status.
+type VpnServerStatus string
+
+// VpnServerIDResponseBody defines model for VpnServerIDResponseBody.
+type VpnServerIDResponseBody struct {
+	RequestID string        `json:"request_id"`
+	VpnServer CreatedObject `json:"vpn_server"`
+}
+
+// VpnServerListResponseBody defines model for VpnServerListResponseBody.
+type VpnServerListResponseBody struct {
+	PageInfo   PageInfo    `json:"page_info"`
+	RequestID  string      `json:"request_id"`
+	TotalCount int         `json:"total_count"`
+	VpnServers []VpnServer `json:"vpn_servers"`
+}
+
 // VpnUser defines model for VpnUser.
 type VpnUser struct {
 	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
@@ -2609,6 +3288,9 @@ type GroupID = string
 // Marker defines model for Marker.
 type Marker = string
 
+// P2CVgwID defines model for P2cVgwID.
+type P2CVgwID = string
+
 // PageLimit defines model for PageLimit.
 type PageLimit = int
 
@@ -2685,6 +3367,40 @@ type CreateCgwParams struct {
 	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
 }
 
+// ListP2CVgwsParams defines parameters for ListP2CVgws.
+type ListP2CVgwsParams struct {
+	// Limit Size of the page. Without it the answer is the whole list.
+	Limit *PageLimit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page. It wants a limit.
+	Marker *PageMarker `form:"marker,omitempty" json:"marker,omitempty"`
+}
+
+// CreateP2CVgwParams defines parameters for CreateP2CVgw.
+type CreateP2CVgwParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
+// ListP2CVgwAvailabilityZonesParams defines parameters for ListP2CVgwAvailabilityZones.
+type ListP2CVgwAvailabilityZonesParams struct {
+	Flavor *P2CFlavor `form:"flavor,omitempty" json:"flavor,omitempty"`
+}
+
+// ListP2CVpnGatewayJobsParams defines parameters for ListP2CVpnGatewayJobs.
+type ListP2CVpnGatewayJobsParams struct {
+	// ResourceID Only jobs of this gateway.
+	ResourceID *string `form:"resource_id,omitempty" json:"resource_id,omitempty"`
+
+	// Limit Size of the page. Without it the answer is the whole list.
+	Limit *PageLimit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page. It wants a limit.
+	Marker *PageMarker `form:"marker,omitempty" json:"marker,omitempty"`
+}
+
 // ListVpnAccessPoliciesParams defines parameters for ListVpnAccessPolicies.
 type ListVpnAccessPoliciesParams struct {
 	// Limit Size of the page. Without it the answer is the whole list.
@@ -2696,6 +3412,14 @@ type ListVpnAccessPoliciesParams struct {
 
 // CreateVpnAccessPolicyParams defines parameters for CreateVpnAccessPolicy.
 type CreateVpnAccessPolicyParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
+// ImportClientCaParams defines parameters for ImportClientCa.
+type ImportClientCaParams struct {
 	// XClientToken A UUID that the client chooses for this request. If the request is sent
 	// again within 24 hours, nothing is created and the answer is that of the
 	// first time. The token with another request is refused.
@@ -2747,6 +3471,23 @@ type CreateVpnUserParams struct {
 
 // BatchCreateVpnUsersParams defines parameters for BatchCreateVpnUsers.
 type BatchCreateVpnUsersParams struct {
+	// XClientToken A UUID that the client chooses for this request. If the request is sent
+	// again within 24 hours, nothing is created and the answer is that of the
+	// first time. The token with another request is refused.
+	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
+// ListP2CVgwConnectionsParams defines parameters for ListP2CVgwConnections.
+type ListP2CVgwConnectionsParams struct {
+	// Limit Size of the page; all by default.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Offset How many clients to leave out.
+	Offset *int `form:"offset,omitempty" json:"offset,omitempty"`
+}
+
+// CreateVpnServerParams defines parameters for CreateVpnServer.
+type CreateVpnServerParams struct {
 	// XClientToken A UUID that the client chooses for this request. If the request is sent
 	// again within 24 hours, nothing is created and the answer is that of the
 	// first time. The token with another request is refused.
@@ -2844,6 +3585,15 @@ type ShowVpnGatewayRoutingTableParams struct {
 	IsIncludeNexthopResource *bool `form:"is_include_nexthop_resource,omitempty" json:"is_include_nexthop_resource,omitempty"`
 }
 
+// ListVpnServersByProjectParams defines parameters for ListVpnServersByProject.
+type ListVpnServersByProjectParams struct {
+	// Limit Size of the page. Without it the answer is the whole list.
+	Limit *PageLimit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Marker The `next_marker` of the page before; empty for the first page. It wants a limit.
+	Marker *PageMarker `form:"marker,omitempty" json:"marker,omitempty"`
+}
+
 // ListResourcesByTagsParams defines parameters for ListResourcesByTags.
 type ListResourcesByTagsParams struct {
 	// Limit Size of the page.
@@ -2865,11 +3615,29 @@ type CreateCgwJSONRequestBody = CreateCgwRequestBody
 // UpdateCgwJSONRequestBody defines body for UpdateCgw for application/json ContentType.
 type UpdateCgwJSONRequestBody = UpdateCgwRequestBody
 
+// CreateP2CVgwJSONRequestBody defines body for CreateP2CVgw for application/json ContentType.
+type CreateP2CVgwJSONRequestBody = CreateP2CVgwRequestBody
+
+// CheckClientCaCertificateJSONRequestBody defines body for CheckClientCaCertificate for application/json ContentType.
+type CheckClientCaCertificateJSONRequestBody = ClientCaRequestBody
+
+// UpdateVpnServerJSONRequestBody defines body for UpdateVpnServer for application/json ContentType.
+type UpdateVpnServerJSONRequestBody = UpdateVpnServerRequestBody
+
 // CreateVpnAccessPolicyJSONRequestBody defines body for CreateVpnAccessPolicy for application/json ContentType.
 type CreateVpnAccessPolicyJSONRequestBody = CreateVpnAccessPolicyRequestBody
 
 // UpdateVpnAccessPolicyJSONRequestBody defines body for UpdateVpnAccessPolicy for application/json ContentType.
 type UpdateVpnAccessPolicyJSONRequestBody = UpdateVpnAccessPolicyRequestBody
+
+// ImportClientCaJSONRequestBody defines body for ImportClientCa for application/json ContentType.
+type ImportClientCaJSONRequestBody = ClientCaRequestBody
+
+// UpdateClientCaJSONRequestBody defines body for UpdateClientCa for application/json ContentType.
+type UpdateClientCaJSONRequestBody = UpdateClientCaRequestBody
+
+// ExportClientConfigJSONRequestBody defines body for ExportClientConfig for application/json ContentType.
+type ExportClientConfigJSONRequestBody = ExportClientConfigRequestBody
 
 // CreateVpnUserGroupJSONRequestBody defines body for CreateVpnUserGroup for application/json ContentType.
 type CreateVpnUserGroupJSONRequestBody = CreateVpnUserGroupRequestBody
@@ -2900,6 +3668,18 @@ type UpdateVpnUserPasswordJSONRequestBody = UpdateVpnUserPasswordRequestBody
 
 // ResetVpnUserPasswordJSONRequestBody defines body for ResetVpnUserPassword for application/json ContentType.
 type ResetVpnUserPasswordJSONRequestBody = ResetVpnUserPasswordRequestBody
+
+// UpdateP2CVgwJSONRequestBody defines body for UpdateP2CVgw for application/json ContentType.
+type UpdateP2CVgwJSONRequestBody = UpdateP2CVgwRequestBody
+
+// UpdateVpnConnectionsLogConfigJSONRequestBody defines body for UpdateVpnConnectionsLogConfig for application/json ContentType.
+type UpdateVpnConnectionsLogConfigJSONRequestBody = UpdateLogConfigRequestBody
+
+// UpgradeP2CVpnGatewayJSONRequestBody defines body for UpgradeP2CVpnGateway for application/json ContentType.
+type UpgradeP2CVpnGatewayJSONRequestBody = UpgradeRequestBody
+
+// CreateVpnServerJSONRequestBody defines body for CreateVpnServer for application/json ContentType.
+type CreateVpnServerJSONRequestBody = CreateVpnServerRequestBody
 
 // CreateVpnConnectionJSONRequestBody defines body for CreateVpnConnection for application/json ContentType.
 type CreateVpnConnectionJSONRequestBody = CreateVpnConnectionRequestBody
@@ -3043,6 +3823,27 @@ type ServerInterface interface {
 	// UpdateCgw Change the name of a customer gateway or its CA certificate
 	// (PUT /v5/{project_id}/customer-gateways/{customer_gateway_id})
 	UpdateCgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, customerGatewayID string)
+	// ListP2CVgws List client-to-cloud gateways, newest first
+	// (GET /v5/{project_id}/p2c-vpn-gateways)
+	ListP2CVgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListP2CVgwsParams)
+	// CreateP2CVgw Create a client-to-cloud gateway
+	// (POST /v5/{project_id}/p2c-vpn-gateways)
+	CreateP2CVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateP2CVgwParams)
+	// ListP2CVgwAvailabilityZones List the zones that offer client-to-cloud gateways
+	// (GET /v5/{project_id}/p2c-vpn-gateways/availability-zones)
+	ListP2CVgwAvailabilityZones(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListP2CVgwAvailabilityZonesParams)
+	// ListP2CVpnGatewayJobs List the jobs of client-to-cloud gateways
+	// (GET /v5/{project_id}/p2c-vpn-gateways/jobs)
+	ListP2CVpnGatewayJobs(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListP2CVpnGatewayJobsParams)
+	// DeleteP2CVpnGatewayJob Delete the record of a job that has finished
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/jobs/{job_id})
+	DeleteP2CVpnGatewayJob(w http.ResponseWriter, r *http.Request, projectID ProjectID, jobID string)
+	// CheckClientCaCertificate Tell what a client CA certificate says, or why no server takes it
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/client-ca-certificates/check)
+	CheckClientCaCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID)
+	// UpdateVpnServer Change a server
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id})
+	UpdateVpnServer(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID)
 	// ListVpnAccessPolicies List access policies by page, newest first
 	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies)
 	ListVpnAccessPolicies(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params ListVpnAccessPoliciesParams)
@@ -3058,6 +3859,21 @@ type ServerInterface interface {
 	// UpdateVpnAccessPolicy Change an access policy other than the Default one
 	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id})
 	UpdateVpnAccessPolicy(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, policyID PolicyID)
+	// ImportClientCa Add a client CA certificate to a server
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-ca-certificates)
+	ImportClientCa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params ImportClientCaParams)
+	// DeleteClientCa Take a client CA certificate off a server
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-ca-certificates/{client_ca_certificate_id})
+	DeleteClientCa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, clientCaCertificateID string)
+	// ShowClientCa Show a client CA certificate
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-ca-certificates/{client_ca_certificate_id})
+	ShowClientCa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, clientCaCertificateID string)
+	// UpdateClientCa Rename a client CA certificate
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-ca-certificates/{client_ca_certificate_id})
+	UpdateClientCa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, clientCaCertificateID string)
+	// ExportClientConfig Write the OpenVPN profile of the clients of a server
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-config/export)
+	ExportClientConfig(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID)
 	// ListVpnUserGroups List groups by page, newest first
 	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups)
 	ListVpnUserGroups(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params ListVpnUserGroupsParams)
@@ -3109,6 +3925,39 @@ type ServerInterface interface {
 	// ResetVpnUserPassword Give a user another password
 	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/reset-password)
 	ResetVpnUserPassword(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID)
+	// DeleteP2CVgw Delete a client-to-cloud gateway with its server, users, groups and policies
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id})
+	DeleteP2CVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID)
+	// ShowP2CVgw Show a client-to-cloud gateway
+	// (GET /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id})
+	ShowP2CVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID)
+	// UpdateP2CVgw Rename a client-to-cloud gateway, or bind an EIP to it once the old one is gone
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id})
+	UpdateP2CVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID)
+	// ListP2CVgwConnections List the clients that are connected, newest first
+	// (GET /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/connections)
+	ListP2CVgwConnections(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID, params ListP2CVgwConnectionsParams)
+	// DeleteP2CVgwConnection End the connection of a client, which may come back at once
+	// (POST /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/connections/{connection_id}/disconnect)
+	DeleteP2CVgwConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID, connectionID string)
+	// DeleteVpnConnectionsLogConfig Stop the log of client connections
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/log-config)
+	DeleteVpnConnectionsLogConfig(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID)
+	// ShowVpnConnectionsLogConfig Show where the log of client connections goes
+	// (GET /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/log-config)
+	ShowVpnConnectionsLogConfig(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID)
+	// UpdateVpnConnectionsLogConfig Say where the log of client connections goes
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/log-config)
+	UpdateVpnConnectionsLogConfig(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID)
+	// UpgradeP2CVpnGateway Take a step of an upgrade
+	// (POST /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/upgrade)
+	UpgradeP2CVpnGateway(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID)
+	// ListVpnServersByVgw List the server of a gateway
+	// (GET /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/vpn-servers)
+	ListVpnServersByVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID)
+	// CreateVpnServer Create the server of a gateway, with a default group and a default policy
+	// (POST /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/vpn-servers)
+	CreateVpnServer(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID, params CreateVpnServerParams)
 	// ListPeerConfigurationSupportedDevices List the devices that configurations are written for
 	// (GET /v5/{project_id}/peer-configuration/supported-devices)
 	ListPeerConfigurationSupportedDevices(w http.ResponseWriter, r *http.Request, projectID ProjectID)
@@ -3187,6 +4036,9 @@ type ServerInterface interface {
 	// UpgradeVpnGateway Take a step of an upgrade
 	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/upgrade)
 	UpgradeVpnGateway(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
+	// ListVpnServersByProject List the servers of all gateways, newest first
+	// (GET /v5/{project_id}/vpn-servers)
+	ListVpnServersByProject(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnServersByProjectParams)
 	// ShowQuotasInfo Show how many objects the project may have, and has
 	// (GET /v5/{project_id}/vpn/quotas)
 	ShowQuotasInfo(w http.ResponseWriter, r *http.Request, projectID ProjectID)
@@ -3705,6 +4557,317 @@ func (siw *ServerInterfaceWrapper) UpdateCgw(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// ListP2CVgws operation middleware
+func (siw *ServerInterfaceWrapper) ListP2CVgws(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListP2CVgwsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListP2CVgws(w, r, projectID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateP2CVgw operation middleware
+func (siw *ServerInterfaceWrapper) CreateP2CVgw(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateP2CVgwParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateP2CVgw(w, r, projectID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListP2CVgwAvailabilityZones operation middleware
+func (siw *ServerInterfaceWrapper) ListP2CVgwAvailabilityZones(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListP2CVgwAvailabilityZonesParams
+
+	// ------------- Optional query parameter "flavor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "flavor", r.URL.Query(), &params.Flavor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "flavor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "flavor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListP2CVgwAvailabilityZones(w, r, projectID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListP2CVpnGatewayJobs operation middleware
+func (siw *ServerInterfaceWrapper) ListP2CVpnGatewayJobs(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListP2CVpnGatewayJobsParams
+
+	// ------------- Optional query parameter "resource_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "resource_id", r.URL.Query(), &params.ResourceID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "resource_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resource_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListP2CVpnGatewayJobs(w, r, projectID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteP2CVpnGatewayJob operation middleware
+func (siw *ServerInterfaceWrapper) DeleteP2CVpnGatewayJob(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "job_id" -------------
+	var jobID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "job_id", r.PathValue("job_id"), &jobID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "job_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteP2CVpnGatewayJob(w, r, projectID, jobID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CheckClientCaCertificate operation middleware
+func (siw *ServerInterfaceWrapper) CheckClientCaCertificate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CheckClientCaCertificate(w, r, projectID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateVpnServer operation middleware
+func (siw *ServerInterfaceWrapper) UpdateVpnServer(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateVpnServer(w, r, projectID, vpnServerID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListVpnAccessPolicies operation middleware
 func (siw *ServerInterfaceWrapper) ListVpnAccessPolicies(w http.ResponseWriter, r *http.Request) {
 
@@ -3951,6 +5114,232 @@ func (siw *ServerInterfaceWrapper) UpdateVpnAccessPolicy(w http.ResponseWriter, 
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdateVpnAccessPolicy(w, r, projectID, vpnServerID, policyID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ImportClientCa operation middleware
+func (siw *ServerInterfaceWrapper) ImportClientCa(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ImportClientCaParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ImportClientCa(w, r, projectID, vpnServerID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteClientCa operation middleware
+func (siw *ServerInterfaceWrapper) DeleteClientCa(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "client_ca_certificate_id" -------------
+	var clientCaCertificateID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "client_ca_certificate_id", r.PathValue("client_ca_certificate_id"), &clientCaCertificateID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "client_ca_certificate_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteClientCa(w, r, projectID, vpnServerID, clientCaCertificateID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowClientCa operation middleware
+func (siw *ServerInterfaceWrapper) ShowClientCa(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "client_ca_certificate_id" -------------
+	var clientCaCertificateID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "client_ca_certificate_id", r.PathValue("client_ca_certificate_id"), &clientCaCertificateID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "client_ca_certificate_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowClientCa(w, r, projectID, vpnServerID, clientCaCertificateID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateClientCa operation middleware
+func (siw *ServerInterfaceWrapper) UpdateClientCa(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "client_ca_certificate_id" -------------
+	var clientCaCertificateID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "client_ca_certificate_id", r.PathValue("client_ca_certificate_id"), &clientCaCertificateID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "client_ca_certificate_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateClientCa(w, r, projectID, vpnServerID, clientCaCertificateID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ExportClientConfig operation middleware
+func (siw *ServerInterfaceWrapper) ExportClientConfig(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ExportClientConfig(w, r, projectID, vpnServerID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4804,6 +6193,453 @@ func (siw *ServerInterfaceWrapper) ResetVpnUserPassword(w http.ResponseWriter, r
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ResetVpnUserPassword(w, r, projectID, vpnServerID, userID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteP2CVgw operation middleware
+func (siw *ServerInterfaceWrapper) DeleteP2CVgw(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "p2c_vgw_id" -------------
+	var p2cVgwID P2CVgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "p2c_vgw_id", r.PathValue("p2c_vgw_id"), &p2cVgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "p2c_vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteP2CVgw(w, r, projectID, p2cVgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowP2CVgw operation middleware
+func (siw *ServerInterfaceWrapper) ShowP2CVgw(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "p2c_vgw_id" -------------
+	var p2cVgwID P2CVgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "p2c_vgw_id", r.PathValue("p2c_vgw_id"), &p2cVgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "p2c_vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowP2CVgw(w, r, projectID, p2cVgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateP2CVgw operation middleware
+func (siw *ServerInterfaceWrapper) UpdateP2CVgw(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "p2c_vgw_id" -------------
+	var p2cVgwID P2CVgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "p2c_vgw_id", r.PathValue("p2c_vgw_id"), &p2cVgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "p2c_vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateP2CVgw(w, r, projectID, p2cVgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListP2CVgwConnections operation middleware
+func (siw *ServerInterfaceWrapper) ListP2CVgwConnections(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "p2c_vgw_id" -------------
+	var p2cVgwID P2CVgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "p2c_vgw_id", r.PathValue("p2c_vgw_id"), &p2cVgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "p2c_vgw_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListP2CVgwConnectionsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "offset" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "offset", r.URL.Query(), &params.Offset, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "offset"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "offset", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListP2CVgwConnections(w, r, projectID, p2cVgwID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteP2CVgwConnection operation middleware
+func (siw *ServerInterfaceWrapper) DeleteP2CVgwConnection(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "p2c_vgw_id" -------------
+	var p2cVgwID P2CVgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "p2c_vgw_id", r.PathValue("p2c_vgw_id"), &p2cVgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "p2c_vgw_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "connection_id" -------------
+	var connectionID string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "connection_id", r.PathValue("connection_id"), &connectionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "connection_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteP2CVgwConnection(w, r, projectID, p2cVgwID, connectionID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteVpnConnectionsLogConfig operation middleware
+func (siw *ServerInterfaceWrapper) DeleteVpnConnectionsLogConfig(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "p2c_vgw_id" -------------
+	var p2cVgwID P2CVgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "p2c_vgw_id", r.PathValue("p2c_vgw_id"), &p2cVgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "p2c_vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteVpnConnectionsLogConfig(w, r, projectID, p2cVgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowVpnConnectionsLogConfig operation middleware
+func (siw *ServerInterfaceWrapper) ShowVpnConnectionsLogConfig(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "p2c_vgw_id" -------------
+	var p2cVgwID P2CVgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "p2c_vgw_id", r.PathValue("p2c_vgw_id"), &p2cVgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "p2c_vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowVpnConnectionsLogConfig(w, r, projectID, p2cVgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateVpnConnectionsLogConfig operation middleware
+func (siw *ServerInterfaceWrapper) UpdateVpnConnectionsLogConfig(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "p2c_vgw_id" -------------
+	var p2cVgwID P2CVgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "p2c_vgw_id", r.PathValue("p2c_vgw_id"), &p2cVgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "p2c_vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateVpnConnectionsLogConfig(w, r, projectID, p2cVgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpgradeP2CVpnGateway operation middleware
+func (siw *ServerInterfaceWrapper) UpgradeP2CVpnGateway(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "p2c_vgw_id" -------------
+	var p2cVgwID P2CVgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "p2c_vgw_id", r.PathValue("p2c_vgw_id"), &p2cVgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "p2c_vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpgradeP2CVpnGateway(w, r, projectID, p2cVgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListVpnServersByVgw operation middleware
+func (siw *ServerInterfaceWrapper) ListVpnServersByVgw(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "p2c_vgw_id" -------------
+	var p2cVgwID P2CVgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "p2c_vgw_id", r.PathValue("p2c_vgw_id"), &p2cVgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "p2c_vgw_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListVpnServersByVgw(w, r, projectID, p2cVgwID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateVpnServer operation middleware
+func (siw *ServerInterfaceWrapper) CreateVpnServer(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "p2c_vgw_id" -------------
+	var p2cVgwID P2CVgwID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "p2c_vgw_id", r.PathValue("p2c_vgw_id"), &p2cVgwID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "p2c_vgw_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateVpnServerParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Client-Token" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Client-Token")]; found {
+		var XClientToken ClientToken
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Client-Token", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Client-Token", valueList[0], &XClientToken, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Client-Token", Err: err})
+			return
+		}
+
+		params.XClientToken = &XClientToken
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateVpnServer(w, r, projectID, p2cVgwID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5985,6 +7821,61 @@ func (siw *ServerInterfaceWrapper) UpgradeVpnGateway(w http.ResponseWriter, r *h
 	handler.ServeHTTP(w, r)
 }
 
+// ListVpnServersByProject operation middleware
+func (siw *ServerInterfaceWrapper) ListVpnServersByProject(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListVpnServersByProjectParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "marker" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "marker", r.URL.Query(), &params.Marker, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "marker"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "marker", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListVpnServersByProject(w, r, projectID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ShowQuotasInfo operation middleware
 func (siw *ServerInterfaceWrapper) ShowQuotasInfo(w http.ResponseWriter, r *http.Request) {
 
@@ -6447,6 +8338,30 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/connection-monitors", wrapper.CreateConnectionMonitor)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/connection-monitors/{connection_monitor_id}", wrapper.DeleteConnectionMonitor)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/connection-monitors/{connection_monitor_id}", wrapper.ShowConnectionMonitor)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways", wrapper.ListP2CVgws)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways", wrapper.CreateP2CVgw)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/availability-zones", wrapper.ListP2CVgwAvailabilityZones)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}", wrapper.DeleteP2CVgw)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}", wrapper.ShowP2CVgw)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}", wrapper.UpdateP2CVgw)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/connections", wrapper.ListP2CVgwConnections)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/connections/{connection_id}/disconnect", wrapper.DeleteP2CVgwConnection)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/upgrade", wrapper.UpgradeP2CVpnGateway)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/jobs", wrapper.ListP2CVpnGatewayJobs)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/jobs/{job_id}", wrapper.DeleteP2CVpnGatewayJob)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/log-config", wrapper.DeleteVpnConnectionsLogConfig)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/log-config", wrapper.ShowVpnConnectionsLogConfig)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/log-config", wrapper.UpdateVpnConnectionsLogConfig)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/vpn-servers", wrapper.ListVpnServersByVgw)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/vpn-servers", wrapper.CreateVpnServer)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}", wrapper.UpdateVpnServer)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-servers", wrapper.ListVpnServersByProject)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-config/export", wrapper.ExportClientConfig)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/client-ca-certificates/check", wrapper.CheckClientCaCertificate)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-ca-certificates", wrapper.ImportClientCa)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-ca-certificates/{client_ca_certificate_id}", wrapper.DeleteClientCa)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-ca-certificates/{client_ca_certificate_id}", wrapper.ShowClientCa)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-ca-certificates/{client_ca_certificate_id}", wrapper.UpdateClientCa)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/resource-instances/filter", wrapper.ListResourcesByTags)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/resource-instances/count", wrapper.CountResourcesByTags)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/{resource_type}/{resource_id}/tags/create", wrapper.BatchCreateResourceTags)
@@ -6957,6 +8872,282 @@ func (response UpdateCgwdefaultJSONResponse) VisitUpdateCgwResponse(w http.Respo
 	return err
 }
 
+type ListP2CVgwsRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    ListP2CVgwsParams
+}
+
+type ListP2CVgwsResponseObject interface {
+	VisitListP2CVgwsResponse(w http.ResponseWriter) error
+}
+
+type ListP2CVgws200JSONResponse P2CVgwListResponseBody
+
+func (response ListP2CVgws200JSONResponse) VisitListP2CVgwsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListP2CVgwsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListP2CVgwsdefaultJSONResponse) VisitListP2CVgwsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateP2CVgwRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    CreateP2CVgwParams
+	Body      *CreateP2CVgwJSONRequestBody
+}
+
+type CreateP2CVgwResponseObject interface {
+	VisitCreateP2CVgwResponse(w http.ResponseWriter) error
+}
+
+type CreateP2CVgw201JSONResponse P2CVgwIDResponseBody
+
+func (response CreateP2CVgw201JSONResponse) VisitCreateP2CVgwResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateP2CVgwdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CreateP2CVgwdefaultJSONResponse) VisitCreateP2CVgwResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListP2CVgwAvailabilityZonesRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    ListP2CVgwAvailabilityZonesParams
+}
+
+type ListP2CVgwAvailabilityZonesResponseObject interface {
+	VisitListP2CVgwAvailabilityZonesResponse(w http.ResponseWriter) error
+}
+
+type ListP2CVgwAvailabilityZones200JSONResponse P2CAvailabilityZonesResponseBody
+
+func (response ListP2CVgwAvailabilityZones200JSONResponse) VisitListP2CVgwAvailabilityZonesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListP2CVgwAvailabilityZonesdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListP2CVgwAvailabilityZonesdefaultJSONResponse) VisitListP2CVgwAvailabilityZonesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListP2CVpnGatewayJobsRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    ListP2CVpnGatewayJobsParams
+}
+
+type ListP2CVpnGatewayJobsResponseObject interface {
+	VisitListP2CVpnGatewayJobsResponse(w http.ResponseWriter) error
+}
+
+type ListP2CVpnGatewayJobs200JSONResponse JobListResponseBody
+
+func (response ListP2CVpnGatewayJobs200JSONResponse) VisitListP2CVpnGatewayJobsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListP2CVpnGatewayJobsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListP2CVpnGatewayJobsdefaultJSONResponse) VisitListP2CVpnGatewayJobsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteP2CVpnGatewayJobRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	JobID     string    `json:"job_id"`
+}
+
+type DeleteP2CVpnGatewayJobResponseObject interface {
+	VisitDeleteP2CVpnGatewayJobResponse(w http.ResponseWriter) error
+}
+
+type DeleteP2CVpnGatewayJob204Response struct {
+}
+
+func (response DeleteP2CVpnGatewayJob204Response) VisitDeleteP2CVpnGatewayJobResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteP2CVpnGatewayJobdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteP2CVpnGatewayJobdefaultJSONResponse) VisitDeleteP2CVpnGatewayJobResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckClientCaCertificateRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Body      *CheckClientCaCertificateJSONRequestBody
+}
+
+type CheckClientCaCertificateResponseObject interface {
+	VisitCheckClientCaCertificateResponse(w http.ResponseWriter) error
+}
+
+type CheckClientCaCertificate200JSONResponse CheckClientCaResponseBody
+
+func (response CheckClientCaCertificate200JSONResponse) VisitCheckClientCaCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckClientCaCertificatedefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CheckClientCaCertificatedefaultJSONResponse) VisitCheckClientCaCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVpnServerRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	Body        *UpdateVpnServerJSONRequestBody
+}
+
+type UpdateVpnServerResponseObject interface {
+	VisitUpdateVpnServerResponse(w http.ResponseWriter) error
+}
+
+type UpdateVpnServer200JSONResponse RequestIDBody
+
+func (response UpdateVpnServer200JSONResponse) VisitUpdateVpnServerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVpnServerdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpdateVpnServerdefaultJSONResponse) VisitUpdateVpnServerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListVpnAccessPoliciesRequestObject struct {
 	ProjectID   ProjectID   `json:"project_id"`
 	VpnServerID VpnServerID `json:"vpn_server_id"`
@@ -7147,6 +9338,207 @@ type UpdateVpnAccessPolicydefaultJSONResponse struct {
 }
 
 func (response UpdateVpnAccessPolicydefaultJSONResponse) VisitUpdateVpnAccessPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportClientCaRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	Params      ImportClientCaParams
+	Body        *ImportClientCaJSONRequestBody
+}
+
+type ImportClientCaResponseObject interface {
+	VisitImportClientCaResponse(w http.ResponseWriter) error
+}
+
+type ImportClientCa201JSONResponse ClientCaIDResponseBody
+
+func (response ImportClientCa201JSONResponse) VisitImportClientCaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportClientCadefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ImportClientCadefaultJSONResponse) VisitImportClientCaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteClientCaRequestObject struct {
+	ProjectID             ProjectID   `json:"project_id"`
+	VpnServerID           VpnServerID `json:"vpn_server_id"`
+	ClientCaCertificateID string      `json:"client_ca_certificate_id"`
+}
+
+type DeleteClientCaResponseObject interface {
+	VisitDeleteClientCaResponse(w http.ResponseWriter) error
+}
+
+type DeleteClientCa204Response struct {
+}
+
+func (response DeleteClientCa204Response) VisitDeleteClientCaResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteClientCadefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteClientCadefaultJSONResponse) VisitDeleteClientCaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowClientCaRequestObject struct {
+	ProjectID             ProjectID   `json:"project_id"`
+	VpnServerID           VpnServerID `json:"vpn_server_id"`
+	ClientCaCertificateID string      `json:"client_ca_certificate_id"`
+}
+
+type ShowClientCaResponseObject interface {
+	VisitShowClientCaResponse(w http.ResponseWriter) error
+}
+
+type ShowClientCa200JSONResponse ClientCaResponseBody
+
+func (response ShowClientCa200JSONResponse) VisitShowClientCaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowClientCadefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowClientCadefaultJSONResponse) VisitShowClientCaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateClientCaRequestObject struct {
+	ProjectID             ProjectID   `json:"project_id"`
+	VpnServerID           VpnServerID `json:"vpn_server_id"`
+	ClientCaCertificateID string      `json:"client_ca_certificate_id"`
+	Body                  *UpdateClientCaJSONRequestBody
+}
+
+type UpdateClientCaResponseObject interface {
+	VisitUpdateClientCaResponse(w http.ResponseWriter) error
+}
+
+type UpdateClientCa200JSONResponse RequestIDBody
+
+func (response UpdateClientCa200JSONResponse) VisitUpdateClientCaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateClientCadefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpdateClientCadefaultJSONResponse) VisitUpdateClientCaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExportClientConfigRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	Body        *ExportClientConfigJSONRequestBody
+}
+
+type ExportClientConfigResponseObject interface {
+	VisitExportClientConfigResponse(w http.ResponseWriter) error
+}
+
+type ExportClientConfig200JSONResponse ExportClientConfigResponseBody
+
+func (response ExportClientConfig200JSONResponse) VisitExportClientConfigResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExportClientConfigdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ExportClientConfigdefaultJSONResponse) VisitExportClientConfigResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -7842,6 +10234,441 @@ type ResetVpnUserPassworddefaultJSONResponse struct {
 }
 
 func (response ResetVpnUserPassworddefaultJSONResponse) VisitResetVpnUserPasswordResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteP2CVgwRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	P2CVgwID  P2CVgwID  `json:"p2c_vgw_id"`
+}
+
+type DeleteP2CVgwResponseObject interface {
+	VisitDeleteP2CVgwResponse(w http.ResponseWriter) error
+}
+
+type DeleteP2CVgw204Response struct {
+}
+
+func (response DeleteP2CVgw204Response) VisitDeleteP2CVgwResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteP2CVgwdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteP2CVgwdefaultJSONResponse) VisitDeleteP2CVgwResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowP2CVgwRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	P2CVgwID  P2CVgwID  `json:"p2c_vgw_id"`
+}
+
+type ShowP2CVgwResponseObject interface {
+	VisitShowP2CVgwResponse(w http.ResponseWriter) error
+}
+
+type ShowP2CVgw200JSONResponse P2CVgwResponseBody
+
+func (response ShowP2CVgw200JSONResponse) VisitShowP2CVgwResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowP2CVgwdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowP2CVgwdefaultJSONResponse) VisitShowP2CVgwResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateP2CVgwRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	P2CVgwID  P2CVgwID  `json:"p2c_vgw_id"`
+	Body      *UpdateP2CVgwJSONRequestBody
+}
+
+type UpdateP2CVgwResponseObject interface {
+	VisitUpdateP2CVgwResponse(w http.ResponseWriter) error
+}
+
+type UpdateP2CVgw200JSONResponse P2CVgwIDResponseBody
+
+func (response UpdateP2CVgw200JSONResponse) VisitUpdateP2CVgwResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateP2CVgwdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpdateP2CVgwdefaultJSONResponse) VisitUpdateP2CVgwResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListP2CVgwConnectionsRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	P2CVgwID  P2CVgwID  `json:"p2c_vgw_id"`
+	Params    ListP2CVgwConnectionsParams
+}
+
+type ListP2CVgwConnectionsResponseObject interface {
+	VisitListP2CVgwConnectionsResponse(w http.ResponseWriter) error
+}
+
+type ListP2CVgwConnections200JSONResponse P2CConnectionListResponseBody
+
+func (response ListP2CVgwConnections200JSONResponse) VisitListP2CVgwConnectionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListP2CVgwConnectionsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListP2CVgwConnectionsdefaultJSONResponse) VisitListP2CVgwConnectionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteP2CVgwConnectionRequestObject struct {
+	ProjectID    ProjectID `json:"project_id"`
+	P2CVgwID     P2CVgwID  `json:"p2c_vgw_id"`
+	ConnectionID string    `json:"connection_id"`
+}
+
+type DeleteP2CVgwConnectionResponseObject interface {
+	VisitDeleteP2CVgwConnectionResponse(w http.ResponseWriter) error
+}
+
+type DeleteP2CVgwConnection200JSONResponse RequestIDBody
+
+func (response DeleteP2CVgwConnection200JSONResponse) VisitDeleteP2CVgwConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteP2CVgwConnectiondefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteP2CVgwConnectiondefaultJSONResponse) VisitDeleteP2CVgwConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteVpnConnectionsLogConfigRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	P2CVgwID  P2CVgwID  `json:"p2c_vgw_id"`
+}
+
+type DeleteVpnConnectionsLogConfigResponseObject interface {
+	VisitDeleteVpnConnectionsLogConfigResponse(w http.ResponseWriter) error
+}
+
+type DeleteVpnConnectionsLogConfig204Response struct {
+}
+
+func (response DeleteVpnConnectionsLogConfig204Response) VisitDeleteVpnConnectionsLogConfigResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteVpnConnectionsLogConfigdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteVpnConnectionsLogConfigdefaultJSONResponse) VisitDeleteVpnConnectionsLogConfigResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnConnectionsLogConfigRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	P2CVgwID  P2CVgwID  `json:"p2c_vgw_id"`
+}
+
+type ShowVpnConnectionsLogConfigResponseObject interface {
+	VisitShowVpnConnectionsLogConfigResponse(w http.ResponseWriter) error
+}
+
+type ShowVpnConnectionsLogConfig200JSONResponse LogConfigResponseBody
+
+func (response ShowVpnConnectionsLogConfig200JSONResponse) VisitShowVpnConnectionsLogConfigResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnConnectionsLogConfigdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowVpnConnectionsLogConfigdefaultJSONResponse) VisitShowVpnConnectionsLogConfigResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVpnConnectionsLogConfigRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	P2CVgwID  P2CVgwID  `json:"p2c_vgw_id"`
+	Body      *UpdateVpnConnectionsLogConfigJSONRequestBody
+}
+
+type UpdateVpnConnectionsLogConfigResponseObject interface {
+	VisitUpdateVpnConnectionsLogConfigResponse(w http.ResponseWriter) error
+}
+
+type UpdateVpnConnectionsLogConfig200JSONResponse LogConfigResponseBody
+
+func (response UpdateVpnConnectionsLogConfig200JSONResponse) VisitUpdateVpnConnectionsLogConfigResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateVpnConnectionsLogConfigdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpdateVpnConnectionsLogConfigdefaultJSONResponse) VisitUpdateVpnConnectionsLogConfigResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpgradeP2CVpnGatewayRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	P2CVgwID  P2CVgwID  `json:"p2c_vgw_id"`
+	Body      *UpgradeP2CVpnGatewayJSONRequestBody
+}
+
+type UpgradeP2CVpnGatewayResponseObject interface {
+	VisitUpgradeP2CVpnGatewayResponse(w http.ResponseWriter) error
+}
+
+type UpgradeP2CVpnGateway202JSONResponse UpgradeResponseBody
+
+func (response UpgradeP2CVpnGateway202JSONResponse) VisitUpgradeP2CVpnGatewayResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpgradeP2CVpnGatewaydefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response UpgradeP2CVpnGatewaydefaultJSONResponse) VisitUpgradeP2CVpnGatewayResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnServersByVgwRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	P2CVgwID  P2CVgwID  `json:"p2c_vgw_id"`
+}
+
+type ListVpnServersByVgwResponseObject interface {
+	VisitListVpnServersByVgwResponse(w http.ResponseWriter) error
+}
+
+type ListVpnServersByVgw200JSONResponse VpnServerListResponseBody
+
+func (response ListVpnServersByVgw200JSONResponse) VisitListVpnServersByVgwResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnServersByVgwdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListVpnServersByVgwdefaultJSONResponse) VisitListVpnServersByVgwResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVpnServerRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	P2CVgwID  P2CVgwID  `json:"p2c_vgw_id"`
+	Params    CreateVpnServerParams
+	Body      *CreateVpnServerJSONRequestBody
+}
+
+type CreateVpnServerResponseObject interface {
+	VisitCreateVpnServerResponse(w http.ResponseWriter) error
+}
+
+type CreateVpnServer201JSONResponse VpnServerIDResponseBody
+
+func (response CreateVpnServer201JSONResponse) VisitCreateVpnServerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVpnServerdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CreateVpnServerdefaultJSONResponse) VisitCreateVpnServerResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -8885,6 +11712,46 @@ func (response UpgradeVpnGatewaydefaultJSONResponse) VisitUpgradeVpnGatewayRespo
 	return err
 }
 
+type ListVpnServersByProjectRequestObject struct {
+	ProjectID ProjectID `json:"project_id"`
+	Params    ListVpnServersByProjectParams
+}
+
+type ListVpnServersByProjectResponseObject interface {
+	VisitListVpnServersByProjectResponse(w http.ResponseWriter) error
+}
+
+type ListVpnServersByProject200JSONResponse VpnServerListResponseBody
+
+func (response ListVpnServersByProject200JSONResponse) VisitListVpnServersByProjectResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnServersByProjectdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListVpnServersByProjectdefaultJSONResponse) VisitListVpnServersByProjectResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ShowQuotasInfoRequestObject struct {
 	ProjectID ProjectID `json:"project_id"`
 }
@@ -9265,6 +12132,27 @@ type StrictServerInterface interface {
 	// UpdateCgw Change the name of a customer gateway or its CA certificate
 	// (PUT /v5/{project_id}/customer-gateways/{customer_gateway_id})
 	UpdateCgw(ctx context.Context, request UpdateCgwRequestObject) (UpdateCgwResponseObject, error)
+	// ListP2CVgws List client-to-cloud gateways, newest first
+	// (GET /v5/{project_id}/p2c-vpn-gateways)
+	ListP2CVgws(ctx context.Context, request ListP2CVgwsRequestObject) (ListP2CVgwsResponseObject, error)
+	// CreateP2CVgw Create a client-to-cloud gateway
+	// (POST /v5/{project_id}/p2c-vpn-gateways)
+	CreateP2CVgw(ctx context.Context, request CreateP2CVgwRequestObject) (CreateP2CVgwResponseObject, error)
+	// ListP2CVgwAvailabilityZones List the zones that offer client-to-cloud gateways
+	// (GET /v5/{project_id}/p2c-vpn-gateways/availability-zones)
+	ListP2CVgwAvailabilityZones(ctx context.Context, request ListP2CVgwAvailabilityZonesRequestObject) (ListP2CVgwAvailabilityZonesResponseObject, error)
+	// ListP2CVpnGatewayJobs List the jobs of client-to-cloud gateways
+	// (GET /v5/{project_id}/p2c-vpn-gateways/jobs)
+	ListP2CVpnGatewayJobs(ctx context.Context, request ListP2CVpnGatewayJobsRequestObject) (ListP2CVpnGatewayJobsResponseObject, error)
+	// DeleteP2CVpnGatewayJob Delete the record of a job that has finished
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/jobs/{job_id})
+	DeleteP2CVpnGatewayJob(ctx context.Context, request DeleteP2CVpnGatewayJobRequestObject) (DeleteP2CVpnGatewayJobResponseObject, error)
+	// CheckClientCaCertificate Tell what a client CA certificate says, or why no server takes it
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/client-ca-certificates/check)
+	CheckClientCaCertificate(ctx context.Context, request CheckClientCaCertificateRequestObject) (CheckClientCaCertificateResponseObject, error)
+	// UpdateVpnServer Change a server
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id})
+	UpdateVpnServer(ctx context.Context, request UpdateVpnServerRequestObject) (UpdateVpnServerResponseObject, error)
 	// ListVpnAccessPolicies List access policies by page, newest first
 	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies)
 	ListVpnAccessPolicies(ctx context.Context, request ListVpnAccessPoliciesRequestObject) (ListVpnAccessPoliciesResponseObject, error)
@@ -9280,6 +12168,21 @@ type StrictServerInterface interface {
 	// UpdateVpnAccessPolicy Change an access policy other than the Default one
 	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id})
 	UpdateVpnAccessPolicy(ctx context.Context, request UpdateVpnAccessPolicyRequestObject) (UpdateVpnAccessPolicyResponseObject, error)
+	// ImportClientCa Add a client CA certificate to a server
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-ca-certificates)
+	ImportClientCa(ctx context.Context, request ImportClientCaRequestObject) (ImportClientCaResponseObject, error)
+	// DeleteClientCa Take a client CA certificate off a server
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-ca-certificates/{client_ca_certificate_id})
+	DeleteClientCa(ctx context.Context, request DeleteClientCaRequestObject) (DeleteClientCaResponseObject, error)
+	// ShowClientCa Show a client CA certificate
+	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-ca-certificates/{client_ca_certificate_id})
+	ShowClientCa(ctx context.Context, request ShowClientCaRequestObject) (ShowClientCaResponseObject, error)
+	// UpdateClientCa Rename a client CA certificate
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-ca-certificates/{client_ca_certificate_id})
+	UpdateClientCa(ctx context.Context, request UpdateClientCaRequestObject) (UpdateClientCaResponseObject, error)
+	// ExportClientConfig Write the OpenVPN profile of the clients of a server
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/client-config/export)
+	ExportClientConfig(ctx context.Context, request ExportClientConfigRequestObject) (ExportClientConfigResponseObject, error)
 	// ListVpnUserGroups List groups by page, newest first
 	// (GET /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups)
 	ListVpnUserGroups(ctx context.Context, request ListVpnUserGroupsRequestObject) (ListVpnUserGroupsResponseObject, error)
@@ -9331,6 +12234,39 @@ type StrictServerInterface interface {
 	// ResetVpnUserPassword Give a user another password
 	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/reset-password)
 	ResetVpnUserPassword(ctx context.Context, request ResetVpnUserPasswordRequestObject) (ResetVpnUserPasswordResponseObject, error)
+	// DeleteP2CVgw Delete a client-to-cloud gateway with its server, users, groups and policies
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id})
+	DeleteP2CVgw(ctx context.Context, request DeleteP2CVgwRequestObject) (DeleteP2CVgwResponseObject, error)
+	// ShowP2CVgw Show a client-to-cloud gateway
+	// (GET /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id})
+	ShowP2CVgw(ctx context.Context, request ShowP2CVgwRequestObject) (ShowP2CVgwResponseObject, error)
+	// UpdateP2CVgw Rename a client-to-cloud gateway, or bind an EIP to it once the old one is gone
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id})
+	UpdateP2CVgw(ctx context.Context, request UpdateP2CVgwRequestObject) (UpdateP2CVgwResponseObject, error)
+	// ListP2CVgwConnections List the clients that are connected, newest first
+	// (GET /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/connections)
+	ListP2CVgwConnections(ctx context.Context, request ListP2CVgwConnectionsRequestObject) (ListP2CVgwConnectionsResponseObject, error)
+	// DeleteP2CVgwConnection End the connection of a client, which may come back at once
+	// (POST /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/connections/{connection_id}/disconnect)
+	DeleteP2CVgwConnection(ctx context.Context, request DeleteP2CVgwConnectionRequestObject) (DeleteP2CVgwConnectionResponseObject, error)
+	// DeleteVpnConnectionsLogConfig Stop the log of client connections
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/log-config)
+	DeleteVpnConnectionsLogConfig(ctx context.Context, request DeleteVpnConnectionsLogConfigRequestObject) (DeleteVpnConnectionsLogConfigResponseObject, error)
+	// ShowVpnConnectionsLogConfig Show where the log of client connections goes
+	// (GET /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/log-config)
+	ShowVpnConnectionsLogConfig(ctx context.Context, request ShowVpnConnectionsLogConfigRequestObject) (ShowVpnConnectionsLogConfigResponseObject, error)
+	// UpdateVpnConnectionsLogConfig Say where the log of client connections goes
+	// (PUT /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/log-config)
+	UpdateVpnConnectionsLogConfig(ctx context.Context, request UpdateVpnConnectionsLogConfigRequestObject) (UpdateVpnConnectionsLogConfigResponseObject, error)
+	// UpgradeP2CVpnGateway Take a step of an upgrade
+	// (POST /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/upgrade)
+	UpgradeP2CVpnGateway(ctx context.Context, request UpgradeP2CVpnGatewayRequestObject) (UpgradeP2CVpnGatewayResponseObject, error)
+	// ListVpnServersByVgw List the server of a gateway
+	// (GET /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/vpn-servers)
+	ListVpnServersByVgw(ctx context.Context, request ListVpnServersByVgwRequestObject) (ListVpnServersByVgwResponseObject, error)
+	// CreateVpnServer Create the server of a gateway, with a default group and a default policy
+	// (POST /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id}/vpn-servers)
+	CreateVpnServer(ctx context.Context, request CreateVpnServerRequestObject) (CreateVpnServerResponseObject, error)
 	// ListPeerConfigurationSupportedDevices List the devices that configurations are written for
 	// (GET /v5/{project_id}/peer-configuration/supported-devices)
 	ListPeerConfigurationSupportedDevices(ctx context.Context, request ListPeerConfigurationSupportedDevicesRequestObject) (ListPeerConfigurationSupportedDevicesResponseObject, error)
@@ -9409,6 +12345,9 @@ type StrictServerInterface interface {
 	// UpgradeVpnGateway Take a step of an upgrade
 	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/upgrade)
 	UpgradeVpnGateway(ctx context.Context, request UpgradeVpnGatewayRequestObject) (UpgradeVpnGatewayResponseObject, error)
+	// ListVpnServersByProject List the servers of all gateways, newest first
+	// (GET /v5/{project_id}/vpn-servers)
+	ListVpnServersByProject(ctx context.Context, request ListVpnServersByProjectRequestObject) (ListVpnServersByProjectResponseObject, error)
 	// ShowQuotasInfo Show how many objects the project may have, and has
 	// (GET /v5/{project_id}/vpn/quotas)
 	ShowQuotasInfo(ctx context.Context, request ShowQuotasInfoRequestObject) (ShowQuotasInfoResponseObject, error)
@@ -9821,6 +12760,215 @@ func (sh *strictHandler) UpdateCgw(w http.ResponseWriter, r *http.Request, proje
 	}
 }
 
+// ListP2CVgws operation middleware
+func (sh *strictHandler) ListP2CVgws(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListP2CVgwsParams) {
+	var request ListP2CVgwsRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListP2CVgws(ctx, request.(ListP2CVgwsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListP2CVgws")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListP2CVgwsResponseObject); ok {
+		if err := validResponse.VisitListP2CVgwsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateP2CVgw operation middleware
+func (sh *strictHandler) CreateP2CVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, params CreateP2CVgwParams) {
+	var request CreateP2CVgwRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	var body CreateP2CVgwJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateP2CVgw(ctx, request.(CreateP2CVgwRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateP2CVgw")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateP2CVgwResponseObject); ok {
+		if err := validResponse.VisitCreateP2CVgwResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListP2CVgwAvailabilityZones operation middleware
+func (sh *strictHandler) ListP2CVgwAvailabilityZones(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListP2CVgwAvailabilityZonesParams) {
+	var request ListP2CVgwAvailabilityZonesRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListP2CVgwAvailabilityZones(ctx, request.(ListP2CVgwAvailabilityZonesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListP2CVgwAvailabilityZones")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListP2CVgwAvailabilityZonesResponseObject); ok {
+		if err := validResponse.VisitListP2CVgwAvailabilityZonesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListP2CVpnGatewayJobs operation middleware
+func (sh *strictHandler) ListP2CVpnGatewayJobs(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListP2CVpnGatewayJobsParams) {
+	var request ListP2CVpnGatewayJobsRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListP2CVpnGatewayJobs(ctx, request.(ListP2CVpnGatewayJobsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListP2CVpnGatewayJobs")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListP2CVpnGatewayJobsResponseObject); ok {
+		if err := validResponse.VisitListP2CVpnGatewayJobsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteP2CVpnGatewayJob operation middleware
+func (sh *strictHandler) DeleteP2CVpnGatewayJob(w http.ResponseWriter, r *http.Request, projectID ProjectID, jobID string) {
+	var request DeleteP2CVpnGatewayJobRequestObject
+
+	request.ProjectID = projectID
+	request.JobID = jobID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteP2CVpnGatewayJob(ctx, request.(DeleteP2CVpnGatewayJobRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteP2CVpnGatewayJob")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteP2CVpnGatewayJobResponseObject); ok {
+		if err := validResponse.VisitDeleteP2CVpnGatewayJobResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CheckClientCaCertificate operation middleware
+func (sh *strictHandler) CheckClientCaCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
+	var request CheckClientCaCertificateRequestObject
+
+	request.ProjectID = projectID
+
+	var body CheckClientCaCertificateJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CheckClientCaCertificate(ctx, request.(CheckClientCaCertificateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CheckClientCaCertificate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CheckClientCaCertificateResponseObject); ok {
+		if err := validResponse.VisitCheckClientCaCertificateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdateVpnServer operation middleware
+func (sh *strictHandler) UpdateVpnServer(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID) {
+	var request UpdateVpnServerRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+
+	var body UpdateVpnServerJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateVpnServer(ctx, request.(UpdateVpnServerRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateVpnServer")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateVpnServerResponseObject); ok {
+		if err := validResponse.VisitUpdateVpnServerResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListVpnAccessPolicies operation middleware
 func (sh *strictHandler) ListVpnAccessPolicies(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params ListVpnAccessPoliciesParams) {
 	var request ListVpnAccessPoliciesRequestObject
@@ -9968,6 +13116,169 @@ func (sh *strictHandler) UpdateVpnAccessPolicy(w http.ResponseWriter, r *http.Re
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UpdateVpnAccessPolicyResponseObject); ok {
 		if err := validResponse.VisitUpdateVpnAccessPolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ImportClientCa operation middleware
+func (sh *strictHandler) ImportClientCa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, params ImportClientCaParams) {
+	var request ImportClientCaRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.Params = params
+
+	var body ImportClientCaJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ImportClientCa(ctx, request.(ImportClientCaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ImportClientCa")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ImportClientCaResponseObject); ok {
+		if err := validResponse.VisitImportClientCaResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteClientCa operation middleware
+func (sh *strictHandler) DeleteClientCa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, clientCaCertificateID string) {
+	var request DeleteClientCaRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.ClientCaCertificateID = clientCaCertificateID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteClientCa(ctx, request.(DeleteClientCaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteClientCa")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteClientCaResponseObject); ok {
+		if err := validResponse.VisitDeleteClientCaResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowClientCa operation middleware
+func (sh *strictHandler) ShowClientCa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, clientCaCertificateID string) {
+	var request ShowClientCaRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.ClientCaCertificateID = clientCaCertificateID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowClientCa(ctx, request.(ShowClientCaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowClientCa")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowClientCaResponseObject); ok {
+		if err := validResponse.VisitShowClientCaResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdateClientCa operation middleware
+func (sh *strictHandler) UpdateClientCa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, clientCaCertificateID string) {
+	var request UpdateClientCaRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.ClientCaCertificateID = clientCaCertificateID
+
+	var body UpdateClientCaJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateClientCa(ctx, request.(UpdateClientCaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateClientCa")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateClientCaResponseObject); ok {
+		if err := validResponse.VisitUpdateClientCaResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ExportClientConfig operation middleware
+func (sh *strictHandler) ExportClientConfig(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID) {
+	var request ExportClientConfigRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+
+	var body ExportClientConfigJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ExportClientConfig(ctx, request.(ExportClientConfigRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ExportClientConfig")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ExportClientConfigResponseObject); ok {
+		if err := validResponse.VisitExportClientConfigResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -10514,6 +13825,334 @@ func (sh *strictHandler) ResetVpnUserPassword(w http.ResponseWriter, r *http.Req
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ResetVpnUserPasswordResponseObject); ok {
 		if err := validResponse.VisitResetVpnUserPasswordResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteP2CVgw operation middleware
+func (sh *strictHandler) DeleteP2CVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID) {
+	var request DeleteP2CVgwRequestObject
+
+	request.ProjectID = projectID
+	request.P2CVgwID = p2cVgwID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteP2CVgw(ctx, request.(DeleteP2CVgwRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteP2CVgw")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteP2CVgwResponseObject); ok {
+		if err := validResponse.VisitDeleteP2CVgwResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowP2CVgw operation middleware
+func (sh *strictHandler) ShowP2CVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID) {
+	var request ShowP2CVgwRequestObject
+
+	request.ProjectID = projectID
+	request.P2CVgwID = p2cVgwID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowP2CVgw(ctx, request.(ShowP2CVgwRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowP2CVgw")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowP2CVgwResponseObject); ok {
+		if err := validResponse.VisitShowP2CVgwResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdateP2CVgw operation middleware
+func (sh *strictHandler) UpdateP2CVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID) {
+	var request UpdateP2CVgwRequestObject
+
+	request.ProjectID = projectID
+	request.P2CVgwID = p2cVgwID
+
+	var body UpdateP2CVgwJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateP2CVgw(ctx, request.(UpdateP2CVgwRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateP2CVgw")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateP2CVgwResponseObject); ok {
+		if err := validResponse.VisitUpdateP2CVgwResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListP2CVgwConnections operation middleware
+func (sh *strictHandler) ListP2CVgwConnections(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID, params ListP2CVgwConnectionsParams) {
+	var request ListP2CVgwConnectionsRequestObject
+
+	request.ProjectID = projectID
+	request.P2CVgwID = p2cVgwID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListP2CVgwConnections(ctx, request.(ListP2CVgwConnectionsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListP2CVgwConnections")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListP2CVgwConnectionsResponseObject); ok {
+		if err := validResponse.VisitListP2CVgwConnectionsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteP2CVgwConnection operation middleware
+func (sh *strictHandler) DeleteP2CVgwConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID, connectionID string) {
+	var request DeleteP2CVgwConnectionRequestObject
+
+	request.ProjectID = projectID
+	request.P2CVgwID = p2cVgwID
+	request.ConnectionID = connectionID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteP2CVgwConnection(ctx, request.(DeleteP2CVgwConnectionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteP2CVgwConnection")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteP2CVgwConnectionResponseObject); ok {
+		if err := validResponse.VisitDeleteP2CVgwConnectionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteVpnConnectionsLogConfig operation middleware
+func (sh *strictHandler) DeleteVpnConnectionsLogConfig(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID) {
+	var request DeleteVpnConnectionsLogConfigRequestObject
+
+	request.ProjectID = projectID
+	request.P2CVgwID = p2cVgwID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteVpnConnectionsLogConfig(ctx, request.(DeleteVpnConnectionsLogConfigRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteVpnConnectionsLogConfig")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteVpnConnectionsLogConfigResponseObject); ok {
+		if err := validResponse.VisitDeleteVpnConnectionsLogConfigResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowVpnConnectionsLogConfig operation middleware
+func (sh *strictHandler) ShowVpnConnectionsLogConfig(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID) {
+	var request ShowVpnConnectionsLogConfigRequestObject
+
+	request.ProjectID = projectID
+	request.P2CVgwID = p2cVgwID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowVpnConnectionsLogConfig(ctx, request.(ShowVpnConnectionsLogConfigRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowVpnConnectionsLogConfig")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowVpnConnectionsLogConfigResponseObject); ok {
+		if err := validResponse.VisitShowVpnConnectionsLogConfigResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdateVpnConnectionsLogConfig operation middleware
+func (sh *strictHandler) UpdateVpnConnectionsLogConfig(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID) {
+	var request UpdateVpnConnectionsLogConfigRequestObject
+
+	request.ProjectID = projectID
+	request.P2CVgwID = p2cVgwID
+
+	var body UpdateVpnConnectionsLogConfigJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateVpnConnectionsLogConfig(ctx, request.(UpdateVpnConnectionsLogConfigRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateVpnConnectionsLogConfig")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateVpnConnectionsLogConfigResponseObject); ok {
+		if err := validResponse.VisitUpdateVpnConnectionsLogConfigResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpgradeP2CVpnGateway operation middleware
+func (sh *strictHandler) UpgradeP2CVpnGateway(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID) {
+	var request UpgradeP2CVpnGatewayRequestObject
+
+	request.ProjectID = projectID
+	request.P2CVgwID = p2cVgwID
+
+	var body UpgradeP2CVpnGatewayJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpgradeP2CVpnGateway(ctx, request.(UpgradeP2CVpnGatewayRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpgradeP2CVpnGateway")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpgradeP2CVpnGatewayResponseObject); ok {
+		if err := validResponse.VisitUpgradeP2CVpnGatewayResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListVpnServersByVgw operation middleware
+func (sh *strictHandler) ListVpnServersByVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID) {
+	var request ListVpnServersByVgwRequestObject
+
+	request.ProjectID = projectID
+	request.P2CVgwID = p2cVgwID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListVpnServersByVgw(ctx, request.(ListVpnServersByVgwRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListVpnServersByVgw")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListVpnServersByVgwResponseObject); ok {
+		if err := validResponse.VisitListVpnServersByVgwResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateVpnServer operation middleware
+func (sh *strictHandler) CreateVpnServer(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID, params CreateVpnServerParams) {
+	var request CreateVpnServerRequestObject
+
+	request.ProjectID = projectID
+	request.P2CVgwID = p2cVgwID
+	request.Params = params
+
+	var body CreateVpnServerJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateVpnServer(ctx, request.(CreateVpnServerRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateVpnServer")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateVpnServerResponseObject); ok {
+		if err := validResponse.VisitCreateVpnServerResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -11293,6 +14932,33 @@ func (sh *strictHandler) UpgradeVpnGateway(w http.ResponseWriter, r *http.Reques
 	}
 }
 
+// ListVpnServersByProject operation middleware
+func (sh *strictHandler) ListVpnServersByProject(w http.ResponseWriter, r *http.Request, projectID ProjectID, params ListVpnServersByProjectParams) {
+	var request ListVpnServersByProjectRequestObject
+
+	request.ProjectID = projectID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListVpnServersByProject(ctx, request.(ListVpnServersByProjectRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListVpnServersByProject")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListVpnServersByProjectResponseObject); ok {
+		if err := validResponse.VisitListVpnServersByProjectResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ShowQuotasInfo operation middleware
 func (sh *strictHandler) ShowQuotasInfo(w http.ResponseWriter, r *http.Request, projectID ProjectID) {
 	var request ShowQuotasInfoRequestObject
@@ -11328,10 +14994,13 @@ func (sh *strictHandler) CountResourcesByTags(w http.ResponseWriter, r *http.Req
 
 	var body CountResourcesByTagsJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
-		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
-		return
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
 	}
-	request.Body = &body
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.CountResourcesByTags(ctx, request.(CountResourcesByTagsRequestObject))
@@ -11363,10 +15032,13 @@ func (sh *strictHandler) ListResourcesByTags(w http.ResponseWriter, r *http.Requ
 
 	var body ListResourcesByTagsJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
-		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
-		return
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
 	}
-	request.Body = &body
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.ListResourcesByTags(ctx, request.(ListResourcesByTagsRequestObject))

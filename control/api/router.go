@@ -101,7 +101,7 @@ func Actions() ([]string, error) {
 // router gives each generated route its guard. It is the mux that the
 // generated code registers with.
 type router struct {
-	*http.ServeMux
+	routes
 	server     *Server
 	operations map[string]*operation
 	missing    []string // patterns that the document lacks
@@ -112,7 +112,7 @@ func (s *Server) newRouter() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	rt := &router{ServeMux: http.NewServeMux(), server: s, operations: operations}
+	rt := &router{server: s, operations: operations}
 	strict := NewStrictHandlerWithOptions(&handlers{server: s}, nil, StrictHTTPServerOptions{
 		RequestErrorHandlerFunc:  decodeFailed,
 		ResponseErrorHandlerFunc: writeError,
@@ -121,11 +121,11 @@ func (s *Server) newRouter() (http.Handler, error) {
 	if len(rt.missing) > 0 {
 		return nil, fmt.Errorf("routes that it does not have: %q", rt.missing)
 	}
-	rt.ServeMux.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
+	rt.routes.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/yaml")
 		_, _ = w.Write(Document) // a client that has gone needs no answer
 	})
-	rt.ServeMux.HandleFunc("/", rt.unknown)
+	rt.routes.HandleFunc("/", rt.unknown)
 	return rt, nil
 }
 
@@ -137,7 +137,7 @@ func (rt *router) HandleFunc(pattern string, next func(http.ResponseWriter, *htt
 		return
 	}
 	for pattern, value := range op.patterns() {
-		rt.ServeMux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		rt.routes.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if value != "" {
 				r.SetPathValue(typeParameter, value)
 			}
@@ -225,7 +225,7 @@ func (rt *router) unknown(w http.ResponseWriter, r *http.Request) {
 	var allowed []string
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		probe := &http.Request{Method: method, URL: r.URL, Host: r.Host}
-		if _, pattern := rt.Handler(probe); pattern != "/" && pattern != "" {
+		if pattern := rt.Pattern(probe); pattern != "/" && pattern != "" {
 			allowed = append(allowed, method)
 		}
 	}

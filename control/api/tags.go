@@ -11,6 +11,7 @@ var kinds = map[ResourceType]control.Kind{
 	ResourceGateway:         control.KindGateway,
 	ResourceCustomerGateway: control.KindCustomerGateway,
 	ResourceConnection:      control.KindConnection,
+	ResourceP2CGateway:      control.KindP2CGateway,
 }
 
 // ListResourcesByTags lists objects by tags and name.
@@ -40,6 +41,9 @@ func (h *handlers) CountResourcesByTags(ctx context.Context, req CountResourcesB
 
 func resourceFilter(body *ResourceFilter) control.ResourceFilter {
 	var f control.ResourceFilter
+	if body == nil {
+		return f
+	}
 	if w := body.WithoutAnyTag; w != nil {
 		if yes, err := w.AsResourceFilterWithoutAnyTag0(); err == nil {
 			f.WithoutAnyTag = yes

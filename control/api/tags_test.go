@@ -160,7 +160,7 @@ func TestResourcesByTags(t *testing.T) {
 			wantError(http.StatusBadRequest, "VPN.0001", message)
 	}
 	for _, body := range []any{
-		nil, "[]",
+		"[]",
 		object{"without_any_tag": "yes"},
 		object{"tags": []object{{"key": "a"}}},
 		object{"tags": []object{filter("")}},
@@ -173,6 +173,7 @@ func TestResourcesByTags(t *testing.T) {
 			b.call(http.MethodPost, path("customer-gateway", "resource-instances", what), body).wantError(http.StatusBadRequest, "VPN.0001", "")
 		}
 	}
+	b.call(http.MethodPost, path("customer-gateway", "resource-instances", "count"), nil).want(http.StatusOK) // all of them
 	project := b.call(http.MethodGet, path("customer-gateway", "tags"), nil).want(http.StatusOK)
 	if got, want := encoded(t, project.body), encoded(t, object{"tags": []object{filter("env", "prod", "test"), filter("site", "berlin", "paris")}}); got != want {
 		t.Errorf("project tags are %s, want %s", got, want)
