@@ -24,7 +24,7 @@ import (
 	"github.com/vpngw/vpngw/deploy/netlab"
 )
 
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // within runs f on a thread inside a namespace; sockets and interfaces that f
 // makes stay there.

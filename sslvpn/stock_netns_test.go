@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -125,7 +127,7 @@ func (s *site) run(name string, args ...string) string {
 // device are made in the namespace of the calling thread.
 func (s *site) apply() {
 	s.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for { // Run may not have begun
 		if err := s.server.Apply(Config{Endpoints: []Endpoint{s.cfg}}); err != nil {
 			s.t.Fatalf("Apply: %v", err)
@@ -325,6 +327,8 @@ func TestNetNSStockRefused(t *testing.T) {
 	})
 }
 
+var pingSummary = regexp.MustCompile(`(?m)^(\d+) packets transmitted, (\d+) received`)
+
 // TestNetNSStockRenegotiates has soft resets begun by each side while traffic
 // flows, past the wrap of the key id, and loses no packet.
 func TestNetNSStockRenegotiates(t *testing.T) {
@@ -362,7 +366,14 @@ func TestNetNSStockRenegotiates(t *testing.T) {
 				// One line for the first key and one for each after it, 7 to 1 included.
 				c.logs("Control Channel: TLSv1", 10)
 				_ = ping.Process.Signal(unix.SIGINT)
-				if err := ping.Wait(); err != nil || !strings.Contains(out.String(), " 0% packet loss") {
+				err := ping.Wait()
+				var requests, answers int
+				if m := pingSummary.FindStringSubmatch(out.String()); m != nil {
+					requests, _ = strconv.Atoi(m[1])
+					answers, _ = strconv.Atoi(m[2])
+				}
+				// The last one may have been under way at the end.
+				if err != nil || answers == 0 || requests-answers > 1 {
 					t.Errorf("ping: %v: %s", err, out)
 				}
 				if n := len(s.sessions()); n != 1 {
