@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vpngw/vpngw/control/store"
 )
@@ -29,7 +31,12 @@ const (
 	keyGuard = "guard"
 )
 
-const changeAttempts = 16
+const (
+	changeAttempts = 32
+	// maxChangePause bounds the wait before an attempt, which is random, so that
+	// the writers of several nodes do not meet again, and short at first.
+	maxChangePause = 64 * time.Millisecond
+)
 
 // Objects is the typed view of the store that the Service and the reconciler
 // share. Its methods may be called from several goroutines.
@@ -328,19 +335,21 @@ type transaction struct {
 func (o *Objects) change(ctx context.Context, decide func(*transaction) error) error {
 	o.changing.Lock()
 	defer o.changing.Unlock()
-	var err error
-	for range changeAttempts {
-		guard, getErr := o.store.Get(ctx, keyGuard)
-		if getErr != nil && !errors.Is(getErr, store.ErrNotFound) {
-			return getErr
+	for attempt := range changeAttempts {
+		if err := pauseBefore(ctx, attempt); err != nil {
+			return err
+		}
+		guard, err := o.store.Get(ctx, keyGuard)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
 		}
 		tx := &transaction{ctx: ctx, objects: o}
 		if err := decide(tx); err != nil || len(tx.ops) == 0 {
 			return err
 		}
-		changes, describeErr := o.describe(ctx, tx.ops)
-		if describeErr != nil {
-			return describeErr
+		changes, err := o.describe(ctx, tx.ops)
+		if err != nil {
+			return err
 		}
 		_, err = o.store.Txn(ctx,
 			[]store.Check{{Key: keyGuard, Revision: guard.Modified}},
@@ -353,6 +362,22 @@ func (o *Objects) change(ctx context.Context, decide func(*transaction) error) e
 		}
 	}
 	return Busy()
+}
+
+// pauseBefore waits before an attempt to change something, not before the first.
+func pauseBefore(ctx context.Context, attempt int) error {
+	if attempt == 0 {
+		return nil
+	}
+	longest := min(time.Millisecond<<min(attempt-1, 16), maxChangePause)
+	timer := time.NewTimer(rand.N(longest))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (tx *transaction) gateway(project, id string) (Gateway, error) {

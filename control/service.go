@@ -30,7 +30,7 @@ type Service struct {
 	now       func() time.Time
 
 	clientTokens clientTokens
-	passwords    passwordHasher
+	hashing      hashingPlaces
 }
 
 // ServiceOptions is what a Service needs. Objects and Inventory are required.
@@ -51,7 +51,7 @@ func NewService(o ServiceOptions) (*Service, error) {
 	}
 	s := &Service{
 		objects: o.Objects, engines: o.Engines, limits: o.Limits, version: o.Version, random: o.Random, now: o.Now,
-		passwords: newPasswordHasher(),
+		hashing: newHashingPlaces(),
 	}
 	if s.random == nil {
 		s.random = rand.Reader

@@ -9,15 +9,8 @@ import (
 // ChangePassword performs UpdateVpnUserPassword: the user shows the old
 // password.
 func (s *Service) ChangePassword(ctx context.Context, project, serverID, userID string, old, next Secret) error {
-	return s.setPassword(ctx, project, serverID, userID, next, func(ctx context.Context, u *VPNUser) error {
-		same := false
-		if len(u.Passwords) > 0 {
-			var err error
-			if same, err = s.passwords.matches(ctx, u.Passwords[0], old); err != nil {
-				return err
-			}
-		}
-		if !same {
+	return s.setPassword(ctx, project, serverID, userID, next, func(u *VPNUser) error {
+		if len(u.Passwords) == 0 || !u.Passwords[0].Matches(old) {
 			return p2cRefusal("VPN.1312", http.StatusBadRequest, "The old password is incorrect.")
 		}
 		return nil
@@ -26,15 +19,18 @@ func (s *Service) ChangePassword(ctx context.Context, project, serverID, userID 
 
 // ResetPassword performs ResetVpnUserPassword.
 func (s *Service) ResetPassword(ctx context.Context, project, serverID, userID string, next Secret) error {
-	return s.setPassword(ctx, project, serverID, userID, next, func(context.Context, *VPNUser) error { return nil })
+	return s.setPassword(ctx, project, serverID, userID, next, func(*VPNUser) error { return nil })
 }
 
 // setPassword gives a user whom prove accepts another password. What takes long
 // is done before the transaction, and anew when the passwords of the user have
 // become others meanwhile.
-func (s *Service) setPassword(ctx context.Context, project, serverID, userID string, next Secret, prove func(context.Context, *VPNUser) error) error {
-	ctx, cancel := s.passwords.within(ctx)
-	defer cancel()
+func (s *Service) setPassword(ctx context.Context, project, serverID, userID string, next Secret, prove func(*VPNUser) error) error {
+	leave, err := s.hashing.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	var hash PasswordHash
 	for range changeAttempts {
 		tx := s.read(ctx)
@@ -48,14 +44,14 @@ func (s *Service) setPassword(ctx context.Context, project, serverID, userID str
 		if err := checkPassword(u.Name, next); err != nil {
 			return err
 		}
-		if err := prove(ctx, &u); err != nil {
+		if err := prove(&u); err != nil {
 			return err
 		}
-		if err := s.passwords.passwordIsNew(ctx, next, u.Passwords); err != nil {
+		if err := passwordIsNew(next, u.Passwords); err != nil {
 			return err
 		}
 		if hash.IsZero() {
-			if hash, err = s.passwords.hash(ctx, next); err != nil {
+			if hash, err = HashPassword(next, nil); err != nil {
 				return err
 			}
 		}

@@ -89,6 +89,12 @@ func TestSizeOfBatch(t *testing.T) {
 	wantP2C(t, err, "VPN.1318")
 	_, err = w.CreateUsers(t.Context(), project, serverOfUsers, batch)
 	wantP2C(t, err, CodeInvalid, "users: must be at most 100")
+	taken := w.addUser("user-99")
+	invalid, err := w.CreateUsers(t.Context(), project, serverOfUsers, batch[:100])
+	if err != nil || len(invalid) != 1 {
+		t.Errorf("got %+v, %v, want one that is taken", invalid, err)
+	}
+	wantP2C(t, w.DeleteUser(t.Context(), project, serverOfUsers, taken.ID), "")
 	ctx := WithClientToken(t.Context(), ClientToken{Caller: "admin", Text: "1", Digest: sha256.Sum256([]byte("batch"))})
 	for range 2 { // the second time nothing is done
 		invalid, err := w.CreateUsers(ctx, project, serverOfUsers, batch[:100])

@@ -15,8 +15,9 @@ const (
 	// valid one among them.
 	passwordHistory = 5
 
-	// Passwords are hashed apart from any transaction, no more of them at once
-	// than memory and other work allow; who waits longer is told to come back.
+	// Passwords are hashed apart from any transaction, by no more requests at
+	// once than memory and other work allow; who waits longer is told to come
+	// back.
 	maxHashing      = 4 // 19 MiB each
 	hashingPatience = 20 * time.Second
 )
@@ -105,57 +106,29 @@ func passwordIsNotCommon(d *passwordDraft) *Error {
 }
 
 // passwordIsNew: hashes are those of the passwords that were used last.
-func (h *passwordHasher) passwordIsNew(ctx context.Context, password Secret, hashes []PasswordHash) error {
+func passwordIsNew(password Secret, hashes []PasswordHash) error {
 	for _, used := range hashes {
-		same, err := h.matches(ctx, used, password)
-		if err != nil {
-			return err
-		}
-		if same {
+		if used.Matches(password) {
 			return p2cRefusal("VPN.1311", http.StatusBadRequest, "The new password cannot be the same as the old one.")
 		}
 	}
 	return nil
 }
 
-// passwordHasher hashes and compares passwords of users, a few at once.
-type passwordHasher struct{ places chan struct{} }
+// hashingPlaces bounds how many requests hash and compare passwords of users at
+// once.
+type hashingPlaces chan struct{}
 
-func newPasswordHasher() passwordHasher {
-	return passwordHasher{places: make(chan struct{}, maxHashing)}
-}
+func newHashingPlaces() hashingPlaces { return make(hashingPlaces, maxHashing) }
 
-// within bounds the time that a request spends on hashing.
-func (h *passwordHasher) within(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, hashingPatience, Busy())
-}
-
-func (h *passwordHasher) hash(ctx context.Context, password Secret) (hash PasswordHash, err error) {
-	err = h.inPlace(ctx, func() error {
-		hash, err = HashPassword(password, nil)
-		return err
-	})
-	return hash, err
-}
-
-func (h *passwordHasher) matches(ctx context.Context, hash PasswordHash, password Secret) (same bool, err error) {
-	err = h.inPlace(ctx, func() error {
-		same = hash.Matches(password)
-		return nil
-	})
-	return same, err
-}
-
-// inPlace waits for a place, does the work and gives the place back.
-func (h *passwordHasher) inPlace(ctx context.Context, work func() error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
+// enter waits for a place. Leave gives it back.
+func (h hashingPlaces) enter(ctx context.Context) (leave func(), err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, hashingPatience, Busy())
+	defer cancel()
 	select {
-	case h.places <- struct{}{}:
-		defer func() { <-h.places }()
-		return work()
+	case h <- struct{}{}:
+		return func() { <-h }, nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 }

@@ -121,46 +121,28 @@ func TestPasswordIsChangedAtOnce(t *testing.T) {
 
 func TestHashingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newPasswordHasher()
-		release := make(chan struct{})
-		var atOnce, most int
-		var mu sync.Mutex
-		var wg sync.WaitGroup
-		for range 3 * maxHashing {
-			wg.Go(func() {
-				err := h.inPlace(t.Context(), func() error {
-					mu.Lock()
-					atOnce++
-					most = max(most, atOnce)
-					mu.Unlock()
-					<-release
-					mu.Lock()
-					atOnce--
-					mu.Unlock()
-					return nil
-				})
-				if err != nil {
-					t.Error(err)
-				}
-			})
+		h := newHashingPlaces()
+		var leaves []func()
+		for range maxHashing {
+			leave, err := h.enter(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			leaves = append(leaves, leave)
 		}
-		synctest.Wait()
 		// All places are taken: one more waits as long as patience lasts.
-		ctx, cancel := h.within(t.Context())
-		defer cancel()
 		start := time.Now()
-		if _, err := h.hash(ctx, NewSecret(goodPassword)); !isCode(err, CodeBusy) || time.Since(start) != hashingPatience {
+		if _, err := h.enter(t.Context()); !isCode(err, CodeBusy) || time.Since(start) != hashingPatience {
 			t.Errorf("got %v after %v", err, time.Since(start))
 		}
-		gone, leave := context.WithCancel(t.Context())
-		leave()
-		if _, err := h.matches(gone, testHash, NewSecret("x")); !errors.Is(err, context.Canceled) {
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := h.enter(gone); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v, want that the caller left", err)
 		}
-		close(release)
-		wg.Wait()
-		if most != maxHashing {
-			t.Errorf("%d passwords were hashed at once, want %d", most, maxHashing)
+		time.AfterFunc(hashingPatience/2, leaves[0])
+		if _, err := h.enter(t.Context()); err != nil {
+			t.Errorf("got %v, want the place that was given back", err)
 		}
 	})
 }
