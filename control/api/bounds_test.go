@@ -78,7 +78,7 @@ func variants(t *testing.T, s *openapi3.Schema) []variant {
 }
 
 // sample is the smallest value that fits a schema.
-func sample(t *testing.T, s *openapi3.Schema) any {
+func sample(t testing.TB, s *openapi3.Schema) any {
 	t.Helper()
 	switch {
 	case len(s.OneOf) > 0:

@@ -57,16 +57,16 @@ type bench struct {
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
-	return newBenchOf(t, control.Limits{})
+	db, err := store.OpenBolt(filepath.Join(t.TempDir(), "store.db"))
+	check(t, err)
+	return newBenchOn(t, db, control.Limits{})
 }
 
-func newBenchOf(t testing.TB, limits control.Limits) *bench {
+func newBenchOn(t testing.TB, db store.Store, limits control.Limits) *bench {
 	t.Helper()
 	b := &bench{t: t, engines: &engines{}, log: &bytes.Buffer{}, now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	clock := func() time.Time { return b.now }
 	dir := t.TempDir()
-	db, err := store.OpenBolt(filepath.Join(dir, "store.db"))
-	check(t, err)
 	t.Cleanup(func() { check(t, db.Close()) })
 	key, err := control.LoadSealingKey(filepath.Join(dir, "key"))
 	check(t, err)

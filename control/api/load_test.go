@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/store"
 )
 
 // full is an API with many connections of one gateway, two to each customer
 // gateway.
 func full(b *testing.B, connections int) (t *bench, gateway, customerGateway string) {
 	b.Helper()
-	t = newBenchOf(b, control.Limits{
+	t = newBenchOn(b, store.NewMemory(), control.Limits{
 		CustomerGateways: connections, GatewayConnections: map[control.Flavor]int{control.FlavorProfessional1: 100_000}, Connections: 100_000,
 	})
 	gateway = t.createGateway()
@@ -50,10 +51,8 @@ func BenchmarkListConnections(b *testing.B) {
 }
 
 func BenchmarkUpdateConnection(b *testing.B) {
-	t, gateway, customer := full(b, 1000)
-	_ = gateway
+	t, _, _ := full(b, 1000)
 	id := t.call(http.MethodGet, path("vpn-connection")+"?limit=1", nil).list("vpn_connections")[0].(object)["id"].(string)
-	_ = customer
 	n := 0
 	for b.Loop() {
 		n++

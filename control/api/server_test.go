@@ -355,23 +355,3 @@ func TestTLSModes(t *testing.T) {
 		t.Error("a server without a service was made")
 	}
 }
-
-func FuzzRequestBody(f *testing.F) {
-	f.Add("/vpn-gateways", `{"vpn_gateway":{"name":"a","eip1":{"id":"x"}}}`)
-	f.Add("/customer-gateways", `{"customer_gateway":{"id_value":"198.51.100.7","bgp_asn":1e1}}`)
-	f.Add("/vpn-connection", `{"vpn_connection":{"vgw_id":"a","vgw_ip":"b","cgw_id":"c","policy_rules":[{"source":"10.0.0.0/8"}]}}`)
-	f.Add("/vpn-connection", `[[[[`)
-	b := newBench(f)
-	f.Fuzz(func(t *testing.T, resource, body string) {
-		r, content := request(t, http.MethodPost, "/", body)
-		r.URL.Path = "/v5/" + project + resource
-		b.now = b.now.Add(time.Second)
-		signRequest(r, content, "admin", testSecret+"admin", b.now)
-		w := &recorderOf{header: http.Header{}}
-		b.server.Handler().ServeHTTP(w, r)
-		if w.status >= http.StatusInternalServerError {
-			t.Errorf("status %d for %q: %s", w.status, body, w.body.String())
-		}
-		b.log.Reset()
-	})
-}
