@@ -2,7 +2,6 @@ package api
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -36,6 +35,8 @@ const (
 	ccmID        = "scs1717051012106"
 	logGroup     = "66666666-6666-4666-8666-666666666666"
 	logStream    = "77777777-7777-4777-8777-777777777777"
+	eip3ID       = "44444444-4444-4444-8444-444444444445"
+	eip4ID       = "44444444-4444-4444-8444-444444444446"
 	testPSK      = "Correct-Horse-7-Battery"
 	testPassword = "a password of ops"
 	testSecret   = "the secret key of "
@@ -81,6 +82,8 @@ func newBenchOn(t testing.TB, db store.Store, limits control.Limits) *bench {
 			{ID: eip1ID, Address: netip.MustParseAddr("203.0.113.10")},
 			{ID: eip2ID, Address: netip.MustParseAddr("203.0.113.11")},
 			{ID: p2cEIP, Address: netip.MustParseAddr("203.0.113.12")},
+			{ID: eip3ID, Address: netip.MustParseAddr("203.0.113.14")},
+			{ID: eip4ID, Address: netip.MustParseAddr("203.0.113.13")},
 		},
 		LogStreams: []control.LogStream{{GroupID: logGroup, StreamID: logStream, Sink: control.LogSink{File: filepath.Join(dir, "clients.log")}}},
 	}
@@ -230,7 +233,7 @@ func (b *bench) send(r *http.Request) *answer {
 		return a
 	}
 	check(b.t, json.Unmarshal([]byte(a.Text), &a.body))
-	op := documented(b.t, r)
+	op := documented(r)
 	if a.body["request_id"] != id && (op == nil || !withoutRequestID[op.id] || w.Code != http.StatusOK) {
 		b.t.Errorf("%s %s: request_id is %v in the body and %v in the header", r.Method, r.URL, a.body["request_id"], id)
 	}
@@ -252,21 +255,27 @@ func (b *bench) send(r *http.Request) *answer {
 	return a
 }
 
-// document is read once: it does not change.
-var document = sync.OnceValues(func() (map[string]*operation, error) { return loadOperations(context.Background()) })
+func document() (map[string]*operation, error) { return loadOperations() }
 
-// documented returns the operation of a request, nil when there is none.
-func documented(t testing.TB, r *http.Request) *operation {
+// documentedRoutes find the pattern of a request, and that its operation.
+var documentedRoutes = sync.OnceValues(func() (*routes, map[string]*operation) {
 	operations, err := document()
-	check(t, err)
-	mux := &routes{}
-	byPattern := map[string]*operation{}
+	if err != nil {
+		panic(err)
+	}
+	mux, byPattern := &routes{}, map[string]*operation{}
 	for _, op := range operations {
 		for pattern := range op.patterns() {
 			mux.HandleFunc(pattern, http.NotFound)
 			byPattern[pattern] = op
 		}
 	}
+	return mux, byPattern
+})
+
+// documented returns the operation of a request, nil when there is none.
+func documented(r *http.Request) *operation {
+	mux, byPattern := documentedRoutes()
 	return byPattern[mux.Pattern(r)]
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/routers"
@@ -51,13 +52,15 @@ func (o *operation) patterns() map[string]string {
 }
 
 // loadOperations returns the operations of the document by their pattern, as
-// in GET /v5/{project_id}/vpn-gateways.
-func loadOperations(ctx context.Context) (map[string]*operation, error) {
+// in GET /v5/{project_id}/vpn-gateways. They are not to be changed.
+var loadOperations = sync.OnceValues(readDocument)
+
+func readDocument() (map[string]*operation, error) {
 	doc, err := openapi3.NewLoader().LoadFromData(Document)
 	if err != nil {
 		return nil, err
 	}
-	if err := doc.Validate(ctx); err != nil {
+	if err := doc.Validate(context.Background()); err != nil {
 		return nil, err
 	}
 	operations := map[string]*operation{}
@@ -84,7 +87,7 @@ func loadOperations(ctx context.Context) (map[string]*operation, error) {
 // Actions returns the actions that the operations of the document need, each
 // once and in order.
 func Actions() ([]string, error) {
-	operations, err := loadOperations(context.Background())
+	operations, err := loadOperations()
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +111,7 @@ type router struct {
 }
 
 func (s *Server) newRouter() (http.Handler, error) {
-	operations, err := loadOperations(context.Background())
+	operations, err := loadOperations()
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,618 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+
+	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/store"
+)
+
+// contract is what an operation promises beside what the document says of it.
+type contract struct {
+	// call makes the request that succeeds; nil: that of scene.calls.
+	call func(*scene) *answer
+	// body is that of scene.calls with changes that make it succeed, for an
+	// operation that has one.
+	body func(*scene) object
+	// refusal is what every request gets for which this release has nothing.
+	refusal *denial
+	// states are those of objects in which the operation is refused. One that
+	// changes something and has none says why.
+	states    []wrongState
+	stateless string
+	// quotas are the numbers that a creation does not exceed. One without says
+	// why.
+	quotas  []quota
+	endless string
+	// references are members of the body that name objects, with the refusal of
+	// one that is not there.
+	references map[string]denial
+}
+
+type denial struct {
+	status        int
+	code, message string
+}
+
+type wrongState struct {
+	name    string
+	prepare func(*scene)
+	denial
+}
+
+type quota struct {
+	limits  control.Limits
+	prepare func(*scene)
+	message string
+}
+
+// scene is an API with one object of each kind: a gateway and a monitor that are
+// ACTIVE, a customer gateway, and a connection that is DOWN.
+type scene struct {
+	*bench
+	connection, gateway, customerGateway, monitor string
+	calls                                         map[string][3]any
+}
+
+func newScene(t testing.TB, limits control.Limits) *scene {
+	t.Helper()
+	s := &scene{bench: newBenchOn(t, store.NewMemory(), limits)}
+	s.connection, s.gateway, s.customerGateway = s.createConnection()
+	s.monitor = s.createMonitor(s.connection)
+	s.calls = everyOperation(s.gateway, s.customerGateway, s.connection, s.monitor)
+	return s
+}
+
+// request returns the request of an operation that succeeds.
+func (s *scene) request(id string, c *contract) (method, target string, body any) {
+	s.t.Helper()
+	call, ok := s.calls[id]
+	if !ok {
+		s.t.Fatalf("operation %s has no request", id)
+	}
+	if c.body != nil {
+		return call[0].(string), call[1].(string), c.body(s)
+	}
+	return call[0].(string), call[1].(string), call[2]
+}
+
+// make makes the request that succeeds.
+func (s *scene) make(id string, c *contract) *answer {
+	s.t.Helper()
+	if c.call != nil {
+		return c.call(s)
+	}
+	method, target, body := s.request(id, c)
+	return s.bench.call(method, target, body)
+}
+
+// The reconciler's part.
+
+func (s *scene) pendGateway() {
+	check(s.t, s.objects.SetGatewayStatus(s.t.Context(), project, s.gateway, control.GatewayStatus{}))
+}
+
+func (s *scene) pendConnection() {
+	check(s.t, s.objects.SetConnectionStatus(s.t.Context(), project, s.connection, control.ConnectionStatus{}))
+}
+
+func (s *scene) dropConnection() {
+	s.call(http.MethodDelete, path("vpn-connection", s.connection), nil).want(http.StatusNoContent)
+	check(s.t, s.objects.FinalizeConnection(s.t.Context(), project, s.connection))
+}
+
+func (s *scene) deleteConnection() {
+	s.call(http.MethodDelete, path("vpn-connection", s.connection), nil).want(http.StatusNoContent)
+}
+
+var (
+	notReadyGateway    = wrongState{"gateway pending", (*scene).pendGateway, denial{403, "VPN.0003", "(type=GATEWAY, ID="}}
+	notReadyConnection = wrongState{"connection pending", (*scene).pendConnection, denial{403, "VPN.0003", "(type=CONNECTION, ID="}}
+	deletedConnection  = wrongState{"connection being deleted", (*scene).deleteConnection, denial{403, "VPN.0003", "currently DELETING"}}
+	missing            = denial{404, "VPN.0004", "resource not found"}
+	noCertificate      = &missing
+)
+
+// secondConnection is the body of a connection beside that of the scene.
+func secondConnection(s *scene) object {
+	return with(smallestConnection(s.gateway, s.customerGateway), "vgw_ip", eip2ID)
+}
+
+// contracts are those of all operations.
+var contracts = map[string]contract{
+	"KeystoneCreateUserTokenByPassword": {
+		call:      func(s *scene) *answer { return s.login(login()) },
+		stateless: "users are in the configuration", endless: "tokens end by themselves, and logins are rare by their rate",
+	},
+	"KeystoneRevokeToken": {
+		call: func(s *scene) *answer {
+			token := s.login(login()).want(http.StatusCreated).Header.Get("X-Subject-Token")
+			r, _ := request(s.t, http.MethodDelete, "/v3/auth/tokens", nil)
+			r.Header.Set(headerToken, token)
+			r.Header.Set("X-Subject-Token", token)
+			return s.send(r)
+		},
+		stateless: "a token is valid or not there",
+	},
+	"BackupStore": {call: func(s *scene) *answer { return s.as("backup", http.MethodGet, "/vpngw/v1/backup", nil) }},
+
+	"CreateVgw": {
+		body: func(*scene) object {
+			return vgw(with(smallestGateway(), "eip1", object{"id": eip3ID}, "eip2", object{"id": eip4ID}))
+		},
+		stateless: "it depends on no other object",
+		quotas:    []quota{{limits: control.Limits{Gateways: 1}, message: "quota exceeded: gateways, at most 1"}},
+	},
+	"UpdateVgw":                      {states: []wrongState{notReadyGateway}},
+	"UpdatePostpaidVgwSpecification": {states: []wrongState{notReadyGateway}},
+	"DeleteVgw": {
+		call: func(s *scene) *answer {
+			s.dropConnection()
+			return s.bench.call(http.MethodDelete, path("vpn-gateways", s.gateway), nil)
+		},
+		states: []wrongState{notReadyGateway, {"with a connection", func(*scene) {}, denial{400, "VPN.0001", "has connection"}}},
+	},
+	"UpgradeVpnGateway":         {refusal: &denial{400, "VPN.0001", "no newer version"}, stateless: "refused in every state"},
+	"DeleteVpnGatewayJob":       {refusal: &missing, stateless: "there is no job"},
+	"CreateVgwCertificate":      {refusal: &denial{400, "VPN.0001", "only a gateway of flavor GM has one"}, stateless: "refused in every state", endless: "refused"},
+	"ShowVpnGatewayCertificate": {refusal: noCertificate},
+	"UpdateVgwCertificate":      {refusal: noCertificate, stateless: "there is none"},
+
+	"CreateCgw": {
+		stateless: "it depends on no other object",
+		quotas:    []quota{{limits: control.Limits{CustomerGateways: 1}, message: "quota exceeded: customer gateways, at most 1"}},
+	},
+	"UpdateCgw": {stateless: "a customer gateway changes at once"},
+	"DeleteCgw": {
+		call: func(s *scene) *answer {
+			s.dropConnection()
+			return s.bench.call(http.MethodDelete, path("customer-gateways", s.customerGateway), nil)
+		},
+		states: []wrongState{{"with a connection", func(*scene) {}, denial{400, "VPN.0001", "has connection"}}},
+	},
+
+	"CreateVpnConnection": {
+		states: []wrongState{notReadyGateway},
+		quotas: []quota{
+			{limits: control.Limits{Connections: 1}, message: "quota exceeded: connections, at most 1"},
+			{limits: control.Limits{GatewayConnections: map[control.Flavor]int{control.FlavorProfessional1: 1}}, message: "quota exceeded: connections of a gateway of flavor Professional1, at most 1"},
+		},
+		references: map[string]denial{
+			"vpn_connection.vgw_id": missing, "vpn_connection.cgw_id": missing,
+			"vpn_connection.vgw_ip": {400, "VPN.0001", "vgw_ip: is none of the gateway"},
+		},
+	},
+	"BatchCreateVpnConnection": {
+		states: []wrongState{notReadyGateway},
+		quotas: []quota{{limits: control.Limits{Connections: 1}, message: "quota exceeded: connections, at most 1"}},
+	},
+	"UpdateVpnConnection": {
+		states:     []wrongState{notReadyGateway, notReadyConnection, deletedConnection},
+		references: map[string]denial{"vpn_connection.cgw_id": missing},
+	},
+	"DeleteVpnConnection": {states: []wrongState{notReadyGateway, notReadyConnection, deletedConnection}},
+	"ResetVpnConnection":  {states: []wrongState{notReadyConnection, deletedConnection}},
+	"ListConnectionIpsecSa": {call: func(s *scene) *answer {
+		s.engines.children = map[string][]control.ChildSA{s.connection: nil}
+		return s.bench.call(http.MethodGet, path("vpn-connection", s.connection, "ipsec-sa"), nil)
+	}},
+
+	"CreateConnectionMonitor": {
+		body: func(s *scene) object {
+			second := s.bench.call(http.MethodPost, path("vpn-connection"), vpn(secondConnection(s))).want(http.StatusCreated)
+			return object{"connection_monitor": object{"vpn_connection_id": second.text("vpn_connection", "id")}}
+		},
+		states: []wrongState{{"connection being deleted", func(s *scene) {
+			s.calls["CreateConnectionMonitor"] = [3]any{http.MethodPost, path("connection-monitors"), object{"connection_monitor": object{"vpn_connection_id": s.connection}}}
+			s.deleteConnection()
+		}, denial{403, "VPN.0003", "currently DELETING"}}},
+		quotas: []quota{{
+			prepare: func(*scene) {}, message: "has monitor",
+		}},
+		references: map[string]denial{"connection_monitor.vpn_connection_id": missing},
+	},
+	"DeleteConnectionMonitor": {states: []wrongState{{"being deleted", func(s *scene) {
+		s.bench.call(http.MethodDelete, path("connection-monitors", s.monitor), nil).want(http.StatusNoContent)
+	}, denial{403, "VPN.0003", "currently DELETING"}}}},
+
+	"ListResourcesByTags":                  {stateless: "reads"},
+	"CountResourcesByTags":                 {stateless: "reads"},
+	"ExportVpnConnectionPeerConfiguration": {stateless: "reads"},
+	"BatchCreateResourceTags": {
+		stateless: "tags change in any state",
+		quotas: []quota{{
+			prepare: func(s *scene) {
+				tags := []object{}
+				for i := range 20 {
+					tags = append(tags, object{"key": fmt.Sprint("key-", i)})
+				}
+				s.bench.call(http.MethodPost, path("vpn-connection", s.connection, "tags", "create"), object{"tags": tags}).want(http.StatusNoContent)
+			},
+			message: "an object has at most 20",
+		}},
+	},
+	"BatchDeleteResourceTags": {stateless: "tags change in any state"},
+}
+
+// creates tells whether an operation makes something.
+func (o *operation) creates() bool {
+	return o.route.Operation.Responses.Status(http.StatusCreated) != nil || o.id == "BatchCreateResourceTags"
+}
+
+// success returns the one status of success that the document has.
+func (o *operation) success(t testing.TB) int {
+	t.Helper()
+	found := 0
+	for status := range o.route.Operation.Responses.Map() {
+		if n, err := strconv.Atoi(status); err == nil && n < 300 {
+			if found != 0 {
+				t.Fatalf("%s has several statuses of success", o.id)
+			}
+			found = n
+		}
+	}
+	return found
+}
+
+// eachOperation runs a test of every operation of the document and its contract,
+// which may be the empty one for those that only read.
+func eachOperation(t *testing.T, test func(t *testing.T, op *operation, c *contract)) {
+	t.Helper()
+	operations, err := document()
+	check(t, err)
+	for _, pattern := range slices.Sorted(maps.Keys(operations)) {
+		op := operations[pattern]
+		c, ok := contracts[op.id]
+		if !ok && op.route.Method != http.MethodGet {
+			t.Errorf("%s changes something and has no contract", op.id)
+			continue
+		}
+		t.Run(op.id, func(t *testing.T) { test(t, op, &c) })
+	}
+	for id := range contracts {
+		if !slices.ContainsFunc(slices.Collect(maps.Values(operations)), func(o *operation) bool { return o.id == id }) {
+			t.Errorf("there is a contract of %s, which the document lacks", id)
+		}
+	}
+}
+
+// Every operation does what it is for, and answers as the document says.
+func TestEveryOperationSucceeds(t *testing.T) {
+	eachOperation(t, func(t *testing.T, op *operation, c *contract) {
+		s := newScene(t, control.Limits{})
+		a := s.make(op.id, c)
+		if c.refusal != nil {
+			a.wantError(c.refusal.status, c.refusal.code, c.refusal.message)
+			return
+		}
+		a.want(op.success(t))
+	})
+}
+
+const unknownID = "00000000-0000-4000-8000-000000000000"
+
+// Every id that a request names has to be there.
+func TestUnknownIDs(t *testing.T) {
+	eachOperation(t, func(t *testing.T, op *operation, c *contract) {
+		s := newScene(t, control.Limits{})
+		if _, ok := s.calls[op.id]; !ok {
+			return // it names no object
+		}
+		method, target, body := s.request(op.id, c)
+		for i, segment := range strings.Split(op.route.Path, "/") {
+			if !strings.HasPrefix(segment, "{") || segment == "{project_id}" || segment == "{"+typeParameter+"}" {
+				continue
+			}
+			segments := strings.Split(target, "/")
+			segments[i] = unknownID
+			s.bench.call(method, strings.Join(segments, "/"), body).wantError(http.StatusNotFound, "VPN.0004", "resource not found")
+		}
+		for member, want := range c.references {
+			s.bench.call(method, target, replaced(t, op.id, body, strings.Split(member, "."), unknownID)).wantError(want.status, want.code, want.message)
+		}
+	})
+}
+
+// Operations wait for others that are under way.
+func TestWrongStates(t *testing.T) {
+	eachOperation(t, func(t *testing.T, op *operation, c *contract) {
+		if (len(c.states) == 0) == (c.stateless == "") && op.route.Method != http.MethodGet {
+			t.Errorf("has %d states in which it is refused, and the reason %q to have none", len(c.states), c.stateless)
+		}
+		for _, state := range c.states {
+			t.Run(state.name, func(t *testing.T) {
+				s := newScene(t, control.Limits{})
+				state.prepare(s)
+				method, target, body := s.calls[op.id][0].(string), s.calls[op.id][1].(string), s.calls[op.id][2]
+				before := s.everything()
+				s.bench.call(method, target, body).wantError(state.status, state.code, state.message)
+				if after := s.everything(); after != before {
+					t.Errorf("a refused request changed something:\n%s\n%s", before, after)
+				}
+			})
+		}
+	})
+}
+
+// Creations are bounded, and say by what.
+func TestQuotasOfCreations(t *testing.T) {
+	eachOperation(t, func(t *testing.T, op *operation, c *contract) {
+		if (len(c.quotas) == 0) == (c.endless == "") && op.creates() {
+			t.Errorf("has %d quotas, and the reason %q to have none", len(c.quotas), c.endless)
+		}
+		for _, q := range c.quotas {
+			t.Run(q.message, func(t *testing.T) {
+				s := newScene(t, q.limits)
+				method, target, body := s.calls[op.id][0].(string), s.calls[op.id][1].(string), s.calls[op.id][2]
+				if q.prepare != nil {
+					q.prepare(s)
+				} else {
+					method, target, body = s.request(op.id, c)
+				}
+				before := s.everything()
+				s.bench.call(method, target, body).wantError(http.StatusBadRequest, "VPN.0001", q.message)
+				if after := s.everything(); after != before {
+					t.Errorf("a refused request changed something:\n%s\n%s", before, after)
+				}
+			})
+		}
+	})
+}
+
+// What is marked by a client token is done once, whoever else asks meanwhile.
+func TestRepeats(t *testing.T) {
+	const token = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0001"
+	eachOperation(t, func(t *testing.T, op *operation, c *contract) {
+		if !op.repeatable || c.refusal != nil {
+			return
+		}
+		s := newScene(t, control.Limits{})
+		method, target, body := s.request(op.id, c)
+		if method != http.MethodPost {
+			t.Fatalf("a repeatable %s", method)
+		}
+		first := s.marked("admin", token, target, body).want(op.success(t))
+		before := s.everything()
+		again := s.marked("admin", token, target, body).want(op.success(t))
+		delete(first.body, "request_id")
+		delete(again.body, "request_id")
+		if a, b := encoded(t, first.body), encoded(t, again.body); a != b {
+			t.Errorf("the second answer is %s, want %s", b, a)
+		}
+		if after := s.everything(); after != before {
+			t.Errorf("the second request changed something:\n%s\n%s", before, after)
+		}
+		other := encoded(t, body) + " "
+		s.marked("admin", token, target, other).wantError(http.StatusBadRequest, "VPN.0031", "Repeated operation.")
+	})
+}
+
+// Bodies that are no JSON, or not of the type that is wanted, change nothing.
+func TestMalformedBodies(t *testing.T) {
+	eachOperation(t, func(t *testing.T, op *operation, c *contract) {
+		if op.route.Operation.RequestBody == nil || op.public {
+			return
+		}
+		s := newScene(t, control.Limits{})
+		method, target, _ := s.request(op.id, c)
+		before := s.everything()
+		for _, body := range []string{"", "{", `{"a":}`, "{}{}", "\xff", `"x"`, "1", "[]", "null", strings.Repeat("[", 10_000)} {
+			s.bench.call(method, target, body).wantError(http.StatusBadRequest, "VPN.0001", "invalid request: ")
+		}
+		if after := s.everything(); after != before {
+			t.Errorf("a malformed request changed something:\n%s\n%s", before, after)
+		}
+	})
+}
+
+// fitting are values of members that have n characters, or n entries, and break
+// no other rule. Where there is none, a text of n letters fits.
+var fitting = map[string]func(n int) any{
+	"psk":           func(n int) any { return "Aa1" + strings.Repeat("x", n-3) },
+	"local_subnets": networks,
+	"peer_subnets":  networks,
+	"tags": func(n int) any {
+		return many(n, func(i int) any { return object{"key": fmt.Sprint("key-", i), "value": "v"} })
+	},
+	"tags.0":         func(int) any { return object{"key": "k", "value": "v"} },
+	"policy_rules":   func(n int) any { return many(n, func(i int) any { return ruleOf(i, networks(1)) }) },
+	"policy_rules.0": func(int) any { return ruleOf(0, networks(1)) },
+	"destination":    networks,
+
+	"ListResourcesByTags tags.0":     tagFilter,
+	"CountResourcesByTags tags.0":    tagFilter,
+	"ListResourcesByTags tags":       func(n int) any { return many(n, func(int) any { return tagFilter(1) }) },
+	"CountResourcesByTags tags":      func(n int) any { return many(n, func(int) any { return tagFilter(1) }) },
+	"ListResourcesByTags matches.0":  func(int) any { return object{"key": "resource_name", "value": "v"} },
+	"CountResourcesByTags matches.0": func(int) any { return object{"key": "resource_name", "value": "v"} },
+}
+
+func tagFilter(int) any { return object{"key": "k", "values": []any{"v"}} }
+
+// fits returns what of the table above is for a member of an operation.
+func fits(operation, member string) func(n int) any {
+	if own := fitting[operation+" "+member]; own != nil {
+		return own
+	}
+	return fitting[member]
+}
+
+func many(n int, one func(i int) any) []any {
+	list := []any{}
+	for i := range n {
+		list = append(list, one(i))
+	}
+	return list
+}
+
+func networks(n int) any { return many(n, func(i int) any { return fmt.Sprintf("172.18.%d.0/24", i) }) }
+
+func ruleOf(i int, destination any) object {
+	return object{"source": fmt.Sprintf("192.168.%d.0/24", i), "destination": destination}
+}
+
+// narrower are the members whose values at a bound of the document other rules
+// refuse, whatever they are, with the words of the refusal.
+var narrower = []struct {
+	member *regexp.Regexp // of operation, path of the member and bound
+	words  string
+}{
+	{regexp.MustCompile(`(vgw_id|cgw_id|vpn_connection_id) `), "resource not found"},
+	{regexp.MustCompile(`vgw_ip `), "vgw_ip: is none of the gateway"},
+	{regexp.MustCompile(`_v6(\.0(\.source|\.destination(\.0)?)?)? `), "must be absent with"},
+	{regexp.MustCompile(`(_subnets\.0|policy_rules\.0\.destination\.0|policy_rules\.0\.source) longest`), "must be an IPv4 network"},
+	{regexp.MustCompile(`tunnel_(local|peer)_address longest`), "must be an address of 169.254.0.0/16"},
+	{regexp.MustCompile(`(local_id|peer_id) longest`), "must be an IPv4 address"},
+	{regexp.MustCompile(`customer_gateway.id_value `), "must be the IPv4 address of a device"},
+	{regexp.MustCompile(`ca_certificate`), "a CA certificate is of use with GM gateways only"},
+	{regexp.MustCompile(`style longest`), "style: must be one of"},
+	{regexp.MustCompile(`ExportVpnConnectionPeerConfiguration`), "must be one of the supported devices"},
+	{regexp.MustCompile(`policy_rules(\.0\.destination)? most`), "policy_rules: must be absent with style static"},
+	{regexp.MustCompile(`vpn_connections (fewest|most)`), "resource not found"},
+	{regexp.MustCompile(`access_private_ip_. longest`), "must be given together"},
+	{regexp.MustCompile(`(access_subnet_id|connect_subnet) `), "has no subnet a"},
+	{regexp.MustCompile(`access_vpc_id `), "access_subnet_id: is required with access_vpc_id"},
+	{regexp.MustCompile(`availability_zone_ids`), "of az1, az2"},
+	{regexp.MustCompile(`eip.\.bandwidth_`), "must stand alone"},
+	{regexp.MustCompile(`eip.\.id `), "there is no EIP a"},
+	{regexp.MustCompile(`enterprise_project_id `), `must be "0" or a UUID`},
+	{regexp.MustCompile(`er_id `), "must be absent with attachment_type vpc"},
+	{regexp.MustCompile(`vpc_id `), "there is no VPC a"},
+	{regexp.MustCompile(`eip_id_. `), "is still bound there"},
+	{regexp.MustCompile(`policy_template`), "only a gateway of a NonFixedIP flavor has one"},
+}
+
+// Every member is taken at its bounds and refused beyond them, by the whole of
+// the API: the other members are those of a request that succeeds. Beyond a
+// bound the refusal names the member. At a bound the request succeeds, unless
+// another rule than the bound's refuses it.
+func TestBoundsOfEveryRequest(t *testing.T) {
+	attempts := 0
+	eachOperation(t, func(t *testing.T, op *operation, c *contract) {
+		if op.route.Operation.RequestBody == nil || op.public || c.refusal != nil {
+			return
+		}
+		s := newScene(t, control.Limits{})
+		method, target, body := s.request(op.id, c)
+		eachMember(op.route.Operation.RequestBody.Value.Content.Get("application/json").Schema, nil, func(at []string, schema *openapi3.SchemaRef) {
+			for _, v := range variants(t, schema.Value) {
+				what := op.id + " " + strings.Join(at, ".") + " " + v.name
+				switch {
+				case !v.good:
+					attempts++
+					name := at[len(at)-1]
+					if name == "0" {
+						name = "[0]"
+					}
+					s.bench.call(method, target, replaced(t, op.id, body, at, v.value)).
+						wantError(http.StatusBadRequest, "VPN.0001", name)
+				case isBound(v.name):
+					attempts++
+					fresh := newScene(t, control.Limits{})
+					method, target, body := fresh.request(op.id, c)
+					a := fresh.bench.call(method, target, replaced(t, op.id, body, at, fit(op.id, at, v.value)))
+					i := slices.IndexFunc(narrower, func(n struct {
+						member *regexp.Regexp
+						words  string
+					}) bool {
+						return n.member.MatchString(what)
+					})
+					switch {
+					case i < 0 && a.Status != op.success(t):
+						t.Errorf("%s: got %s", what, a.Text)
+					case i >= 0 && (a.Status < 400 || !strings.Contains(a.text("error_msg"), narrower[i].words)):
+						t.Errorf("%s: got %s, want %q", what, a.Text, narrower[i].words)
+					}
+				}
+			}
+		})
+	})
+	if attempts < 500 {
+		t.Errorf("only %d requests were tried", attempts)
+	}
+}
+
+func isBound(variant string) bool {
+	return slices.Contains([]string{"shortest", "longest", "lowest", "highest", "fewest", "most"}, variant)
+}
+
+// fit returns a value of the same size that breaks no other rule, if there is
+// one.
+func fit(operation string, at []string, v any) any {
+	make := fits(operation, at[len(at)-1])
+	if make == nil {
+		return v
+	}
+	switch v := v.(type) {
+	case string:
+		return make(len(v))
+	case []any:
+		return make(len(v))
+	}
+	return v
+}
+
+// replaced returns a copy of a body with another value of one member. What it
+// stands in is made if it is not there.
+func replaced(t testing.TB, operation string, body any, member []string, value any) object {
+	t.Helper()
+	var fresh object
+	check(t, json.Unmarshal([]byte(encoded(t, body)), &fresh))
+	var at any = fresh
+	for i, name := range member {
+		last := i == len(member)-1
+		switch v := at.(type) {
+		case object:
+			if last {
+				v[name] = value
+				continue
+			}
+			if v[name] == nil {
+				v[name] = object{}
+				if member[i+1] == "0" {
+					one := any(object{})
+					if make := fits(operation, name+".0"); make != nil {
+						check(t, json.Unmarshal([]byte(encoded(t, make(1))), &one))
+					}
+					v[name] = []any{one}
+				}
+			}
+			at = v[name]
+		case []any:
+			if last {
+				v[0] = value
+				continue
+			}
+			at = v[0]
+		default:
+			t.Fatalf("%v: there is nothing at %s", member, name)
+		}
+	}
+	return fresh
+}
+
+// eachMember calls a function for every member of a body.
+func eachMember(s *openapi3.SchemaRef, at []string, do func(at []string, s *openapi3.SchemaRef)) {
+	if len(at) > 0 {
+		do(at, s)
+	}
+	switch {
+	case len(s.Value.OneOf) > 0:
+	case s.Value.Type.Is("object"):
+		for _, name := range slices.Sorted(maps.Keys(s.Value.Properties)) {
+			eachMember(s.Value.Properties[name], append(slices.Clip(at), name), do)
+		}
+	case s.Value.Type.Is("array"):
+		eachMember(s.Value.Items, append(slices.Clip(at), "0"), do)
+	}
+}
