@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -54,6 +55,7 @@ type quota struct {
 	limits  control.Limits
 	prepare func(*scene)
 	message string
+	code    string // empty: VPN.0001
 }
 
 // scene is an API with one object of each kind: a gateway and a monitor that are
@@ -61,16 +63,51 @@ type quota struct {
 type scene struct {
 	*bench
 	connection, gateway, customerGateway, monitor string
+	user, group, policy                           string // of a server in password mode
 	calls                                         map[string][3]any
 }
 
-func newScene(t testing.TB, limits control.Limits) *scene {
+// newScene makes the objects that an operation may be about.
+func newScene(t testing.TB, limits control.Limits, op *operation) *scene {
 	t.Helper()
 	s := &scene{bench: newBenchOn(t, store.NewMemory(), limits)}
 	s.connection, s.gateway, s.customerGateway = s.createConnection()
 	s.monitor = s.createMonitor(s.connection)
 	s.calls = everyOperation(s.gateway, s.customerGateway, s.connection, s.monitor)
+	s.passwordServer()
+	if strings.Contains(op.route.Path, "/{vpn_server_id}/") {
+		s.group, s.user = s.createGroup("group"), s.oneUser()
+		s.policy = s.createPolicy(s.group)
+		maps.Copy(s.calls, everyUserOperation(s.user, s.group, s.policy))
+	}
 	return s
+}
+
+var firstUser struct {
+	id    string
+	entry store.Entry
+}
+
+// oneUser makes a user who is in no group. Only the first one's password is
+// hashed, which takes its time: the others are copies.
+func (s *scene) oneUser() (id string) {
+	s.t.Helper()
+	if firstUser.id != "" {
+		_, err := s.store.Txn(s.t.Context(), nil, []store.Op{store.Put(firstUser.entry.Key, firstUser.entry.Value)})
+		check(s.t, err)
+		return firstUser.id
+	}
+	id = s.createUser(object{"name": "user-1"})
+	entry, err := s.store.Get(s.t.Context(), "spec/"+string(control.KindUser)+"/"+project+"/"+id)
+	check(s.t, err)
+	firstUser.id, firstUser.entry = id, entry
+	return id
+}
+
+// call makes a request as the administrator.
+func (s *scene) call(method, target string, body any) *answer {
+	s.t.Helper()
+	return s.bench.call(method, target, body)
 }
 
 // request returns the request of an operation that succeeds.
@@ -86,14 +123,14 @@ func (s *scene) request(id string, c *contract) (method, target string, body any
 	return call[0].(string), call[1].(string), call[2]
 }
 
-// make makes the request that succeeds.
-func (s *scene) make(id string, c *contract) *answer {
+// perform makes the request that succeeds.
+func (s *scene) perform(id string, c *contract) *answer {
 	s.t.Helper()
 	if c.call != nil {
 		return c.call(s)
 	}
 	method, target, body := s.request(id, c)
-	return s.bench.call(method, target, body)
+	return s.call(method, target, body)
 }
 
 // The reconciler's part.
@@ -158,7 +195,7 @@ var contracts = map[string]contract{
 	"DeleteVgw": {
 		call: func(s *scene) *answer {
 			s.dropConnection()
-			return s.bench.call(http.MethodDelete, path("vpn-gateways", s.gateway), nil)
+			return s.call(http.MethodDelete, path("vpn-gateways", s.gateway), nil)
 		},
 		states: []wrongState{notReadyGateway, {"with a connection", func(*scene) {}, denial{400, "VPN.0001", "has connection"}}},
 	},
@@ -176,7 +213,7 @@ var contracts = map[string]contract{
 	"DeleteCgw": {
 		call: func(s *scene) *answer {
 			s.dropConnection()
-			return s.bench.call(http.MethodDelete, path("customer-gateways", s.customerGateway), nil)
+			return s.call(http.MethodDelete, path("customer-gateways", s.customerGateway), nil)
 		},
 		states: []wrongState{{"with a connection", func(*scene) {}, denial{400, "VPN.0001", "has connection"}}},
 	},
@@ -204,12 +241,12 @@ var contracts = map[string]contract{
 	"ResetVpnConnection":  {states: []wrongState{notReadyConnection, deletedConnection}},
 	"ListConnectionIpsecSa": {call: func(s *scene) *answer {
 		s.engines.children = map[string][]control.ChildSA{s.connection: nil}
-		return s.bench.call(http.MethodGet, path("vpn-connection", s.connection, "ipsec-sa"), nil)
+		return s.call(http.MethodGet, path("vpn-connection", s.connection, "ipsec-sa"), nil)
 	}},
 
 	"CreateConnectionMonitor": {
 		body: func(s *scene) object {
-			second := s.bench.call(http.MethodPost, path("vpn-connection"), vpn(secondConnection(s))).want(http.StatusCreated)
+			second := s.call(http.MethodPost, path("vpn-connection"), vpn(secondConnection(s))).want(http.StatusCreated)
 			return object{"connection_monitor": object{"vpn_connection_id": second.text("vpn_connection", "id")}}
 		},
 		states: []wrongState{{"connection being deleted", func(s *scene) {
@@ -222,7 +259,7 @@ var contracts = map[string]contract{
 		references: map[string]denial{"connection_monitor.vpn_connection_id": missing},
 	},
 	"DeleteConnectionMonitor": {states: []wrongState{{"being deleted", func(s *scene) {
-		s.bench.call(http.MethodDelete, path("connection-monitors", s.monitor), nil).want(http.StatusNoContent)
+		s.call(http.MethodDelete, path("connection-monitors", s.monitor), nil).want(http.StatusNoContent)
 	}, denial{403, "VPN.0003", "currently DELETING"}}}},
 
 	"ListResourcesByTags":                  {stateless: "reads"},
@@ -236,12 +273,82 @@ var contracts = map[string]contract{
 				for i := range 20 {
 					tags = append(tags, object{"key": fmt.Sprint("key-", i)})
 				}
-				s.bench.call(http.MethodPost, path("vpn-connection", s.connection, "tags", "create"), object{"tags": tags}).want(http.StatusNoContent)
+				s.call(http.MethodPost, path("vpn-connection", s.connection, "tags", "create"), object{"tags": tags}).want(http.StatusNoContent)
 			},
 			message: "an object has at most 20",
 		}},
 	},
 	"BatchDeleteResourceTags": {stateless: "tags change in any state"},
+
+	"CreateVpnUser": {
+		stateless:  atOnce,
+		quotas:     []quota{{prepare: (*scene).fillUsers, code: "VPN.1307", message: "The number of users exceeds the upper limit."}},
+		references: map[string]denial{"user.user_group_id": unknownGroup},
+	},
+	"BatchCreateVpnUsers": {
+		stateless: atOnce,
+		quotas:    []quota{{prepare: (*scene).fillUsers, code: "VPN.1307", message: "The number of users exceeds the upper limit."}},
+	},
+	"UpdateVpnUser":         {stateless: atOnce, references: map[string]denial{"user.user_group_id": unknownGroup}},
+	"UpdateVpnUserPassword": {stateless: atOnce},
+	"ResetVpnUserPassword":  {stateless: atOnce},
+	"DeleteVpnUser":         {stateless: atOnce},
+	"BatchDeleteVpnUsers":   {stateless: atOnce, references: map[string]denial{"users.0.id": {404, "VPN.1303", "The user does not exist."}}},
+
+	"CreateVpnUserGroup": {
+		stateless: atOnce,
+		quotas: []quota{{prepare: func(s *scene) {
+			for i := range 48 { // beside the default one and that of the scene
+				s.createGroup(fmt.Sprint("group-", i))
+			}
+		}, code: "VPN.1306", message: "exceeds the upper limit (50)"}},
+	},
+	"UpdateVpnUserGroup": {stateless: atOnce},
+	"DeleteVpnUserGroup": {
+		call: func(s *scene) *answer {
+			s.call(http.MethodDelete, onServer("access-policies", s.policy), nil).want(http.StatusNoContent)
+			return s.call(http.MethodDelete, onServer("groups", s.group), nil)
+		},
+		states: []wrongState{{"with a policy", func(*scene) {}, denial{400, "VPN.1313", "access policy"}}},
+	},
+	"AddVpnUsersToGroup": {
+		states: []wrongState{{"user in another group", func(s *scene) {
+			other := s.createGroup("other")
+			s.call(http.MethodPost, onServer("groups", other, "add-users"), ids(s.user)).want(http.StatusCreated)
+		}, denial{400, "VPN.1304", "user-1 has been added to another user group"}}},
+		endless:    "a group has as many members as the server has users",
+		references: map[string]denial{"users.0.id": {404, "VPN.1303", "The user does not exist."}},
+	},
+	"RemoveVpnUsersFromGroup": {
+		call: func(s *scene) *answer {
+			s.call(http.MethodPost, onServer("groups", s.group, "add-users"), ids(s.user)).want(http.StatusCreated)
+			return s.call(http.MethodPost, onServer("groups", s.group, "remove-users"), ids(s.user))
+		},
+		states:  []wrongState{{"user not in the group", func(*scene) {}, denial{400, "VPN.1305", "user-1 is not in the current user group"}}},
+		endless: "it takes away",
+	},
+	"CreateVpnAccessPolicy": {
+		stateless: atOnce,
+		quotas: []quota{{prepare: func(s *scene) {
+			for i := range 99 {
+				s.call(http.MethodPost, onServer("access-policies"), policyBody(object{
+					"name": fmt.Sprint("policy-", i), "user_group_id": s.group, "dest_ip_cidrs": []string{"10.0.0.0/8"},
+				})).want(http.StatusCreated)
+			}
+		}, code: "VPN.1400", message: "exceeds the upper limit (100)"}},
+		references: map[string]denial{"access_policy.user_group_id": unknownGroup},
+	},
+	"UpdateVpnAccessPolicy": {stateless: atOnce, references: map[string]denial{"access_policy.user_group_id": unknownGroup}},
+	"DeleteVpnAccessPolicy": {stateless: atOnce},
+}
+
+const atOnce = "users, groups and policies change at once, whatever their server does"
+
+// fillUsers creates as many users as the gateway may have.
+func (s *scene) fillUsers() {
+	for i := range 9 { // beside that of the scene
+		s.createUser(object{"name": fmt.Sprint("user-of-many-", i)})
+	}
 }
 
 // creates tells whether an operation makes something.
@@ -289,8 +396,8 @@ func eachOperation(t *testing.T, test func(t *testing.T, op *operation, c *contr
 // Every operation does what it is for, and answers as the document says.
 func TestEveryOperationSucceeds(t *testing.T) {
 	eachOperation(t, func(t *testing.T, op *operation, c *contract) {
-		s := newScene(t, control.Limits{})
-		a := s.make(op.id, c)
+		s := newScene(t, control.Limits{}, op)
+		a := s.perform(op.id, c)
 		if c.refusal != nil {
 			a.wantError(c.refusal.status, c.refusal.code, c.refusal.message)
 			return
@@ -299,12 +406,23 @@ func TestEveryOperationSucceeds(t *testing.T) {
 	})
 }
 
+// unknown is the refusal of an id in the path, where it is not missing.
+var unknown = map[string]denial{
+	"vpn_server_id": {404, "VPN.1116", "The server does not exist."},
+	"user_id":       {404, "VPN.1303", "The user does not exist."},
+	"group_id":      unknownGroup,
+	"policy_id":     {400, "VPN.1401", "The access policy does not exist."},
+	"p2c_vgw_id":    {404, "VPN.0509", "The gateway does not exist."},
+}
+
+var unknownGroup = denial{404, "VPN.1301", "The user group does not exist."}
+
 const unknownID = "00000000-0000-4000-8000-000000000000"
 
 // Every id that a request names has to be there.
 func TestUnknownIDs(t *testing.T) {
 	eachOperation(t, func(t *testing.T, op *operation, c *contract) {
-		s := newScene(t, control.Limits{})
+		s := newScene(t, control.Limits{}, op)
 		if _, ok := s.calls[op.id]; !ok {
 			return // it names no object
 		}
@@ -315,10 +433,14 @@ func TestUnknownIDs(t *testing.T) {
 			}
 			segments := strings.Split(target, "/")
 			segments[i] = unknownID
-			s.bench.call(method, strings.Join(segments, "/"), body).wantError(http.StatusNotFound, "VPN.0004", "resource not found")
+			want, ok := unknown[strings.Trim(segment, "{}")]
+			if !ok {
+				want = missing
+			}
+			s.call(method, strings.Join(segments, "/"), body).wantError(want.status, want.code, want.message)
 		}
 		for member, want := range c.references {
-			s.bench.call(method, target, replaced(t, op.id, body, strings.Split(member, "."), unknownID)).wantError(want.status, want.code, want.message)
+			s.call(method, target, replaced(t, op.id, body, strings.Split(member, "."), unknownID)).wantError(want.status, want.code, want.message)
 		}
 	})
 }
@@ -331,11 +453,11 @@ func TestWrongStates(t *testing.T) {
 		}
 		for _, state := range c.states {
 			t.Run(state.name, func(t *testing.T) {
-				s := newScene(t, control.Limits{})
+				s := newScene(t, control.Limits{}, op)
 				state.prepare(s)
 				method, target, body := s.calls[op.id][0].(string), s.calls[op.id][1].(string), s.calls[op.id][2]
 				before := s.everything()
-				s.bench.call(method, target, body).wantError(state.status, state.code, state.message)
+				s.call(method, target, body).wantError(state.status, state.code, state.message)
 				if after := s.everything(); after != before {
 					t.Errorf("a refused request changed something:\n%s\n%s", before, after)
 				}
@@ -352,7 +474,7 @@ func TestQuotasOfCreations(t *testing.T) {
 		}
 		for _, q := range c.quotas {
 			t.Run(q.message, func(t *testing.T) {
-				s := newScene(t, q.limits)
+				s := newScene(t, q.limits, op)
 				method, target, body := s.calls[op.id][0].(string), s.calls[op.id][1].(string), s.calls[op.id][2]
 				if q.prepare != nil {
 					q.prepare(s)
@@ -360,7 +482,7 @@ func TestQuotasOfCreations(t *testing.T) {
 					method, target, body = s.request(op.id, c)
 				}
 				before := s.everything()
-				s.bench.call(method, target, body).wantError(http.StatusBadRequest, "VPN.0001", q.message)
+				s.call(method, target, body).wantError(http.StatusBadRequest, cmp.Or(q.code, "VPN.0001"), q.message)
 				if after := s.everything(); after != before {
 					t.Errorf("a refused request changed something:\n%s\n%s", before, after)
 				}
@@ -376,7 +498,7 @@ func TestRepeats(t *testing.T) {
 		if !op.repeatable || c.refusal != nil {
 			return
 		}
-		s := newScene(t, control.Limits{})
+		s := newScene(t, control.Limits{}, op)
 		method, target, body := s.request(op.id, c)
 		if method != http.MethodPost {
 			t.Fatalf("a repeatable %s", method)
@@ -403,11 +525,11 @@ func TestMalformedBodies(t *testing.T) {
 		if op.route.Operation.RequestBody == nil || op.public {
 			return
 		}
-		s := newScene(t, control.Limits{})
+		s := newScene(t, control.Limits{}, op)
 		method, target, _ := s.request(op.id, c)
 		before := s.everything()
 		for _, body := range []string{"", "{", `{"a":}`, "{}{}", "\xff", `"x"`, "1", "[]", "null", strings.Repeat("[", 10_000)} {
-			s.bench.call(method, target, body).wantError(http.StatusBadRequest, "VPN.0001", "invalid request: ")
+			s.call(method, target, body).wantError(http.StatusBadRequest, "VPN.0001", "invalid request: ")
 		}
 		if after := s.everything(); after != before {
 			t.Errorf("a malformed request changed something:\n%s\n%s", before, after)
@@ -468,6 +590,9 @@ var narrower = []struct {
 	words  string
 }{
 	{regexp.MustCompile(`(vgw_id|cgw_id|vpn_connection_id) `), "resource not found"},
+	{regexp.MustCompile(`user_group_id `), "The user group does not exist."},
+	{regexp.MustCompile(`users\.0\.id `), "The user does not exist."},
+	{regexp.MustCompile(`static_ip longest`), "must be an IPv4 address"},
 	{regexp.MustCompile(`vgw_ip `), "vgw_ip: is none of the gateway"},
 	{regexp.MustCompile(`_v6(\.0(\.source|\.destination(\.0)?)?)? `), "must be absent with"},
 	{regexp.MustCompile(`(_subnets\.0|policy_rules\.0\.destination\.0|policy_rules\.0\.source) longest`), "must be an IPv4 network"},
@@ -502,7 +627,7 @@ func TestBoundsOfEveryRequest(t *testing.T) {
 		if op.route.Operation.RequestBody == nil || op.public || c.refusal != nil {
 			return
 		}
-		s := newScene(t, control.Limits{})
+		s := newScene(t, control.Limits{}, op)
 		method, target, body := s.request(op.id, c)
 		eachMember(op.route.Operation.RequestBody.Value.Content.Get("application/json").Schema, nil, func(at []string, schema *openapi3.SchemaRef) {
 			for _, v := range variants(t, schema.Value) {
@@ -514,13 +639,13 @@ func TestBoundsOfEveryRequest(t *testing.T) {
 					if name == "0" {
 						name = "[0]"
 					}
-					s.bench.call(method, target, replaced(t, op.id, body, at, v.value)).
+					s.call(method, target, replaced(t, op.id, body, at, v.value)).
 						wantError(http.StatusBadRequest, "VPN.0001", name)
 				case isBound(v.name):
 					attempts++
-					fresh := newScene(t, control.Limits{})
+					fresh := newScene(t, control.Limits{}, op)
 					method, target, body := fresh.request(op.id, c)
-					a := fresh.bench.call(method, target, replaced(t, op.id, body, at, fit(op.id, at, v.value)))
+					a := fresh.call(method, target, replaced(t, op.id, body, at, fit(op.id, at, v.value)))
 					i := slices.IndexFunc(narrower, func(n struct {
 						member *regexp.Regexp
 						words  string
@@ -528,7 +653,7 @@ func TestBoundsOfEveryRequest(t *testing.T) {
 						return n.member.MatchString(what)
 					})
 					switch {
-					case i < 0 && a.Status != op.success(t):
+					case i < 0 && (a.Status != op.success(t) || a.at("invalid_users") != nil && len(a.list("invalid_users")) > 0):
 						t.Errorf("%s: got %s", what, a.Text)
 					case i >= 0 && (a.Status < 400 || !strings.Contains(a.text("error_msg"), narrower[i].words)):
 						t.Errorf("%s: got %s, want %q", what, a.Text, narrower[i].words)
@@ -549,15 +674,15 @@ func isBound(variant string) bool {
 // fit returns a value of the same size that breaks no other rule, if there is
 // one.
 func fit(operation string, at []string, v any) any {
-	make := fits(operation, at[len(at)-1])
-	if make == nil {
+	sized := fits(operation, at[len(at)-1])
+	if sized == nil {
 		return v
 	}
 	switch v := v.(type) {
 	case string:
-		return make(len(v))
+		return sized(len(v))
 	case []any:
-		return make(len(v))
+		return sized(len(v))
 	}
 	return v
 }
@@ -581,8 +706,8 @@ func replaced(t testing.TB, operation string, body any, member []string, value a
 				v[name] = object{}
 				if member[i+1] == "0" {
 					one := any(object{})
-					if make := fits(operation, name+".0"); make != nil {
-						check(t, json.Unmarshal([]byte(encoded(t, make(1))), &one))
+					if sized := fits(operation, name+".0"); sized != nil {
+						check(t, json.Unmarshal([]byte(encoded(t, sized(1))), &one))
 					}
 					v[name] = []any{one}
 				}
