@@ -15,6 +15,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/certtest"
 	"github.com/vpngw/vpngw/control/store"
 )
 
@@ -22,6 +23,9 @@ import (
 type contract struct {
 	// call makes the request that succeeds; nil: that of scene.calls.
 	call func(*scene) *answer
+	// ready prepares the scene, and may change scene.calls, so that the request
+	// succeeds.
+	ready func(*scene)
 	// body is that of scene.calls with changes that make it succeed, for an
 	// operation that has one.
 	body func(*scene) object
@@ -63,6 +67,7 @@ type quota struct {
 type scene struct {
 	*bench
 	connection, gateway, customerGateway, monitor string
+	server, p2cGateway, clientCA                  string // of client-to-cloud VPN
 	user, group, policy                           string // of a server in password mode
 	calls                                         map[string][3]any
 }
@@ -74,11 +79,17 @@ func newScene(t testing.TB, limits control.Limits, op *operation) *scene {
 	s.connection, s.gateway, s.customerGateway = s.createConnection()
 	s.monitor = s.createMonitor(s.connection)
 	s.calls = everyOperation(s.gateway, s.customerGateway, s.connection, s.monitor)
-	s.passwordServer()
-	if strings.Contains(op.route.Path, "/{vpn_server_id}/") {
-		s.group, s.user = s.createGroup("group"), s.oneUser()
-		s.policy = s.createPolicy(s.group)
-		maps.Copy(s.calls, everyUserOperation(s.user, s.group, s.policy))
+	of := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(op.route.Path, "/"+word) })
+	}
+	switch {
+	case of("users", "groups", "access-policies"):
+		s.ofUsers()
+	case of("p2c-vpn-gateways", "vpn-servers"):
+		for n := len(clientCAs); n <= 10; n++ {
+			clientCAs = append(clientCAs, certtest.New(t, fmt.Sprint("clients-", n)).PEM())
+		}
+		s.ofServers()
 	}
 	return s
 }
@@ -110,9 +121,39 @@ func (s *scene) call(method, target string, body any) *answer {
 	return s.bench.call(method, target, body)
 }
 
+// everything returns all objects of the project.
+func (s *scene) everything() string {
+	s.t.Helper()
+	lists := []string{
+		path("vpn-gateways"), path("customer-gateways"), path("vpn-connection"), path("connection-monitors"), path("p2c-vpn-gateways"),
+		path("vpn-connection", "tags"), path("vpn-gateway", "tags"),
+	}
+	if s.user != "" {
+		lists = append(lists, onServer("users"), onServer("groups"), onServer("access-policies"))
+	} else {
+		lists = append(lists, path("vpn-servers"))
+	}
+	var out strings.Builder
+	for _, list := range lists {
+		a := s.call(http.MethodGet, list, nil).want(http.StatusOK)
+		delete(a.body, "request_id")
+		out.WriteString(encoded(s.t, a.body))
+	}
+	return out.String()
+}
+
+// plain returns the request of scene.calls.
+func (s *scene) plain(id string) (method, target string, body any) {
+	call := s.calls[id]
+	return call[0].(string), call[1].(string), call[2]
+}
+
 // request returns the request of an operation that succeeds.
 func (s *scene) request(id string, c *contract) (method, target string, body any) {
 	s.t.Helper()
+	if c.ready != nil {
+		c.ready(s)
+	}
 	call, ok := s.calls[id]
 	if !ok {
 		s.t.Fatalf("operation %s has no request", id)
@@ -133,223 +174,12 @@ func (s *scene) perform(id string, c *contract) *answer {
 	return s.call(method, target, body)
 }
 
-// The reconciler's part.
-
-func (s *scene) pendGateway() {
-	check(s.t, s.objects.SetGatewayStatus(s.t.Context(), project, s.gateway, control.GatewayStatus{}))
-}
-
-func (s *scene) pendConnection() {
-	check(s.t, s.objects.SetConnectionStatus(s.t.Context(), project, s.connection, control.ConnectionStatus{}))
-}
-
-func (s *scene) dropConnection() {
-	s.call(http.MethodDelete, path("vpn-connection", s.connection), nil).want(http.StatusNoContent)
-	check(s.t, s.objects.FinalizeConnection(s.t.Context(), project, s.connection))
-}
-
-func (s *scene) deleteConnection() {
-	s.call(http.MethodDelete, path("vpn-connection", s.connection), nil).want(http.StatusNoContent)
-}
-
-var (
-	notReadyGateway    = wrongState{"gateway pending", (*scene).pendGateway, denial{403, "VPN.0003", "(type=GATEWAY, ID="}}
-	notReadyConnection = wrongState{"connection pending", (*scene).pendConnection, denial{403, "VPN.0003", "(type=CONNECTION, ID="}}
-	deletedConnection  = wrongState{"connection being deleted", (*scene).deleteConnection, denial{403, "VPN.0003", "currently DELETING"}}
-	missing            = denial{404, "VPN.0004", "resource not found"}
-	noCertificate      = &missing
-)
-
-// secondConnection is the body of a connection beside that of the scene.
-func secondConnection(s *scene) object {
-	return with(smallestConnection(s.gateway, s.customerGateway), "vgw_ip", eip2ID)
-}
-
 // contracts are those of all operations.
-var contracts = map[string]contract{
-	"KeystoneCreateUserTokenByPassword": {
-		call:      func(s *scene) *answer { return s.login(login()) },
-		stateless: "users are in the configuration", endless: "tokens end by themselves, and logins are rare by their rate",
-	},
-	"KeystoneRevokeToken": {
-		call: func(s *scene) *answer {
-			token := s.login(login()).want(http.StatusCreated).Header.Get("X-Subject-Token")
-			r, _ := request(s.t, http.MethodDelete, "/v3/auth/tokens", nil)
-			r.Header.Set(headerToken, token)
-			r.Header.Set("X-Subject-Token", token)
-			return s.send(r)
-		},
-		stateless: "a token is valid or not there",
-	},
-	"BackupStore": {call: func(s *scene) *answer { return s.as("backup", http.MethodGet, "/vpngw/v1/backup", nil) }},
-
-	"CreateVgw": {
-		body: func(*scene) object {
-			return vgw(with(smallestGateway(), "eip1", object{"id": eip3ID}, "eip2", object{"id": eip4ID}))
-		},
-		stateless: "it depends on no other object",
-		quotas:    []quota{{limits: control.Limits{Gateways: 1}, message: "quota exceeded: gateways, at most 1"}},
-	},
-	"UpdateVgw":                      {states: []wrongState{notReadyGateway}},
-	"UpdatePostpaidVgwSpecification": {states: []wrongState{notReadyGateway}},
-	"DeleteVgw": {
-		call: func(s *scene) *answer {
-			s.dropConnection()
-			return s.call(http.MethodDelete, path("vpn-gateways", s.gateway), nil)
-		},
-		states: []wrongState{notReadyGateway, {"with a connection", func(*scene) {}, denial{400, "VPN.0001", "has connection"}}},
-	},
-	"UpgradeVpnGateway":         {refusal: &denial{400, "VPN.0001", "no newer version"}, stateless: "refused in every state"},
-	"DeleteVpnGatewayJob":       {refusal: &missing, stateless: "there is no job"},
-	"CreateVgwCertificate":      {refusal: &denial{400, "VPN.0001", "only a gateway of flavor GM has one"}, stateless: "refused in every state", endless: "refused"},
-	"ShowVpnGatewayCertificate": {refusal: noCertificate},
-	"UpdateVgwCertificate":      {refusal: noCertificate, stateless: "there is none"},
-
-	"CreateCgw": {
-		stateless: "it depends on no other object",
-		quotas:    []quota{{limits: control.Limits{CustomerGateways: 1}, message: "quota exceeded: customer gateways, at most 1"}},
-	},
-	"UpdateCgw": {stateless: "a customer gateway changes at once"},
-	"DeleteCgw": {
-		call: func(s *scene) *answer {
-			s.dropConnection()
-			return s.call(http.MethodDelete, path("customer-gateways", s.customerGateway), nil)
-		},
-		states: []wrongState{{"with a connection", func(*scene) {}, denial{400, "VPN.0001", "has connection"}}},
-	},
-
-	"CreateVpnConnection": {
-		states: []wrongState{notReadyGateway},
-		quotas: []quota{
-			{limits: control.Limits{Connections: 1}, message: "quota exceeded: connections, at most 1"},
-			{limits: control.Limits{GatewayConnections: map[control.Flavor]int{control.FlavorProfessional1: 1}}, message: "quota exceeded: connections of a gateway of flavor Professional1, at most 1"},
-		},
-		references: map[string]denial{
-			"vpn_connection.vgw_id": missing, "vpn_connection.cgw_id": missing,
-			"vpn_connection.vgw_ip": {400, "VPN.0001", "vgw_ip: is none of the gateway"},
-		},
-	},
-	"BatchCreateVpnConnection": {
-		states: []wrongState{notReadyGateway},
-		quotas: []quota{{limits: control.Limits{Connections: 1}, message: "quota exceeded: connections, at most 1"}},
-	},
-	"UpdateVpnConnection": {
-		states:     []wrongState{notReadyGateway, notReadyConnection, deletedConnection},
-		references: map[string]denial{"vpn_connection.cgw_id": missing},
-	},
-	"DeleteVpnConnection": {states: []wrongState{notReadyGateway, notReadyConnection, deletedConnection}},
-	"ResetVpnConnection":  {states: []wrongState{notReadyConnection, deletedConnection}},
-	"ListConnectionIpsecSa": {call: func(s *scene) *answer {
-		s.engines.children = map[string][]control.ChildSA{s.connection: nil}
-		return s.call(http.MethodGet, path("vpn-connection", s.connection, "ipsec-sa"), nil)
-	}},
-
-	"CreateConnectionMonitor": {
-		body: func(s *scene) object {
-			second := s.call(http.MethodPost, path("vpn-connection"), vpn(secondConnection(s))).want(http.StatusCreated)
-			return object{"connection_monitor": object{"vpn_connection_id": second.text("vpn_connection", "id")}}
-		},
-		states: []wrongState{{"connection being deleted", func(s *scene) {
-			s.calls["CreateConnectionMonitor"] = [3]any{http.MethodPost, path("connection-monitors"), object{"connection_monitor": object{"vpn_connection_id": s.connection}}}
-			s.deleteConnection()
-		}, denial{403, "VPN.0003", "currently DELETING"}}},
-		quotas: []quota{{
-			prepare: func(*scene) {}, message: "has monitor",
-		}},
-		references: map[string]denial{"connection_monitor.vpn_connection_id": missing},
-	},
-	"DeleteConnectionMonitor": {states: []wrongState{{"being deleted", func(s *scene) {
-		s.call(http.MethodDelete, path("connection-monitors", s.monitor), nil).want(http.StatusNoContent)
-	}, denial{403, "VPN.0003", "currently DELETING"}}}},
-
-	"ListResourcesByTags":                  {stateless: "reads"},
-	"CountResourcesByTags":                 {stateless: "reads"},
-	"ExportVpnConnectionPeerConfiguration": {stateless: "reads"},
-	"BatchCreateResourceTags": {
-		stateless: "tags change in any state",
-		quotas: []quota{{
-			prepare: func(s *scene) {
-				tags := []object{}
-				for i := range 20 {
-					tags = append(tags, object{"key": fmt.Sprint("key-", i)})
-				}
-				s.call(http.MethodPost, path("vpn-connection", s.connection, "tags", "create"), object{"tags": tags}).want(http.StatusNoContent)
-			},
-			message: "an object has at most 20",
-		}},
-	},
-	"BatchDeleteResourceTags": {stateless: "tags change in any state"},
-
-	"CreateVpnUser": {
-		stateless:  atOnce,
-		quotas:     []quota{{prepare: (*scene).fillUsers, code: "VPN.1307", message: "The number of users exceeds the upper limit."}},
-		references: map[string]denial{"user.user_group_id": unknownGroup},
-	},
-	"BatchCreateVpnUsers": {
-		stateless: atOnce,
-		quotas:    []quota{{prepare: (*scene).fillUsers, code: "VPN.1307", message: "The number of users exceeds the upper limit."}},
-	},
-	"UpdateVpnUser":         {stateless: atOnce, references: map[string]denial{"user.user_group_id": unknownGroup}},
-	"UpdateVpnUserPassword": {stateless: atOnce},
-	"ResetVpnUserPassword":  {stateless: atOnce},
-	"DeleteVpnUser":         {stateless: atOnce},
-	"BatchDeleteVpnUsers":   {stateless: atOnce, references: map[string]denial{"users.0.id": {404, "VPN.1303", "The user does not exist."}}},
-
-	"CreateVpnUserGroup": {
-		stateless: atOnce,
-		quotas: []quota{{prepare: func(s *scene) {
-			for i := range 48 { // beside the default one and that of the scene
-				s.createGroup(fmt.Sprint("group-", i))
-			}
-		}, code: "VPN.1306", message: "exceeds the upper limit (50)"}},
-	},
-	"UpdateVpnUserGroup": {stateless: atOnce},
-	"DeleteVpnUserGroup": {
-		call: func(s *scene) *answer {
-			s.call(http.MethodDelete, onServer("access-policies", s.policy), nil).want(http.StatusNoContent)
-			return s.call(http.MethodDelete, onServer("groups", s.group), nil)
-		},
-		states: []wrongState{{"with a policy", func(*scene) {}, denial{400, "VPN.1313", "access policy"}}},
-	},
-	"AddVpnUsersToGroup": {
-		states: []wrongState{{"user in another group", func(s *scene) {
-			other := s.createGroup("other")
-			s.call(http.MethodPost, onServer("groups", other, "add-users"), ids(s.user)).want(http.StatusCreated)
-		}, denial{400, "VPN.1304", "user-1 has been added to another user group"}}},
-		endless:    "a group has as many members as the server has users",
-		references: map[string]denial{"users.0.id": {404, "VPN.1303", "The user does not exist."}},
-	},
-	"RemoveVpnUsersFromGroup": {
-		call: func(s *scene) *answer {
-			s.call(http.MethodPost, onServer("groups", s.group, "add-users"), ids(s.user)).want(http.StatusCreated)
-			return s.call(http.MethodPost, onServer("groups", s.group, "remove-users"), ids(s.user))
-		},
-		states:  []wrongState{{"user not in the group", func(*scene) {}, denial{400, "VPN.1305", "user-1 is not in the current user group"}}},
-		endless: "it takes away",
-	},
-	"CreateVpnAccessPolicy": {
-		stateless: atOnce,
-		quotas: []quota{{prepare: func(s *scene) {
-			for i := range 99 {
-				s.call(http.MethodPost, onServer("access-policies"), policyBody(object{
-					"name": fmt.Sprint("policy-", i), "user_group_id": s.group, "dest_ip_cidrs": []string{"10.0.0.0/8"},
-				})).want(http.StatusCreated)
-			}
-		}, code: "VPN.1400", message: "exceeds the upper limit (100)"}},
-		references: map[string]denial{"access_policy.user_group_id": unknownGroup},
-	},
-	"UpdateVpnAccessPolicy": {stateless: atOnce, references: map[string]denial{"access_policy.user_group_id": unknownGroup}},
-	"DeleteVpnAccessPolicy": {stateless: atOnce},
-}
-
-const atOnce = "users, groups and policies change at once, whatever their server does"
-
-// fillUsers creates as many users as the gateway may have.
-func (s *scene) fillUsers() {
-	for i := range 9 { // beside that of the scene
-		s.createUser(object{"name": fmt.Sprint("user-of-many-", i)})
-	}
-}
+var contracts = func() map[string]contract {
+	all := maps.Clone(s2cContracts)
+	maps.Copy(all, p2cContracts)
+	return all
+}()
 
 // creates tells whether an operation makes something.
 func (o *operation) creates() bool {
@@ -413,6 +243,9 @@ var unknown = map[string]denial{
 	"group_id":      unknownGroup,
 	"policy_id":     {400, "VPN.1401", "The access policy does not exist."},
 	"p2c_vgw_id":    {404, "VPN.0509", "The gateway does not exist."},
+	"connection_id": {404, "VPN.0563", "The connection does not exists."},
+
+	"client_ca_certificate_id": {404, "VPN.1115", "does not exist."},
 }
 
 var unknownGroup = denial{404, "VPN.1301", "The user group does not exist."}
@@ -455,7 +288,7 @@ func TestWrongStates(t *testing.T) {
 			t.Run(state.name, func(t *testing.T) {
 				s := newScene(t, control.Limits{}, op)
 				state.prepare(s)
-				method, target, body := s.calls[op.id][0].(string), s.calls[op.id][1].(string), s.calls[op.id][2]
+				method, target, body := s.plain(op.id)
 				before := s.everything()
 				s.call(method, target, body).wantError(state.status, state.code, state.message)
 				if after := s.everything(); after != before {
@@ -475,10 +308,11 @@ func TestQuotasOfCreations(t *testing.T) {
 		for _, q := range c.quotas {
 			t.Run(q.message, func(t *testing.T) {
 				s := newScene(t, q.limits, op)
-				method, target, body := s.calls[op.id][0].(string), s.calls[op.id][1].(string), s.calls[op.id][2]
 				if q.prepare != nil {
 					q.prepare(s)
-				} else {
+				}
+				method, target, body := s.plain(op.id)
+				if q.prepare == nil {
 					method, target, body = s.request(op.id, c)
 				}
 				before := s.everything()
@@ -529,6 +363,9 @@ func TestMalformedBodies(t *testing.T) {
 		method, target, _ := s.request(op.id, c)
 		before := s.everything()
 		for _, body := range []string{"", "{", `{"a":}`, "{}{}", "\xff", `"x"`, "1", "[]", "null", strings.Repeat("[", 10_000)} {
+			if body == "" && !op.route.Operation.RequestBody.Value.Required {
+				continue
+			}
 			s.call(method, target, body).wantError(http.StatusBadRequest, "VPN.0001", "invalid request: ")
 		}
 		if after := s.everything(); after != before {
@@ -550,6 +387,9 @@ var fitting = map[string]func(n int) any{
 	"policy_rules":   func(n int) any { return many(n, func(i int) any { return ruleOf(i, networks(1)) }) },
 	"policy_rules.0": func(int) any { return ruleOf(0, networks(1)) },
 	"destination":    networks,
+	"dns_servers":    func(n int) any { return many(n, func(i int) any { return fmt.Sprint("10.0.0.", i+1) }) },
+
+	"client_ca_certificates.0": func(int) any { return clientCA(2)["client_ca_certificate"] },
 
 	"ListResourcesByTags tags.0":     tagFilter,
 	"CountResourcesByTags tags.0":    tagFilter,
@@ -583,13 +423,25 @@ func ruleOf(i int, destination any) object {
 	return object{"source": fmt.Sprintf("192.168.%d.0/24", i), "destination": destination}
 }
 
-// narrower are the members whose values at a bound of the document other rules
-// refuse, whatever they are, with the words of the refusal.
-var narrower = []struct {
+type narrowing struct {
 	member *regexp.Regexp // of operation, path of the member and bound
 	words  string
-}{
+}
+
+// narrower are the members whose values at a bound of the document other rules
+// refuse, whatever they are, with the words of the refusal.
+var narrower = []narrowing{
 	{regexp.MustCompile(`(vgw_id|cgw_id|vpn_connection_id) `), "resource not found"},
+	{regexp.MustCompile(`CreateP2cVgw .*availability_zone_ids`), "Two AZs must be specified."},
+	{regexp.MustCompile(`CreateP2cVgw .*(connect_subnet|vpc_id|eip\.id) `), "is not found."},
+	{regexp.MustCompile(`CreateP2cVgw .*eip\.(bandwidth_|type)`), "EIP parameter conflict."},
+	{regexp.MustCompile(`client_ca_certificates?(\.0)?\.content `), "The format of the certificate"},
+	{regexp.MustCompile(`vpn_server\.(client_cidr|local_subnets\.0) longest`), "is invalid."},
+	{regexp.MustCompile(`dns_servers\.0 longest`), "must be an IPv4 address"},
+	{regexp.MustCompile(`CreateVpnServer .*server_certificate\.id `), "must be absent with source SERVICE_SIGN"},
+	{regexp.MustCompile(`UpdateVpnServer .*server_certificate\.id `), "is not found."},
+	{regexp.MustCompile(`UpdateP2cVgw .*eip_id `), "The gateway already has an EIP bound."},
+	{regexp.MustCompile(`log_config\.log_`), "there is no log stream"},
 	{regexp.MustCompile(`user_group_id `), "The user group does not exist."},
 	{regexp.MustCompile(`users\.0\.id `), "The user does not exist."},
 	{regexp.MustCompile(`static_ip longest`), "must be an IPv4 address"},
@@ -599,7 +451,7 @@ var narrower = []struct {
 	{regexp.MustCompile(`tunnel_(local|peer)_address longest`), "must be an address of 169.254.0.0/16"},
 	{regexp.MustCompile(`(local_id|peer_id) longest`), "must be an IPv4 address"},
 	{regexp.MustCompile(`customer_gateway.id_value `), "must be the IPv4 address of a device"},
-	{regexp.MustCompile(`ca_certificate`), "a CA certificate is of use with GM gateways only"},
+	{regexp.MustCompile(`customer_gateway\.ca_certificate`), "a CA certificate is of use with GM gateways only"},
 	{regexp.MustCompile(`style longest`), "style: must be one of"},
 	{regexp.MustCompile(`ExportVpnConnectionPeerConfiguration`), "must be one of the supported devices"},
 	{regexp.MustCompile(`policy_rules(\.0\.destination)? most`), "policy_rules: must be absent with style static"},
@@ -646,12 +498,7 @@ func TestBoundsOfEveryRequest(t *testing.T) {
 					fresh := newScene(t, control.Limits{}, op)
 					method, target, body := fresh.request(op.id, c)
 					a := fresh.call(method, target, replaced(t, op.id, body, at, fit(op.id, at, v.value)))
-					i := slices.IndexFunc(narrower, func(n struct {
-						member *regexp.Regexp
-						words  string
-					}) bool {
-						return n.member.MatchString(what)
-					})
+					i := slices.IndexFunc(narrower, func(n narrowing) bool { return n.member.MatchString(what) })
 					switch {
 					case i < 0 && (a.Status != op.success(t) || a.at("invalid_users") != nil && len(a.list("invalid_users")) > 0):
 						t.Errorf("%s: got %s", what, a.Text)
@@ -693,6 +540,9 @@ func replaced(t testing.TB, operation string, body any, member []string, value a
 	t.Helper()
 	var fresh object
 	check(t, json.Unmarshal([]byte(encoded(t, body)), &fresh))
+	if fresh == nil {
+		fresh = object{}
+	}
 	var at any = fresh
 	for i, name := range member {
 		last := i == len(member)-1
@@ -714,6 +564,9 @@ func replaced(t testing.TB, operation string, body any, member []string, value a
 			}
 			at = v[name]
 		case []any:
+			if len(v) == 0 {
+				t.Fatalf("%v: %s is in an empty list", member, name)
+			}
 			if last {
 				v[0] = value
 				continue
