@@ -4,6 +4,7 @@ package netlab_test
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -223,6 +224,14 @@ func TestNetNSSweepRemovesDeadLabs(t *testing.T) {
 	top, ctx := newTopology(t, netlab.Config{Sites: []netlab.SiteConfig{{}}})
 	// A lab whose owner is gone, with a process left in it.
 	sleep, err := top.Gateway.Start("sleep", nil, "sleep", "1000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Before that it is `ip`, on its way into the namespace.
+	err = netlab.Poll(ctx, 5*time.Millisecond, func() (bool, error) {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", sleep.PID))
+		return string(name) == "sleep\n", err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
