@@ -29,8 +29,9 @@ const (
 	leaderRecheck = 50 * time.Millisecond // before a transaction that found no leader is tried again
 )
 
-// cluster is the store.Store.
-type cluster struct {
+// Cluster is the store.Store, and the leases that a store on one host alone has no use
+// for. Its methods may be called from several goroutines.
+type Cluster struct {
 	name    string // endpoints, for errors
 	prefix  string
 	timeout time.Duration
@@ -44,9 +45,9 @@ type cluster struct {
 	watchers sync.WaitGroup
 }
 
-func (c *cluster) key(key string) string { return c.prefix + entryKeys + key }
+func (c *Cluster) key(key string) string { return c.prefix + entryKeys + key }
 
-func (c *cluster) entry(kv *mvccpb.KeyValue) store.Entry {
+func (c *Cluster) entry(kv *mvccpb.KeyValue) store.Entry {
 	return store.Entry{
 		Key:      string(kv.Key[len(c.prefix)+len(entryKeys):]),
 		Value:    kv.Value,
@@ -57,7 +58,7 @@ func (c *cluster) entry(kv *mvccpb.KeyValue) store.Entry {
 
 // request derives the context of one request. A member that has lost touch
 // with the leader refuses it at once, so that another one can be asked.
-func (c *cluster) request(ctx context.Context) (context.Context, context.CancelFunc) {
+func (c *Cluster) request(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), c.timeout)
 	unhook := context.AfterFunc(c.ctx, cancel)
 	return ctx, func() { unhook(); cancel() }
@@ -82,7 +83,7 @@ func keepReason(ctx context.Context, method string, req, reply any, conn *grpc.C
 
 // explain makes the error of a request one of the contract's. ctx is the
 // caller's.
-func (c *cluster) explain(ctx context.Context, err error) error {
+func (c *Cluster) explain(ctx context.Context, err error) error {
 	var unanswered *noAnswer
 	switch {
 	case ctx.Err() != nil:
@@ -99,7 +100,7 @@ func (c *cluster) explain(ctx context.Context, err error) error {
 }
 
 // Get implements store.Store.
-func (c *cluster) Get(ctx context.Context, key string) (store.Entry, error) {
+func (c *Cluster) Get(ctx context.Context, key string) (store.Entry, error) {
 	if err := ctx.Err(); err != nil {
 		return store.Entry{}, err
 	}
@@ -116,7 +117,7 @@ func (c *cluster) Get(ctx context.Context, key string) (store.Entry, error) {
 }
 
 // List implements store.Store.
-func (c *cluster) List(ctx context.Context, prefix string) ([]store.Entry, int64, error) {
+func (c *Cluster) List(ctx context.Context, prefix string) ([]store.Entry, int64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, 0, err
 	}
@@ -133,7 +134,7 @@ func (c *cluster) List(ctx context.Context, prefix string) ([]store.Entry, int64
 }
 
 // pages lists as of the revision at which the first page was read.
-func (c *cluster) pages(ctx context.Context, prefix string) (entries []store.Entry, rev int64, err error) {
+func (c *Cluster) pages(ctx context.Context, prefix string) (entries []store.Entry, rev int64, err error) {
 	from := c.key(prefix)
 	end := clientv3.GetPrefixRangeEnd(from)
 	for {
@@ -158,7 +159,12 @@ func (c *cluster) pages(ctx context.Context, prefix string) (entries []store.Ent
 
 // Txn implements store.Store. When the cluster fails to answer, the error
 // leaves open whether the transaction was performed, and says so.
-func (c *cluster) Txn(ctx context.Context, checks []store.Check, ops []store.Op) (int64, error) {
+func (c *Cluster) Txn(ctx context.Context, checks []store.Check, ops []store.Op) (int64, error) {
+	return c.txn(ctx, checks, ops)
+}
+
+// txn performs a transaction whose puts have the options.
+func (c *Cluster) txn(ctx context.Context, checks []store.Check, ops []store.Op, puts ...clientv3.OpOption) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -173,7 +179,7 @@ func (c *cluster) Txn(ctx context.Context, checks []store.Check, ops []store.Op)
 	}
 	perform := make([]clientv3.Op, len(ops))
 	for i, op := range ops {
-		perform[i] = clientv3.OpPut(c.key(op.Key()), string(op.Value()))
+		perform[i] = clientv3.OpPut(c.key(op.Key()), string(op.Value()), puts...)
 		if op.IsDelete() {
 			perform[i] = clientv3.OpDelete(c.key(op.Key()))
 		}
@@ -189,7 +195,7 @@ func (c *cluster) Txn(ctx context.Context, checks []store.Check, ops []store.Op)
 	if err != nil {
 		var refusal rpctypes.EtcdError
 		refused := errors.As(err, &refusal) && (refusal.Code() != codes.Unavailable || errors.Is(err, rpctypes.ErrNoLeader))
-		if err = c.explain(ctx, err); refused {
+		if err = c.explainLease(ctx, err); refused {
 			return 0, err
 		}
 		return 0, fmt.Errorf("transaction that may have been performed: %w", err)
@@ -201,7 +207,7 @@ func (c *cluster) Txn(ctx context.Context, checks []store.Check, ops []store.Op)
 }
 
 // commit sends a transaction to the first member that has a leader.
-func (c *cluster) commit(ctx context.Context, compares []clientv3.Cmp, perform, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
+func (c *Cluster) commit(ctx context.Context, compares []clientv3.Cmp, perform, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
 	for {
 		resp, err := c.client.Txn(ctx).If(compares...).Then(perform...).Else(otherwise...).Commit()
 		if !errors.Is(err, rpctypes.ErrNoLeader) {
@@ -232,7 +238,7 @@ func conflict(checks []store.Check, resp *clientv3.TxnResponse) error {
 }
 
 // Close implements store.Store.
-func (c *cluster) Close() error {
+func (c *Cluster) Close() error {
 	c.mu.Lock()
 	c.cancel()
 	c.mu.Unlock()

@@ -31,7 +31,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
-	"github.com/vpngw/vpngw/control/store"
 )
 
 const (
@@ -79,7 +78,7 @@ type Options struct {
 
 // Open connects to a cluster, and makes the store in it if it is not there. It
 // fails if the cluster does not answer or holds the layout of another release.
-func Open(ctx context.Context, o Options) (store.Store, error) {
+func Open(ctx context.Context, o Options) (*Cluster, error) {
 	o.Prefix = cmp.Or(o.Prefix, defaultPrefix)
 	o.Timeout = cmp.Or(o.Timeout, defaultTimeout)
 	if o.Logger == nil {
@@ -89,7 +88,7 @@ func Open(ctx context.Context, o Options) (store.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store in etcd: %w", err)
 	}
-	c := &cluster{
+	c := &Cluster{
 		name:    strings.Join(o.Endpoints, ", "),
 		prefix:  strings.TrimSuffix(o.Prefix, "/"),
 		timeout: o.Timeout,
@@ -105,7 +104,7 @@ func Open(ctx context.Context, o Options) (store.Store, error) {
 }
 
 // connect logs in and looks at the schema.
-func (c *cluster) connect(ctx context.Context, config clientv3.Config) (err error) {
+func (c *Cluster) connect(ctx context.Context, config clientv3.Config) (err error) {
 	unhook := context.AfterFunc(ctx, c.cancel) // clientv3.New takes no context for its work alone
 	c.client, err = clientv3.New(config)
 	if !unhook() {

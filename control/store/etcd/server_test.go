@@ -163,7 +163,7 @@ func (s *server) waitListening(t testing.TB) {
 
 // open opens a store and closes it with the test. Its requests may take their
 // time unless the test says otherwise.
-func open(t testing.TB, o etcd.Options) store.Store {
+func open(t testing.TB, o etcd.Options) *etcd.Cluster {
 	t.Helper()
 	o.Timeout = cmp.Or(o.Timeout, patience)
 	s, err := etcd.Open(t.Context(), o)

@@ -32,7 +32,7 @@ var errFeedEnded = errors.New("the client library ended it")
 // would keep any number of events, and stops the feed from the cluster while
 // the reader is behind.
 type watcher struct {
-	cluster *cluster
+	cluster *Cluster
 	prefix  string
 	out     chan []store.Event
 
@@ -46,7 +46,7 @@ type watcher struct {
 }
 
 // Watch implements store.Store.
-func (c *cluster) Watch(ctx context.Context, prefix string, after int64) (<-chan []store.Event, error) {
+func (c *Cluster) Watch(ctx context.Context, prefix string, after int64) (<-chan []store.Event, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
