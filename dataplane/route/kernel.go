@@ -79,16 +79,26 @@ func (m *Manager) read() (*kernel, error) {
 	return k, nil
 }
 
-// readAddresses lists addresses with IFA_PROTO, which the netlink package does
-// not decode.
+// readAddresses lists addresses. The value tells whether one is ours.
 func (m *Manager) readAddresses(names map[int]string) (map[Address]bool, error) {
+	protocols, err := m.dumpAddresses(names)
+	found := make(map[Address]bool, len(protocols))
+	for a, protocol := range protocols {
+		found[a] = protocol == Protocol || m.added[a]
+	}
+	return found, err
+}
+
+// dumpAddresses lists addresses with their IFA_PROTO, which the netlink package
+// does not decode.
+func (m *Manager) dumpAddresses(names map[int]string) (map[Address]uint8, error) {
 	req := m.request(unix.RTM_GETADDR, unix.NLM_F_DUMP)
 	req.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
 	messages, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWADDR)
 	if err != nil {
 		return nil, err
 	}
-	found := map[Address]bool{}
+	found := map[Address]uint8{}
 	for _, b := range messages {
 		if len(b) < unix.SizeofIfAddrmsg {
 			return nil, errors.New("message is too short")
@@ -99,7 +109,7 @@ func (m *Manager) readAddresses(names map[int]string) (map[Address]bool, error) 
 			return nil, err
 		}
 		var local, address netip.Addr
-		ours := false
+		var protocol uint8
 		for _, attr := range attrs {
 			switch attr.Attr.Type {
 			case unix.IFA_LOCAL:
@@ -107,15 +117,16 @@ func (m *Manager) readAddresses(names map[int]string) (map[Address]bool, error) 
 			case unix.IFA_ADDRESS:
 				address, _ = netip.AddrFromSlice(attr.Value)
 			case ifaProto:
-				ours = len(attr.Value) == 1 && attr.Value[0] == Protocol
+				if len(attr.Value) == 1 {
+					protocol = attr.Value[0]
+				}
 			}
 		}
 		if !local.IsValid() { // as IPv6 has it, save on point-to-point devices
 			local = address
 		}
 		if name := names[int(msg.Index)]; name != "" && local.IsValid() {
-			a := Address{name, netip.PrefixFrom(local, int(msg.Prefixlen))}
-			found[a] = ours || m.added[a]
+			found[Address{name, netip.PrefixFrom(local, int(msg.Prefixlen))}] = protocol
 		}
 	}
 	return found, nil
@@ -269,6 +280,12 @@ func ruleToKernel(r Rule) *netlink.Rule {
 // changeAddress adds or deletes an address with IFA_PROTO, which the netlink
 // package does not encode. Kernels that do not know the attribute ignore it.
 func (m *Manager) changeAddress(message, flags int, link netlink.Link, a Address) error {
+	req := m.addressRequest(message, flags, link, a, Protocol)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+func (m *Manager) addressRequest(message, flags int, link netlink.Link, a Address, protocol uint8) *nl.NetlinkRequest {
 	req := m.request(message, flags|unix.NLM_F_ACK)
 	msg := nl.NewIfAddrmsg(familyOf(a.Prefix.Addr()))
 	msg.Index = uint32(link.Attrs().Index)
@@ -281,9 +298,8 @@ func (m *Manager) changeAddress(message, flags int, link netlink.Link, a Address
 	raw := a.Prefix.Addr().AsSlice()
 	req.AddData(nl.NewRtAttr(unix.IFA_LOCAL, raw))
 	req.AddData(nl.NewRtAttr(unix.IFA_ADDRESS, raw))
-	req.AddData(nl.NewRtAttr(ifaProto, []byte{Protocol}))
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
+	req.AddData(nl.NewRtAttr(ifaProto, []byte{protocol}))
+	return req
 }
 
 // request begins a message on the manager's own socket.

@@ -22,7 +22,9 @@ type Manager struct {
 	mu      sync.Mutex
 	handle  *netlink.Handle
 	sockets map[int]*nl.SocketHandle
-	added   map[Address]bool // by this process, for kernels without IFA_PROTO
+	// What this process added, for kernels without IFA_PROTO.
+	added    map[Address]bool
+	floating map[Address]floating
 }
 
 // NewManager returns a Manager for the network namespace of the calling thread.
@@ -42,9 +44,10 @@ func NewManager() (*Manager, error) {
 		return nil, fmt.Errorf("rtnetlink socket: set timeout: %w", err)
 	}
 	return &Manager{
-		handle:  handle,
-		sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}},
-		added:   map[Address]bool{},
+		handle:   handle,
+		sockets:  map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}},
+		added:    map[Address]bool{},
+		floating: map[Address]floating{},
 	}, nil
 }
 
