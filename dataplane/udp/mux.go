@@ -49,6 +49,13 @@ type Options struct {
 	// NoRawESP leaves out the sockets for IP protocol 50, which need
 	// CAP_NET_RAW.
 	NoRawESP bool
+	// Guard tells whether a local address may be used at this moment. While it
+	// may not, nothing is sent from it and what arrives there is dropped. It is
+	// asked for each batch before it is sent and after it was received, so that
+	// of a process that was stopped one batch of each goroutine, which it had
+	// in hand, is all that still passes. It must not block. nil: every address
+	// may be used always.
+	Guard func(local netip.Addr) bool
 	// IKEPort and NATTPort take the place of PortIKE and PortNATT, for tests
 	// without privileges.
 	IKEPort, NATTPort uint16
@@ -229,8 +236,17 @@ func (m *Mux) find(local netip.AddrPort, number uint32) (*socket, error) {
 	if len(sockets) == 0 {
 		return nil, &NoSocketError{local}
 	}
+	if !m.mayUse(local.Addr()) {
+		m.stats.fenced.Add(1)
+		return nil, ErrFenced
+	}
 	return sockets[number%uint32(len(sockets))], nil
 }
+
+// ErrFenced says that Options.Guard did not let a local address be used.
+var ErrFenced = errors.New("udp: this host may not use the local address at the moment")
+
+func (m *Mux) mayUse(local netip.Addr) bool { return m.options.Guard == nil || m.options.Guard(local) }
 
 // NoSocketError says that there is no socket on a local address.
 type NoSocketError struct{ Local netip.AddrPort }
@@ -274,6 +290,8 @@ func isKeepalive(datagram []byte) bool {
 // counters are kept where they are rare enough to be shared by all sockets.
 type counters struct {
 	ikeReceived, keepalives, short, ikeDropped, espDropped, truncated, receiveErrors, sendErrors atomic.Uint64
+
+	fenced atomic.Uint64
 }
 
 // Stats are counts since New, in datagrams.
@@ -286,6 +304,7 @@ type Stats struct {
 	ESPDropped    uint64 // ESP without a receiver
 	ReceiveErrors uint64 // failed system calls
 	SendErrors    uint64
+	Fenced        uint64 // batches that Options.Guard did not let in or out
 }
 
 // Stats returns the counts.
@@ -295,5 +314,6 @@ func (m *Mux) Stats() Stats {
 		IKEReceived: c.ikeReceived.Load(), Keepalives: c.keepalives.Load(), Short: c.short.Load(),
 		Truncated: c.truncated.Load(), IKEDropped: c.ikeDropped.Load(), ESPDropped: c.espDropped.Load(),
 		ReceiveErrors: c.receiveErrors.Load(), SendErrors: c.sendErrors.Load(),
+		Fenced: c.fenced.Load(),
 	}
 }

@@ -452,6 +452,69 @@ func TestSendAllocatesNothing(t *testing.T) {
 	}
 }
 
+// TestGuard checks that nothing passes an address while it may not be used, in
+// either direction, and that the other addresses do not notice.
+func TestGuard(t *testing.T) {
+	guarded, free := nextAddr(), nextAddr()
+	var mayUse atomic.Bool
+	m := New(Options{NoRawESP: true, IKEPort: testIKE, NATTPort: testNATT, Guard: func(local netip.Addr) bool {
+		return local == free || mayUse.Load()
+	}})
+	t.Cleanup(func() { _ = m.Close() })
+	c := &collector{all: make(chan got, 1000)}
+	m.OnIKE(c.ike)
+	m.OnESP(func() Receiver { return c })
+	if err := m.SetAddresses([]netip.Addr{guarded, free}); err != nil {
+		t.Fatal(err)
+	}
+	esp := "\x00\x00\x10\x01\x00\x00\x00\x01rest"
+	peers := map[netip.Addr]*net.UDPConn{}
+	for _, a := range []netip.Addr{guarded, free} {
+		peers[a] = dial(t, netip.AddrPortFrom(a, testNATT))
+	}
+	pass := func(a netip.Addr) error {
+		write(t, peers[a], esp)
+		remote := peers[a].LocalAddr().(*net.UDPAddr).AddrPort()
+		p, err := NewPath(netip.AddrPortFrom(a, testNATT), remote, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, sendErr := m.NewSender().Send(p, []byte(esp), len(esp), 0)
+		return errors.Join(sendErr, m.SendIKE(p.Local, remote, []byte("message")))
+	}
+	for _, open := range []bool{true, false, true} {
+		mayUse.Store(open)
+		before := m.Stats().Fenced
+		for _, a := range []netip.Addr{guarded, free} {
+			err := pass(a)
+			if a == guarded && !open {
+				if !errors.Is(err, ErrFenced) {
+					t.Errorf("sent from %s: %v, want ErrFenced", a, err)
+				}
+				waitUntil(t, "one in and two out are dropped", func() bool { return m.Stats().Fenced-before == 3 })
+				continue
+			}
+			if err != nil {
+				t.Errorf("sent from %s: %v", a, err)
+			}
+			if g := c.next(t); g.local.Addr() != a {
+				t.Errorf("%+v arrived, want something on %s", g, a)
+			}
+		}
+		c.empty(t)
+	}
+}
+
+// waitUntil polls a condition.
+func waitUntil(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for start := time.Now(); !holds(); time.Sleep(time.Millisecond) {
+		if time.Since(start) > patience {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
 func TestPathMTU(t *testing.T) {
 	m := New(Options{})
 	local := netip.MustParseAddr("127.0.0.1")

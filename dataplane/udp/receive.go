@@ -122,6 +122,10 @@ func (s *socket) run() {
 			continue
 		}
 		failures = 0
+		if !s.mux.mayUse(s.local.Addr()) {
+			s.mux.stats.fenced.Add(1)
+			continue
+		}
 		for i := range r.n {
 			r.message(i)
 		}
