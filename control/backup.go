@@ -25,9 +25,12 @@ import (
 
 const backupFormat = "vpngw-backup/1"
 
+// PrefixFleet is where the nodes of a fleet keep what is bound to their leases.
+const PrefixFleet = "fleet/"
+
 // unsaved are the prefixes of what is of no use later, or harmful: a token
 // that was revoked since must not come back.
-var unsaved = []string{prefixTokens + "/", prefixClientTokens + "/", keyGuard}
+var unsaved = []string{prefixTokens + "/", prefixClientTokens + "/", keyGuard, keySealingCheck, PrefixFleet}
 
 const (
 	// maxBackupLine is room for the longest key and value, in base64.

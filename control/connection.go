@@ -95,6 +95,8 @@ type ConnectionStatus struct {
 	Applied bool `json:"applied,omitempty"`
 	// Routes are the destinations that are routed into the tunnel now.
 	Routes []netip.Prefix `json:"routes,omitempty"`
+	// Node is the one that reports; empty where there is no fleet.
+	Node string `json:"node,omitempty"`
 }
 
 // State derives what the API shows. The zero ConnectionStatus means that there

@@ -91,9 +91,9 @@ func NotReady(kind, id, state string) *Error {
 }
 
 // servedElsewhere returns the refusal of figures that another node has.
-func servedElsewhere(id string) *Error {
+func servedElsewhere(id, node string) *Error {
 	return &Error{
 		Code: CodeInternal, Status: http.StatusInternalServerError,
-		Message: fmt.Sprintf("server error: another node than this one serves connection %s", id),
+		Message: fmt.Sprintf("server error: %s serves connection %s, and cannot be asked", node, id),
 	}
 }

@@ -31,6 +31,13 @@ type VPC struct {
 type Subnet struct {
 	ID   string       `yaml:"id"`
 	CIDR netip.Prefix `yaml:"cidr"`
+	// Interface is the host's in the subnet. With it the access addresses of
+	// private gateways there float, and so does RouterAddress.
+	Interface string `yaml:"interface"`
+	// RouterAddress is the IPv4 address by which the hosts of the subnet reach
+	// the networks behind the peers. Of a fleet the node has it that serves
+	// the gateways of the subnet. The zero Addr where there is none.
+	RouterAddress netip.Addr `yaml:"router_address"`
 }
 
 // EIP is an elastic public address.
@@ -41,12 +48,16 @@ type EIP struct {
 	// of it; the zero Addr where the host has Address itself.
 	PrivateAddress netip.Addr `yaml:"private_address"`
 	Interface      string     `yaml:"interface"`
-	Type           string     `yaml:"type"`           // default 5_bgp
-	BandwidthMbps  int        `yaml:"bandwidth_mbps"` // default 300
-	BandwidthID    string     `yaml:"bandwidth_id"`   // default: derived from ID
-	BandwidthName  string     `yaml:"bandwidth_name"`
-	ChargeMode     string     `yaml:"charge_mode"` // bandwidth (default) or traffic
-	Shared         bool       `yaml:"shared"`      // the bandwidth is shared with other EIPs
+	// Floating says that several nodes of a fleet can have the address: the one
+	// that serves it sets the host's address on Interface, unless the host has
+	// it already.
+	Floating      bool   `yaml:"floating"`
+	Type          string `yaml:"type"`           // default 5_bgp
+	BandwidthMbps int    `yaml:"bandwidth_mbps"` // default 300
+	BandwidthID   string `yaml:"bandwidth_id"`   // default: derived from ID
+	BandwidthName string `yaml:"bandwidth_name"`
+	ChargeMode    string `yaml:"charge_mode"` // bandwidth (default) or traffic
+	Shared        bool   `yaml:"shared"`      // the bandwidth is shared with other EIPs
 }
 
 // HostAddress returns the address that the host itself has.
@@ -114,6 +125,7 @@ func (inv *Inventory) Validate() error {
 		ids[id] = path
 	}
 
+	addresses := map[netip.Addr]string{}
 	zones := map[string]bool{}
 	for i, zone := range inv.AvailabilityZones {
 		if zone == "" || zones[zone] {
@@ -136,9 +148,23 @@ func (inv *Inventory) Validate() error {
 			} else if v.CIDR.IsValid() && !contains(v.CIDR, s.CIDR) {
 				add("%s.cidr: %s is not in %s of its vpc", path, s.CIDR, v.CIDR)
 			}
+			if len(s.Interface) > maxInterfaceName {
+				add("%s.interface: at most %d characters are wanted", path, maxInterfaceName)
+			}
+			if r := s.RouterAddress; r.IsValid() {
+				switch {
+				case !r.Is4() || !s.CIDR.Contains(r):
+					add("%s.router_address: an IPv4 address of the subnet is wanted", path)
+				case s.Interface == "":
+					add("%s.router_address: the interface is wanted, too", path)
+				}
+				if other, taken := addresses[r]; taken {
+					add("%s.router_address: %s is that of %s", path, r, other)
+				}
+				addresses[r] = path
+			}
 		}
 	}
-	addresses := map[netip.Addr]string{}
 	for i := range inv.EIPs {
 		e := &inv.EIPs[i]
 		path := fmt.Sprintf("inventory.eips[%d]", i)
@@ -149,6 +175,9 @@ func (inv *Inventory) Validate() error {
 		}
 		if e.PrivateAddress.IsValid() && !e.PrivateAddress.Is4() {
 			add("%s.private_address: an IPv4 address is wanted", path)
+		}
+		if len(e.Interface) > maxInterfaceName || e.Floating && e.Interface == "" {
+			add("%s.interface: 1 to %d characters are wanted, or none where the address does not float", path, maxInterfaceName)
 		}
 		if other, taken := addresses[e.HostAddress()]; taken {
 			add("%s: has the address %s of %s", path, e.HostAddress(), other)
@@ -186,6 +215,9 @@ func (inv *Inventory) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// maxInterfaceName is what Linux allows, in octets.
+const maxInterfaceName = 15
 
 // contains tells whether inner lies inside outer, or is equal to it.
 func contains(outer, inner netip.Prefix) bool {

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
-
-	"github.com/vpngw/vpngw/control/store"
 )
 
 // Monitor is the specification of a connection monitor: the address of the
@@ -126,28 +124,36 @@ func (s *Service) ListMonitors(ctx context.Context, project string, f MonitorFil
 	if err != nil {
 		return nil, err
 	}
+	connections, err := tx.connections(project)
+	if err != nil {
+		return nil, err
+	}
+	gateways, err := tx.gateways(project)
+	if err != nil {
+		return nil, err
+	}
+	customers, err := tx.customerGateways(project)
+	if err != nil {
+		return nil, err
+	}
+	status, err := statuses(ctx, s.objects.monitorStatus, project)
+	if err != nil {
+		return nil, err
+	}
+	connectionOf := byID(connections, func(c *Connection) string { return c.ID })
+	gatewayOf := byID(gateways, func(g *Gateway) string { return g.ID })
+	customerOf := byID(customers, func(c *CustomerGateway) string { return c.ID })
 	var views []MonitorView
 	for _, m := range monitors {
-		if f.ConnectionID != "" && f.ConnectionID != m.ConnectionID {
+		c := connectionOf[m.ConnectionID]
+		if f.ConnectionID != "" && f.ConnectionID != m.ConnectionID || c == nil || !matches(f.EnterpriseProjectIDs, c.EnterpriseProjectID) {
 			continue
 		}
-		if len(f.EnterpriseProjectIDs) > 0 {
-			c, err := get(ctx, s.objects.connections, project, m.ConnectionID)
-			if err != nil && !isNotFound(err) {
-				return nil, err
-			}
-			if err != nil || !matches(f.EnterpriseProjectIDs, c.EnterpriseProjectID) {
-				continue
-			}
+		g, cgw := gatewayOf[c.GatewayID], customerOf[c.CustomerGatewayID]
+		if g == nil || cgw == nil {
+			continue // they cannot be read
 		}
-		v, err := tx.viewMonitor(m)
-		if isNotFound(err) || store.IsDamaged(err) {
-			continue // finalised since the list was read, or its connection cannot be
-		}
-		if err != nil {
-			return nil, err
-		}
-		views = append(views, v)
+		views = append(views, viewMonitor(m, c, g, cgw, status[m.ID]))
 	}
 	newestFirst(views, func(v *MonitorView) time.Time { return v.CreatedAt })
 	return views, nil
@@ -192,6 +198,10 @@ func (tx *transaction) viewMonitor(m Monitor) (MonitorView, error) {
 	if err != nil {
 		return MonitorView{}, err
 	}
+	return viewMonitor(m, &c.Connection, &g, &cgw, status), nil
+}
+
+func viewMonitor(m Monitor, c *Connection, g *Gateway, cgw *CustomerGateway, status MonitorStatus) MonitorView {
 	v := MonitorView{Monitor: m, State: m.State(status), Source: g.Address(c.Slot), Destination: cgw.Address()}
 	if c.DeletionRequested {
 		v.State = MonitorPendingDelete
@@ -199,7 +209,7 @@ func (tx *transaction) viewMonitor(m Monitor) (MonitorView, error) {
 	if !v.Destination.IsValid() {
 		v.Destination = status.Destination
 	}
-	return v, nil
+	return v
 }
 
 // finalizeMonitor has the transaction remove a monitor and its status.

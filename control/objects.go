@@ -242,6 +242,20 @@ func (o *Objects) Watch(ctx context.Context, after int64) (<-chan []Change, erro
 	return changes, nil
 }
 
+// Gateways returns the gateways of all projects that can be read, and the
+// revision that they are of.
+func (o *Objects) Gateways(ctx context.Context) ([]Gateway, int64, error) {
+	rows, rev, err := o.gateways.List(ctx, "")
+	if err != nil && !store.IsDamaged(err) {
+		return nil, 0, fmt.Errorf("list gateways: %w", err)
+	}
+	out := make([]Gateway, len(rows))
+	for i, row := range rows {
+		out[i] = row.Value
+	}
+	return out, rev, nil
+}
+
 // Log returns the log of a connection, newest line first.
 func (o *Objects) Log(ctx context.Context, project, id string) ([]LogLine, error) {
 	key, err := objectKey(project, id)

@@ -69,6 +69,38 @@ func LoadSealingKeyOf(ctx context.Context, s store.Store, path string) (*Sealing
 	return LoadSealingKey(path)
 }
 
+// keySealingCheck has a text that every node of a fleet can open.
+const keySealingCheck = "sealing/check"
+
+const sealingCheckText = "the sealing key of this store"
+
+// CheckSealingKey makes sure that the nodes which share a store have one key:
+// the first one leaves a value there, and it fails for a node whose key does
+// not open it. A node with another key would take every secret for damaged, and
+// leave some that no other node can open.
+func CheckSealingKey(ctx context.Context, s store.Store, k *SealingKey) error {
+	for {
+		e, err := s.Get(ctx, keySealingCheck)
+		if errors.Is(err, store.ErrNotFound) {
+			sealed := k.Seal(NewSecret(sealingCheckText), keySealingCheck)
+			_, err = s.Txn(ctx, []store.Check{{Key: keySealingCheck}}, []store.Op{store.Put(keySealingCheck, sealed)})
+			if errors.Is(err, store.ErrConflict) {
+				continue // another node was faster: the key is to fit its value
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("sealing key: check against the store: %w", err)
+		}
+		if e.Value == nil {
+			return nil
+		}
+		if text, err := k.Open(e.Value, keySealingCheck); err != nil || text.Reveal() != sealingCheckText {
+			return errors.New("sealing key: it is not the one that the other nodes of this store have: copy the key file of one of them to this node")
+		}
+		return nil
+	}
+}
+
 func newSealingKey(key []byte) (*SealingKey, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {

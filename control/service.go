@@ -24,6 +24,8 @@ type Service struct {
 	objects   *Objects
 	inventory atomic.Pointer[Inventory]
 	engines   Engines
+	fleet     Fleet // nil: this node is alone
+	node      Node
 	limits    Limits
 	version   string
 	random    io.Reader
@@ -38,6 +40,8 @@ type ServiceOptions struct {
 	Objects   *Objects
 	Inventory *Inventory // validated; not to be changed afterwards
 	Engines   Engines    // of this node; nil: it runs none
+	Fleet     Fleet      // nil: this node is alone
+	Node      Node       // this one
 	Limits    Limits
 	Version   string           // of the daemon, which is that of its gateways
 	Random    io.Reader        // default crypto/rand.Reader
@@ -50,8 +54,8 @@ func NewService(o ServiceOptions) (*Service, error) {
 		return nil, errors.New("service: objects and inventory are required")
 	}
 	s := &Service{
-		objects: o.Objects, engines: o.Engines, limits: o.Limits, version: o.Version, random: o.Random, now: o.Now,
-		hashing: newHashingPlaces(),
+		objects: o.Objects, engines: o.Engines, fleet: o.Fleet, node: o.Node, limits: o.Limits, version: o.Version,
+		random: o.Random, now: o.Now, hashing: newHashingPlaces(),
 	}
 	if s.random == nil {
 		s.random = rand.Reader

@@ -197,7 +197,7 @@ func (s *Service) ShowConnection(ctx context.Context, project, id string) (Conne
 	if err != nil {
 		return ConnectionView{}, err
 	}
-	return tx.viewConnection(c.Connection)
+	return tx.viewConnection(c.Connection, s.division())
 }
 
 // ListConnections performs ListVpnConnections.
@@ -221,7 +221,7 @@ func (s *Service) ListConnections(ctx context.Context, project string, f Connect
 	if err != nil {
 		return none, err
 	}
-	views, err := tx.viewsOfConnections(project, gateways)
+	views, err := tx.viewsOfConnections(project, gateways, s.division())
 	if err != nil {
 		return none, err
 	}
@@ -237,7 +237,7 @@ func (s *Service) ListConnections(ctx context.Context, project string, f Connect
 // viewsOfConnections returns a function that shows a connection of a project;
 // not ok says that its gateway or customer gateway was finalised meanwhile or
 // cannot be read.
-func (tx *transaction) viewsOfConnections(project string, gateways []Gateway) (view func(Connection) (v ConnectionView, ok bool), err error) {
+func (tx *transaction) viewsOfConnections(project string, gateways []Gateway, d *Division) (view func(Connection) (v ConnectionView, ok bool), err error) {
 	customers, err := tx.customerGateways(project)
 	if err != nil {
 		return nil, err
@@ -253,7 +253,7 @@ func (tx *transaction) viewsOfConnections(project string, gateways []Gateway) (v
 		if g == nil || cgw == nil {
 			return ConnectionView{}, false
 		}
-		return viewConnection(c, *g, *cgw, statuses[c.ID]), true
+		return viewConnection(c, *g, *cgw, d.current(statuses[c.ID])), true
 	}, nil
 }
 
@@ -381,7 +381,7 @@ func (tx *transaction) readyConnection(project, id, verb string) (c storedConnec
 	return c, g, status, err
 }
 
-func (tx *transaction) viewConnection(c Connection) (ConnectionView, error) {
+func (tx *transaction) viewConnection(c Connection, d *Division) (ConnectionView, error) {
 	g, err := tx.gateway(c.Project, c.GatewayID)
 	if err != nil {
 		return ConnectionView{}, err
@@ -391,7 +391,7 @@ func (tx *transaction) viewConnection(c Connection) (ConnectionView, error) {
 		return ConnectionView{}, err
 	}
 	status, err := tx.connectionStatus(c.Meta)
-	return viewConnection(c, g, cgw, status), err
+	return viewConnection(c, g, cgw, d.current(status)), err
 }
 
 func viewConnection(c Connection, g Gateway, cgw CustomerGateway, status ConnectionStatus) ConnectionView {

@@ -121,16 +121,16 @@ func (s *Service) ListGateways(ctx context.Context, project string, f GatewayFil
 	if err != nil {
 		return nil, err
 	}
+	status, err := statuses(ctx, s.objects.gatewayStatus, project)
+	if err != nil {
+		return nil, err
+	}
 	var views []GatewayView
 	for _, g := range gateways {
 		if f.ID != "" && f.ID != g.ID || !matches(f.EnterpriseProjectIDs, g.EnterpriseProjectID) {
 			continue
 		}
-		status, err := tx.gatewayStatus(g.Meta)
-		if err != nil {
-			return nil, err
-		}
-		views = append(views, s.viewGateway(g, status, connections))
+		views = append(views, s.viewGateway(g, status[g.ID], connections))
 	}
 	newestFirst(views, func(v *GatewayView) time.Time { return v.CreatedAt })
 	return views, nil

@@ -35,7 +35,8 @@ type ChildSA struct {
 type Traffic struct{ Packets, Octets uint64 }
 
 // ConnectionChildSAs performs ListConnectionIpsecSa. It also tells when the
-// engines were asked.
+// engines were asked. It fails with *Elsewhere when another node serves the
+// connection.
 func (s *Service) ConnectionChildSAs(ctx context.Context, project, id string) ([]ChildSA, time.Time, error) {
 	view, err := s.ShowConnection(ctx, project, id)
 	if err != nil {
@@ -46,8 +47,15 @@ func (s *Service) ConnectionChildSAs(ctx context.Context, project, id string) ([
 	if s.engines != nil {
 		list, served = s.engines.ChildSAs(id)
 	}
-	if !served && view.State == ConnectionActive {
-		return nil, time.Time{}, servedElsewhere(id)
+	if !served {
+		d := s.division()
+		owner := d.Owner(&view.Gateway, view.Slot)
+		if owner != "" && owner != d.Node {
+			return nil, time.Time{}, &Elsewhere{Node: d.Nodes[owner], Refusal: servedElsewhere(id, owner)}
+		}
+		if view.State == ConnectionActive {
+			return nil, time.Time{}, servedElsewhere(id, "another node than this one")
+		}
 	}
 	return list, s.now(), nil
 }

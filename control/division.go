@@ -1,0 +1,109 @@
+package control
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Node is one daemon of a fleet.
+type Node struct {
+	Name     string    `json:"name"` // unique in the fleet
+	Zone     string    `json:"zone,omitempty"`
+	Version  string    `json:"version"`
+	Started  time.Time `json:"started"`
+	Instance string    `json:"instance"` // another one for every start
+
+	// APIURL is where other nodes reach the API; empty: nowhere. Fingerprint is
+	// the SHA-256 of the certificate there, in hexadecimal.
+	APIURL      string `json:"api_url,omitempty"`
+	Fingerprint string `json:"fingerprint,omitempty"`
+
+	// Fixed are the addresses, as peers see them, that this node alone can
+	// have, Floating those that other nodes may have in its place.
+	Fixed    []netip.Addr `json:"fixed,omitempty"`
+	Floating []netip.Addr `json:"floating,omitempty"`
+}
+
+// Division tells which node of a fleet does what, as one node knows it at one
+// time. It does not change. The nil Division is that of a node alone, which
+// does everything.
+type Division struct {
+	Node  string // whose knowledge it is
+	Nodes map[string]Node
+	// Owners are the nodes that serve addresses, as peers see them.
+	Owners map[netip.Addr]string
+	// Active are the nodes that carry the traffic of active-standby gateways,
+	// by the gateway's id.
+	Active map[string]string
+	// Steward is the node that looks after what no node can serve.
+	Steward string
+	// Eligible are the addresses that this node may come to serve.
+	Eligible map[netip.Addr]bool
+}
+
+// Serves tells whether this node serves an address, as peers see it.
+func (d *Division) Serves(a netip.Addr) bool {
+	return d == nil || d.Owners[a] != "" && d.Owners[a] == d.Node
+}
+
+// Owner returns the node that serves a slot of a gateway; empty: none does.
+func (d *Division) Owner(g *Gateway, s Slot) string {
+	if d == nil {
+		return ""
+	}
+	return d.Owners[g.Address(s)]
+}
+
+// Tends tells whether this node answers for what is at a slot of a gateway: it
+// serves the slot, or nobody does and this node is the steward.
+func (d *Division) Tends(g *Gateway, s Slot) bool {
+	if d == nil {
+		return true
+	}
+	owner := d.Owner(g, s)
+	if owner == "" {
+		owner = d.Steward
+	}
+	return owner == d.Node
+}
+
+// Carries tells whether traffic of a gateway may be routed into tunnels on this
+// node. Of an active-standby gateway one node carries at a time.
+func (d *Division) Carries(g *Gateway) bool {
+	return d == nil || g.HAMode != ActiveStandby || d.Active[g.ID] == d.Node
+}
+
+// Reports tells whether this node writes the status of a gateway: it carries
+// the gateway, or serves the first of the addresses that are served, or nobody
+// does and this node is the steward.
+func (d *Division) Reports(g *Gateway) bool {
+	if d == nil {
+		return true
+	}
+	for _, reporter := range []string{d.Active[g.ID], d.Owner(g, Slot1), d.Owner(g, Slot2), d.Steward} {
+		if reporter != "" {
+			return reporter == d.Node
+		}
+	}
+	return false
+}
+
+// IsSteward tells whether this node looks after what no node can serve.
+func (d *Division) IsSteward() bool { return d == nil || d.Steward == d.Node }
+
+// Name returns the name of this node, empty for a node alone.
+func (d *Division) Name() string {
+	if d == nil {
+		return ""
+	}
+	return d.Node
+}
+
+// Alive tells whether a node is there. A node alone knows no names.
+func (d *Division) Alive(node string) bool {
+	if d == nil {
+		return true
+	}
+	_, alive := d.Nodes[node]
+	return alive
+}
