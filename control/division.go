@@ -2,6 +2,7 @@ package control
 
 import (
 	"net/netip"
+	"reflect"
 	"time"
 )
 
@@ -40,6 +41,9 @@ type Division struct {
 	// Eligible are the addresses that this node may come to serve.
 	Eligible map[netip.Addr]bool
 }
+
+// Equal tells whether two divisions say the same.
+func (d *Division) Equal(other *Division) bool { return reflect.DeepEqual(d, other) }
 
 // Serves tells whether this node serves an address, as peers see it.
 func (d *Division) Serves(a netip.Addr) bool {

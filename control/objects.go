@@ -31,6 +31,9 @@ const (
 	keyGuard = "guard"
 )
 
+// PrefixGatewaySpecs is what the keys of gateways begin with in the store.
+const PrefixGatewaySpecs = prefixGateways + "/"
+
 const (
 	changeAttempts = 32
 	// maxChangePause bounds the wait before an attempt, which is random, so that

@@ -37,6 +37,9 @@ var (
 	// ErrCompacted says that the changes asked for are not kept: list again
 	// and watch from the revision of that list.
 	ErrCompacted = errors.New("history is not kept from that revision on")
+	// ErrLapsed says that a lease is known no more: its entries are gone, and
+	// others may have taken their keys.
+	ErrLapsed = errors.New("lease has lapsed")
 	// ErrClosed says that the store was closed.
 	ErrClosed = errors.New("store is closed")
 )

@@ -13,10 +13,6 @@ import (
 	"github.com/vpngw/vpngw/control/store"
 )
 
-// ErrLapsed says that the cluster knows the lease no more: its entries are
-// gone, and others may have taken their keys. It comes wrapped.
-var ErrLapsed = errors.New("lease has lapsed")
-
 // Grant makes a lease and returns its id and its time to live, which the
 // cluster may make longer than asked: with default settings it is two seconds
 // at the least. The time runs from some moment between the call and its return,
@@ -32,7 +28,7 @@ func (c *Cluster) Grant(ctx context.Context, ttl time.Duration) (id int64, grant
 }
 
 // Renew starts the time to live of a lease anew and returns it. It fails with
-// ErrLapsed when there is no such lease; any other error leaves open whether it
+// store.ErrLapsed when there is no such lease; any other error leaves open whether it
 // was renewed.
 func (c *Cluster) Renew(ctx context.Context, id int64) (time.Duration, error) {
 	rctx, done := c.request(ctx)
@@ -42,7 +38,7 @@ func (c *Cluster) Renew(ctx context.Context, id int64) (time.Duration, error) {
 		return 0, fmt.Errorf("renew the lease: %w", c.explainLease(ctx, err))
 	}
 	if ttl <= 0 {
-		return 0, fmt.Errorf("renew the lease: %w", ErrLapsed)
+		return 0, fmt.Errorf("renew the lease: %w", store.ErrLapsed)
 	}
 	return time.Duration(ttl) * time.Second, nil
 }
@@ -66,6 +62,18 @@ func (c *Cluster) keepAlive(ctx context.Context, id int64) (ttl int64, err error
 	return answer.TTL, nil
 }
 
+// TimeToLive returns how long a lease still lasts if it is not renewed; zero
+// when there is none.
+func (c *Cluster) TimeToLive(ctx context.Context, id int64) (time.Duration, error) {
+	rctx, done := c.request(ctx)
+	defer done()
+	resp, err := c.client.TimeToLive(rctx, clientv3.LeaseID(id))
+	if err != nil {
+		return 0, fmt.Errorf("look at a lease: %w", c.explain(ctx, err))
+	}
+	return time.Duration(max(resp.TTL, 0)) * time.Second, nil
+}
+
 // Revoke ends a lease: its entries are deleted. One that has lapsed is no
 // error.
 func (c *Cluster) Revoke(ctx context.Context, id int64) error {
@@ -79,7 +87,7 @@ func (c *Cluster) Revoke(ctx context.Context, id int64) error {
 }
 
 // TxnUnder is Txn, save that what it puts is deleted when the lease lapses or
-// is revoked. It fails with ErrLapsed when that has happened.
+// is revoked. It fails with store.ErrLapsed when that has happened.
 func (c *Cluster) TxnUnder(ctx context.Context, lease int64, checks []store.Check, ops []store.Op) (int64, error) {
 	return c.txn(ctx, checks, ops, clientv3.WithLease(clientv3.LeaseID(lease)))
 }
@@ -87,7 +95,7 @@ func (c *Cluster) TxnUnder(ctx context.Context, lease int64, checks []store.Chec
 // explainLease is explain for requests about a lease.
 func (c *Cluster) explainLease(ctx context.Context, err error) error {
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		return ErrLapsed
+		return store.ErrLapsed
 	}
 	return c.explain(ctx, err)
 }

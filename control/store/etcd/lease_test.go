@@ -34,6 +34,9 @@ func TestLease(t *testing.T) {
 	if ttl, err := c.Renew(t.Context(), lease); err != nil || ttl != 100*time.Second {
 		t.Errorf("Renew: %v, %v", ttl, err)
 	}
+	if left, err := c.TimeToLive(t.Context(), lease); err != nil || left < 50*time.Second || left > 100*time.Second {
+		t.Errorf("TimeToLive: %v, %v", left, err)
+	}
 	watch, err := c.Watch(t.Context(), "held", rev)
 	if err != nil {
 		t.Fatal(err)
@@ -56,11 +59,14 @@ func TestLease(t *testing.T) {
 	if _, err := c.Get(t.Context(), "kept"); err != nil {
 		t.Error(err)
 	}
-	if _, err := c.Renew(t.Context(), lease); !errors.Is(err, etcd.ErrLapsed) {
+	if _, err := c.Renew(t.Context(), lease); !errors.Is(err, store.ErrLapsed) {
 		t.Errorf("Renew after the lease: %v, want ErrLapsed", err)
 	}
-	if _, err := c.TxnUnder(t.Context(), lease, nil, []store.Op{store.Put("late", nil)}); !errors.Is(err, etcd.ErrLapsed) {
+	if _, err := c.TxnUnder(t.Context(), lease, nil, []store.Op{store.Put("late", nil)}); !errors.Is(err, store.ErrLapsed) {
 		t.Errorf("TxnUnder after the lease: %v, want ErrLapsed", err)
+	}
+	if left, err := c.TimeToLive(t.Context(), lease); err != nil || left != 0 {
+		t.Errorf("TimeToLive after the lease: %v, %v", left, err)
 	}
 	if err := c.Revoke(t.Context(), lease); err != nil {
 		t.Errorf("Revoke again: %v", err)
