@@ -84,6 +84,9 @@ func (r *Reconciler) meet(ctx context.Context, p *plan) {
 	present := make(map[string]bool)
 	for i := range p.snapshot.Connections {
 		c := p.snapshot.Connections[i]
+		if !p.tended[c.ID] {
+			continue // another node reports of it
+		}
 		present[c.ID] = true
 		l := r.subjects[c.ID]
 		if l == nil {
@@ -148,8 +151,9 @@ func (l *live) apply(fault error) {
 }
 
 // status is what the API shows of the connection.
-func (l *live) status() control.ConnectionStatus {
+func (l *live) status(node string) control.ConnectionStatus {
 	s := control.ConnectionStatus{
+		Node:     node,
 		Observed: l.observed, Applied: l.applied, Resets: l.resets,
 		State: control.ConnectionDown, LastChange: l.stored.LastChange,
 	}
@@ -294,18 +298,23 @@ func (r *Reconciler) observe(ctx context.Context) error {
 		routes = r.routed()
 	}
 	var changed []*live
+	var storeErr error
 	for id, l := range r.subjects {
 		if l.observed == 0 {
 			continue
 		}
 		l.routes = routes[id]
-		if l.renew(now, l.status()) {
+		if l.renew(now, l.status(r.division.Name())) {
 			changed = append(changed, l)
 		}
-		r.reportMonitor(ctx, l, r.tunnels[id])
+		if storeErr == nil {
+			storeErr = r.reportMonitor(ctx, l, r.tunnels[id])
+		}
 	}
-	r.storeStatuses(ctx, changed)
-	return err
+	if storeErr == nil {
+		storeErr = r.storeStatuses(ctx, changed)
+	}
+	return errors.Join(err, storeErr)
 }
 
 // routed returns the destinations that are routed into the tunnel of each
@@ -357,23 +366,29 @@ func (l *live) renew(now time.Time, status control.ConnectionStatus) bool {
 // channel of events, which has an end.
 const storeBatch = 64
 
-// storeStatuses writes the statuses that are to be stored.
-func (r *Reconciler) storeStatuses(ctx context.Context, changed []*live) {
+// storeStatuses writes the statuses that are to be stored. It stops where the
+// store fails: each attempt may take as long as the store's patience.
+func (r *Reconciler) storeStatuses(ctx context.Context, changed []*live) error {
 	for batch := range slices.Chunk(changed, storeBatch) {
 		var reports []control.Report[control.ConnectionStatus]
 		for _, l := range batch {
 			reports = append(reports, control.Report[control.ConnectionStatus]{Project: l.connection.Project, ID: l.connection.ID, Value: l.next})
 		}
+		var failure error
 		for i, err := range r.Objects.SetConnectionStatuses(ctx, reports) {
 			switch {
 			case err == nil:
 				batch[i].stored = batch[i].next
 			case !errors.Is(err, store.ErrNotFound):
-				r.Logger.Error("status was not stored", "connection", batch[i].connection.ID, "error", err)
+				failure = fmt.Errorf("status of connection %s: %w", batch[i].connection.ID, err)
 			}
 		}
 		r.drain()
+		if failure != nil {
+			return failure
+		}
 	}
+	return nil
 }
 
 // storeLogs writes the logs that have new lines.

@@ -26,17 +26,20 @@ type plan struct {
 	tunnels   []*tunnel           // oldest connection first
 	closed    []*tunnel           // that cannot be applied: their traffic is dropped
 	host      map[netip.Addr]bool // addresses of this node
-	faults    map[string]error    // of connections
-	errs      []error             // that concern no single object
-	unserved  []error             // of addresses
+	division  *control.Division
+	tended    map[string]bool  // connections that this node answers for
+	faults    map[string]error // of connections
+	errs      []error          // that concern no single object
+	unserved  []error          // of addresses
 	addresses map[netip.Addr]bool
 }
 
 // gatewayPlan is a gateway with the addresses that this node has for it.
 type gatewayPlan struct {
-	gateway *control.Gateway
-	local   [2]netip.Addr // by slot - 1; invalid where this node has it not
-	missing [2]error      // why
+	gateway   *control.Gateway
+	local     [2]netip.Addr // by slot - 1; invalid where this node has it not
+	missing   [2]error      // why
+	elsewhere [2]bool       // another node serves it
 }
 
 // fault notes why a connection cannot be applied. It may be called again.
@@ -47,21 +50,25 @@ func (p *plan) fault(id string, err error) { p.faults[id] = errors.Join(p.faults
 // could be read.
 func (r *Reconciler) pass(ctx context.Context) (revision int64, err error) {
 	start := time.Now()
+	division := r.presentDivision()
+	r.withdraw(division)
 	snapshot, err := r.Objects.Snapshot(ctx)
 	if err != nil {
 		r.count(start, 1)
 		return -1, err
 	}
+	r.snapshot = snapshot
 	hostAddresses, err := r.HostAddresses()
 	if err != nil {
 		// Not to know is not to have none.
 		r.count(start, 1)
 		return snapshot.Revision, fmt.Errorf("addresses of this node: %w", err)
 	}
-	p := r.plan(snapshot, hostAddresses)
+	p := r.plan(snapshot, hostAddresses, division)
 	r.meet(ctx, p)
 	r.meetMonitors(ctx, p)
 	r.apply(p)
+	r.applied(division)
 	r.number()
 	r.finalize(ctx, p)
 	r.reportGateways(ctx, p)
@@ -94,11 +101,11 @@ func (r *Reconciler) count(start time.Time, failures int) {
 	r.counts.LastPass = start
 }
 
-// plan translates all connections.
-func (r *Reconciler) plan(snapshot *control.Snapshot, hostAddresses map[netip.Addr]bool) *plan {
+// plan translates all connections that are this node's.
+func (r *Reconciler) plan(snapshot *control.Snapshot, hostAddresses map[netip.Addr]bool, division *control.Division) *plan {
 	p := &plan{
 		snapshot: snapshot, gateways: make(map[string]*gatewayPlan), faults: make(map[string]error),
-		addresses: make(map[netip.Addr]bool), host: hostAddresses,
+		addresses: make(map[netip.Addr]bool), host: hostAddresses, division: division, tended: make(map[string]bool),
 	}
 	inventory := r.inventory.Load()
 	for i := range snapshot.Gateways {
@@ -107,6 +114,9 @@ func (r *Reconciler) plan(snapshot *control.Snapshot, hostAddresses map[netip.Ad
 		for _, slot := range []control.Slot{control.Slot1, control.Slot2} {
 			a, err := inventory.LocalAddress(g.gateway, slot)
 			switch {
+			case !division.Serves(g.gateway.Address(slot)):
+				g.elsewhere[slot-1] = division.Owner(g.gateway, slot) != ""
+				g.missing[slot-1] = fmt.Errorf("no node has address %s", g.gateway.Address(slot))
 			case err != nil:
 				g.missing[slot-1] = err
 			case !hostAddresses[a]:
@@ -131,20 +141,24 @@ func (r *Reconciler) plan(snapshot *control.Snapshot, hostAddresses map[netip.Ad
 	owners := make(map[flow]string)
 	for i := range connections {
 		c := &connections[i]
-		known[c.ID] = true
+		tended, closed := r.tends(p, c)
+		if !tended && !closed {
+			continue
+		}
+		known[c.ID], p.tended[c.ID] = true, tended
 		if c.DeletionRequested {
 			continue
 		}
 		unreadable := snapshot.Unreadable[c.ID]
-		if unreadable != nil && r.tunnels[c.ID] != nil {
+		if unreadable != nil && tended && r.tunnels[c.ID] != nil {
 			continue // it goes on with what it has, below
 		}
 		flows, err := r.claim(p, c, owners)
 		var tn *tunnel
-		if err = cmp.Or(err, unreadable); err == nil && !c.Frozen {
+		if err = cmp.Or(err, unreadable); err == nil && !c.Frozen && tended {
 			tn, err = r.tunnel(p, c, customers[c.CustomerGatewayID])
 		}
-		if err != nil {
+		if err != nil && tended {
 			p.fault(c.ID, err)
 		}
 		if tn == nil {
@@ -156,7 +170,7 @@ func (r *Reconciler) plan(snapshot *control.Snapshot, hostAddresses map[netip.Ad
 	}
 	going := make(map[string]bool)
 	for i := range connections {
-		going[connections[i].ID] = connections[i].DeletionRequested
+		going[connections[i].ID] = connections[i].DeletionRequested || !p.tended[connections[i].ID]
 	}
 	for id := range snapshot.Unreadable {
 		// What cannot be read was not asked to go.
@@ -171,6 +185,21 @@ func (r *Reconciler) plan(snapshot *control.Snapshot, hostAddresses map[netip.Ad
 	}
 	r.translator.retain(known)
 	return p
+}
+
+// tends tells whether this node answers for a connection and, if it does not,
+// whether it must not let the connection's traffic pass in the clear: it may
+// come to serve the connection, so hosts may route by it.
+func (r *Reconciler) tends(p *plan, c *control.Connection) (tended, closed bool) {
+	if p.division == nil {
+		return true, false
+	}
+	g := p.gateways[c.GatewayID]
+	if g == nil || c.Slot != control.Slot1 && c.Slot != control.Slot2 {
+		return p.division.IsSteward(), false
+	}
+	return p.division.Tends(g.gateway, c.Slot),
+		p.division.Eligible[g.gateway.Address(control.Slot1)] || p.division.Eligible[g.gateway.Address(control.Slot2)]
 }
 
 // claim returns the traffic that a connection is for, without what belongs to
@@ -198,7 +227,9 @@ func (r *Reconciler) tunnel(p *plan, c *control.Connection, customer *control.Cu
 	case g.missing[c.Slot-1] != nil:
 		return nil, fmt.Errorf("vgw_ip: %w", g.missing[c.Slot-1])
 	}
-	return r.translator.translate(subject{connection: c, gateway: g.gateway, customer: customer, local: g.local[c.Slot-1]})
+	return r.translator.translate(subject{
+		connection: c, gateway: g.gateway, customer: customer, local: g.local[c.Slot-1], carried: p.division.Carries(g.gateway),
+	})
 }
 
 // apply gives the engines the plan: sockets, then devices, then what leads
@@ -354,7 +385,7 @@ func (r *Reconciler) finalize(ctx context.Context, p *plan) {
 	left := make(map[string]bool) // gateways with connections
 	for i := range p.snapshot.Connections {
 		c := &p.snapshot.Connections[i]
-		if c.DeletionRequested && r.tunnels[c.ID] == nil {
+		if c.DeletionRequested && r.tunnels[c.ID] == nil && p.tended[c.ID] {
 			err := r.Objects.FinalizeConnection(ctx, c.Project, c.ID)
 			if err == nil {
 				delete(r.subjects, c.ID)
@@ -366,7 +397,7 @@ func (r *Reconciler) finalize(ctx context.Context, p *plan) {
 		left[c.GatewayID] = true
 	}
 	for _, g := range p.gateways {
-		if g.gateway.DeletionRequested && !left[g.gateway.ID] {
+		if g.gateway.DeletionRequested && !left[g.gateway.ID] && p.division.Reports(g.gateway) {
 			if err := r.Objects.FinalizeGateway(ctx, g.gateway.Project, g.gateway.ID); err != nil {
 				p.errs = append(p.errs, fmt.Errorf("gateway %s: finalize: %w", g.gateway.ID, err))
 				continue
@@ -381,9 +412,15 @@ func (r *Reconciler) finalize(ctx context.Context, p *plan) {
 // force when this node serves one of its addresses.
 func (r *Reconciler) reportGateways(ctx context.Context, p *plan) {
 	for _, g := range p.gateways {
+		if !p.division.Reports(g.gateway) {
+			continue
+		}
 		old := p.snapshot.GatewayStatus[g.gateway.ID]
 		status := control.GatewayStatus{Observed: g.gateway.Generation, AppliedAt: old.AppliedAt, LastChange: old.LastChange}
 		for slot, local := range g.local {
+			if g.elsewhere[slot] {
+				continue
+			}
 			if missing := g.missing[slot]; missing != nil {
 				status.Message = join("; ", status.Message, fmt.Sprintf("address %d: %v", slot+1, missing))
 			} else if err := p.socketFault(local); err != nil {
@@ -391,7 +428,8 @@ func (r *Reconciler) reportGateways(ctx context.Context, p *plan) {
 				status.Message = join("; ", status.Message, fmt.Sprintf("address %d: %v", slot+1, err))
 			}
 		}
-		if status.Fault = !g.local[0].IsValid() && !g.local[1].IsValid(); status.Fault {
+		served := func(slot int) bool { return g.local[slot].IsValid() || g.elsewhere[slot] }
+		if status.Fault = !served(0) && !served(1); status.Fault {
 			p.errs = append(p.errs, fmt.Errorf("gateway %s: %s", g.gateway.ID, status.Message))
 		} else if status.AppliedAt.IsZero() {
 			status.AppliedAt = time.Now().UTC()

@@ -124,7 +124,7 @@ func (r *Reconciler) meetMonitors(ctx context.Context, p *plan) {
 	}
 	for i := range p.snapshot.Monitors {
 		m := &p.snapshot.Monitors[i]
-		if m.DeletionRequested {
+		if m.DeletionRequested && r.finalizes(p, m) {
 			if err := r.Objects.FinalizeMonitor(ctx, m.Project, m.ID); err != nil {
 				p.errs = append(p.errs, fmt.Errorf("monitor %s: finalize: %w", m.ID, err))
 			}
@@ -136,10 +136,20 @@ func (r *Reconciler) meetMonitors(ctx context.Context, p *plan) {
 	}
 }
 
+// finalizes tells whether a monitor that was asked to go is this node's: its
+// connection is, or there is none any more.
+func (r *Reconciler) finalizes(p *plan, m *control.Monitor) bool {
+	if _, there := p.tended[m.ConnectionID]; there || r.Fleet == nil {
+		return p.tended[m.ConnectionID] || r.Fleet == nil
+	}
+	orphaned := !slices.ContainsFunc(p.snapshot.Connections, func(c control.Connection) bool { return c.ID == m.ConnectionID })
+	return orphaned && p.division.IsSteward()
+}
+
 // reportMonitor writes the status of a connection's monitor when it changed.
-func (r *Reconciler) reportMonitor(ctx context.Context, l *live, tn *tunnel) {
-	if l.monitor == nil {
-		return
+func (r *Reconciler) reportMonitor(ctx context.Context, l *live, tn *tunnel) error {
+	if l.monitor == nil || l.monitor.DeletionRequested {
+		return nil
 	}
 	status := control.MonitorStatus{Observed: l.monitor.Generation, Destination: l.monitorStatus.Destination}
 	if tn != nil {
@@ -148,14 +158,15 @@ func (r *Reconciler) reportMonitor(ctx context.Context, l *live, tn *tunnel) {
 		}
 	}
 	if status == l.monitorStatus {
-		return
+		return nil
 	}
 	err := r.Objects.SetMonitorStatus(ctx, l.monitor.Project, l.monitor.ID, status)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
 	if err != nil {
-		if !errors.Is(err, store.ErrNotFound) {
-			r.Logger.Error("status was not stored", "monitor", l.monitor.ID, "error", err)
-		}
-		return
+		return fmt.Errorf("status of monitor %s: %w", l.monitor.ID, err)
 	}
 	l.monitorStatus = status
+	return nil
 }

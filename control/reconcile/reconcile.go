@@ -54,6 +54,15 @@ type Sockets interface {
 	SetAddresses([]netip.Addr) error
 }
 
+// Fleet tells which part of the gateways is this node's.
+type Fleet interface {
+	// Division returns the present one.
+	Division() *control.Division
+	// Applied is called when the engines have nothing but what a division
+	// gives to this node.
+	Applied(*control.Division)
+}
+
 // Options are what a Reconciler works with.
 type Options struct {
 	Objects     *control.Objects
@@ -63,6 +72,7 @@ type Options struct {
 	Sockets     Sockets
 	Prober      Prober
 	Inventory   *control.Inventory
+	Fleet       Fleet // nil: this node is alone
 	// StopKeyExchange tells all peers that it is over, and returns when they
 	// have answered or had time to.
 	StopKeyExchange func()
@@ -92,7 +102,8 @@ const (
 type Reconciler struct {
 	Options
 	inventory atomic.Pointer[control.Inventory]
-	wake      chan struct{} // holds one
+	wake      chan struct{}                      // holds one
+	interrupt atomic.Pointer[context.CancelFunc] // of the work under way
 	ready     atomic.Bool
 	counts    counts
 
@@ -110,6 +121,8 @@ type Reconciler struct {
 	trouble    string               // of the last pass
 	recorded   bool                 // some event, since work was made due for it
 	logsStored time.Time
+	division   *control.Division // of the last pass
+	snapshot   *control.Snapshot // that was read last
 }
 
 // counts are the figures of Stats.
@@ -150,6 +163,18 @@ func (r *Reconciler) SetInventory(inv *control.Inventory) {
 	}
 }
 
+// DivisionChanged starts a pass, and interrupts one that waits for the store.
+// It does not block.
+func (r *Reconciler) DivisionChanged() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+	if stop := r.interrupt.Load(); stop != nil {
+		(*stop)()
+	}
+}
+
 // Ready tells whether a pass over all objects has been made.
 func (r *Reconciler) Ready() bool { return r.ready.Load() }
 
@@ -185,8 +210,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-due.timer.C:
 		}
 		now := time.Now()
+		work, done := context.WithCancel(ctx)
+		r.interrupt.Store(&done)
 		if due.take(duePass, now) {
-			revision, err := r.pass(ctx)
+			revision, err := r.pass(work)
 			if revision >= 0 && changes == nil {
 				// What could not be applied is no reason to miss what changes.
 				watch, watchErr := r.Objects.Watch(ctx, revision)
@@ -200,8 +227,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			due.at(dueObserve, now)
 		}
 		if due.take(dueObserve, now) {
-			if err := r.observe(ctx); err != nil {
-				r.Logger.Warn("routes could not be changed", "error", err)
+			if err := r.observe(work); err != nil {
+				r.Logger.Warn("not everything that was seen could be acted on", "error", err)
 				due.at(duePass, time.Now().Add(retryMin))
 			}
 			if len(r.leaving) > 0 {
@@ -213,8 +240,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			}
 		}
 		if due.take(dueStore, now) {
-			r.storeLogs(ctx)
+			r.storeLogs(work)
 		}
+		done()
 		if r.recorded {
 			r.recorded = false
 			soon := time.Now().Add(observeDelay)
@@ -257,7 +285,9 @@ func (r *Reconciler) takeDown(ctx context.Context) error {
 			changed = append(changed, l)
 		}
 	}
-	r.storeStatuses(ctx, changed)
+	if storeErr := r.storeStatuses(ctx, changed); storeErr != nil {
+		r.Logger.Warn("not every status says that the node is stopped", "error", storeErr)
+	}
 	return err
 }
 

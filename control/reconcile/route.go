@@ -143,11 +143,11 @@ func spared(f flow, group, tunnels []*tunnel) []netip.Prefix {
 }
 
 // carriers picks those of a group that a flow goes over: none when all are
-// closed or withdrawn.
+// closed, passive or withdrawn.
 func carriers(group []*tunnel, of func(id string) carriage) []*tunnel {
 	byCarriage := make(map[carriage][]*tunnel)
 	for _, tn := range group {
-		if !tn.closed() {
+		if !tn.closed() && !tn.passive {
 			byCarriage[of(tn.id)] = append(byCarriage[of(tn.id)], tn)
 		}
 	}

@@ -22,6 +22,7 @@ type tunnel struct {
 	id        string // of the connection
 	gatewayID string
 	standby   bool // used only while no connection of its group that is not standby is up
+	passive   bool // another node carries the traffic of the gateway
 
 	connection sa.Connection
 	device     ipsec.Interface
@@ -52,6 +53,7 @@ type subject struct {
 	gateway    *control.Gateway
 	customer   *control.CustomerGateway
 	local      netip.Addr // of this node, behind the gateway's address
+	carried    bool       // this node carries the gateway's traffic
 }
 
 // translator turns connections into tunnels. It remembers the numbers it gave,
@@ -145,6 +147,7 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 		id:        c.ID,
 		gatewayID: s.gateway.ID,
 		standby:   s.gateway.HAMode == control.ActiveStandby && c.HARole == control.RoleSlave,
+		passive:   !s.carried,
 		device:    ipsec.Interface{IfID: ifID, Name: deviceName(ifID)},
 		connection: sa.Connection{
 			Name:     c.ID,
