@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vpngw/vpngw/control/store"
@@ -59,7 +60,8 @@ type Objects struct {
 
 	p2c p2cTables
 
-	changing sync.Mutex // keeps writers of this process from conflicts
+	fence    atomic.Pointer[store.Check] // of reports; nil: none
+	changing sync.Mutex                  // keeps writers of this process from conflicts
 }
 
 // storedConnection is a connection with its secrets sealed.

@@ -20,6 +20,11 @@ func (o *Objects) SetConnectionStatus(ctx context.Context, project, id string, s
 	return setStatus(ctx, o, o.connectionStatus, prefixConnections, project, id, s)
 }
 
+// SetFence has reports written only while a check holds: that of an entry which
+// goes with the lease of this node. So a node that was stopped for a while
+// cannot overwrite what its successor reports. nil: always.
+func (o *Objects) SetFence(c *store.Check) { o.fence.Store(c) }
+
 // setStatus writes one report.
 func setStatus[T any](ctx context.Context, o *Objects, t store.Table[T], specs, project, id string, status T) error {
 	return setMany(ctx, o, t, specs, []Report[T]{{project, id, status}})[0]
@@ -103,6 +108,9 @@ func (o *Objects) writePending(ctx context.Context, batch []*pending) {
 	for range changeAttempts {
 		var checks []store.Check
 		var ops []store.Op
+		if fence := o.fence.Load(); fence != nil {
+			checks = append(checks, *fence)
+		}
 		for _, p := range batch {
 			if *p.err != nil {
 				continue

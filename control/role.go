@@ -24,11 +24,11 @@ const (
 // any characters within one of the three.
 type Permissions []string
 
-var readPermissions = Permissions{"vpn:*:get*", "vpn:*:list*", "vpn:*:count"}
+var readPermissions = Permissions{"vpn:*:get*", "vpn:*:list*", "vpn:*:count", "vpngw:nodes:list"}
 
 // builtinRoles has a copy for nobody to change.
 var builtinRoles = map[Role]Permissions{
-	RoleAdmin: {"vpn:*:*"},
+	RoleAdmin: {"vpn:*:*", "vpngw:nodes:list"},
 	// What an operator cannot change holds the addresses and the capacity that
 	// a project pays for.
 	RoleOperator: append(Permissions{

@@ -18,46 +18,71 @@ type Fleet interface {
 	LeaseLeft(ctx context.Context) (left map[string]time.Duration, ttl time.Duration, err error)
 }
 
-// NodeView is a node as the API shows it.
+// NodeView is a node as the API shows it to a project.
 type NodeView struct {
 	Node
-	Self bool // the one that answers
+	Self    bool // the one that answers
+	Steward bool
 	// LeaseLeft is how long the lease lasts if it is not renewed, of TTL. Both
 	// are zero of a node alone, which has none.
 	LeaseLeft, TTL time.Duration
-	Addresses      []netip.Addr // that it serves, as peers see them
-	Gateways       []string     // active-standby ones that it carries, by id
-	Steward        bool
+
+	// Of the project's gateways, as peers see them: the addresses that the node
+	// serves, and those that it serves or could serve.
+	Addresses, CanHave []netip.Addr
+	Gateways           []string // active-standby ones that it carries, by id
 }
 
 // Nodes performs ListNodes: those that are alive, by name.
-func (s *Service) Nodes(ctx context.Context) ([]NodeView, error) {
-	if s.fleet == nil {
-		return []NodeView{{Node: s.node, Self: true, Steward: true, Addresses: s.node.Fixed}}, nil
-	}
-	d := s.fleet.Division()
-	left, ttl, err := s.fleet.LeaseLeft(ctx)
+func (s *Service) Nodes(ctx context.Context, project string) ([]NodeView, error) {
+	gateways, err := s.read(ctx).gateways(project)
 	if err != nil {
 		return nil, err
 	}
-	var views []NodeView
-	for _, name := range slices.Sorted(maps.Keys(d.Nodes)) {
-		v := NodeView{Node: d.Nodes[name], Self: name == d.Node, LeaseLeft: left[name], TTL: ttl, Steward: name == d.Steward}
-		for a, owner := range d.Owners {
-			if owner == name {
-				v.Addresses = append(v.Addresses, a)
-			}
+	d := s.division()
+	nodes := map[string]Node{s.node.Name: s.node}
+	var left map[string]time.Duration
+	var ttl time.Duration
+	if d != nil {
+		nodes = d.Nodes
+		if left, ttl, err = s.fleet.LeaseLeft(ctx); err != nil {
+			return nil, err
 		}
-		for id, owner := range d.Active {
-			if owner == name {
-				v.Gateways = append(v.Gateways, id)
-			}
+	}
+	var views []NodeView
+	for _, name := range slices.Sorted(maps.Keys(nodes)) {
+		v := NodeView{
+			Node: nodes[name], Self: d == nil || name == d.Node, Steward: d == nil || name == d.Steward,
+			LeaseLeft: left[name], TTL: ttl,
+		}
+		for i := range gateways {
+			v.add(d, &gateways[i])
 		}
 		slices.SortFunc(v.Addresses, netip.Addr.Compare)
+		slices.SortFunc(v.CanHave, netip.Addr.Compare)
 		slices.Sort(v.Gateways)
 		views = append(views, v)
 	}
 	return views, nil
+}
+
+// add notes what the node does for a gateway.
+func (v *NodeView) add(d *Division, g *Gateway) {
+	for _, slot := range []Slot{Slot1, Slot2} {
+		a := g.Address(slot)
+		if !a.IsValid() {
+			continue
+		}
+		if d == nil || d.Owners[a] == v.Name {
+			v.Addresses = append(v.Addresses, a)
+		}
+		if d == nil || slices.Contains(v.Fixed, a) || slices.Contains(v.Floating, a) {
+			v.CanHave = append(v.CanHave, a)
+		}
+	}
+	if g.HAMode == ActiveStandby && (d == nil || d.Active[g.ID] == v.Name) {
+		v.Gateways = append(v.Gateways, g.ID)
+	}
 }
 
 // division is nil for a node alone.

@@ -31,6 +31,7 @@ type config struct {
 	DataDir   string            `yaml:"data_dir"`
 	Log       logConfig         `yaml:"log"`
 	Store     storeConfig       `yaml:"store"`
+	Fleet     fleetConfig       `yaml:"fleet"`
 	API       apiConfig         `yaml:"api"`
 	Audit     auditConfig       `yaml:"audit"`
 	Metrics   metricsConfig     `yaml:"metrics"`
@@ -44,16 +45,12 @@ type config struct {
 type nodeConfig struct {
 	Name             string `yaml:"name"`
 	AvailabilityZone string `yaml:"availability_zone"`
+	APIURL           string `yaml:"api_url"`
 }
 
 type logConfig struct {
 	Level  string `yaml:"level"`
 	Format string `yaml:"format"`
-}
-
-type storeConfig struct {
-	Backend   string   `yaml:"backend"`
-	Endpoints []string `yaml:"endpoints"`
 }
 
 type apiConfig struct {
@@ -169,7 +166,8 @@ func defaults() config {
 		Node:      nodeConfig{Name: name},
 		DataDir:   "/var/lib/vpngw",
 		Log:       logConfig{Level: "info", Format: "text"},
-		Store:     storeConfig{Backend: "bbolt"},
+		Store:     storeConfig{Backend: storeBolt},
+		Fleet:     fleetConfig{Lease: defaultLease},
 		API:       apiConfig{Listen: "127.0.0.1:8443", TLS: tlsConfig{Mode: tlsAuto}},
 		Audit:     auditConfig{File: "audit.log", MaxSizeMB: 64, Keep: 8},
 		Metrics:   metricsConfig{Listen: "127.0.0.1:9090"},
@@ -244,6 +242,9 @@ func (v *quoted) Visit(n ast.Node) ast.Visitor {
 
 func (c *config) resolveSecrets(getenv func(string) string) error {
 	var errs []error
+	if s := &c.Store; s.Password+s.PasswordFile+s.PasswordEnv != "" {
+		errs = append(errs, resolveSecret("store.password", &s.Password, s.PasswordFile, s.PasswordEnv, getenv))
+	}
 	for i := range c.API.Credentials {
 		k := &c.API.Credentials[i]
 		key := fmt.Sprintf("api.credentials[%d].secret_key", i)
@@ -328,16 +329,7 @@ func (c *config) check() error {
 		p.add("log.level", "%q is not one of debug, info, warn, error", c.Log.Level)
 	}
 	p.oneOf("log.format", c.Log.Format, "text", "json")
-	switch c.Store.Backend {
-	case "bbolt":
-		if len(c.Store.Endpoints) > 0 {
-			p.add("store.endpoints", "goes with backend etcd only")
-		}
-	case "etcd":
-		p.add("store.backend", "etcd is not supported by this release; use bbolt")
-	default:
-		p.oneOf("store.backend", c.Store.Backend, "bbolt")
-	}
+	c.checkStore(&p)
 	c.checkAPI(&p)
 	if m := c.Audit.MaxSizeMB; m < 1 || m > 4096 {
 		p.add("audit.max_size_mb", "%d is not in 1-4096", m)
@@ -520,7 +512,8 @@ func (c *config) restartKeys(old *config) []string {
 		{"data_dir", c.DataDir == old.DataDir},
 		{"log.format", c.Log.Format == old.Log.Format},
 		{"limits", reflect.DeepEqual(c.Limits, old.Limits)},
-		{"store", c.Store.Backend == old.Store.Backend},
+		{"store", reflect.DeepEqual(c.Store, old.Store)},
+		{"fleet", c.Fleet == old.Fleet},
 		{"api.listen", c.API.Listen == old.API.Listen},
 		{"api.tls", c.API.TLS == old.API.TLS},
 		{"audit", c.Audit == old.Audit},

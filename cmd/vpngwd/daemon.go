@@ -20,6 +20,7 @@ import (
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/api"
 	"github.com/vpngw/vpngw/control/audit"
+	"github.com/vpngw/vpngw/control/fleet"
 	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/reconcile"
 	"github.com/vpngw/vpngw/control/store"
@@ -43,7 +44,9 @@ type daemon struct {
 	log    *slog.Logger
 	level  *slog.LevelVar
 
-	store      *store.Bolt
+	store      store.Store
+	keeper     *fleet.Keeper // nil: this node is alone
+	node       control.Node
 	service    *control.Service
 	access     *control.Access
 	api        *api.Server
@@ -77,12 +80,15 @@ func (d *daemon) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := d.openFleet(objects); err != nil {
+		return err
+	}
 	if err := d.openEngines(); err != nil {
 		return err
 	}
 	d.reconciler = reconcile.New(reconcile.Options{
 		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
-		Inventory: &c.Inventory, HostAddresses: addressSet, StopKeyExchange: d.stopKeyExchange,
+		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, StopKeyExchange: d.stopKeyExchange,
 		ForceEncap: c.Dataplane.ForceEncapsulation,
 		Lifetimes:  reconcile.LifetimeLimits{IKE: c.IKE.MaxLifetime, Child: c.IKE.MaxChildLifetime},
 		PID:        os.Getpid(), Logger: d.log.With("part", "reconcile"),
@@ -92,8 +98,11 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	d.metrics = metricsHandler(engineFigures{
 		connections: d.ike.Snapshot, ikeDrops: d.ike.DropCounts, espDrops: d.engine.Drops, sockets: d.mux.Stats,
-		reconciler: d.reconciler.Stats, probes: d.reconciler.Probes,
+		reconciler: d.reconciler.Stats, probes: d.reconciler.Probes, fleet: d.fleetStats(),
 	}, d.ready, d.log.With("part", "metrics"))
+	if d.keeper != nil {
+		return d.keeper.Join(ctx)
+	}
 	return nil
 }
 
@@ -107,32 +116,44 @@ func newLogger(c logConfig, level *slog.LevelVar, to io.Writer) *slog.Logger {
 }
 
 func (d *daemon) openStore(ctx context.Context) (*control.Objects, error) {
-	dir := d.config.DataDir
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(d.config.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
-	db, err := d.openBolt(ctx, filepath.Join(dir, storeFile))
+	var err error
+	if d.config.Store.Backend == storeEtcd {
+		d.store, err = d.openEtcd(ctx)
+	} else {
+		d.store, err = d.openBolt(ctx, filepath.Join(d.config.DataDir, storeFile))
+	}
 	if err != nil {
 		return nil, err
 	}
-	d.store = db
-	d.onClose(db.Close)
-	key, err := control.LoadSealingKeyOf(ctx, db, filepath.Join(dir, sealingKeyFile))
+	d.onClose(d.store.Close)
+	key, err := control.LoadSealingKeyOf(ctx, d.store, d.config.sealingKeyPath())
 	if err != nil {
 		return nil, err
 	}
-	return control.NewObjects(db, key), nil
+	if d.config.Store.Backend == storeEtcd {
+		if err := control.CheckSealingKey(ctx, d.store, key); err != nil {
+			return nil, err
+		}
+	}
+	return control.NewObjects(d.store, key), nil
 }
 
-// storePatience is how long a start waits for the process before it, which may
-// have been killed and take its many devices down still.
+// storePatience is how long a start waits for the store: for the process
+// before, which may have been killed and take its many devices down still, or
+// for a cluster that starts together with this host.
 const storePatience = 30 * time.Second
 
-func (d *daemon) openBolt(ctx context.Context, path string) (*store.Bolt, error) {
+func (d *daemon) openBolt(ctx context.Context, path string) (store.Store, error) {
 	for start := time.Now(); ; {
 		db, err := store.OpenBolt(path)
+		if err == nil {
+			return db, nil
+		}
 		if !errors.Is(err, store.ErrLocked) || ctx.Err() != nil || time.Since(start) > storePatience {
-			return db, err
+			return nil, err
 		}
 		d.log.Warn("waiting for the store", "error", err)
 	}
@@ -142,7 +163,7 @@ func (d *daemon) openBolt(ctx context.Context, path string) (*store.Bolt, error)
 // exchange on top. dataplane.backend auto means userspace, the one there is.
 func (d *daemon) openEngines() (err error) {
 	c := d.config.Dataplane
-	d.mux = udp.New(udp.Options{Logger: d.log.With("part", "udp"), Sockets: socketsPerAddress(c.Queues)})
+	d.mux = udp.New(udp.Options{Logger: d.log.With("part", "udp"), Sockets: socketsPerAddress(c.Queues), Guard: d.guard()})
 	d.onClose(d.mux.Close)
 	d.engine, err = dataplane.New(dataplane.Options{
 		Mux: d.mux, Logger: d.log.With("part", "dataplane"), OuterMTU: c.OuterMTU,
@@ -194,6 +215,7 @@ func (d *daemon) openAPI(objects *control.Objects) (err error) {
 	c := d.config
 	d.service, err = control.NewService(control.ServiceOptions{
 		Objects: objects, Inventory: &c.Inventory, Engines: d.reconciler, Limits: c.Limits, Version: version,
+		Fleet: d.serviceFleet(), Node: d.node,
 	})
 	if err != nil {
 		return err
@@ -207,14 +229,21 @@ func (d *daemon) openAPI(objects *control.Objects) (err error) {
 		return err
 	}
 	d.onClose(records.Close)
-	d.api, err = api.New(api.Options{
-		Service: d.service, Access: d.access, Logger: d.log.With("part", "api"), Audit: records, Listen: c.API.Listen,
+	o := d.apiOptions()
+	o.Service, o.Access, o.Logger, o.Audit = d.service, d.access, d.log.With("part", "api"), records
+	d.api, err = api.New(o)
+	return err
+}
+
+// apiOptions are those that say where the API listens.
+func (d *daemon) apiOptions() api.Options {
+	c := d.config
+	return api.Options{
+		Listen: c.API.Listen, DataDir: c.DataDir, Node: d.config.Node.Name,
 		TLS: api.TLS{
 			Mode: api.TLSMode(c.API.TLS.Mode), CertificateFile: c.API.TLS.CertificateFile, KeyFile: c.API.TLS.KeyFile,
 		},
-		DataDir: c.DataDir,
-	})
-	return err
+	}
 }
 
 // openAudit opens the audit log. Its file stands in the data directory unless
@@ -299,10 +328,15 @@ func (d *daemon) run(ctx context.Context, hangup <-chan os.Signal) error {
 		defer close(d.ikeDone)
 		return d.ike.Run(keyExchange)
 	})
+	share, leave := context.WithCancel(engines)
 	g.Go(func() error {
 		defer stopEngines()
+		defer leave() // not before: others take over then
 		return d.reconciler.Run(ctx)
 	})
+	if d.keeper != nil {
+		g.Go(func() error { return d.keeper.Run(share) })
+	}
 	g.Go(func() error { return d.api.Run(ctx) })
 	if listen := d.config.Metrics.Listen; listen != "" {
 		g.Go(func() error { return serveMetrics(ctx, listen, d.metrics, d.log) })
@@ -323,6 +357,9 @@ func (d *daemon) stopKeyExchange() {
 func (d *daemon) ready(ctx context.Context) error {
 	if !d.reconciler.Ready() {
 		return errors.New("the stored objects are not applied yet")
+	}
+	if d.keeper != nil {
+		return d.keeper.Ready() // which renews its lease there
 	}
 	if _, _, err := d.store.List(ctx, "ready/"); err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -357,6 +394,9 @@ func (d *daemon) reload() error {
 	_ = d.level.UnmarshalText([]byte(next.Log.Level)) // loadConfig has checked it
 	d.service.SetInventory(&next.Inventory)
 	d.reconciler.SetInventory(&next.Inventory)
+	if d.keeper != nil {
+		d.keeper.SetInventory(&next.Inventory)
+	}
 	d.log.Info("configuration reloaded", "file", d.path)
 	if keys := next.restartKeys(d.config); len(keys) > 0 {
 		d.log.Warn("some changes take effect at the next start only", "keys", keys)

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/vpngw/vpngw/control/fleet"
 	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/reconcile"
 	"github.com/vpngw/vpngw/dataplane/udp"
@@ -32,6 +33,7 @@ type engineFigures struct {
 	sockets     func() udp.Stats
 	reconciler  func() reconcile.Stats
 	probes      func() []reconcile.Probe
+	fleet       func() fleet.Stats // nil: this node is alone
 }
 
 // maxSeries is how many connections have metrics of their own. Those beyond
@@ -58,6 +60,13 @@ var (
 	descESPDrops = desc("dataplane_dropped_packets_total", "Packets that the data plane dropped.", "reason")
 	descIKEDrops = desc("ike_dropped_total", "Datagrams and events that the IKE server dropped.", "reason")
 	descSockets  = desc("socket_datagrams_total", "Datagrams at the outer sockets that are not ESP, and faults there.", "kind")
+
+	descLease     = desc("fleet_lease_seconds", "Time until the node stops what floats, unless its lease is renewed; 0 without a lease.")
+	descNodes     = desc("fleet_nodes", "Nodes that are alive, as this one knows.")
+	descAddresses = desc("fleet_addresses", "Floating addresses that this node serves.")
+	descActive    = desc("fleet_active_gateways", "Active-standby gateways that this node carries.")
+	descTaken     = desc("fleet_taken_total", "Claims that this node took: addresses, gateways and the office of the steward.")
+	descLapses    = desc("fleet_lapses_total", "Leases of this node that were not renewed in time.")
 
 	descPasses    = desc("reconcile_passes_total", "Passes over all objects.")
 	descPassFails = desc("reconcile_failures_total", "Objects and engines that a pass could not apply, over all passes.")
@@ -155,6 +164,16 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		"fenced": s.Fenced,
 	} {
 		counter(descSockets, n, kind)
+	}
+
+	if c.figures.fleet != nil {
+		f := c.figures.fleet()
+		gauge(descLease, f.LeaseLeft.Seconds())
+		gauge(descNodes, float64(f.Nodes))
+		gauge(descAddresses, float64(f.Addresses))
+		gauge(descActive, float64(f.Gateways))
+		counter(descTaken, f.Taken)
+		counter(descLapses, f.Lapses)
 	}
 
 	r := c.figures.reconciler()

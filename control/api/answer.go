@@ -21,6 +21,7 @@ type call struct {
 	requestID string
 	operation *operation // nil when there is none
 	remote    string
+	body      []byte            // as it came
 	caller    control.Principal // zero unless authenticated
 	claimed   string            // the account that a refused caller named, if there is one
 	changes   *control.Changes  // nil before the handler

@@ -44,14 +44,15 @@ const (
 
 // bench is an API over a store of its own. The test plays the reconciler.
 type bench struct {
-	t       testing.TB
-	server  *Server
-	store   store.Store
-	objects *control.Objects
-	access  *control.Access
-	engines *engines
-	log     *bytes.Buffer
-	now     time.Time // of the server and of signatures
+	t         testing.TB
+	server    *Server
+	store     store.Store
+	objects   *control.Objects
+	access    *control.Access
+	engines   *engines
+	inventory *control.Inventory
+	log       *bytes.Buffer
+	now       time.Time // of the server and of signatures
 
 	auditFile string
 }
@@ -91,6 +92,7 @@ func newBenchOn(t testing.TB, db store.Store, limits control.Limits) *bench {
 	certificateFile, keyFile := root.Server(t, "vpn.acme.example").Files(t, root)
 	inventory.Certificates = []control.Certificate{{ID: ccmID, Name: "vpn", CertificateFile: certificateFile, KeyFile: keyFile}}
 	check(t, inventory.Validate())
+	b.inventory = inventory
 	service, err := control.NewService(control.ServiceOptions{Objects: b.objects, Inventory: inventory, Engines: b.engines, Limits: limits, Version: "1.2.3", Now: clock})
 	check(t, err)
 	credential := func(accessKey string, role control.Role, project string) control.Credential {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/oapi-codegen/runtime"
 )
@@ -2178,6 +2179,47 @@ type NexthopResource struct {
 // NexthopResourceType defines model for NexthopResource.Type.
 type NexthopResourceType string
 
+// Node defines model for Node.
+type Node struct {
+	// Addresses Addresses of the project's gateways that it serves, as peers see them.
+	Addresses []string `json:"addresses"`
+
+	// APIURL Where other nodes reach its API.
+	APIURL           *string `json:"api_url,omitempty"`
+	AvailabilityZone *string `json:"availability_zone,omitempty"`
+
+	// CanHave Addresses of the project's gateways that it serves or could serve.
+	CanHave []string `json:"can_have"`
+
+	// Gateways Ids of the project's active-standby gateways whose traffic it carries.
+	Gateways []string `json:"gateways"`
+
+	// Lease By which it is alive; a node alone has none.
+	Lease *struct {
+		// AgeSeconds Since it was renewed.
+		AgeSeconds int `json:"age_seconds"`
+
+		// LeftSeconds Until it lapses if it is not renewed.
+		LeftSeconds int `json:"left_seconds"`
+		TTLSeconds  int `json:"ttl_seconds"`
+	} `json:"lease,omitempty"`
+	Name string `json:"name"`
+
+	// Self It is the node that answers.
+	Self      bool      `json:"self"`
+	StartedAt time.Time `json:"started_at"`
+
+	// Steward It looks after what no node can serve.
+	Steward bool   `json:"steward"`
+	Version string `json:"version"`
+}
+
+// NodeListResponseBody defines model for NodeListResponseBody.
+type NodeListResponseBody struct {
+	Nodes     []Node `json:"nodes"`
+	RequestID string `json:"request_id"`
+}
+
 // ObjectID An id, usually a UUID of 36 characters.
 type ObjectID = string
 
@@ -4063,6 +4105,9 @@ type ServerInterface interface {
 	// BackupStore Take a backup of the store
 	// (GET /vpngw/v1/backup)
 	BackupStore(w http.ResponseWriter, r *http.Request)
+	// ListNodes List the nodes that share the store
+	// (GET /vpngw/v1/nodes)
+	ListNodes(w http.ResponseWriter, r *http.Request)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -8182,6 +8227,20 @@ func (siw *ServerInterfaceWrapper) BackupStore(w http.ResponseWriter, r *http.Re
 	handler.ServeHTTP(w, r)
 }
 
+// ListNodes operation middleware
+func (siw *ServerInterfaceWrapper) ListNodes(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListNodes(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 type UnescapedCookieParamError struct {
 	ParamName string
 	Err       error
@@ -8392,6 +8451,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id}", wrapper.UpdateVpnAccessPolicy)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn/quotas", wrapper.ShowQuotasInfo)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/vpngw/v1/backup", wrapper.BackupStore)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/vpngw/v1/nodes", wrapper.ListNodes)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneRevokeToken)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneCreateUserTokenByPassword)
 
@@ -12094,6 +12154,44 @@ func (response BackupStoredefaultJSONResponse) VisitBackupStoreResponse(w http.R
 	return err
 }
 
+type ListNodesRequestObject struct {
+}
+
+type ListNodesResponseObject interface {
+	VisitListNodesResponse(w http.ResponseWriter) error
+}
+
+type ListNodes200JSONResponse NodeListResponseBody
+
+func (response ListNodes200JSONResponse) VisitListNodesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListNodesdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListNodesdefaultJSONResponse) VisitListNodesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// KeystoneRevokeToken Revoke a token
@@ -12372,6 +12470,9 @@ type StrictServerInterface interface {
 	// BackupStore Take a backup of the store
 	// (GET /vpngw/v1/backup)
 	BackupStore(ctx context.Context, request BackupStoreRequestObject) (BackupStoreResponseObject, error)
+	// ListNodes List the nodes that share the store
+	// (GET /vpngw/v1/nodes)
+	ListNodes(ctx context.Context, request ListNodesRequestObject) (ListNodesResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -15202,6 +15303,30 @@ func (sh *strictHandler) BackupStore(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(BackupStoreResponseObject); ok {
 		if err := validResponse.VisitBackupStoreResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListNodes operation middleware
+func (sh *strictHandler) ListNodes(w http.ResponseWriter, r *http.Request) {
+	var request ListNodesRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListNodes(ctx, request.(ListNodesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListNodes")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListNodesResponseObject); ok {
+		if err := validResponse.VisitListNodesResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -38,6 +38,7 @@ var ownActions = map[string]string{
 	"DeleteP2cVgw":                          "vpn:p2cVpnGateway:delete",
 	"ExportVpnConnectionPeerConfiguration":  "vpn:vpnConnections:get",
 	"ListConnectionIpsecSa":                 "vpn:vpnConnections:get",
+	"ListNodes":                             "vpngw:nodes:list",
 	"ListP2cVgwAvailabilityZones":           "vpn:system:listAvailabilityZones",
 	"ListPeerConfigurationSupportedDevices": "vpn:vpnConnections:list",
 	"ListVpnGatewayCertificates":            "vpn:vpnGateways:getCertificate",
@@ -64,6 +65,8 @@ func TestEveryOperationHasItsAction(t *testing.T) {
 	}
 }
 
+const listNodes = "vpngw:nodes:list"
+
 var pathParameter = regexp.MustCompile(`\{[a-z_0-9]+\}`)
 
 // TestRolesOfEveryOperation asks for each operation of the document in each
@@ -74,7 +77,7 @@ func TestRolesOfEveryOperation(t *testing.T) {
 	check(t, err)
 	b := newBench(t)
 	for role, allows := range map[string]func(action, verb string) bool{
-		"admin": func(action, _ string) bool { return strings.HasPrefix(action, "vpn:") },
+		"admin": func(action, _ string) bool { return strings.HasPrefix(action, "vpn:") || action == listNodes },
 		"operator": func(action, verb string) bool {
 			object := strings.Split(action, ":")[1]
 			return reads(verb) || slices.Contains([]string{"customerGateways", "vpnConnections", "connectionMonitors", "p2cVpnUser", "resourceInstanceTags"}, object) ||
@@ -82,12 +85,14 @@ func TestRolesOfEveryOperation(t *testing.T) {
 					slices.Contains([]string{"addUsers", "removeUsers", "disconnectConnection", "exportClientConfig"}, verb)) ||
 				verb == "checkClientCaCertificate"
 		},
-		"readonly": func(action, verb string) bool { return strings.HasPrefix(action, "vpn:") && reads(verb) },
+		"readonly": func(action, verb string) bool {
+			return strings.HasPrefix(action, "vpn:") && reads(verb) || action == listNodes
+		},
 		"auditor": func(action, verb string) bool {
-			return strings.HasPrefix(verb, "list") || action == "vpn:vpnConnections:getLog"
+			return strings.HasPrefix(action, "vpn:") && strings.HasPrefix(verb, "list") || action == "vpn:vpnConnections:getLog"
 		},
 		"backup":   func(action, _ string) bool { return action == "vpngw:store:backup" },
-		"stranger": func(string, string) bool { return false },
+		"stranger": func(action, _ string) bool { return action == listNodes }, // of whichever project
 	} {
 		for _, op := range operations {
 			if op.permission == "" {

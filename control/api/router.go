@@ -118,7 +118,7 @@ func (s *Server) newRouter() (http.Handler, error) {
 	rt := &router{server: s, operations: operations}
 	strict := NewStrictHandlerWithOptions(&handlers{server: s}, nil, StrictHTTPServerOptions{
 		RequestErrorHandlerFunc:  decodeFailed,
-		ResponseErrorHandlerFunc: writeError,
+		ResponseErrorHandlerFunc: s.failed,
 	})
 	HandlerWithOptions(strict, StdHTTPServerOptions{BaseRouter: rt, ErrorHandlerFunc: bindFailed})
 	if len(rt.missing) > 0 {
@@ -201,6 +201,7 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, op *operation) (c
 	if err != nil {
 		return nil, err
 	}
+	c.body = body
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	if err := validate(r, body, op); err != nil {
 		return nil, err

@@ -30,6 +30,7 @@ type Options struct {
 	Logger  *slog.Logger
 	Audit   *audit.Log // nil: changes are not written down
 
+	Node   string // name of this one, for other nodes of a fleet
 	Listen string // address and port
 	TLS    TLS
 	// DataDir is where the certificate of TLSAuto is kept.
@@ -80,6 +81,7 @@ type Server struct {
 	working  *tally        // requests of each caller
 	handler  http.Handler
 
+	node   string // name of this one
 	listen string
 	tls    *tls.Config // nil: plain HTTP
 }
@@ -91,7 +93,7 @@ func New(o Options) (*Server, error) {
 		return nil, errors.New("api: service, access and logger are required")
 	}
 	s := &Server{
-		service: o.Service, access: o.Access, log: o.Logger, now: o.Now, listen: o.Listen,
+		service: o.Service, access: o.Access, log: o.Logger, now: o.Now, node: o.Node, listen: o.Listen,
 		callers: newLimiters(callerRate, callerBurst), logins: newLoginGuard(), auditor: newAuditor(o.Audit),
 		inFlight: make(chan struct{}, maxInFlight), public: make(chan struct{}, maxPublic), working: newTally(),
 	}

@@ -4,9 +4,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -68,6 +70,26 @@ func (t TLS) config(listen netip.AddrPort, dataDir string, now time.Time) (*tls.
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{"h2", "http/1.1"},
 	}, nil
+}
+
+// Fingerprint returns the SHA-256, in hexadecimal, of the certificate that a
+// server with these options shows; empty where it shows none. Like New, it makes
+// the one of TLSAuto if there is none.
+func (o Options) Fingerprint() (string, error) {
+	address, err := netip.ParseAddrPort(o.Listen)
+	if err != nil {
+		return "", fmt.Errorf("api: listen %q: %w", o.Listen, err)
+	}
+	config, err := o.TLS.config(address, o.DataDir, time.Now())
+	if err != nil || config == nil {
+		return "", err
+	}
+	return fingerprint(config.Certificates[0].Certificate[0]), nil
+}
+
+func fingerprint(certificate []byte) string {
+	sum := sha256.Sum256(certificate)
+	return hex.EncodeToString(sum[:])
 }
 
 // autoCertificate returns the self-signed certificate of the data directory.

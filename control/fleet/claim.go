@@ -68,9 +68,9 @@ func (v *view) wishes(routers []router) []wish {
 			}
 			w := wish{addressClaim(a), v.rank(zoneOf(g, slot), func(n control.Node) bool { return slices.Contains(n.Floating, a) })}
 			if g.HAMode == control.ActiveStandby {
-				// The addresses follow the gateway.
+				// The addresses follow the gateway, once somebody carries it.
 				active := v.claims[activeClaim(g.ID)].Node
-				if slices.Contains(w.candidates, active) {
+				if active == "" || slices.Contains(w.candidates, active) {
 					w.candidates = []string{active}
 				}
 			}

@@ -41,7 +41,8 @@ const (
 // nothing.
 type History struct {
 	node string
-	file *os.File
+	out  io.WriteCloser
+	now  func() int64 // as Event.At
 }
 
 // OpenHistory appends to a file, which it makes if it is not there.
@@ -50,7 +51,7 @@ func OpenHistory(path, node string) (*History, error) {
 	if err != nil {
 		return nil, fmt.Errorf("history: %w", err)
 	}
-	return &History{node: node, file: f}, nil
+	return &History{node: node, out: f, now: MonotonicNow}, nil
 }
 
 // MonotonicNow reads CLOCK_MONOTONIC, in nanoseconds.
@@ -65,7 +66,10 @@ func (h *History) take(claim string) error { return h.write(Taken, claim, 0) }
 // leave writes that a claim was left, whose lease has that time left, which is
 // negative after its deadline.
 func (h *History) leave(claim string, left time.Duration) error {
-	return h.write(Left, claim, MonotonicNow()+int64(left))
+	if h == nil {
+		return nil
+	}
+	return h.write(Left, claim, h.now()+int64(left))
 }
 
 func (h *History) write(kind EventKind, claim string, until int64) error {
@@ -73,12 +77,12 @@ func (h *History) write(kind EventKind, claim string, until int64) error {
 		return nil
 	}
 	line, err := json.Marshal(Event{
-		At: MonotonicNow(), Time: time.Now().UTC(), Node: h.node, Kind: kind, Claim: claim, Until: until,
+		At: h.now(), Time: time.Now().UTC(), Node: h.node, Kind: kind, Claim: claim, Until: until,
 	})
 	if err != nil {
 		return err
 	}
-	_, err = h.file.Write(append(line, '\n')) // at once, whoever else appends
+	_, err = h.out.Write(append(line, '\n')) // at once, whoever else appends
 	return err
 }
 
@@ -87,7 +91,7 @@ func (h *History) Close() error {
 	if h == nil {
 		return nil
 	}
-	return h.file.Close()
+	return h.out.Close()
 }
 
 // ReadHistory reads what a History wrote. A last line that is not whole was cut

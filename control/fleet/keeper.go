@@ -49,6 +49,8 @@ type Options struct {
 	// SetFloating gives the host exactly these addresses, for a lifetime after
 	// which they end by themselves, and returns which ones failed.
 	SetFloating func(want []FloatingAddress, lifetime time.Duration) map[netip.Addr]error
+	// SetFence is told of the entry that is there as long as the lease.
+	SetFence func(*store.Check)
 	// Changed is called when the division has changed. It must not block.
 	Changed func()
 	// TTL is the time to live of the lease: how long others wait before they

@@ -101,6 +101,7 @@ func (k *Keeper) register(ctx context.Context, table store.Table[record]) (*sess
 	s := newSession(context.WithoutCancel(ctx), k.clock, lease, ttl, granted)
 	k.mu.Lock()
 	k.session, k.revision, k.since = s, revision, time.Time{}
+	k.fence(table)
 	k.arm()
 	k.mu.Unlock()
 	k.o.Logger.Info("lease granted", "node", node.Name, "ttl", ttl)
@@ -172,7 +173,14 @@ func (k *Keeper) describe(ctx context.Context, gateways []control.Gateway) error
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.node, k.revision = node, revision
+	k.fence(table)
 	return nil
+}
+
+// fence tells of the present record. The caller holds mu.
+func (k *Keeper) fence(table store.Table[record]) {
+	check := table.Check(k.o.Node.Name, k.revision)
+	k.o.SetFence(&check)
 }
 
 // sites returns the addresses of the inventory and of gateways that float, by

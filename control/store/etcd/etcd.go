@@ -30,7 +30,6 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-
 )
 
 const (
@@ -47,6 +46,9 @@ const (
 	lastRedial        = 2 * time.Second
 	minConnectTimeout = 3 * time.Second
 )
+
+// ErrSchema says that the cluster holds the layout of another release.
+var ErrSchema = errors.New("schema version")
 
 // Options say where the cluster is and how to speak to it.
 type Options struct {
@@ -76,14 +78,26 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Open connects to a cluster, and makes the store in it if it is not there. It
-// fails if the cluster does not answer or holds the layout of another release.
-func Open(ctx context.Context, o Options) (*Cluster, error) {
+// Validate tells what is wrong with the options, and with the files they name,
+// as far as can be told without the cluster.
+func (o Options) Validate() error {
+	_, err := o.withDefaults().clientConfig()
+	return err
+}
+
+func (o Options) withDefaults() Options {
 	o.Prefix = cmp.Or(o.Prefix, defaultPrefix)
 	o.Timeout = cmp.Or(o.Timeout, defaultTimeout)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	return o
+}
+
+// Open connects to a cluster, and makes the store in it if it is not there. It
+// fails if the cluster does not answer or holds the layout of another release.
+func Open(ctx context.Context, o Options) (*Cluster, error) {
+	o = o.withDefaults()
 	config, err := o.clientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("open store in etcd: %w", err)
@@ -125,7 +139,7 @@ func (c *Cluster) connect(ctx context.Context, config clientv3.Config) (err erro
 	}
 	for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
 		if have := string(kv.Value); have != schemaVersion {
-			return fmt.Errorf("schema version %q, this release reads %q", have, schemaVersion)
+			return fmt.Errorf("%w %q, this release reads %q", ErrSchema, have, schemaVersion)
 		}
 	}
 	return nil

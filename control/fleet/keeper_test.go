@@ -1,0 +1,562 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/store"
+)
+
+const ttl = 3 * time.Second
+
+var (
+	eip1, eip2 = netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.2")
+	eip3, eip4 = netip.MustParseAddr("203.0.113.3"), netip.MustParseAddr("203.0.113.4")
+	fixedEIP   = netip.MustParseAddr("203.0.113.9")
+	routerIP   = netip.MustParseAddr("10.10.0.1")
+)
+
+func inventory() *control.Inventory {
+	inv := &control.Inventory{
+		AvailabilityZones: []string{"az1", "az2"},
+		VPCs: []control.VPC{{ID: "vpc", CIDR: netip.MustParsePrefix("10.10.0.0/16"), Subnets: []control.Subnet{
+			{ID: "subnet", CIDR: netip.MustParsePrefix("10.10.0.0/24"), Interface: "lan", RouterAddress: routerIP},
+		}}},
+	}
+	for i, a := range []netip.Addr{eip1, eip2, eip3, eip4} {
+		inv.EIPs = append(inv.EIPs, control.EIP{ID: fmt.Sprint("eip", i+1), Address: a, Interface: "wan", Floating: true})
+	}
+	inv.EIPs = append(inv.EIPs, control.EIP{ID: "fixed", Address: fixedEIP})
+	if err := inv.Validate(); err != nil {
+		panic(err)
+	}
+	return inv
+}
+
+// gateways are an active-standby one at the first two addresses, and an
+// active-active one at the others, with a slot in each zone.
+func gateways() []control.Gateway {
+	standby := control.Gateway{HAMode: control.ActiveStandby, AvailabilityZones: []string{"az1", "az2"}, ConnectSubnet: "subnet"}
+	standby.ID = "standby"
+	standby.EIPs = [2]control.EIPBinding{{Address: eip1}, {Address: eip2}}
+	active := control.Gateway{HAMode: control.ActiveActive, AvailabilityZones: []string{"az1", "az2"}}
+	active.ID = "active"
+	active.EIPs = [2]control.EIPBinding{{Address: eip3}, {Address: eip4}}
+	return []control.Gateway{standby, active}
+}
+
+// world is a cluster with the histories of all nodes.
+type world struct {
+	*testing.T
+	cluster *cluster
+
+	mu      sync.Mutex
+	history bytes.Buffer
+	nodes   map[string]*node
+}
+
+// node is one node, with a reconciler that does what it is told after a moment.
+type node struct {
+	*Keeper
+	w    *world
+	name string
+	link *link
+	stop func() // gracefully
+
+	mu      sync.Mutex
+	broken  map[netip.Addr]error
+	set     []FloatingAddress
+	fence   store.Check
+	deaf    bool // the engines do not hear of changes
+	changed chan struct{}
+}
+
+func (w *world) Write(line []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.history.Write(line)
+}
+func (w *world) Close() error { return nil }
+
+var origin = time.Now()
+
+func now() int64 { return int64(time.Since(origin)) }
+
+func inWorld(t *testing.T, test func(w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{T: t, cluster: newCluster(), nodes: map[string]*node{}}
+		w.put("spec/" + string(control.KindGateway) + "/p/any")
+		test(w)
+		for _, name := range slices.Sorted(maps.Keys(w.nodes)) {
+			w.nodes[name].link.Mend()
+			w.nodes[name].stop()
+		}
+		events, err := ReadHistory(&w.history)
+		if err != nil {
+			t.Error(err)
+		}
+		if err := CheckHistory(events); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute) // leases of nodes that did not join lapse
+		if err := w.cluster.Close(); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+	})
+}
+
+func (w *world) put(key string) {
+	w.Helper()
+	if _, err := w.cluster.Memory.Txn(context.Background(), nil, []store.Op{store.Put(key, []byte("{}"))}); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) join(name, zone string, change ...func(*node, *Options)) (*node, error) {
+	w.Helper()
+	n := &node{w: w, name: name, link: &link{cluster: w.cluster}, broken: map[netip.Addr]error{}, changed: make(chan struct{}, 1)}
+	host := map[netip.Addr]bool{}
+	o := Options{
+		Cluster: n.link, Inventory: inventory(), TTL: ttl, Logger: slog.New(slog.DiscardHandler),
+		Node: control.Node{Name: name, Zone: zone, Instance: fmt.Sprint(name, rand.Uint64()), Started: time.Now()},
+		Gateways: func(ctx context.Context) ([]control.Gateway, int64, error) {
+			_, rev, err := n.link.List(ctx, control.PrefixGatewaySpecs)
+			return gateways(), rev, err
+		},
+		HostAddresses: func() (map[netip.Addr]bool, error) { return host, nil },
+		SetFloating:   n.setFloating,
+		SetFence:      func(c *store.Check) { n.mu.Lock(); n.fence = *c; n.mu.Unlock() },
+		Changed: func() {
+			select {
+			case n.changed <- struct{}{}:
+			default:
+			}
+		},
+		History: &History{node: name, out: w, now: now},
+	}
+	for _, c := range change {
+		c(n, &o)
+	}
+	n.Keeper = New(o)
+	if err := n.Join(context.Background()); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := n.Run(ctx); err != nil {
+			w.Errorf("Run of %s: %v", name, err)
+		}
+	})
+	running.Go(func() {
+		for {
+			select {
+			case <-n.changed:
+				time.Sleep(50 * time.Millisecond)
+				n.mu.Lock()
+				deaf := n.deaf
+				n.mu.Unlock()
+				if !deaf {
+					n.Applied(n.Division())
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	n.stop = func() {
+		cancel()
+		running.Wait()
+		n.stop = func() {}
+	}
+	w.nodes[name] = n
+	return n, nil
+}
+
+func (w *world) mustJoin(name, zone string, change ...func(*node, *Options)) *node {
+	w.Helper()
+	n, err := w.join(name, zone, change...)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return n
+}
+
+func (n *node) setFloating(want []FloatingAddress, _ time.Duration) map[netip.Addr]error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.set = nil
+	failed := map[netip.Addr]error{}
+	for _, f := range want {
+		if err := n.broken[f.Address]; err != nil {
+			failed[f.Address] = err
+			continue
+		}
+		n.set = append(n.set, f)
+	}
+	return failed
+}
+
+// wants checks what a node serves, carries and has set.
+func (w *world) wants(n *node, addresses []netip.Addr, carries bool) {
+	w.Helper()
+	synctest.Wait()
+	d := n.Division()
+	n.mu.Lock()
+	set := slices.Clone(n.set)
+	n.mu.Unlock()
+	var have []netip.Addr
+	for _, f := range set {
+		have = append(have, f.Address)
+	}
+	for _, a := range []netip.Addr{routerIP, eip1, eip2, eip3, eip4} {
+		want := slices.Contains(addresses, a)
+		if d.Serves(a) != want || n.Holds(a) != want || slices.Contains(have, a) != want {
+			w.Errorf("%s: %s is served: %v, may be used: %v, is set: %v, want %v", n.name, a, d.Serves(a), n.Holds(a), slices.Contains(have, a), want)
+		}
+	}
+	for _, g := range gateways() {
+		if g.HAMode == control.ActiveStandby && d.Carries(&g) != carries {
+			w.Errorf("%s: carries the active-standby gateway: %v, want %v", n.name, d.Carries(&g), carries)
+		}
+	}
+	if !n.Holds(fixedEIP) {
+		w.Errorf("%s may not use an address that does not float", n.name)
+	}
+}
+
+var everything = []netip.Addr{eip1, eip2, eip3, eip4, routerIP}
+
+// TestTakeover cuts the node off that serves everything: it stops before
+// another one takes over, and gets nothing back by coming back.
+func TestTakeover(t *testing.T) {
+	inWorld(t, func(w *world) {
+		a := w.mustJoin("a", "az1")
+		time.Sleep(time.Second)
+		w.wants(a, everything, true)
+		b := w.mustJoin("b", "az1")
+		time.Sleep(time.Minute)
+		w.wants(a, everything, true)
+		w.wants(b, nil, false)
+		if d := b.Division(); d.Owners[eip1] != "a" || d.Active["standby"] != "a" || d.Steward != "a" {
+			t.Errorf("b knows of the division %+v", d)
+		}
+
+		a.link.Cut()
+		for start := time.Now(); a.Holds(eip1); time.Sleep(time.Millisecond) {
+			if b.Holds(eip1) {
+				t.Fatal("both hold the address")
+			}
+			if time.Since(start) > ttl {
+				t.Fatal("the node goes on without its lease")
+			}
+		}
+		if b.Holds(eip1) {
+			t.Fatal("taken over before the other one has stopped")
+		}
+		stopped := time.Now()
+		for !b.Holds(eip1) {
+			time.Sleep(time.Millisecond)
+		}
+		if took := time.Since(stopped); took > time.Second {
+			t.Errorf("taken over %v after the other one has stopped", took)
+		}
+		time.Sleep(100 * time.Millisecond)
+		w.wants(a, nil, false)
+		w.wants(b, everything, true)
+		if err := a.Ready(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(awayFor)
+		if err := a.Ready(); !errors.Is(err, errNoLease) {
+			t.Errorf("cut off for long, Ready says %v", err)
+		}
+
+		a.link.Mend()
+		time.Sleep(time.Minute)
+		w.wants(a, nil, false)
+		w.wants(b, everything, true)
+		if err := a.Ready(); err != nil {
+			t.Error(err)
+		}
+		// Who stops in order makes nobody wait.
+		b.stop()
+		time.Sleep(500 * time.Millisecond)
+		w.wants(a, everything, true)
+		if st := a.Stats(); st.Lapses != 1 || st.Addresses != 5 || st.Gateways != 1 || st.Nodes != 1 || st.LeaseLeft <= 0 {
+			t.Errorf("figures %+v", st)
+		}
+	})
+}
+
+// TestZones gives what is free to the node of the zone, and then to the first
+// by name.
+func TestZones(t *testing.T) {
+	inWorld(t, func(w *world) {
+		z := w.mustJoin("z", "az2")
+		time.Sleep(time.Second)
+		c := w.mustJoin("c", "az2")
+		b := w.mustJoin("b", "az1")
+		time.Sleep(time.Second)
+		w.wants(z, everything, true) // it was first
+		z.stop()
+		time.Sleep(time.Second)
+		w.wants(b, []netip.Addr{eip1, eip2, eip3, routerIP}, true)
+		w.wants(c, []netip.Addr{eip4}, false)
+	})
+}
+
+// TestUnfitNode lets another node take over where one cannot set an address.
+func TestUnfitNode(t *testing.T) {
+	inWorld(t, func(w *world) {
+		broken := errors.New("no such device")
+		a := w.mustJoin("a", "az1", func(n *node, _ *Options) { n.broken[eip2], n.broken[eip3] = broken, broken })
+		b := w.mustJoin("b", "az1")
+		time.Sleep(5 * time.Second)
+		w.wants(a, []netip.Addr{eip4}, false)
+		w.wants(b, []netip.Addr{eip1, eip2, eip3, routerIP}, true)
+	})
+}
+
+// TestNameTaken refuses the name of a living node, and waits for a dead one.
+func TestNameTaken(t *testing.T) {
+	inWorld(t, func(w *world) {
+		a := w.mustJoin("a", "az1")
+		if _, err := w.join("a", "az1"); !errors.Is(err, ErrNameTaken) {
+			t.Errorf("Join with the name of a living node: %v", err)
+		}
+		// It dies without a word.
+		a.link.Cut()
+		again, err := w.join("a", "az2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		w.wants(again, everything, true)
+		a.link.Mend()
+		time.Sleep(time.Minute)
+		w.wants(again, everything, true)
+		w.wants(a, nil, false)
+		a.stop()
+	})
+}
+
+// TestEnginesStopFirst holds a node without a lease back until its engines have
+// given up what was lost.
+func TestEnginesStopFirst(t *testing.T) {
+	inWorld(t, func(w *world) {
+		a := w.mustJoin("a", "az1")
+		time.Sleep(time.Second)
+		a.mu.Lock()
+		a.deaf = true
+		a.mu.Unlock()
+		a.link.Cut()
+		time.Sleep(time.Minute)
+		a.link.Mend()
+		time.Sleep(time.Minute)
+		w.wants(a, nil, false)
+		a.mu.Lock()
+		a.deaf = false
+		a.mu.Unlock()
+		time.Sleep(5 * time.Second)
+		w.wants(a, everything, true)
+	})
+}
+
+// TestLostAnswers has transactions performed whose answers are lost.
+func TestLostAnswers(t *testing.T) {
+	inWorld(t, func(w *world) {
+		a := w.mustJoin("a", "az1")
+		for range 20 {
+			a.link.mu.Lock()
+			a.link.lose = true
+			a.link.mu.Unlock()
+			time.Sleep(200 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		w.wants(a, everything, true)
+	})
+}
+
+// TestFence checks that the fence goes with the lease.
+func TestFence(t *testing.T) {
+	inWorld(t, func(w *world) {
+		a := w.mustJoin("a", "az1")
+		time.Sleep(time.Second)
+		write := func() error {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			_, err := w.cluster.Memory.Txn(t.Context(), []store.Check{a.fence}, []store.Op{store.Put("status", nil)})
+			return err
+		}
+		if err := write(); err != nil {
+			t.Error(err)
+		}
+		a.link.Cut()
+		time.Sleep(2 * ttl)
+		if err := write(); !errors.Is(err, store.ErrConflict) {
+			t.Errorf("written without a lease: %v", err)
+		}
+		a.link.Mend()
+		time.Sleep(2 * ttl)
+		if err := write(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestGatewayGone gives up what no gateway has any more, after a moment.
+func TestGatewayGone(t *testing.T) {
+	inWorld(t, func(w *world) {
+		var mu sync.Mutex
+		all := gateways()
+		a := w.mustJoin("a", "az1", func(n *node, o *Options) {
+			o.Gateways = func(ctx context.Context) ([]control.Gateway, int64, error) {
+				_, rev, err := n.link.List(ctx, control.PrefixGatewaySpecs)
+				mu.Lock()
+				defer mu.Unlock()
+				return slices.Clone(all), rev, err
+			}
+		})
+		time.Sleep(time.Second)
+		w.wants(a, everything, true)
+		mu.Lock()
+		all = all[:1]
+		mu.Unlock()
+		w.put(control.PrefixGatewaySpecs + "p/any")
+		time.Sleep(2 * releaseDelay)
+		w.wants(a, []netip.Addr{eip1, eip2, routerIP}, true)
+		entries, _, err := w.cluster.Memory.List(t.Context(), claimsPrefix)
+		if err != nil || len(entries) != 5 { // with the gateway and the steward
+			t.Errorf("%d claims are left: %v", len(entries), err)
+		}
+	})
+}
+
+// TestFaults cuts nodes off, stops and starts them at random for hours: never
+// do two hold one address, and after each storm everything is served.
+func TestFaults(t *testing.T) {
+	inWorld(t, func(w *world) {
+		random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test repeats itself
+		zones := map[string]string{"a": "az1", "b": "az2", "c": "az1"}
+		for name, zone := range zones {
+			w.mustJoin(name, zone)
+		}
+		alone := func() {
+			for _, a := range everything {
+				var holders []string
+				for name, n := range w.nodes {
+					if n.Holds(a) {
+						holders = append(holders, name)
+					}
+				}
+				if len(holders) > 1 {
+					t.Fatalf("%s is held by %v", a, holders)
+				}
+			}
+		}
+		pass := func(d time.Duration) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(17 * time.Millisecond) {
+				alone()
+			}
+		}
+		names := slices.Sorted(maps.Keys(zones))
+		for range 60 {
+			for range 5 {
+				name := names[random.IntN(len(names))]
+				n := w.nodes[name]
+				switch random.IntN(4) {
+				case 0:
+					n.link.Cut()
+				case 1:
+					n.link.Mend()
+				case 2:
+					n.link.mu.Lock()
+					n.link.lose = true
+					n.link.mu.Unlock()
+				case 3:
+					n.link.Mend()
+					n.stop()
+					n, err := w.join(name, zones[name])
+					if err != nil {
+						t.Fatal(err)
+					}
+					alone()
+					_ = n
+				}
+				pass(time.Duration(random.IntN(4000)) * time.Millisecond)
+			}
+			for _, n := range w.nodes {
+				n.link.Mend()
+			}
+			pass(8 * time.Second)
+			for _, a := range everything {
+				if !slices.ContainsFunc(names, func(name string) bool { return w.nodes[name].Holds(a) }) {
+					t.Fatalf("nobody serves %s", a)
+				}
+			}
+		}
+	})
+}
+
+func TestHistory(t *testing.T) {
+	at := func(at int64, node string, kind EventKind, until int64) Event {
+		return Event{At: at, Node: node, Kind: kind, Claim: "address/x", Until: until}
+	}
+	tests := []struct {
+		name   string
+		events []Event
+		good   bool
+	}{
+		{"empty", nil, true},
+		{"one after the other", []Event{at(1, "a", Taken, 0), at(5, "a", Left, 9), at(5, "b", Taken, 0)}, true},
+		{"the deadline counts when the process was stopped", []Event{at(1, "a", Taken, 0), at(50, "a", Left, 9), at(10, "b", Taken, 0)}, true},
+		{"death ends it", []Event{at(1, "a", Taken, 0), {At: 4, Node: "a", Kind: Died}, at(5, "b", Taken, 0)}, true},
+		{"taken after the deadline, never used", []Event{at(10, "a", Taken, 0), at(12, "a", Left, 9), at(11, "b", Taken, 0)}, true},
+		{"other claims", []Event{at(1, "a", Taken, 0), {At: 2, Node: "b", Kind: Taken, Claim: "address/y"}}, true},
+		{"two at once", []Event{at(1, "a", Taken, 0), at(5, "b", Taken, 0), at(6, "a", Left, 9)}, false},
+		{"never left", []Event{at(1, "a", Taken, 0), at(5, "b", Taken, 0)}, false},
+		{"within another's time", []Event{at(1, "a", Taken, 0), at(20, "a", Left, 30), at(5, "b", Taken, 0), at(6, "b", Left, 30)}, false},
+		{"the third falls into the first", []Event{
+			at(1, "a", Taken, 0), at(20, "a", Left, 30), at(20, "b", Taken, 0), at(21, "b", Left, 30), at(19, "c", Taken, 0),
+		}, false},
+		{"the deadline is too late", []Event{at(1, "a", Taken, 0), at(50, "a", Left, 12), at(10, "b", Taken, 0)}, false},
+		{"the death of another", []Event{at(1, "a", Taken, 0), {At: 4, Node: "c", Kind: Died}, at(5, "b", Taken, 0)}, false},
+		{"taken twice", []Event{at(1, "a", Taken, 0), at(2, "a", Taken, 0), at(3, "a", Left, 9)}, false},
+		{"left without taking", []Event{at(3, "a", Left, 9)}, false},
+		{"unknown", []Event{at(3, "a", "borrowed", 9)}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var text bytes.Buffer
+			for _, e := range tt.events {
+				if err := json.NewEncoder(&text).Encode(e); err != nil {
+					t.Fatal(err)
+				}
+			}
+			text.WriteString(`{"at": 5, "node`) // the process was killed as it wrote
+			events, err := ReadHistory(&text)
+			if err != nil || len(events) != len(tt.events) {
+				t.Fatalf("%d events are read, %d were written: %v", len(events), len(tt.events), err)
+			}
+			if err := CheckHistory(events); (err == nil) != tt.good {
+				t.Errorf("CheckHistory: %v", err)
+			}
+		})
+	}
+}
