@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -240,14 +241,36 @@ func createCertificate(template, issuer *x509.Certificate, key, issuerKey *ecdsa
 	return x509.ParseCertificate(der)
 }
 
-// RenewedCertificate returns the next certificate of a server with its keys, or
-// nil while the present one is good. It is due some weeks before the present
-// one ends and when the EIP is another one. The server must be one of a
-// Snapshot, which has the keys.
-func RenewedCertificate(v *VPNServer, address netip.Addr, now time.Time) (*ServerCertificate, error) {
-	if v.Certificate.Source != CertificateServiceSign {
-		return nil, nil
-	}
+// RenewServerCertificate stores the next certificate of a server when it is due:
+// some weeks before the present one ends, and when address, which is that of the
+// EIP, is another one than before. It tells whether it did. Certificates of the
+// inventory are never due. The specification keeps its generation, so the server
+// is not worked on, but Watch reports the change. It is for the reconciler alone.
+func (o *Objects) RenewServerCertificate(ctx context.Context, project, id string, address netip.Addr, now time.Time) (renewed bool, err error) {
+	err = o.change(ctx, func(tx *transaction) error {
+		renewed = false
+		stored, err := getOr(ctx, o.p2c.servers, project, id, noServer())
+		if err != nil || stored.Certificate.Source != CertificateServiceSign {
+			return err
+		}
+		v, err := o.unsealServer(stored)
+		if err != nil {
+			return err
+		}
+		next, err := nextCertificate(&v, address, now)
+		if err != nil || next == nil {
+			return err
+		}
+		renewed = true
+		v.Certificate = *next
+		return tx.putServer(v)
+	})
+	return renewed && err == nil, err
+}
+
+// nextCertificate returns the next certificate of a server with its keys, or
+// nil while the present one is good.
+func nextCertificate(v *VPNServer, address netip.Addr, now time.Time) (*ServerCertificate, error) {
 	chain, err := parseCertificates(v.Certificate.Chain)
 	if err != nil || len(chain) != 2 {
 		return nil, fmt.Errorf("certificate of server %s: its chain is not one of ours", v.ID)
