@@ -91,3 +91,53 @@ func TestLocalAddress(t *testing.T) {
 		}
 	}
 }
+
+func TestLogStreamsOfTheInventory(t *testing.T) {
+	secret := writeFile(t, "Bearer x\n")
+	for what, test := range map[string]struct {
+		stream LogStream
+		want   string
+	}{
+		"file":          {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{File: "/var/log/clients.log"}}, ""},
+		"no group":      {LogStream{StreamID: "s", Sink: LogSink{File: "/x"}}, "group_id"},
+		"long id":       {LogStream{GroupID: "g", StreamID: strings.Repeat("s", 65), Sink: LogSink{File: "/x"}}, "group_id"},
+		"no sink":       {LogStream{GroupID: "g", StreamID: "s"}, "sink: one of"},
+		"two sinks":     {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{File: "/x", HTTP: &HTTPSink{URL: "http://127.0.0.1"}}}, "sink: one of"},
+		"relative file": {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{File: "x"}}, "sink.file: an absolute path"},
+		"local syslog":  {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{Syslog: &SyslogSink{Address: "unix:/dev/log"}}}, ""},
+		"udp syslog":    {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{Syslog: &SyslogSink{Address: "udp:[::1]:514", Facility: 23}}}, ""},
+		"tcp syslog":    {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{Syslog: &SyslogSink{Address: "tcp:127.0.0.1:601"}}}, ""},
+		"no port":       {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{Syslog: &SyslogSink{Address: "udp:127.0.0.1"}}}, "sink.syslog.address"},
+		"no network":    {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{Syslog: &SyslogSink{Address: "127.0.0.1:514"}}}, "sink.syslog.address"},
+		"facility 24":   {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{Syslog: &SyslogSink{Address: "unix:/dev/log", Facility: 24}}}, "sink.syslog.facility"},
+		"http":          {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{HTTP: &HTTPSink{URL: "https://logs.example/in", AuthorizationFile: secret}}}, ""},
+		"ftp":           {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{HTTP: &HTTPSink{URL: "ftp://logs.example"}}}, "sink.http.url"},
+		"user in URL":   {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{HTTP: &HTTPSink{URL: "http://a:b@logs.example"}}}, "sink.http.url"},
+		"two secrets": {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{HTTP: &HTTPSink{
+			URL: "http://logs.example", Authorization: NewSecret("x"), AuthorizationFile: secret,
+		}}}, "given twice"},
+		"secret missing": {LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{HTTP: &HTTPSink{URL: "http://logs.example", AuthorizationFile: "/nowhere"}}}, "authorization_file"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			inv := &Inventory{LogStreams: []LogStream{test.stream}}
+			err := inv.Validate()
+			if test.want == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				l, ok := inv.LogStream(LogConfig{GroupID: "g", StreamID: "s"})
+				if !ok || l.Sink.Syslog != nil && l.Sink.Syslog.Facility == 0 || l.Sink.HTTP != nil && l.Sink.HTTP.Authorization.Reveal() != "Bearer x" {
+					t.Errorf("the stream is %+v", l)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), "inventory.log_streams[0].") || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+	twice := LogStream{GroupID: "g", StreamID: "s", Sink: LogSink{File: "/x"}}
+	if err := (&Inventory{LogStreams: []LogStream{twice, twice}}).Validate(); err == nil || !strings.Contains(err.Error(), "stands there twice") {
+		t.Errorf("got %v", err)
+	}
+}
