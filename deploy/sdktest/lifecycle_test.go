@@ -56,6 +56,13 @@ func equal[T comparable](t *testing.T, what string, got *T, want T) {
 	}
 }
 
+func matches(t *testing.T, what string, got *string, pattern string) {
+	t.Helper()
+	if got == nil || !regexp.MustCompile(pattern).MatchString(*got) {
+		t.Errorf("%s is %v, want what matches %s", what, got, pattern)
+	}
+}
+
 func equalList(t *testing.T, what string, got *[]string, want ...string) {
 	t.Helper()
 	if got == nil || !slices.Equal(*got, want) {
