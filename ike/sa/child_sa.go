@@ -32,7 +32,7 @@ type slot struct {
 
 // childSA is one CHILD_SA: two ESP SAs.
 type childSA struct {
-	m         *Machine
+	m         *core
 	slot      *slot
 	state     State
 	initiator bool // we began the exchange that made it
@@ -83,17 +83,17 @@ func (c *childSA) counts() bool {
 }
 
 // up reports whether the slot has a child.
-func (m *Machine) up(k *slot) bool {
+func (m *core) up(k *slot) bool {
 	return slices.ContainsFunc(m.children, func(c *childSA) bool { return c.slot == k && c.counts() })
 }
 
 // carries reports whether the slot still has a child with an outbound SA.
-func (m *Machine) carries(k *slot) bool {
+func (m *core) carries(k *slot) bool {
 	return slices.ContainsFunc(m.children, func(c *childSA) bool { return c.slot == k && c.hasOut })
 }
 
 // childByID finds a child by one of its SAs.
-func (m *Machine) childByID(id ipsec.SAID) *childSA {
+func (m *core) childByID(id ipsec.SAID) *childSA {
 	i := slices.IndexFunc(m.children, func(c *childSA) bool {
 		return c.hasIn && c.inID() == id || c.hasOut && c.outID() == id
 	})
@@ -104,7 +104,7 @@ func (m *Machine) childByID(id ipsec.SAID) *childSA {
 }
 
 // childByOut finds a child by the peer's inbound SPI, as the peer names it.
-func (m *Machine) childByOut(spi ipsec.SPI) *childSA {
+func (m *core) childByOut(spi ipsec.SPI) *childSA {
 	i := slices.IndexFunc(m.children, func(c *childSA) bool { return c.out == spi && c.state != Deleted })
 	if i < 0 {
 		return nil
@@ -113,7 +113,7 @@ func (m *Machine) childByOut(spi ipsec.SPI) *childSA {
 }
 
 // slotByReqID finds a configured child.
-func (m *Machine) slotByReqID(id uint32) *slot {
+func (m *core) slotByReqID(id uint32) *slot {
 	i := slices.IndexFunc(m.slots, func(k *slot) bool { return k.cfg.ReqID == id })
 	if i < 0 {
 		return nil
@@ -314,7 +314,7 @@ func (k *slot) prune(c *childSA) {
 }
 
 // redirect puts new outer addresses into the policies.
-func (k *slot) redirect(m *Machine, p *path) {
+func (k *slot) redirect(m *core, p *path) {
 	for i := range k.policies {
 		policy := &k.policies[i]
 		if policy.TunnelLocal != p.local.Addr() || policy.TunnelRemote != p.remote.Addr() {
@@ -325,7 +325,7 @@ func (k *slot) redirect(m *Machine, p *path) {
 }
 
 // unprotect removes all policies.
-func (k *slot) unprotect(m *Machine) {
+func (k *slot) unprotect(m *core) {
 	for _, p := range k.policies {
 		m.emit(DeletePolicy{p.PolicyID})
 	}
@@ -334,7 +334,7 @@ func (k *slot) unprotect(m *Machine) {
 
 // dropChild ends a child that the peer has ended, too. What follows it takes
 // over first, so that traffic has an SA at any time.
-func (m *Machine) dropChild(c *childSA, reason Reason) {
+func (m *core) dropChild(c *childSA, reason Reason) {
 	wasUp := c.hasOut
 	c.handOver()
 	c.remove(true)
@@ -345,11 +345,11 @@ func (m *Machine) dropChild(c *childSA, reason Reason) {
 
 // deleteChild ends a child by a DELETE to the peer. It sends no more, and
 // receives until the peer has answered.
-func (m *Machine) deleteChild(c *childSA, reason Reason, d *Diagnosis) {
+func (m *core) deleteChild(c *childSA, reason Reason, d *Diagnosis) {
 	if c.state == Deleting || c.state == Deleted {
 		return
 	}
-	if m.current == nil {
+	if !m.ike.reachable() {
 		c.remove(true)
 		return
 	}
@@ -361,7 +361,7 @@ func (m *Machine) deleteChild(c *childSA, reason Reason, d *Diagnosis) {
 		m.emit(DeleteSA{c.outID()})
 		c.hasOut = false
 	}
-	m.current.enqueue(&deleteChild{c})
+	m.ike.announceDelete(c)
 	if wasUp {
 		m.lost(c, reason, d)
 	}
@@ -381,7 +381,7 @@ func (c *childSA) handOver() {
 }
 
 // lost reports that a child was the last of its slot, if so.
-func (m *Machine) lost(c *childSA, reason Reason, d *Diagnosis) {
+func (m *core) lost(c *childSA, reason Reason, d *Diagnosis) {
 	if m.carries(c.slot) {
 		return
 	}
@@ -401,7 +401,7 @@ func (m *Machine) lost(c *childSA, reason Reason, d *Diagnosis) {
 }
 
 // restore plans a child that went down to be set up again.
-func (m *Machine) restore(k *slot) {
+func (m *core) restore(k *slot) {
 	if k.removed || k.busy || m.up(k) || m.conn == nil || !m.conn.Initiate && !k.wanted {
 		return
 	}
@@ -409,22 +409,22 @@ func (m *Machine) restore(k *slot) {
 }
 
 // backoff is the wait before a child that failed once more is tried again.
-func (m *Machine) backoff(k *slot) time.Duration {
+func (m *core) backoff(k *slot) time.Duration {
 	wait := min(minRetry<<min(k.failures, 10), maxRetry)
 	k.failures++
 	return m.jitter(wait)
 }
 
 // retry sets a child up that is wanted and not there.
-func (m *Machine) retry(k *slot) {
-	if k.removed || k.busy || m.up(k) || !m.Established() {
+func (m *core) retry(k *slot) {
+	if k.removed || k.busy || m.up(k) || !m.ike.Established() {
 		return
 	}
-	m.createChild(k)
+	m.ike.createChild(k)
 }
 
 // acquire sets a child up because traffic waits for it.
-func (m *Machine) acquire(reqID uint32) {
+func (m *core) acquire(reqID uint32) {
 	if k := m.slotByReqID(reqID); k != nil && !m.up(k) {
 		k.wanted = true
 		if k.failures == 0 || k.retryAt.IsZero() {
@@ -434,7 +434,7 @@ func (m *Machine) acquire(reqID uint32) {
 }
 
 // expired handles a limit that the data plane has met.
-func (m *Machine) expired(e Expired) {
+func (m *core) expired(e Expired) {
 	c := m.childByID(e.ID)
 	switch {
 	case c == nil:
@@ -454,7 +454,7 @@ func (c *childSA) expire() {
 }
 
 // refused removes the child of what the data plane would not take.
-func (m *Machine) refused(r Refused) {
+func (m *core) refused(r Refused) {
 	for _, c := range slices.Clone(m.children) {
 		switch {
 		case r.SA == ipsec.SAID{}:
@@ -476,7 +476,7 @@ func (m *Machine) refused(r Refused) {
 
 // unfit ends a child that the data plane has not taken in full. The one that it
 // was to follow goes on, if it is there.
-func (m *Machine) unfit(c *childSA, err error) {
+func (m *core) unfit(c *childSA, err error) {
 	c.refused = true
 	k := c.slot
 	d := &Diagnosis{Reason: ReasonDataPlane, Parameter: "CHILD_SA", Ours: c.proposal.String(), Detail: err.Error()}

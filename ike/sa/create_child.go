@@ -26,7 +26,7 @@ const (
 )
 
 // newNonce draws a nonce.
-func (m *Machine) newNonce() ([]byte, error) {
+func (m *core) newNonce() ([]byte, error) {
 	b := make([]byte, nonceLen)
 	return b, readFull(m.env.Rand, b)
 }
@@ -113,7 +113,7 @@ func espSPI(p ipsec.Proposal) (ipsec.SPI, error) {
 
 // newOut reads the SPI that the peer chose for a new child, which must not be
 // that of another one.
-func (m *Machine) newOut(p ipsec.Proposal) (ipsec.SPI, error) {
+func (m *core) newOut(p ipsec.Proposal) (ipsec.SPI, error) {
 	spi, err := espSPI(p)
 	if err == nil && m.childByOut(spi) != nil {
 		err = fmt.Errorf("SPI %s is that of another child", spi)
@@ -123,7 +123,7 @@ func (m *Machine) newOut(p ipsec.Proposal) (ipsec.SPI, error) {
 
 // childrenOf counts the children of a slot, those included that are deleted and
 // still receive.
-func (m *Machine) childrenOf(k *slot) int {
+func (m *core) childrenOf(k *slot) int {
 	n := 0
 	for _, c := range m.children {
 		if c.slot == k {
@@ -142,7 +142,7 @@ func (o *childOffer) accept(s *ikeSA, msg *wire.Message, p ipsec.Proposal, share
 		return nil, malformedChild(msg, err)
 	}
 	c := &childSA{
-		m: s.m, slot: o.slot, state: Connecting, initiator: true, in: o.in, out: spi,
+		m: &s.m.core, slot: o.slot, state: Connecting, initiator: true, in: o.in, out: spi,
 		path: s.path, proposal: p, nonce: bytes.Clone(lowestNonce(ni, nr)), told: true,
 	}
 	tsi, ok := msg.TS(false)
@@ -179,6 +179,11 @@ type createChild struct {
 func (m *Machine) createChild(k *slot) {
 	k.busy, k.retryAt = true, time.Time{}
 	m.current.enqueue(&createChild{slot: k})
+}
+
+// replaceChild plans a rekey.
+func (m *Machine) replaceChild(c *childSA) {
+	m.current.enqueue(&createChild{slot: c.slot, old: c})
 }
 
 // wipe drops the private value, of which each request has its own.
@@ -348,7 +353,7 @@ func (x *createChild) refused(s *ikeSA, n *wire.Notify) {
 
 // temporaryDelay is the wait after TEMPORARY_FAILURE. It differs at the two
 // ends, which may have refused each other.
-func (m *Machine) temporaryDelay() time.Duration {
+func (m *core) temporaryDelay() time.Duration {
 	return time.Second + time.Duration(m.random()*float64(2*time.Second))
 }
 
@@ -566,7 +571,7 @@ func (m *Machine) makeChild(s *ikeSA, msg *wire.Message, req childRequest, f slo
 	ours.SPI = binary.BigEndian.AppendUint32(nil, uint32(in))
 	answer.sa = &wire.SA{Proposals: []ipsec.Proposal{ours}}
 	c := &childSA{
-		m: m, slot: f.slot, state: Connecting, in: in, out: out, path: s.path, proposal: p,
+		m: &m.core, slot: f.slot, state: Connecting, in: in, out: out, path: s.path, proposal: p,
 		local: f.local, remote: f.remote, keys: keys, nonce: bytes.Clone(lowestNonce(req.ni, req.nr)),
 	}
 	m.children = append(m.children, c)

@@ -17,27 +17,28 @@ func (m *Machine) event(kind EventKind, s *ikeSA) Event {
 	}
 }
 
-// event returns an event about a child.
-func (c *childSA) event(kind EventKind) Event { return c.m.childEvent(kind, c, c.m.current) }
-
-func (m *Machine) childEvent(kind EventKind, c *childSA, s *ikeSA) Event {
-	e := Event{Connection: m.Connection()}
-	if s != nil {
-		e = m.event(kind, s)
+func (m *Machine) currentEvent(kind EventKind) Event {
+	if m.current == nil {
+		return Event{Kind: kind, Connection: m.Connection()}
 	}
-	e.Kind, e.Child, e.Initiator, e.Proposal = kind, c.slot.cfg.Name, c.initiator, c.proposal
+	return m.event(kind, m.current)
+}
+
+// event returns an event about a child.
+func (c *childSA) event(kind EventKind) Event { return c.eventOn(c.m.ike.currentEvent(kind)) }
+
+// eventOn makes an event about an IKE SA one about a child of it.
+func (c *childSA) eventOn(e Event) Event {
+	e.Child, e.Initiator, e.Proposal = c.slot.cfg.Name, c.initiator, c.proposal
 	e.In, e.Out, e.LocalTS, e.RemoteTS = c.in, c.out, c.local, c.remote
 	e.Local, e.Remote, e.Encap = c.path.local, c.path.remote, c.path.encap
 	return e
 }
 
 // childFailure is a Failed event of a child; the IKE SA stays. k may be nil.
-func (m *Machine) childFailure(k *slot, d *Diagnosis) Event {
-	e := Event{Connection: m.Connection()}
-	if m.current != nil {
-		e = m.event(Failed, m.current)
-	}
-	e.Kind, e.Reason, e.Diagnosis, e.Established = Failed, d.Reason, d, true
+func (m *core) childFailure(k *slot, d *Diagnosis) Event {
+	e := m.ike.currentEvent(Failed)
+	e.Reason, e.Diagnosis, e.Established = d.Reason, d, true
 	e.Proposal = ipsec.Proposal{}
 	if k != nil {
 		e.Child, e.LocalTS, e.RemoteTS = k.cfg.Name, k.cfg.Local, k.cfg.Remote
@@ -174,7 +175,7 @@ func (f flow) String() string {
 func flowText(local, remote []ipsec.TrafficSelector) string { return flow{local, remote}.String() }
 
 // flowDiagnosis is for a peer whose selectors fit no configured child.
-func (m *Machine) flowDiagnosis(x wire.ExchangeType, local, remote []ipsec.TrafficSelector) *Diagnosis {
+func (m *core) flowDiagnosis(x wire.ExchangeType, local, remote []ipsec.TrafficSelector) *Diagnosis {
 	ours := make([]flow, len(m.slots))
 	for i, k := range m.slots {
 		ours[i] = flow{k.cfg.Local, k.cfg.Remote}

@@ -57,11 +57,11 @@ var dropNames = [dropReasons]string{
 	dropDefectAnswer:        "defect: answer not encodable",
 }
 
-func (m *Machine) drop(reason dropReason) { m.drops[reason]++ }
+func (m *core) drop(reason dropReason) { m.drops[reason]++ }
 
 // Drops returns how many messages were dropped, by reason. The reasons are a
 // closed set.
-func (m *Machine) Drops() map[string]uint64 {
+func (m *core) Drops() map[string]uint64 {
 	counts := map[string]uint64{}
 	for reason, n := range m.drops {
 		if n > 0 {

@@ -331,7 +331,7 @@ func TestMatch(t *testing.T) {
 		m.children = nil
 		for _, k := range m.slots {
 			if slices.Contains(up, k.cfg.Name) {
-				m.children = append(m.children, &childSA{m: m, slot: k, state: Established})
+				m.children = append(m.children, &childSA{m: &m.core, slot: k, state: Established})
 			}
 		}
 		var list []string

@@ -48,7 +48,7 @@ func (h *handshake) wipe() {
 }
 
 // newSPI draws an SPI for an IKE SA; zero is none.
-func (m *Machine) newSPI() (uint64, error) {
+func (m *core) newSPI() (uint64, error) {
 	var b [8]byte
 	for range 8 {
 		if err := readFull(m.env.Rand, b[:]); err != nil {

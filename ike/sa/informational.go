@@ -27,6 +27,9 @@ func (x *deleteIKE) unanswered(s *ikeSA, _ *outstanding) { s.vanish() }
 // deleteChild deletes a child.
 type deleteChild struct{ child *childSA }
 
+// announceDelete plans a DELETE for a child.
+func (m *Machine) announceDelete(c *childSA) { m.current.enqueue(&deleteChild{c}) }
+
 func (x *deleteChild) kind() wire.ExchangeType { return wire.Informational }
 
 func (x *deleteChild) request(*ikeSA) ([]wire.Payload, bool) {

@@ -39,10 +39,10 @@ func (m *Machine) checkLiveness() {
 }
 
 // heard notes a sign of life of the peer.
-func (m *Machine) heard() { m.lastSeen = m.now }
+func (m *core) heard() { m.lastSeen = m.now }
 
 // evidence looks for signs of life on the inbound ESP SAs.
-func (m *Machine) evidence() {
+func (m *core) evidence() {
 	if m.env.QuerySA == nil {
 		return
 	}
@@ -57,7 +57,7 @@ func (m *Machine) evidence() {
 }
 
 // heardSince reports whether the peer has given a sign of life after t.
-func (m *Machine) heardSince(t time.Time) bool {
+func (m *core) heardSince(t time.Time) bool {
 	m.evidence()
 	return m.lastSeen.After(t)
 }

@@ -24,7 +24,7 @@ import (
 // rekeyDue begins a rekey of a child.
 func (c *childSA) rekeyDue() {
 	m := c.m
-	if c.state != Established || c.slot.removed || m.current == nil {
+	if c.state != Established || c.slot.removed || !m.ike.reachable() {
 		return
 	}
 	if c.slot.busy {
@@ -33,13 +33,13 @@ func (c *childSA) rekeyDue() {
 	}
 	c.rekeyAt = time.Time{}
 	c.slot.busy = true
-	m.current.enqueue(&createChild{slot: c.slot, old: c})
+	m.ike.replaceChild(c)
 }
 
 // rekeySlot rekeys a child now, or sets it up where it is down.
-func (m *Machine) rekeySlot(reqID uint32) {
+func (m *core) rekeySlot(reqID uint32) {
 	k := m.slotByReqID(reqID)
-	if k == nil || !m.Established() {
+	if k == nil || !m.ike.Established() {
 		return
 	}
 	i := slices.IndexFunc(m.children, func(c *childSA) bool { return c.slot == k && c.state == Established })
@@ -163,7 +163,7 @@ func (x *createChild) replace(m *Machine, c *childSA) {
 
 // servedBeside reports whether the slot of a new child has another one, beside
 // the one that is being replaced.
-func (m *Machine) servedBeside(c, old *childSA) bool {
+func (m *core) servedBeside(c, old *childSA) bool {
 	return slices.ContainsFunc(m.children, func(o *childSA) bool {
 		return o != c && o != old && o.slot == c.slot && o.counts()
 	})

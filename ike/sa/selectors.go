@@ -19,7 +19,7 @@ type slotMatch struct {
 // selectors, best first: one that is just what the peer asks for, then one that
 // is not yet up, then one that takes the packet that made the peer ask (the
 // first selector of each list). A rekey stays with its child.
-func (m *Machine) match(local, remote []ipsec.TrafficSelector, old *childSA) []slotMatch {
+func (m *core) match(local, remote []ipsec.TrafficSelector, old *childSA) []slotMatch {
 	var found []slotMatch
 	for _, k := range m.slots {
 		if k.removed || old != nil && k != old.slot {

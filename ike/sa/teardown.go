@@ -38,26 +38,10 @@ func (m *Machine) fail(d *Diagnosis) { m.end(d.Reason, d) }
 // teardown reports the end and takes the children out of the data plane.
 func (m *Machine) teardown(reason Reason, d *Diagnosis) {
 	s := m.current
+	event := m.currentEvent(ChildDown)
 	m.current = nil
 	m.dpdAt, m.keepaliveAt = time.Time{}, time.Time{}
-	linger := reason == ReasonIKEReplaced // the peer may be about to change over
-	for _, c := range m.children {
-		wasUp := c.hasOut
-		c.remove(linger)
-		if !linger {
-			c.gone() // what still lingered
-		}
-		if wasUp && c.slot.up && !m.carries(c.slot) {
-			c.slot.up = false
-			e := m.childEvent(ChildDown, c, s)
-			e.Reason, e.Diagnosis = reason, d
-			m.emit(Emit{e})
-		}
-	}
-	for _, k := range m.slots {
-		k.unprotect(m)
-		k.retryAt = time.Time{}
-	}
+	m.removeChildren(event, reason, d)
 	if s == nil {
 		return
 	}
@@ -69,6 +53,28 @@ func (m *Machine) teardown(reason Reason, d *Diagnosis) {
 	}
 	if d != nil {
 		m.reportOn(s, d)
+	}
+}
+
+// removeChildren takes all children out of the data plane. event is one of the
+// IKE SA that they were under.
+func (m *core) removeChildren(event Event, reason Reason, d *Diagnosis) {
+	event.Reason, event.Diagnosis = reason, d
+	linger := reason == ReasonIKEReplaced // the peer may be about to change over
+	for _, c := range m.children {
+		wasUp := c.hasOut
+		c.remove(linger)
+		if !linger {
+			c.gone() // what still lingered
+		}
+		if wasUp && c.slot.up && !m.carries(c.slot) {
+			c.slot.up = false
+			m.emit(Emit{c.eventOn(event)})
+		}
+	}
+	for _, k := range m.slots {
+		k.unprotect(m)
+		k.retryAt = time.Time{}
 	}
 }
 

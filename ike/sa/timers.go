@@ -9,13 +9,18 @@ type timer struct {
 	fire func()
 }
 
-// timers visits all timers that run. Nothing else in the package waits.
-func (m *Machine) timers(visit func(timer)) {
-	when := func(at *time.Time, fire func()) {
+// running returns a function that visits a timer if it runs.
+func running(visit func(timer)) func(at *time.Time, fire func()) {
+	return func(at *time.Time, fire func()) {
 		if !at.IsZero() {
 			visit(timer{at, fire})
 		}
 	}
+}
+
+// timers visits all timers that run. Nothing else of a machine waits.
+func (m *Machine) timers(visit func(timer)) {
+	when := running(visit)
 	for _, s := range m.ikes {
 		if o := s.active; o != nil {
 			when(&o.next, func() { s.repeat(o) })
@@ -28,6 +33,14 @@ func (m *Machine) timers(visit func(timer)) {
 		when(&s.redundantAt, s.redundant)
 		when(&s.forgetAt, func() { s.forgetAt = m.now }) // finish forgets it
 	}
+	m.childTimers(visit)
+	when(&m.dpdAt, m.checkLiveness)
+	when(&m.keepaliveAt, m.keepalive)
+}
+
+// childTimers visits the timers of children.
+func (m *core) childTimers(visit func(timer)) {
+	when := running(visit)
 	for _, c := range m.children {
 		when(&c.rekeyAt, c.rekeyDue)
 		when(&c.expireAt, c.expire)
@@ -38,8 +51,6 @@ func (m *Machine) timers(visit func(timer)) {
 	for _, k := range m.slots {
 		when(&k.retryAt, func() { m.retry(k) })
 	}
-	when(&m.dpdAt, m.checkLiveness)
-	when(&m.keepaliveAt, m.keepalive)
 }
 
 func (s *ikeSA) forgetFragments() {

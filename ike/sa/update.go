@@ -22,7 +22,7 @@ func (m *Machine) update(next *Connection) {
 
 // updateChildren keeps the children that are the same, takes the new ones in
 // and deletes the others.
-func (m *Machine) updateChildren(next []Child) {
+func (m *core) updateChildren(next []Child) {
 	var slots []*slot
 	for _, cfg := range next {
 		i := slices.IndexFunc(m.slots, func(k *slot) bool { return !slices.Contains(slots, k) && k.cfg.sameSA(&cfg) })
@@ -40,18 +40,18 @@ func (m *Machine) updateChildren(next []Child) {
 			m.removeSlot(k)
 		}
 	}
-	if !m.Established() {
+	if !m.ike.Established() {
 		return
 	}
 	for _, k := range slots {
 		if m.conn.Initiate && !k.busy && !m.up(k) && k.retryAt.IsZero() {
-			m.createChild(k)
+			m.ike.createChild(k)
 		}
 	}
 }
 
 // removeSlot deletes what a configuration no longer has.
-func (m *Machine) removeSlot(k *slot) {
+func (m *core) removeSlot(k *slot) {
 	k.removed = true
 	for _, c := range m.children {
 		if c.slot == k {
