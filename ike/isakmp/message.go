@@ -103,13 +103,18 @@ func (m *Message) parseChain(b []byte, start int) (end int, err error) {
 }
 
 // Signed returns what the Hash payload of a phase 2 message covers: the octets
-// of all other payloads, wherever it stands among them.
-func (m *Message) Signed() []byte {
+// of all other payloads, wherever it stands among them. With apart, a payload in
+// front of it does not announce it: senders that put it last differ in that.
+func (m *Message) Signed(apart bool) []byte {
 	var signed []byte
 	start := 0
 	for i, p := range m.Payloads {
 		if p.Type() != TypeHash {
+			at := len(signed)
 			signed = append(signed, m.chain[start:m.ends[i]]...)
+			if apart && i+1 < len(m.Payloads) && m.Payloads[i+1].Type() == TypeHash {
+				signed[at] = byte(NoNextPayload)
+			}
 		}
 		start = m.ends[i]
 	}

@@ -135,8 +135,8 @@ func TestSigned(t *testing.T) {
 			}
 			want = append(want, chain...)
 		}
-		if !bytes.Equal(got.Signed(), want) {
-			t.Errorf("%s: covers %x, want %x", got, got.Signed(), want)
+		if !bytes.Equal(got.Signed(false), want) {
+			t.Errorf("%s: covers %x, want %x", got, got.Signed(false), want)
 		}
 	}
 }
@@ -339,7 +339,7 @@ func FuzzMessage(f *testing.F) {
 			return
 		}
 		_ = m.String()
-		_ = m.Signed()
+		_ = m.Signed(true)
 		for _, p := range m.Payloads {
 			checkStable(t, p)
 			if id, ok := p.(*ID); ok {

@@ -161,9 +161,15 @@ func parseProposal(c *cursor) Proposal {
 func parseTransform(c *cursor) Transform {
 	t := Transform{Number: c.uint8("transform number"), ID: c.uint8("transform ID")}
 	c.take(2, "reserved field")
+	t.Attributes = parseAttributes(c)
+	return t
+}
+
+// parseAttributes reads attributes to the end (RFC 2408, section 3.3).
+func parseAttributes(c *cursor) (list []Attribute) {
 	for c.err == nil && len(c.rest) > 0 {
-		if len(t.Attributes) == MaxAttributes {
-			c.fail("more than %d attributes of a transform", MaxAttributes)
+		if len(list) == MaxAttributes {
+			c.fail("more than %d attributes", MaxAttributes)
 			break
 		}
 		kind := c.uint16("attribute type")
@@ -173,10 +179,41 @@ func parseTransform(c *cursor) Transform {
 		}
 		value := c.bytes(length, "attribute value")
 		if c.err == nil {
-			t.Attributes = append(t.Attributes, Attribute{AttributeType(kind &^ attributeTV), value})
+			list = append(list, Attribute{AttributeType(kind &^ attributeTV), value})
 		}
 	}
-	return t
+	return list
+}
+
+// ParseAttributes reads a list of attributes, the data of some notifications.
+func ParseAttributes(b []byte) ([]Attribute, error) {
+	c := &cursor{rest: b}
+	if list := parseAttributes(c); c.err == nil {
+		return list, nil
+	}
+	return nil, c.err
+}
+
+// AppendAttributes appends a list of attributes.
+func AppendAttributes(b []byte, list []Attribute) ([]byte, error) {
+	if len(list) > MaxAttributes {
+		return nil, fmt.Errorf("%d attributes, more than %d", len(list), MaxAttributes)
+	}
+	for _, a := range list {
+		switch {
+		case a.Type&attributeTV != 0:
+			return nil, errors.New("an attribute type of 16 bits")
+		case len(a.Value) == 2:
+			b = binary.BigEndian.AppendUint16(b, uint16(a.Type)|attributeTV)
+		case len(a.Value) > MaxMessage:
+			return nil, fmt.Errorf("an attribute of %d octets", len(a.Value))
+		default:
+			b = binary.BigEndian.AppendUint16(b, uint16(a.Type))
+			b = binary.BigEndian.AppendUint16(b, uint16(len(a.Value)))
+		}
+		b = append(b, a.Value...)
+	}
+	return b, nil
 }
 
 func (p *SA) appendBody(b []byte) ([]byte, error) {
@@ -235,25 +272,7 @@ func (p *Proposal) appendTo(b []byte) ([]byte, error) {
 }
 
 func (t *Transform) appendTo(b []byte) ([]byte, error) {
-	if len(t.Attributes) > MaxAttributes {
-		return nil, fmt.Errorf("%d attributes, more than %d", len(t.Attributes), MaxAttributes)
-	}
-	b = append(b, t.Number, t.ID, 0, 0)
-	for _, a := range t.Attributes {
-		switch {
-		case a.Type&attributeTV != 0:
-			return nil, errors.New("an attribute type of 16 bits")
-		case len(a.Value) == 2:
-			b = binary.BigEndian.AppendUint16(b, uint16(a.Type)|attributeTV)
-		case len(a.Value) > MaxMessage:
-			return nil, fmt.Errorf("an attribute of %d octets", len(a.Value))
-		default:
-			b = binary.BigEndian.AppendUint16(b, uint16(a.Type))
-			b = binary.BigEndian.AppendUint16(b, uint16(len(a.Value)))
-		}
-		b = append(b, a.Value...)
-	}
-	return b, nil
+	return AppendAttributes(append(b, t.Number, t.ID, 0, 0), t.Attributes)
 }
 
 // Get returns the value of a transform's only attribute of a type as a number.

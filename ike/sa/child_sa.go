@@ -48,6 +48,10 @@ type childSA struct {
 	refused       bool // in part or whole, by the data plane
 	told          bool // the peer knows of it
 	rekeys        bool // it follows another child
+	// Of IKEv1: what the two ends have made of their lifetimes, and the inbound
+	// SPI of the child that we rekeyed.
+	agreed   *ipsec.Lifetime
+	replaces ipsec.SPI
 	// successor is what the peer's rekey exchange made of this child. It sends
 	// once this one is deleted or the peer uses it.
 	successor *childSA
@@ -57,6 +61,7 @@ type childSA struct {
 	rekeyAt, expireAt time.Time
 	redundantAt       time.Time // see redundantTimeout
 	probeAt           time.Time // see probeInterval
+	sendAt            time.Time // IKEv1: it sends from then on
 	goneAt            time.Time // see lingerTime
 }
 
@@ -152,11 +157,19 @@ func (c *childSA) sa(d ipsec.Direction) ipsec.SA {
 	return sa
 }
 
+// limits returns the hard limits of the child's life.
+func (c *childSA) limits() ipsec.Lifetime {
+	if c.agreed != nil {
+		return *c.agreed
+	}
+	return c.slot.cfg.Lifetime
+}
+
 // lifetime returns the limits for the data plane. The time of a rekey is ours
 // to watch; the hard end in time is there for the case that we are no more.
 // Without extended sequence numbers an SA ends before they run out.
 func (c *childSA) lifetime(esn bool) ipsec.Lifetime {
-	cfg := c.slot.cfg.Lifetime
+	cfg := c.limits()
 	l := ipsec.Lifetime{HardBytes: cfg.HardBytes, HardPackets: cfg.HardPackets}
 	if cfg.Hard > 0 {
 		l.Hard = cfg.Hard + 2*lingerTime
@@ -188,10 +201,10 @@ func (c *childSA) addOut() {
 	c.slot.protect(c, ipsec.Out)
 	c.keys.wipe()
 	c.keys = nil
-	c.probeAt = time.Time{}
+	c.probeAt, c.sendAt = time.Time{}, time.Time{}
 	c.setState(Established)
 	c.established = c.m.now
-	if life := c.slot.cfg.Lifetime.Hard; life > 0 {
+	if life := c.limits().Hard; life > 0 {
 		c.rekeyAt = c.m.now.Add(c.m.soft(life, c.initiator))
 		c.expireAt = c.m.now.Add(life)
 	}
@@ -248,7 +261,8 @@ func (c *childSA) remove(linger bool) {
 }
 
 func (c *childSA) stopTimers() {
-	c.rekeyAt, c.expireAt, c.redundantAt, c.probeAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	c.rekeyAt, c.expireAt, c.redundantAt = time.Time{}, time.Time{}, time.Time{}
+	c.probeAt, c.sendAt = time.Time{}, time.Time{}
 }
 
 // gone ends what remove has left of the child.

@@ -8,7 +8,7 @@ import (
 
 // Command is something that a machine is told by its surroundings. The set is
 // closed: Update, Terminate, RekeyIKE, RekeyChild, Probe, Acquire, Expired,
-// Moved, Refused.
+// Moved, Adopt, Refused.
 type Command interface{ command() }
 
 // Update gives the machine a new configuration of its connection. A new PSK
@@ -48,6 +48,10 @@ type Moved struct {
 	From netip.AddrPort
 }
 
+// Adopt gives an IKEv1 machine an SA that another one has negotiated as
+// responder (see Env.Handover).
+type Adopt struct{ SA *ISAKMPSA }
+
 // Refused says that the data plane refused an action. The child that needed it
 // is removed whole, and what it was to replace stays. It comes before any other
 // call (see Machine).
@@ -68,4 +72,5 @@ func (Probe) command()      {}
 func (Acquire) command()    {}
 func (Expired) command()    {}
 func (Moved) command()      {}
+func (Adopt) command()      {}
 func (Refused) command()    {}

@@ -81,6 +81,12 @@ func FQDNIdentity(name string) Identity {
 type Connection struct {
 	Name string // unique; the id of the API's connection
 
+	// Version of IKE: 1 or 2; zero means 2. A connection has one only.
+	Version uint8
+	// Aggressive negotiates phase 1 of IKEv1 in aggressive mode and never in
+	// main mode (RFC 2409, section 5.4). Whoever sees it can try keys offline.
+	Aggressive bool
+
 	Local  netip.Addr
 	Remote netip.Addr // the zero Addr: unknown, learned from the peer's packets
 	// Initiate says that we set the SAs up and keep them up. Else we only
@@ -124,9 +130,15 @@ func (c *Connection) Validate() error {
 	if err := validProposals(ipsec.ProtocolIKE, c.Proposals); err != nil {
 		return err
 	}
+	if err := c.validVersion(); err != nil {
+		return err
+	}
 	for i := range c.Children {
 		child := &c.Children[i]
 		if err := child.validate(); err != nil {
+			return fmt.Errorf("child %q: %w", child.Name, err)
+		}
+		if err := child.validVersion(c.Version); err != nil {
 			return fmt.Errorf("child %q: %w", child.Name, err)
 		}
 		for _, other := range c.Children[:i] {
@@ -217,17 +229,21 @@ func supported(protocol ipsec.Protocol, t ipsec.Transform) bool {
 }
 
 // SameIdentity reports whether a live IKE SA of the connection can serve the
-// next configuration. It cannot when an address, an identity or the encapsulation
-// differs: those are agreed on in IKE_SA_INIT and IKE_AUTH.
+// next configuration. It cannot when the version, an address, an identity or the
+// encapsulation differs: those are agreed on when it is set up.
 func (c *Connection) SameIdentity(next *Connection) bool {
 	return c.Name == next.Name && c.Local == next.Local && c.Remote == next.Remote &&
-		c.LocalID == next.LocalID && c.RemoteID == next.RemoteID && c.ForceEncap == next.ForceEncap
+		c.LocalID == next.LocalID && c.RemoteID == next.RemoteID && c.ForceEncap == next.ForceEncap &&
+		c.IKEv1() == next.IKEv1() && c.Aggressive == next.Aggressive
 }
 
-// DPD is the liveness check (RFC 7296, section 2.4): after Interval without a
-// sign of life a probe is sent and repeated every Timeout, three times.
+// DPD is the liveness check (RFC 7296, section 2.4; RFC 3706): after Interval
+// without a sign of life a probe is sent and repeated every Timeout, three times.
 type DPD struct {
 	Interval, Timeout time.Duration
+	// NotifyFirst is the order of the payloads in a probe of IKEv1: the
+	// notification and then the hash. It yields to the order that the peer has.
+	NotifyFirst bool
 }
 
 // Child is the wanted configuration of one CHILD_SA.
@@ -261,6 +277,11 @@ type Env struct {
 	// of life, and the first one on a new SA shows that the peer uses it.
 	QuerySA func(ipsec.SAID) (ipsec.SAState, error)
 
+	// Handover, when set, gives an ISAKMP SA that a responder has authenticated
+	// to the machine that serves its connection already, if there is one: that
+	// machine is then told to Adopt it.
+	Handover func(*Connection, *ISAKMPSA) (taken bool)
+
 	// InitialContact, when set, reports whether IKE_AUTH tells the peer that we
 	// know of no other IKE SA with it (RFC 7296, section 2.4).
 	InitialContact func(*Connection) bool
@@ -281,11 +302,18 @@ type Retransmit struct {
 	Tries   int // repeats after the first sending
 }
 
-// Keys are the secrets of one SA, for Env.KeyLog. Exactly one of IKE and ESP
-// is set.
+// Keys are the secrets of one SA, for Env.KeyLog. Exactly one of them is set.
 type Keys struct {
-	IKE *IKEKeys
-	ESP *ipsec.SA
+	IKE    *IKEKeys
+	ISAKMP *ISAKMPKeys
+	ESP    *ipsec.SA
+}
+
+// ISAKMPKeys is the key of an IKE SA of version 1 (RFC 2409, appendix B).
+type ISAKMPKeys struct {
+	InitiatorSPI, ResponderSPI uint64
+	Encryption                 ipsec.Transform
+	Key                        []byte
 }
 
 // IKEKeys are the keys of an IKE SA (RFC 7296, section 2.14).

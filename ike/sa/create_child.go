@@ -496,7 +496,7 @@ func (m *Machine) answerChild(s *ikeSA, msg *wire.Message, req childRequest) (*c
 	}
 	found := m.match(tsr.Selectors, tsi.Selectors, req.old)
 	if len(found) == 0 {
-		return nil, nil, &childRefusal{notify: wire.TSUnacceptable, diagnosis: m.flowDiagnosis(msg.Exchange, tsr.Selectors, tsi.Selectors)}
+		return nil, nil, &childRefusal{notify: wire.TSUnacceptable, diagnosis: m.flowDiagnosis(msg.Exchange.String(), tsr.Selectors, tsi.Selectors)}
 	}
 	var no *childRefusal
 	for _, f := range found {

@@ -11,7 +11,7 @@ import (
 // event returns an event about an IKE SA.
 func (m *Machine) event(kind EventKind, s *ikeSA) Event {
 	return Event{
-		Kind: kind, Connection: m.Connection(), Local: s.path.local, Remote: s.path.remote,
+		Kind: kind, Version: 2, Connection: m.Connection(), Local: s.path.local, Remote: s.path.remote,
 		InitiatorSPI: s.spii, ResponderSPI: s.spir, Initiator: s.initiator, Proposal: s.proposal,
 		Encap: s.path.encap, NATLocal: s.path.natLocal, NATRemote: s.path.natRemote,
 	}
@@ -175,13 +175,13 @@ func (f flow) String() string {
 func flowText(local, remote []ipsec.TrafficSelector) string { return flow{local, remote}.String() }
 
 // flowDiagnosis is for a peer whose selectors fit no configured child.
-func (m *core) flowDiagnosis(x wire.ExchangeType, local, remote []ipsec.TrafficSelector) *Diagnosis {
+func (m *core) flowDiagnosis(exchange string, local, remote []ipsec.TrafficSelector) *Diagnosis {
 	ours := make([]flow, len(m.slots))
 	for i, k := range m.slots {
 		ours[i] = flow{k.cfg.Local, k.cfg.Remote}
 	}
 	return &Diagnosis{
-		Reason: ReasonFlow, Exchange: x.String(), Parameter: "traffic selectors",
+		Reason: ReasonFlow, Exchange: exchange, Parameter: "traffic selectors",
 		Ours: ipsec.List(ours, "; "), Theirs: flowText(local, remote),
 		Detail: "the peer's selectors, shown from our side, share nothing with a configured pair",
 	}

@@ -24,6 +24,11 @@ const (
 	dropFragment
 	dropFragmentNotAgreed
 	dropFragmentsIncomplete
+	// Of IKEv1.
+	dropExchange
+	dropPhase1OutOfPlace
+	dropPhase1Refused
+	dropQuickModes
 	// Defects of this package.
 	dropDefectIKEState
 	dropDefectChildState
@@ -52,6 +57,10 @@ var dropNames = [dropReasons]string{
 	dropFragment:            "fragment refused",
 	dropFragmentNotAgreed:   "fragment without agreement",
 	dropFragmentsIncomplete: "fragments incomplete",
+	dropExchange:            "exchange not supported",
+	dropPhase1OutOfPlace:    "message of phase 1 out of place",
+	dropPhase1Refused:       "message of phase 1 refused",
+	dropQuickModes:          "too many quick modes",
 	dropDefectIKEState:      "defect: impossible step of an IKE SA",
 	dropDefectChildState:    "defect: impossible step of a CHILD_SA",
 	dropDefectAnswer:        "defect: answer not encodable",

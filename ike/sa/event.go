@@ -31,7 +31,8 @@ type Event struct {
 	Local, Remote netip.AddrPort
 	InitiatorSPI  uint64
 	ResponderSPI  uint64
-	Initiator     bool // we began the IKE SA, or for a child event the exchange
+	Version       uint8 // of IKE; zero where no IKE SA is concerned
+	Initiator     bool  // we began the IKE SA, or for a child event the exchange
 
 	Proposal    ipsec.Proposal // what was agreed
 	In, Out     ipsec.SPI      // of child events
@@ -61,6 +62,7 @@ const (
 	ReasonInitiatorDH      Reason = "initiator dh mismatch"
 	ReasonFlow             Reason = "flow or peer mismatch"
 	ReasonVersion          Reason = "version mismatch"
+	ReasonMode             Reason = "exchange mode mismatch"
 	ReasonPeerAddress      Reason = "peer address mismatch"
 	ReasonConfigID         Reason = "config ID mismatch"
 	ReasonAuthentication   Reason = "authentication fail"
@@ -88,7 +90,7 @@ const (
 // that differs, and both values as far as they are known.
 type Diagnosis struct {
 	Reason    Reason
-	Exchange  string // "IKE_SA_INIT", "IKE_AUTH", "CREATE_CHILD_SA", "INFORMATIONAL"
+	Exchange  string // "IKE_SA_INIT", "IKE_AUTH", …; of IKEv1 "main mode", "quick mode", …
 	Parameter string // "encryption algorithm", "pre-shared key", "peer identity", "traffic selectors", …
 	Ours      string // empty when a value is secret or has no meaning
 	Theirs    string // empty when the peer did not tell

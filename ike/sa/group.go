@@ -23,6 +23,9 @@ type keyExchange interface {
 	// RFC 6989. When it succeeds it wipes our private value: there is one
 	// secret to each.
 	shared(peer []byte) ([]byte, error)
+	// agree is shared without the wiping: aggressive mode of IKEv1 learns only
+	// from the secret whether it was the peer's value.
+	agree(peer []byte) ([]byte, error)
 	wipe()
 }
 
@@ -102,7 +105,18 @@ func (x *modpExchange) wipe() {
 	x.secret = nil
 }
 
-func (x *modpExchange) shared(peer []byte) ([]byte, error) {
+func (x *modpExchange) shared(peer []byte) ([]byte, error) { return sharedOnce(x, peer) }
+
+// sharedOnce agrees on the secret and wipes the private value.
+func sharedOnce(x keyExchange, peer []byte) ([]byte, error) {
+	secret, err := x.agree(peer)
+	if err == nil {
+		x.wipe()
+	}
+	return secret, err
+}
+
+func (x *modpExchange) agree(peer []byte) ([]byte, error) {
 	if x.secret == nil {
 		return nil, errSpent
 	}
@@ -118,9 +132,7 @@ func (x *modpExchange) shared(peer []byte) ([]byte, error) {
 	if y.IsZero()|y.IsOne()|y.IsMinusOne(x.p) == 1 {
 		return nil, errors.New("public value is 0, 1 or p-1")
 	}
-	secret := bigmod.NewNat().Exp(y, x.secret, x.p).Bytes(x.p)
-	x.wipe()
-	return secret, nil
+	return bigmod.NewNat().Exp(y, x.secret, x.p).Bytes(x.p), nil
 }
 
 // curveExchange is a key exchange on an elliptic curve (RFC 5903, RFC 8031).
@@ -167,7 +179,9 @@ func (x *curveExchange) public() []byte {
 // overwrite it.
 func (x *curveExchange) wipe() { x.key = nil }
 
-func (x *curveExchange) shared(peer []byte) ([]byte, error) {
+func (x *curveExchange) shared(peer []byte) ([]byte, error) { return sharedOnce(x, peer) }
+
+func (x *curveExchange) agree(peer []byte) ([]byte, error) {
 	if x.key == nil {
 		return nil, errSpent
 	}
@@ -191,7 +205,6 @@ func (x *curveExchange) shared(peer []byte) ([]byte, error) {
 	if err != nil {
 		return nil, errors.New("public value gives no secret")
 	}
-	x.wipe()
 	return secret, nil
 }
 

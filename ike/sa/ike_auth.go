@@ -185,7 +185,7 @@ func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
 		}
 	default:
 		// What is configured may have changed since IKE_SA_INIT.
-		m.candidates = m.env.Candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap())
+		m.candidates = ofVersion(m.env.Candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap()), false)
 		c, diagnosis = s.selectConnection(msg, id, auth)
 	}
 	if diagnosis != nil {

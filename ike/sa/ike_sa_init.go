@@ -310,10 +310,18 @@ func (m *Machine) answerInit(d Datagram) error {
 		return err
 	}
 	s := &ikeSA{m: m, state: Connecting, spii: msg.InitiatorSPI, path: path{local: d.Local, remote: d.Remote}}
-	m.candidates = m.env.Candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap())
+	all := m.env.Candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap())
+	m.candidates = ofVersion(all, false)
 	offer, _ := wire.Find[*wire.SA](msg)
 	ke, _ := wire.Find[*wire.KE](msg)
 	ni, _ := wire.Find[*wire.Nonce](msg)
+	if len(m.candidates) == 0 && len(all) > 0 {
+		m.candidates = all
+		return m.refuseInit(s, d, wire.NoProposalChosen, nil, &Diagnosis{
+			Reason: ReasonVersion, Exchange: wire.IKESAInit.String(), Parameter: "IKE version", Ours: "1", Theirs: "2",
+			Detail: "the peer begins with IKEv2",
+		})
+	}
 	if len(m.candidates) == 0 {
 		return m.refuseInit(s, d, wire.NoProposalChosen, nil, &Diagnosis{
 			Reason: ReasonPeerAddress, Exchange: wire.IKESAInit.String(), Parameter: "peer address",

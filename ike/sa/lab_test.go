@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
 )
@@ -47,13 +48,28 @@ type nat struct {
 	shift           uint16 // what it adds to ports
 }
 
+// peer is a machine of either version.
+type peer interface {
+	Handle(time.Time, Datagram) []Action
+	Do(time.Time, Command) []Action
+	Timeout(time.Time) []Action
+	Deadline() time.Time
+	Pending() bool
+	Done() bool
+	SPIs() []uint64
+	Connection() string
+	Established() bool
+	Status() Status
+	Drops() map[string]uint64
+}
+
 // end is one side: what a server and a data plane would be, in small.
 type end struct {
 	lab      *lab
 	name     string
 	env      *Env
 	conns    []*Connection
-	machines []*Machine
+	machines []peer
 	sas      []ipsec.SA // in order of installation
 	policies map[ipsec.PolicyID]ipsec.Policy
 	events   []Event
@@ -65,6 +81,8 @@ type end struct {
 	// answerInit, when set, may answer an IKE_SA_INIT request in the place of
 	// a machine, as a server does that wants a cookie.
 	answerInit func(Datagram, *wire.Message) []wire.Payload
+	// adopted is what was handed over in the call under way.
+	adopted []func()
 }
 
 var (
@@ -192,11 +210,10 @@ func (e *end) perform(actions []Action) {
 			e.perform(out)
 		}
 		if m.Pending() {
-			m.begin(e.lab.now)
-			e.perform(m.finish())
+			e.perform(m.Timeout(e.lab.now))
 		}
 	}
-	e.machines = slices.DeleteFunc(e.machines, (*Machine).Done)
+	e.machines = slices.DeleteFunc(e.machines, peer.Done)
 }
 
 // absent reports whether an action is to delete what was refused.
@@ -316,6 +333,9 @@ func (l *lab) drop(i int) {
 
 // header names a datagram.
 func (l *lab) header(b []byte) string {
+	if h, err := isakmp.ParseHeader(b); err == nil {
+		return h.Exchange.String()
+	}
 	h, err := wire.ParseHeader(b)
 	if err != nil {
 		return err.Error()
@@ -334,15 +354,20 @@ func (e *end) initiate() *Machine {
 // machine returns the only machine.
 func (e *end) machine() *Machine {
 	e.lab.t.Helper()
+	return e.peer().(*Machine)
+}
+
+func (e *end) peer() peer {
+	e.lab.t.Helper()
 	if len(e.machines) != 1 {
-		e.lab.t.Fatalf("%s has %d machines", e.name, len(e.machines))
+		e.lab.t.Fatalf("%s has %d machines:\n%s", e.name, len(e.machines), e.lab.transcript.String())
 	}
 	return e.machines[0]
 }
 
 func (e *end) do(c Command) {
 	e.lab.t.Helper()
-	e.perform(e.machine().Do(e.lab.now, c))
+	e.perform(e.peer().Do(e.lab.now, c))
 }
 
 // receive does what a server does with a datagram.
@@ -351,13 +376,17 @@ func (e *end) receive(d Datagram) {
 	if err != nil {
 		return
 	}
+	if h.MajorVersion == 1 {
+		e.receiveV1(d)
+		return
+	}
 	ours := h.ResponderSPI
 	if !h.Initiator {
 		ours = h.InitiatorSPI
 	}
 	for _, m := range slices.Clone(e.machines) {
 		repeat := h.Exchange == wire.IKESAInit && !h.Response &&
-			slices.ContainsFunc(m.ikes, func(s *ikeSA) bool { return !s.initiator && s.spii == h.InitiatorSPI })
+			slices.ContainsFunc(m.(*Machine).ikes, func(s *ikeSA) bool { return !s.initiator && s.spii == h.InitiatorSPI })
 		if repeat || slices.Contains(m.SPIs(), ours) {
 			e.perform(m.Handle(e.lab.now, d))
 			return
@@ -472,6 +501,9 @@ func (l *lab) tick() bool {
 
 // print describes a datagram in one line.
 func (l *lab) print(b []byte) string {
+	if len(b) > 17 && b[17]>>4 == 1 {
+		return l.printV1(b)
+	}
 	m, err := wire.Parse(b)
 	if err != nil {
 		return err.Error()
@@ -582,7 +614,7 @@ func (l *lab) send(from, to *end) {
 func (l *lab) settled(children int) {
 	l.t.Helper()
 	for _, e := range []*end{l.a, l.b} {
-		st := e.machine().Status()
+		st := e.peer().Status()
 		if len(st.IKE) != 1 || st.IKE[0].State != Established {
 			l.t.Errorf("%s: IKE SAs %+v", e.name, st.IKE)
 		}
@@ -693,9 +725,13 @@ func (l *lab) establish() {
 			l.t.Fatal(err)
 		}
 	}
-	l.a.initiate()
+	if l.a.conns[0].IKEv1() {
+		l.a.initiateV1()
+	} else {
+		l.a.initiate()
+	}
 	l.run()
-	if !l.a.machine().Established() || !l.b.machine().Established() {
+	if !l.a.peer().Established() || !l.b.peer().Established() {
 		l.t.Fatal("not established:\n" + l.transcript.String())
 	}
 	l.up = true

@@ -8,7 +8,7 @@ import (
 	"github.com/vpngw/vpngw/ike/wire"
 )
 
-// Machine is one peer: an IKE SA, its successor while it is rekeyed, and all
+// Machine is one peer that speaks IKEv2: an IKE SA, its successor while it is rekeyed, and all
 // CHILD_SAs. It is not safe for concurrent use. The results of its methods are
 // the caller's; datagrams that come in are not kept.
 //
@@ -119,6 +119,7 @@ func (m *Machine) Do(now time.Time, cmd Command) []Action {
 		m.expired(c)
 	case Moved:
 		m.moved(c)
+	case Adopt: // of IKEv1
 	}
 	return m.finish()
 }
@@ -171,7 +172,8 @@ func (m *Machine) Status() Status {
 			continue
 		}
 		ike := IKEStatus{
-			State: s.state, Initiator: s.initiator, InitiatorSPI: s.spii, ResponderSPI: s.spir,
+			Version: 2,
+			State:   s.state, Initiator: s.initiator, InitiatorSPI: s.spii, ResponderSPI: s.spir,
 			Local: s.path.local, Remote: s.path.remote, Proposal: s.proposal,
 			NATLocal: s.path.natLocal, NATRemote: s.path.natRemote, Encap: s.path.encap, Fragmentation: s.fragmentation,
 			Established: s.established, RekeyAt: s.rekeyAt, ExpireAt: s.expireAt, LastSeen: s.lastSeen,

@@ -109,7 +109,7 @@ func TestUpdate(t *testing.T) {
 	}{
 		"nothing":     {func(*Connection) {}, true, false, 1},
 		"PSK":         {func(c *Connection) { c.PSK = []byte("new one") }, true, false, 1},
-		"DPD":         {func(c *Connection) { c.DPD = DPD{time.Minute, time.Second} }, true, false, 1},
+		"DPD":         {func(c *Connection) { c.DPD = DPD{Interval: time.Minute, Timeout: time.Second} }, true, false, 1},
 		"lifetimes":   {func(c *Connection) { c.Lifetime, c.Children[0].Lifetime.Hard = time.Hour, time.Hour }, true, false, 1},
 		"IKE":         {func(c *Connection) { c.Proposals = []ipsec.Proposal{ikeProposal(19)} }, true, false, 1},
 		"peer":        {func(c *Connection) { c.Remote = netip.MustParseAddr("203.0.113.9") }, false, true, 0},
@@ -441,5 +441,8 @@ func fuzzLab(step int) (machines []*Machine, messages [][]byte) {
 	for _, p := range l.wire {
 		messages = append(messages, p.d.Bytes)
 	}
-	return append(l.a.machines, l.b.machines...), messages
+	for _, m := range append(l.a.machines, l.b.machines...) {
+		machines = append(machines, m.(*Machine))
+	}
+	return machines, messages
 }

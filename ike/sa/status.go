@@ -16,6 +16,7 @@ type Status struct {
 
 // IKEStatus is one IKE SA. While it is rekeyed there are two.
 type IKEStatus struct {
+	Version                    uint8 // of IKE
 	State                      State
 	Initiator                  bool // we began it
 	InitiatorSPI, ResponderSPI uint64

@@ -46,6 +46,7 @@ func (m *core) childTimers(visit func(timer)) {
 		when(&c.expireAt, c.expire)
 		when(&c.redundantAt, c.redundant)
 		when(&c.probeAt, c.probe)
+		when(&c.sendAt, c.addOut)
 		when(&c.goneAt, c.gone)
 	}
 	for _, k := range m.slots {

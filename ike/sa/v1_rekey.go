@@ -1,0 +1,217 @@
+package sa
+
+import (
+	"slices"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/isakmp"
+)
+
+// An ISAKMP SA is followed by a new one, negotiated as the first was; IKEv1 has
+// no other rekey. The children stay as they are and are served by the new one.
+
+const (
+	// retireTime is how long an ISAKMP SA stays beside the one that follows it.
+	// A peer may have to move its children first, and repeat a last message.
+	retireTime = 10 * time.Second
+	// crossingTime is how far apart two ISAKMP SAs that each end began may have
+	// been set up and still have crossed.
+	crossingTime = time.Minute
+	// orphanTime is how long children go on without an ISAKMP SA after the peer
+	// has deleted the last one. Some peers do so at the end of its life only.
+	orphanTime = 30 * time.Second
+)
+
+// authenticated makes an ISAKMP SA whose peer is known to be that of a connection
+// the machine's. A responder's may belong to another machine: see finish.
+func (m *MachineV1) authenticated(s *ISAKMPSA, c *Connection, contact bool) {
+	s.iv = s.phase1.iv
+	s.phase1.wipe()
+	s.phase1, s.flight = nil, nil
+	s.halfOpenAt, s.refusedAt = time.Time{}, time.Time{}
+	s.setState(Established)
+	s.established, s.lastSeen = m.now, m.now
+	s.contact = contact
+	s.notifyFirst = c.DPD.NotifyFirst
+	if m.conn == nil {
+		m.fresh, m.meant = s, c
+		return
+	}
+	m.take(s)
+}
+
+// settle finds the machine of an ISAKMP SA that a responder has authenticated in
+// the call under way.
+func (m *MachineV1) settle() {
+	s, c := m.fresh, m.meant
+	if s == nil {
+		return
+	}
+	m.fresh, m.meant = nil, nil
+	if m.env.Handover != nil && m.env.Handover(c, s) {
+		m.sas = nil // it is another one's now
+		return
+	}
+	m.serve(c)
+	m.take(s)
+}
+
+// adopt takes an ISAKMP SA over that another machine has negotiated.
+func (m *MachineV1) adopt(s *ISAKMPSA) {
+	s.m = m
+	m.sas = append(m.sas, s)
+	m.take(s)
+}
+
+// take puts an established ISAKMP SA into use.
+func (m *MachineV1) take(s *ISAKMPSA) {
+	if s.contact && !s.initiator {
+		m.forgetOlder(s)
+	}
+	if a := m.attempt; a == s {
+		m.attempt = nil
+	} else if a != nil && a.spir == 0 { // the peer was faster
+		a.close()
+		m.attempt = nil
+	}
+	kind := IKEUp
+	if m.current != nil || !m.orphanedAt.IsZero() {
+		kind = IKERekeyed
+	}
+	orphaned := !m.orphanedAt.IsZero()
+	m.orphanedAt = time.Time{}
+	if life := s.life.duration(); life > 0 {
+		s.rekeyAt = m.now.Add(m.soft(life, s.initiator))
+		s.expireAt = m.now.Add(life)
+	}
+	switch old := m.current; {
+	case old == nil:
+		m.current = s
+	case s.initiator != old.initiator && s.established.Sub(old.established) < crossingTime && s.spii > old.spii:
+		s.follows() // both ends began one: that with the lower cookie is kept
+	default:
+		m.current = s
+		old.follows()
+	}
+	e := m.event(kind, s)
+	e.InitialContact = s.contact
+	m.emit(Emit{e})
+	m.lastSeen = m.now
+	if m.conn.DPD.Interval > 0 {
+		m.dpdAt = m.now.Add(m.conn.DPD.Interval)
+	}
+	if m.current.path.natLocal {
+		m.keepaliveAt = m.now.Add(keepaliveInterval)
+	}
+	m.restoreChildren(s.initiator, orphaned)
+}
+
+// restoreChildren sets up what is not there under a new ISAKMP SA. Children that
+// were without one are replaced: the peer may have lost them.
+func (m *MachineV1) restoreChildren(initiator, orphaned bool) {
+	if orphaned {
+		for _, c := range slices.Clone(m.children) {
+			c.rekeyDue()
+		}
+	}
+	for _, k := range m.slots {
+		switch {
+		case m.up(k) || k.busy:
+		case initiator:
+			m.createChild(k)
+		case m.conn.Initiate:
+			k.retryAt = m.now.Add(m.jitter(responderGrace))
+		}
+	}
+}
+
+// forgetOlder drops what the peer says it has lost: all but what we have set up
+// so lately that it may have crossed the peer's message.
+func (m *MachineV1) forgetOlder(s *ISAKMPSA) {
+	crossed := false
+	for _, old := range m.sas {
+		switch {
+		case old == s || !old.live():
+		case old.initiator && s.established.Sub(old.established) < crossingTime:
+			crossed = true
+		default:
+			old.close()
+			if old == m.current {
+				m.current = nil
+			}
+		}
+	}
+	if crossed || len(m.children) == 0 {
+		return
+	}
+	m.removeChildren(m.event(ChildDown, s), ReasonIKEReplaced, nil)
+}
+
+// follows ends the use of an SA that another one is kept in the place of.
+func (s *ISAKMPSA) follows() {
+	s.setState(Rekeyed)
+	s.rekeyAt, s.retireAt = time.Time{}, s.m.now.Add(retireTime)
+}
+
+// retire deletes an SA that another one has followed.
+func (s *ISAKMPSA) retire() {
+	if s == s.m.current {
+		return
+	}
+	s.inform([]isakmp.Payload{s.deletePayload()})
+	s.close()
+}
+
+// rekeyDue begins the negotiation of a successor.
+func (s *ISAKMPSA) rekeyDue() {
+	m := s.m
+	if s == m.current && m.attempt == nil {
+		m.negotiate(s.path)
+	}
+}
+
+// expire ends the SA at the end of its life.
+func (s *ISAKMPSA) expire() {
+	if s == s.m.current {
+		s.m.terminate(ReasonIKEHardExpiry, nil)
+		return
+	}
+	s.retire()
+}
+
+// deletedByPeer ends the SA at the peer's wish. Where another one is there,
+// everything goes on under it.
+func (s *ISAKMPSA) deletedByPeer() {
+	m := s.m
+	if s != m.current {
+		s.close()
+		return
+	}
+	for _, other := range slices.Backward(m.sas) {
+		if other != s && other.live() {
+			other.retireAt = time.Time{}
+			s.close()
+			m.current = other
+			return
+		}
+	}
+	if !slices.ContainsFunc(m.children, func(c *childSA) bool { return c.hasOut && c.counts() }) {
+		m.end(ReasonPeerRequest, nil)
+		return
+	}
+	at := s.path
+	s.close()
+	m.current = nil
+	m.dpdAt, m.keepaliveAt = time.Time{}, time.Time{}
+	m.orphanedAt = m.now.Add(orphanTime)
+	if m.attempt == nil && m.conn.Initiate {
+		m.negotiate(at)
+	}
+}
+
+// orphanTimeout ends the children that no ISAKMP SA has come for.
+func (m *MachineV1) orphanTimeout() {
+	if m.current == nil {
+		m.end(ReasonPeerRequest, nil)
+	}
+}
