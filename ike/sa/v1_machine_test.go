@@ -132,6 +132,7 @@ func TestV1RekeyIKE(t *testing.T) {
 			l := newLab(t, 1)
 			l.useV1()
 			l.establish()
+			l.pass(time.Minute)
 			spi := l.a.peer().Status().IKE[0].InitiatorSPI
 			if begins != "responder" {
 				l.a.do(RekeyIKE{})

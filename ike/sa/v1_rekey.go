@@ -16,7 +16,7 @@ const (
 	retireTime = 10 * time.Second
 	// crossingTime is how far apart two ISAKMP SAs that each end began may have
 	// been set up and still have crossed.
-	crossingTime = time.Minute
+	crossingTime = 20 * time.Second
 	// orphanTime is how long children go on without an ISAKMP SA after the peer
 	// has deleted the last one. Some peers do so at the end of its life only.
 	orphanTime = 30 * time.Second
