@@ -329,7 +329,7 @@ func TestConnectionRulesOfOtherGateways(t *testing.T) {
 			r.PSK = nil
 			r.IKEPolicy = &IKEPolicyRequest{LocalIDType: new("?"), LocalID: new("?"), DHGroup: new("?")}
 			r.IPsecPolicy = &IPsecPolicyRequest{PFS: new("?")}
-		}, "ikepolicy.ike_version", "v1 is a version that this release does not support"},
+		}, "ikepolicy.authentication_method", "digital-envelope-v2 is a method that this release does not support"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)

@@ -35,8 +35,8 @@ func unsupportedConnection(d *connectionDraft) *Error {
 	if d.Style == StyleBGP || d.Style == StylePolicyTemplate {
 		p.unsupported("style", string(d.Style)+" is a style that")
 	}
-	if d.IKE.Version == IKEv1 {
-		p.unsupported("ikepolicy.ike_version", "v1 is a version that")
+	if d.IKE.AuthenticationMethod == AuthDigitalEnvelope {
+		p.unsupported("ikepolicy.authentication_method", AuthDigitalEnvelope+" is a method that")
 	}
 	return p.err
 }

@@ -33,15 +33,11 @@ func TestUnsupportedGateways(t *testing.T) {
 }
 
 func TestUnsupportedConnections(t *testing.T) {
-	ike := func(k IKEPolicyRequest) func(*ConnectionCreate) {
-		return func(r *ConnectionCreate) { r.IKEPolicy = &k }
-	}
 	tests := []struct {
 		field string
 		edit  func(*ConnectionCreate)
 	}{
 		{"style", func(r *ConnectionCreate) { r.Style, r.EnableHub = new("BGP"), new(true) }},
-		{"ikepolicy.ike_version", ike(IKEPolicyRequest{IKEVersion: new("v1")})},
 	}
 	w := newWorld(t)
 	g := w.gateway()

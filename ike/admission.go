@@ -20,6 +20,10 @@ type Limits struct {
 	// HalfOpenTotal and HalfOpenAddress are how many half-open IKE SAs there
 	// may be, in all and from one address that has proved itself.
 	HalfOpenTotal, HalfOpenAddress int
+	// HalfOpenV1Total and HalfOpenV1Address are the same for IKEv1, which has no
+	// cookie that keeps state away from forged addresses. They are counted apart,
+	// so that a flood of IKEv1 does not hinder IKEv2.
+	HalfOpenV1Total, HalfOpenV1Address int
 	// HalfOpenTimeout is how long an IKE SA may be half-open.
 	HalfOpenTimeout time.Duration
 	// Workers is how many IKE_SA_INIT requests are answered at once, which is
@@ -32,6 +36,7 @@ func DefaultLimits() Limits {
 	return Limits{
 		CookieTotal: 30, CookieAddress: 3,
 		HalfOpenTotal: 4096, HalfOpenAddress: 512, HalfOpenTimeout: 30 * time.Second,
+		HalfOpenV1Total: 1024, HalfOpenV1Address: 128,
 		Workers: runtime.GOMAXPROCS(0), WaitingRequests: 256,
 	}
 }
@@ -47,6 +52,8 @@ func (l Limits) withDefaults() Limits {
 	set(&l.CookieAddress, d.CookieAddress)
 	set(&l.HalfOpenTotal, d.HalfOpenTotal)
 	set(&l.HalfOpenAddress, d.HalfOpenAddress)
+	set(&l.HalfOpenV1Total, d.HalfOpenV1Total)
+	set(&l.HalfOpenV1Address, d.HalfOpenV1Address)
 	set(&l.Workers, d.Workers)
 	set(&l.WaitingRequests, d.WaitingRequests)
 	if l.HalfOpenTimeout <= 0 {
@@ -96,10 +103,20 @@ func (h *halfOpen) leave(from netip.Addr) {
 	}
 }
 
-// admission is an IKE_SA_INIT request that a worker may answer.
+// openOf returns the count of half-open IKE SAs of a version.
+func (s *Server) openOf(v1 bool) *halfOpen {
+	if v1 {
+		return &s.openV1
+	}
+	return &s.open
+}
+
+// admission is an IKE_SA_INIT request, or the first message of IKEv1, that a
+// worker may answer.
 type admission struct {
 	key      initKey
 	datagram sa.Datagram
+	v1       bool
 }
 
 // admit decides whether an IKE_SA_INIT request is worth a key exchange. It is
@@ -141,12 +158,40 @@ func (s *Server) admit(now time.Time, key initKey, d sa.Datagram) {
 		return
 	case accept:
 	}
-	d.Bytes = bytes.Clone(d.Bytes)
+	s.queue(admission{key, d, false})
+}
+
+// admitV1 decides whether the first message of IKEv1 is worth an answer.
+func (s *Server) admitV1(key initKey, d sa.Datagram) {
+	if len(d.Bytes) > maxInitRequest {
+		s.drops.add(dropLargeInit, 1)
+		return
+	}
+	from := d.Remote.Addr()
+	s.mu.Lock()
+	_, known := s.byInit[key]
+	full := known || s.phase != running ||
+		s.openV1.total >= s.opts.Limits.HalfOpenV1Total || s.openV1.byAddr[from] >= s.opts.Limits.HalfOpenV1Address
+	if !full {
+		s.openV1.enter(from)
+		s.byInit[key] = nil
+	}
+	s.mu.Unlock()
+	if full {
+		s.drops.add(dropHalfOpen, 1)
+		return
+	}
+	s.queue(admission{key, d, true})
+}
+
+// queue lets a request wait for a worker, if there is room.
+func (s *Server) queue(a admission) {
+	a.datagram.Bytes = bytes.Clone(a.datagram.Bytes)
 	select {
-	case s.admitted <- admission{key, d}:
+	case s.admitted <- a:
 	default:
 		s.drops.add(dropBusy, 1)
-		s.leave(key, from)
+		s.leave(a)
 	}
 }
 
@@ -178,9 +223,9 @@ func (s *Server) enter(key initKey, from netip.Addr, proven, large bool) verdict
 }
 
 // leave forgets a request that came to nothing.
-func (s *Server) leave(key initKey, from netip.Addr) {
-	s.forget(key)
-	s.vacate(from)
+func (s *Server) leave(a admission) {
+	s.forget(a.key)
+	s.vacate(a)
 }
 
 // forget lets the request be handled as a new one when it comes again.
@@ -190,10 +235,10 @@ func (s *Server) forget(key initKey) {
 	delete(s.byInit, key)
 }
 
-func (s *Server) vacate(from netip.Addr) {
+func (s *Server) vacate(a admission) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.open.leave(from)
+	s.openOf(a.v1).leave(a.datagram.Remote.Addr())
 }
 
 // admitAll is a worker: it answers one request after the other.
@@ -211,26 +256,26 @@ func (s *Server) admitAll(ctx context.Context) {
 // respond makes the machine for a request, and the peer around it.
 func (s *Server) respond(a admission) {
 	p := s.newPeer(time.Now())
-	p.init, p.halfOpen = a.key, a.datagram.Remote.Addr()
-	var m *sa.Machine
+	p.init, p.halfOpen, p.v1 = a.key, a.datagram.Remote.Addr(), a.v1
+	var m machine
 	var actions []sa.Action
 	var err error
-	s.guard(func() { m, actions, err = sa.Respond(p.born, &p.env, a.datagram) })
+	s.guard(func() { m, actions, err = p.answer(a.datagram) })
 	if err != nil {
 		s.drops.add(dropRefusedRequest, 1)
-		s.log.Debug("IKE_SA_INIT request dropped", "peer", a.datagram.Remote.String(), "error", err)
+		s.log.Debug("first message dropped", "peer", a.datagram.Remote.String(), "error", err)
 	}
 	if m == nil {
 		// Without a machine there is at most an answer and an event.
 		p.perform(actions)
 		s.forget(a.key)
-		time.AfterFunc(refusalHold, func() { s.vacate(p.halfOpen) })
+		time.AfterFunc(refusalHold, func() { s.vacate(a) })
 		return
 	}
 	s.mu.Lock()
 	if s.phase != running {
 		s.mu.Unlock()
-		s.leave(a.key, p.halfOpen)
+		s.leave(a)
 		return
 	}
 	p.live = true
@@ -238,4 +283,21 @@ func (s *Server) respond(a admission) {
 	s.byInit[a.key] = p
 	s.peerGroup.Go(func() { p.run(m, actions) })
 	s.mu.Unlock()
+}
+
+// answer makes the machine that answers a first message. Without one the machine
+// is nil.
+func (p *peer) answer(d sa.Datagram) (machine, []sa.Action, error) {
+	if p.v1 {
+		m, actions, err := sa.RespondV1(p.born, &p.env, d)
+		if m == nil {
+			return nil, actions, err
+		}
+		return m, actions, err
+	}
+	m, actions, err := sa.Respond(p.born, &p.env, d)
+	if m == nil {
+		return nil, actions, err
+	}
+	return m, actions, err
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
@@ -263,7 +264,10 @@ func TestDeliverDropsWithoutState(t *testing.T) {
 		{"not IKE", []byte("hello"), dropMalformed, false},
 		{"unknown SPI", header(func(*wire.Header) {}), dropUnknownSPI, false},
 		{"response to nobody", header(func(h *wire.Header) { h.Response, h.Exchange = true, wire.IKESAInit }), dropUnknownSPI, false},
-		{"IKEv1", header(func(h *wire.Header) { h.MajorVersion = 1 }), dropVersion, false},
+		{"IKEv1", header(func(h *wire.Header) { h.MajorVersion = 1 }), dropUnknownSPI, false},
+		{"IKEv1 to a connection of IKEv2", header(func(h *wire.Header) {
+			h.MajorVersion, h.ResponderSPI, h.Exchange = 1, 0, wire.ExchangeType(isakmp.IdentityProtection)
+		}), dropVersion, false},
 		{"IKEv3", header(func(h *wire.Header) { h.MajorVersion = 3 }), dropVersion, true},
 		{"IKEv3 response", header(func(h *wire.Header) { h.MajorVersion, h.Response = 3, true }), dropVersion, false},
 		{"IKE_SA_INIT without payloads", header(func(h *wire.Header) {

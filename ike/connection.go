@@ -58,14 +58,20 @@ func (c *connection) startLocked() {
 		return
 	}
 	p := c.s.newPeer(time.Now())
-	p.conn, p.live = c, true
+	p.conn, p.live, p.v1 = c, true, c.cfg.IKEv1()
 	c.peers = append(c.peers, p)
 	c.s.peers[p] = true
 	cfg := c.cfg
 	c.s.peerGroup.Go(func() {
-		var m *sa.Machine
+		var m machine
 		var actions []sa.Action
-		c.s.guard(func() { m, actions = sa.Initiate(p.born, &p.env, cfg) })
+		c.s.guard(func() {
+			if p.v1 {
+				m, actions = sa.InitiateV1(p.born, &p.env, cfg)
+			} else {
+				m, actions = sa.Initiate(p.born, &p.env, cfg)
+			}
+		})
 		if m == nil {
 			p.leave()
 			return
@@ -280,7 +286,7 @@ func (s *Server) logEvent(e sa.Event) {
 	}
 	switch e.Kind {
 	case sa.IKEUp, sa.IKERekeyed:
-		args = append(args, "proposal", e.Proposal.String())
+		args = append(args, "version", e.Version, "proposal", e.Proposal.String())
 	case sa.ChildUp, sa.ChildRekeyed:
 		args = append(args, "proposal", e.Proposal.String(), "local_ts", ipsec.SelectorList(e.LocalTS), "remote_ts", ipsec.SelectorList(e.RemoteTS))
 	case sa.IKEDown, sa.ChildDown, sa.PeerMoved, sa.Failed:
@@ -317,6 +323,11 @@ func newDirectory(conns []*sa.Connection) *directory {
 // exact returns the connections with that very remote address.
 func (d *directory) exact(local, remote netip.Addr) []*sa.Connection {
 	return d.byPair[[2]netip.Addr{local.Unmap(), remote.Unmap()}]
+}
+
+// speaksV1 reports whether a candidate is of IKEv1.
+func (d *directory) speaksV1(local, remote netip.Addr) bool {
+	return slices.ContainsFunc(d.candidates(local, remote), (*sa.Connection).IKEv1)
 }
 
 // candidates implements sa.Env.Candidates.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ike/wire"
 )
@@ -36,12 +37,16 @@ func (s *Server) Deliver(local, remote netip.AddrPort, datagram []byte) {
 	}
 	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	if h.MajorVersion == 1 {
+		s.deliverV1(sa.Datagram{Local: local, Remote: remote, Bytes: datagram}, &h)
+		return
+	}
 	if h.MajorVersion != 2 {
 		s.otherVersion(sa.Datagram{Local: local, Remote: remote, Bytes: datagram}, &h)
 		return
 	}
 	if h.Exchange == wire.IKESAInit && h.Initiator && !h.Response && h.ResponderSPI == 0 {
-		s.deliverInit(sa.Datagram{Local: local, Remote: remote, Bytes: datagram})
+		s.deliverFirst(sa.Datagram{Local: local, Remote: remote, Bytes: datagram}, false)
 		return
 	}
 	spi := h.InitiatorSPI
@@ -72,10 +77,39 @@ func (s *Server) otherVersion(d sa.Datagram, h *wire.Header) {
 	switch {
 	case p != nil:
 		s.toPeer(p, d)
-	case h.MajorVersion == 1 && h.InitiatorSPI != 0 && h.ResponderSPI == 0:
-		s.olderVersion(d)
 	default:
 		s.answerVersion(d.Local, d.Remote, h)
+	}
+}
+
+// deliverV1 takes a datagram of IKEv1, whose header does not tell which end sent
+// it: to the machine that has one of its cookies, or as the first message of an
+// ISAKMP SA where a connection is of IKEv1.
+func (s *Server) deliverV1(d sa.Datagram, h *wire.Header) {
+	s.mu.Lock()
+	p := s.bySPI[h.ResponderSPI]
+	if p == nil {
+		p = s.bySPI[h.InitiatorSPI]
+	}
+	phase := s.phase
+	s.mu.Unlock()
+	x := isakmp.ExchangeType(h.Exchange)
+	begins := h.InitiatorSPI != 0 && h.ResponderSPI == 0 && (x == isakmp.IdentityProtection || x == isakmp.Aggressive)
+	switch {
+	case phase == created || phase == stopped:
+		s.drops.add(dropNotRunning, 1)
+	case p != nil && !p.v1:
+		s.drops.add(dropVersion, 1)
+		s.toPeer(p, d) // perhaps the answer of a peer that speaks no IKEv2
+	case p != nil:
+		s.toPeer(p, d)
+	case !begins:
+		s.drops.add(dropUnknownSPI, 1)
+	case s.directory.Load().speaksV1(d.Local.Addr(), d.Remote.Addr()):
+		s.deliverFirst(d, true)
+	default:
+		s.drops.add(dropVersion, 1)
+		s.olderVersion(d)
 	}
 }
 
@@ -124,9 +158,9 @@ func (s *Server) answer(local, remote netip.AddrPort, h *wire.Header, n *wire.No
 	}
 }
 
-// deliverInit takes an IKE_SA_INIT request: to the machine that has answered
-// it, or through admission to a worker.
-func (s *Server) deliverInit(d sa.Datagram) {
+// deliverFirst takes an IKE_SA_INIT request, or the first message of IKEv1: to
+// the machine that has answered it, or through admission to a worker.
+func (s *Server) deliverFirst(d sa.Datagram, v1 bool) {
 	key := newInitKey(d.Local, d.Remote, d.Bytes)
 	s.mu.Lock()
 	p, known := s.byInit[key]
@@ -139,6 +173,8 @@ func (s *Server) deliverInit(d sa.Datagram) {
 		s.drops.add(dropBusy, 1)
 	case known:
 		s.toPeer(p, d)
+	case v1:
+		s.admitV1(key, d)
 	default:
 		s.admit(time.Now(), key, d)
 	}

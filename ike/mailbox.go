@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/vpngw/vpngw/ike/sa"
@@ -49,6 +50,13 @@ func (m *mailbox) wake() {
 	case m.signal <- struct{}{}:
 	default:
 	}
+}
+
+// adopts reports whether an SA waits to be taken over.
+func (m *mailbox) adopts() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.ContainsFunc(m.commands, func(c sa.Command) bool { _, ok := c.(sa.Adopt); return ok })
 }
 
 // take empties the mailbox.

@@ -14,12 +14,28 @@ import (
 	"github.com/vpngw/vpngw/ipsec"
 )
 
+// machine is one peer's side of the key exchange: of IKEv2 an *sa.Machine, of
+// IKEv1 an *sa.MachineV1.
+type machine interface {
+	Handle(now time.Time, d sa.Datagram) []sa.Action
+	Do(now time.Time, c sa.Command) []sa.Action
+	Timeout(now time.Time) []sa.Action
+	Deadline() time.Time
+	Pending() bool
+	Done() bool
+	SPIs() []uint64
+	Connection() string
+	Status() sa.Status
+	Drops() map[string]uint64
+}
+
 // peer is the goroutine around one machine.
 type peer struct {
 	s    *Server
 	env  sa.Env
 	born time.Time
 	in   mailbox
+	v1   bool // it speaks IKEv1
 
 	status atomic.Pointer[sa.Status] // as of the last step
 
@@ -27,11 +43,12 @@ type peer struct {
 	saidInitialContact atomic.Bool
 
 	// Of the goroutine alone.
-	machine *sa.Machine
+	machine machine
 	sas     map[ipsec.SAID]bool // in the Backend
 	spis    []uint64            // as registered
 	counted map[string]uint64   // drops of the machine that are counted already
 	contact contact             // of the IKE SA as it was authenticated
+	handed  bool                // its SA is another peer's now: see handover
 
 	// Of responders, until the peer is gone.
 	init initKey
@@ -46,6 +63,7 @@ type peer struct {
 	lastSeen    time.Time // of an authenticated message
 	probed      time.Time // when keepBest last asked for one
 	terminating bool
+	closing     bool // it takes no more commands
 }
 
 // contact is what the choice between two IKE SAs of one connection rests on
@@ -63,6 +81,10 @@ func (s *Server) newPeer(now time.Time) *peer {
 		first := s.firstContact(c.Name, p)
 		p.saidInitialContact.Store(first)
 		return first
+	}
+	p.env.Handover = func(c *sa.Connection, isakmp *sa.ISAKMPSA) bool {
+		p.handed = s.handover(c.Name, p, isakmp)
+		return p.handed
 	}
 	p.status.Store(&sa.Status{})
 	return p
@@ -86,13 +108,13 @@ func (s *Server) guard(step func()) (ok bool) {
 }
 
 // run is the peer's goroutine. It ends with the machine or with the Server.
-func (p *peer) run(m *sa.Machine, actions []sa.Action) {
+func (p *peer) run(m machine, actions []sa.Action) {
 	defer p.leave()
 	p.machine = m
 	p.settle(actions)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for !m.Done() {
+	for !m.Done() || p.wanted() {
 		if deadline := p.deadline(); deadline.IsZero() {
 			timer.Stop()
 		} else {
@@ -125,6 +147,35 @@ func (p *peer) run(m *sa.Machine, actions []sa.Action) {
 			}
 		}
 	}
+}
+
+// wanted reports whether a peer whose machine is done has been given something
+// to go on with. If not, it takes nothing more.
+func (p *peer) wanted() bool {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	p.closing = !p.in.adopts()
+	return !p.closing
+}
+
+// handover gives an ISAKMP SA that a responder has authenticated to the peer that
+// serves the connection already, if there is one. In IKEv1 all SAs of a
+// connection are one machine's: the children do not belong to an ISAKMP SA.
+func (s *Server) handover(name string, from *peer, isakmp *sa.ISAKMPSA) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.conns[name]
+	if c == nil || s.phase != running {
+		return false
+	}
+	for _, p := range c.peers {
+		if p != from && p.v1 && !p.terminating && !p.closing {
+			s.bySPI[isakmp.SPI()] = p
+			p.in.command(sa.Adopt{SA: isakmp})
+			return true
+		}
+	}
+	return false
 }
 
 // deadline is when the machine, or its end while half-open, is due.
@@ -344,7 +395,7 @@ func (p *peer) publish() {
 	}
 	p.up = p.contact
 	if p.halfOpen.IsValid() && !p.up.at.IsZero() { // one that failed stays half-open until it is gone
-		s.open.leave(p.halfOpen)
+		s.openOf(p.v1).leave(p.halfOpen)
 		p.halfOpen = netip.Addr{}
 	}
 	if name := m.Connection(); p.conn == nil && name != "" && !p.up.at.IsZero() {
@@ -395,6 +446,13 @@ func (p *peer) terminateLocked(reason sa.Reason) {
 // leave removes all traces of the peer.
 func (p *peer) leave() {
 	s := p.s
+	if p.handed {
+		// What has come for the SA meanwhile is for its new owner.
+		_, late := p.in.take()
+		for _, d := range late {
+			s.Deliver(d.Local, d.Remote, d.Bytes)
+		}
+	}
 	for id := range maps.Clone(p.sas) {
 		p.deleteSA(id)
 	}
@@ -411,7 +469,7 @@ func (p *peer) leave() {
 		delete(s.byInit, p.init)
 	}
 	if p.halfOpen.IsValid() {
-		s.open.leave(p.halfOpen)
+		s.openOf(p.v1).leave(p.halfOpen)
 		p.halfOpen = netip.Addr{}
 	}
 	delete(s.peers, p)

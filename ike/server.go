@@ -87,7 +87,8 @@ type Server struct {
 	bySPI   map[uint64]*peer  // by our SPI
 	byInit  map[initKey]*peer // by IKE_SA_INIT request; nil while it waits for a worker
 	bySA    map[ipsec.SAID]*peer
-	open    halfOpen
+	open    halfOpen // of IKEv2
+	openV1  halfOpen
 	idle    chan struct{} // non-nil when stopping: closed when no peer is live
 }
 
@@ -127,6 +128,7 @@ func NewServer(opts Options) *Server {
 		byInit:   map[initKey]*peer{},
 		bySA:     map[ipsec.SAID]*peer{},
 		open:     halfOpen{byAddr: map[netip.Addr]int{}},
+		openV1:   halfOpen{byAddr: map[netip.Addr]int{}},
 	}
 	s.directory.Store(&directory{})
 	s.env = sa.Env{

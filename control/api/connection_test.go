@@ -121,7 +121,6 @@ func TestConnectionRefusals(t *testing.T) {
 		{"hub without BGP", with(base, "enable_hub", true), 400, "enable_hub"},
 		{"probing with policy", with(base, "enable_nqa", true, "style", "policy",
 			"policy_rules", []object{{"source": "192.168.0.0/24", "destination": []string{"172.16.0.0/24"}}}), 400, "enable_nqa"},
-		{"unsupported version", policy(object{"ike_version": "v1"}), 400, "ike_version"},
 		{"unknown version", policy(object{"ike_version": "v3"}), 400, "ikepolicy.ike_version: must be one of v1, v2"},
 		{"IKE lifetime below", policy(object{"lifetime_seconds": 59}), 400, "ikepolicy.lifetime_seconds: must be from 60 to 604800"},
 		{"IKE lifetime above", policy(object{"lifetime_seconds": 604801}), 400, "ikepolicy.lifetime_seconds: must be from 60 to 604800"},

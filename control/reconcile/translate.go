@@ -112,6 +112,9 @@ func owner(key string) string {
 // deviceName is the name of a tunnel's device: 13 octets of at most 15.
 func deviceName(ifID uint32) string { return fmt.Sprintf("vpngw%08x", ifID) }
 
+// versions of IKE by their names in the API.
+var versions = map[control.IKEVersion]uint8{control.IKEv1: 1, control.IKEv2: 2}
+
 // translate returns the tunnel of a connection. Errors name the field of the
 // API that has no counterpart.
 func (t *translator) translate(s subject) (*tunnel, error) {
@@ -124,8 +127,9 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.IKE.Version != control.IKEv2 {
-		return nil, fmt.Errorf("ikepolicy.ike_version: %s is not supported by this release", c.IKE.Version)
+	version, ok := versions[c.IKE.Version]
+	if !ok {
+		return nil, fmt.Errorf("ikepolicy.ike_version: %q is not known", c.IKE.Version)
 	}
 	localID, peerID := c.EffectiveIDs(s.gateway, s.customer)
 	local, err := identity(c.IKE.LocalIDType, localID)
@@ -150,17 +154,20 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 		passive:   !s.carried,
 		device:    ipsec.Interface{IfID: ifID, Name: deviceName(ifID)},
 		connection: sa.Connection{
-			Name:     c.ID,
-			Local:    s.local,
-			Remote:   s.customer.Address(),
-			Initiate: s.customer.Address().IsValid(),
-			LocalID:  local, RemoteID: remote,
+			Name:       c.ID,
+			Version:    version,
+			Aggressive: version == 1 && c.IKE.NegotiationMode == control.ModeAggressive,
+			Local:      s.local,
+			Remote:     s.customer.Address(),
+			Initiate:   s.customer.Address().IsValid(),
+			LocalID:    local, RemoteID: remote,
 			PSK:       []byte(c.PSK.Reveal()),
 			Proposals: []ipsec.Proposal{ike},
 			Lifetime:  t.limits.ike(c.IKE.LifetimeSeconds),
 			DPD: sa.DPD{
-				Interval: time.Duration(c.IKE.DPD.IntervalSeconds) * time.Second,
-				Timeout:  time.Duration(c.IKE.DPD.TimeoutSeconds) * time.Second,
+				Interval:    time.Duration(c.IKE.DPD.IntervalSeconds) * time.Second,
+				Timeout:     time.Duration(c.IKE.DPD.TimeoutSeconds) * time.Second,
+				NotifyFirst: c.IKE.DPD.Msg == control.DPDSeqNotifyHash,
 			},
 			ForceEncap: t.forceEncap,
 		},
@@ -192,7 +199,7 @@ func (t *translator) static(tn *tunnel, s subject, esp ipsec.Proposal) error {
 	tn.address, tn.peerAddress = s.connection.TunnelLocal, s.connection.TunnelPeer.Addr()
 	tn.probed = s.connection.EnableNQA
 	tn.flows = flowsOf(s.connection, s.gateway)
-	return t.child(tn, s, anyChild, whole, whole, esp)
+	return t.children(tn, s, anyChild, whole, whole, esp)
 }
 
 // policy gives the tunnel one CHILD_SA for each rule. Its name is the source,
@@ -206,12 +213,36 @@ func (t *translator) policy(tn *tunnel, s subject, esp ipsec.Proposal) error {
 		for _, destination := range rule.Destinations {
 			remote = append(remote, ipsec.SelectorFromPrefix(destination))
 		}
-		if err := t.child(tn, s, source.String(), local, remote, esp); err != nil {
+		if err := t.children(tn, s, source.String(), local, remote, esp); err != nil {
 			return err
 		}
 	}
 	if len(tn.connection.Children) == 0 {
 		return errors.New("policy_rules: is empty")
+	}
+	return nil
+}
+
+// children gives the tunnel one CHILD_SA for lists of selectors, or, in IKEv1,
+// one for each pair of one family: a quick mode knows no more. Their names tell
+// the peer's selector, too, so that other destinations may change around it.
+func (t *translator) children(tn *tunnel, s subject, name string, local, remote []ipsec.TrafficSelector, esp ipsec.Proposal) error {
+	if !tn.connection.IKEv1() {
+		return t.child(tn, s, name, local, remote, esp)
+	}
+	for i := range local {
+		for j := range remote {
+			if local[i].Start.BitLen() != remote[j].Start.BitLen() {
+				continue
+			}
+			one := name
+			if name != anyChild || len(remote) > 1 {
+				one += " to " + remote[j].String()
+			}
+			if err := t.child(tn, s, one, local[i:i+1], remote[j:j+1], esp); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -133,6 +133,39 @@ func TestTranslateVariants(t *testing.T) {
 			},
 		},
 		{
+			"IKEv1: one child a pair of subnets",
+			func(s *subject) {
+				s.connection.IKE.Version, s.connection.IKE.NegotiationMode = control.IKEv1, control.ModeAggressive
+				s.connection.IKE.DPD.Msg = control.DPDSeqNotifyHash
+				s.connection.Style = control.StylePolicy
+				s.connection.PolicyRules = []control.PolicyRule{
+					{Source: netip.MustParsePrefix("10.10.0.0/24"), Destinations: prefixes("192.168.0.0/24", "192.168.1.0/24")},
+					{Source: netip.MustParsePrefix("10.10.1.0/24"), Destinations: prefixes("192.168.2.0/24")},
+				}
+			},
+			func(tn *tunnel) string {
+				c := &tn.connection
+				var names []string
+				reqIDs := map[uint32]bool{}
+				for _, child := range c.Children {
+					names = append(names, child.Name+"|"+ipsec.SelectorList(child.Local)+"|"+ipsec.SelectorList(child.Remote))
+					reqIDs[child.ReqID] = true
+				}
+				want := []string{
+					"10.10.0.0/24 to 192.168.0.0/24|10.10.0.0/24|192.168.0.0/24",
+					"10.10.0.0/24 to 192.168.1.0/24|10.10.0.0/24|192.168.1.0/24",
+					"10.10.1.0/24 to 192.168.2.0/24|10.10.1.0/24|192.168.2.0/24",
+				}
+				if !slices.Equal(names, want) || len(reqIDs) != 3 || !c.IKEv1() || !c.Aggressive || !c.DPD.NotifyFirst {
+					return fmt.Sprintf("%+v", c)
+				}
+				if err := c.Validate(); err != nil {
+					return err.Error()
+				}
+				return ""
+			},
+		},
+		{
 			"policy: one child a rule",
 			func(s *subject) {
 				s.connection.Style = control.StylePolicy
@@ -195,7 +228,7 @@ func TestTranslateRefuses(t *testing.T) {
 		{"ipsecpolicy.encryption_algorithm", func(s *subject) { s.connection.IPsec.Encryption = control.SM4 }},
 		{"ipsecpolicy.authentication_algorithm", func(s *subject) { s.connection.IPsec.Authentication = control.SM3 }},
 		{"ipsecpolicy.pfs", func(s *subject) { s.connection.IPsec.PFS = "" }},
-		{"ikepolicy.ike_version", func(s *subject) { s.connection.IKE.Version = control.IKEv1 }},
+		{"ikepolicy.ike_version", func(s *subject) { s.connection.IKE.Version = "v3" }},
 		{"ikepolicy.local_id", func(s *subject) { s.connection.IKE.LocalID = "gateway" }},
 		{"ikepolicy.peer_id", func(s *subject) { s.connection.IKE.PeerIDType = "any" }},
 		{"psk", func(s *subject) { s.connection.PSK = control.Secret{} }},

@@ -16,6 +16,9 @@ type SwanConnection struct {
 	LocalID, RemoteID string     // empty: the address
 	PSK               string
 
+	// V1 is for IKEv1, else it is IKEv2; Aggressive for its aggressive mode.
+	V1, Aggressive bool
+
 	Proposal    string // of the IKE SA, such as "aes128-sha256-modp3072"
 	ESPProposal string
 	Children    []SwanChild
@@ -39,12 +42,17 @@ func SwanConfig(connections ...SwanConnection) string {
 	var b strings.Builder
 	b.WriteString("connections {\n")
 	for _, c := range connections {
-		fmt.Fprintf(&b, "  %s {\n    version = 2\n    mobike = no\n", c.Name)
+		version := 2
+		if c.V1 {
+			version = 1
+		}
+		fmt.Fprintf(&b, "  %s {\n    version = %d\n    mobike = no\n", c.Name, version)
 		set := func(key string, value any, given bool) {
 			if given {
 				fmt.Fprintf(&b, "    %s = %v\n", key, value)
 			}
 		}
+		set("aggressive", "yes", c.Aggressive)
 		set("local_addrs", c.Local, c.Local.IsValid())
 		set("remote_addrs", c.Remote, c.Remote.IsValid())
 		set("proposals", c.Proposal, c.Proposal != "")

@@ -17,11 +17,6 @@ func (e *end) initiateV1() *MachineV1 {
 	return m
 }
 
-func (e *end) machineV1() *MachineV1 {
-	e.lab.t.Helper()
-	return e.peer().(*MachineV1)
-}
-
 // receiveV1 does what a server does with a datagram of IKEv1.
 func (e *end) receiveV1(d Datagram) {
 	h, err := isakmp.ParseHeader(d.Bytes)

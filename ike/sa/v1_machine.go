@@ -173,7 +173,7 @@ func (m *MachineV1) Done() bool { return len(m.sas) == 0 && len(m.children) == 0
 func (m *MachineV1) SPIs() []uint64 {
 	spis := make([]uint64, len(m.sas))
 	for i, s := range m.sas {
-		spis[i] = s.spi()
+		spis[i] = s.SPI()
 	}
 	return spis
 }

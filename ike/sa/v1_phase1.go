@@ -254,10 +254,10 @@ func (s *ISAKMPSA) unreachable() *Diagnosis {
 		Detail: fmt.Sprintf("no answer to message %d of %s, sent %d times to %s from %s",
 			number, s.mode, s.flight.tries+1, s.path.remote, s.path.local),
 	}
-	switch {
-	case number == 1:
+	switch number {
+	case 1:
 		d.Detail += "; the peer may know no connection for our address, or want another version or mode of IKE"
-	case number == 5:
+	case 5:
 		d.Parameter = "pre-shared key"
 		d.Detail += "; the pre-shared keys of the two ends may differ"
 		if s.path.remote.Port() == portNAT {
@@ -449,14 +449,6 @@ func (s *ISAKMPSA) initialContact() []isakmp.Payload {
 		return nil
 	}
 	return []isakmp.Payload{&isakmp.Notify{Protocol: ipsec.ProtocolIKE, SPI: s.cookies(), NotifyType: isakmp.InitialContact}}
-}
-
-// checkNonceV1 refuses nonces that are short, beyond what RFC 2409 has.
-func checkNonceV1(n *isakmp.Nonce) error {
-	if len(n.Data) < isakmp.MinNonce {
-		return fmt.Errorf("nonce of %d octets", len(n.Data))
-	}
-	return nil
 }
 
 // halfOpenTimeout gives up on an initiator that does not go on. Whoever sends a

@@ -111,8 +111,8 @@ func (s *ISAKMPSA) setState(next State) bool {
 	return true
 }
 
-// spi returns our cookie, by which the peer's messages find us.
-func (s *ISAKMPSA) spi() uint64 {
+// SPI returns our cookie, by which the peer's messages find us.
+func (s *ISAKMPSA) SPI() uint64 {
 	if s.initiator {
 		return s.spii
 	}
