@@ -358,6 +358,9 @@ func (d *daemon) ready(ctx context.Context) error {
 	if !d.reconciler.Ready() {
 		return errors.New("the stored objects are not applied yet")
 	}
+	if !d.api.Listening() {
+		return errors.New("the API does not listen yet")
+	}
 	if d.keeper != nil {
 		return d.keeper.Ready() // which renews its lease there
 	}

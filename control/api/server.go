@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vpngw/vpngw/control"
@@ -84,6 +85,8 @@ type Server struct {
 	node   string // name of this one
 	listen string
 	tls    *tls.Config // nil: plain HTTP
+
+	listening atomic.Bool
 }
 
 // New returns a server. It reads or makes the certificate, and opens no socket
@@ -128,7 +131,12 @@ func (s *Server) Run(ctx context.Context) error {
 	return s.serve(ctx, listener)
 }
 
+// Listening reports whether the API takes connections.
+func (s *Server) Listening() bool { return s.listening.Load() }
+
 func (s *Server) serve(ctx context.Context, listener net.Listener) error {
+	s.listening.Store(true)
+	defer s.listening.Store(false)
 	server := &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,

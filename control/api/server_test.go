@@ -243,9 +243,15 @@ func TestListenerServesTLSAndShutsDown(t *testing.T) {
 	if !bytes.Equal(body, Document) {
 		t.Error("what is served is not the document")
 	}
+	if !b.server.Listening() {
+		t.Error("a server that answers does not listen")
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("shutdown: %v", err)
+	}
+	if b.server.Listening() {
+		t.Error("a server that has ended listens")
 	}
 	if _, err := client.Get("https://" + listener.Addr().String() + "/openapi.yaml"); err == nil {
 		t.Error("the server still answers")
