@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +16,7 @@ import (
 // TestMain lets the test binary be the program that a measurement starts in
 // each namespace.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "esp-node" {
+	if len(os.Args) > 1 && strings.HasSuffix(os.Args[1], "-node") {
 		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 		defer stop()
 		if err := newCommand().ExecuteContext(ctx); err != nil {

@@ -168,6 +168,8 @@ type IPerf struct {
 	Window   int    // octets of the TCP socket's buffers; zero: the kernel's own choice
 	Reverse  bool   // from the server to the client
 	Port     int    // zero: 5201
+	// Source is the client's address; the zero Addr: as the route says.
+	Source netip.Addr
 }
 
 // IPerfReport is what the receiver got.
@@ -225,6 +227,9 @@ func RunIPerf(ctx context.Context, client, server *Namespace, address netip.Addr
 	}
 	if what.Reverse {
 		args = append(args, "-R")
+	}
+	if what.Source.IsValid() {
+		args = append(args, "-B", what.Source.String())
 	}
 	running, cancel := context.WithTimeout(ctx, what.Duration+patience)
 	defer cancel()

@@ -1,0 +1,25 @@
+//go:build netns
+
+package main
+
+import "testing"
+
+// TestNetNSMeasureP2C runs our own and stock clients through our server. What it
+// measures says nothing in a test; that it measures does.
+func TestNetNSMeasureP2C(t *testing.T) {
+	results, err := runP2C(t.Context(), p2cOptions{
+		seconds: 1, rounds: 1, pairs: []string{ours + "/" + ours, ours + "/" + stock},
+		transports: p2cTransports, directions: p2cDirections, clients: 2,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(results) != 8 {
+		t.Errorf("%d results", len(results))
+	}
+	for _, r := range results {
+		if r.GbitPerSecond <= 0 || r.ServerCPU <= 0 || r.ClientCPU <= 0 || r.Ratio != 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+}
