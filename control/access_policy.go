@@ -2,7 +2,6 @@ package control
 
 import (
 	"fmt"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -63,17 +62,17 @@ func parseDestinations(texts []string) ([]netip.Prefix, error) {
 		return nil, Invalid("dest_ip_cidrs", "must not be empty")
 	}
 	if len(texts) > maxDestinationCIDRs {
-		return nil, p2cRefusal("VPN.1402", http.StatusBadRequest, "The number of destination CIDR blocks exceeds the upper limit.")
+		return nil, refuse("VPN.1402", "The number of destination CIDR blocks exceeds the upper limit.")
 	}
 	var out []netip.Prefix
 	for i, text := range texts {
 		n, err := netip.ParsePrefix(text)
 		if err != nil || !n.Addr().Is4() {
-			return nil, p2cRefusal("VPN.1403", http.StatusBadRequest, "The destination CIDR block %s is invalid.", shownNetwork(text, i))
+			return nil, refuse("VPN.1403", "The destination CIDR block %s is invalid.", shownNetwork(text, i))
 		}
 		n = n.Masked()
 		if slices.Contains(out, n) {
-			return nil, p2cRefusal("VPN.1404", http.StatusBadRequest, "Duplicate destination CIDR block %s", n)
+			return nil, refuse("VPN.1404", "Duplicate destination CIDR block %s", n)
 		}
 		if err := destinationIsUsable(n); err != nil {
 			return nil, err
@@ -106,7 +105,7 @@ func destinationIsUsable(n netip.Prefix) error {
 	if n.Bits() == 0 || !slices.ContainsFunc(unusableDestinations, n.Overlaps) {
 		return nil
 	}
-	return p2cRefusal("VPN.1405", http.StatusBadRequest, "The destination CIDR block %s is unavailable.", n)
+	return refuse("VPN.1405", "The destination CIDR block %s is unavailable.", n)
 }
 
 // policyGroupExists: the group of a policy is one of the same server.
@@ -125,14 +124,14 @@ func policiesFit(r *roster) error {
 		}
 	}
 	if custom >= maxAccessPolicies {
-		return p2cRefusal("VPN.1400", http.StatusBadRequest, "The number of access policies exceeds the upper limit (%d).", maxAccessPolicies)
+		return refuse("VPN.1400", "The number of access policies exceeds the upper limit (%d).", maxAccessPolicies)
 	}
 	return nil
 }
 
 func policyIsCustom(a *AccessPolicy) error {
 	if a.Type == TypeDefault {
-		return p2cRefusal("VPN.1406", http.StatusBadRequest, "Default access policy cannot be operated.")
+		return refuse("VPN.1406", "Default access policy cannot be operated.")
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"net/http"
 	"slices"
 )
 
@@ -61,9 +60,9 @@ func (tx *transaction) rosterToChange(project, serverID string) (*roster, error)
 	case err != nil:
 		return nil, err
 	case r.gateway.DeletionRequested:
-		return nil, p2cRefusal("VPN.0508", http.StatusBadRequest, "The gateway is being deleted.")
+		return nil, gatewayInState(P2CPendingDelete)
 	case r.gateway.Frozen || r.server.Frozen:
-		return nil, p2cRefusal("VPN.0511", http.StatusInternalServerError, "The gateway is not ready.")
+		return nil, gatewayInState(P2CFrozen)
 	}
 	return r, nil
 }

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"net/http"
 	"slices"
 )
 
@@ -11,7 +10,7 @@ import (
 func (s *Service) ChangePassword(ctx context.Context, project, serverID, userID string, old, next Secret) error {
 	return s.setPassword(ctx, project, serverID, userID, next, func(u *VPNUser) error {
 		if len(u.Passwords) == 0 || !u.Passwords[0].Matches(old) {
-			return p2cRefusal("VPN.1312", http.StatusBadRequest, "The old password is incorrect.")
+			return refuse("VPN.1312", "The old password is incorrect.")
 		}
 		return nil
 	})

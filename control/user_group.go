@@ -1,7 +1,6 @@
 package control
 
 import (
-	"net/http"
 	"slices"
 )
 
@@ -43,14 +42,14 @@ func (p *parser) userGroup(name, description *string, g *UserGroup) {
 // groupNameIsFree: groups of a batch are given by their names.
 func groupNameIsFree(r *roster, g *UserGroup) error {
 	if slices.ContainsFunc(r.groups, func(o UserGroup) bool { return o.ID != g.ID && o.Name == g.Name }) {
-		return p2cRefusal("VPN.1300", http.StatusBadRequest, "The user group name already exists.")
+		return refuse("VPN.1300", "The user group name already exists.")
 	}
 	return nil
 }
 
 func groupsFit(r *roster) error {
 	if len(r.groups) >= maxUserGroups {
-		return p2cRefusal("VPN.1306", http.StatusBadRequest, "The number of user groups exceeds the upper limit (%d).", maxUserGroups)
+		return refuse("VPN.1306", "The number of user groups exceeds the upper limit (%d).", maxUserGroups)
 	}
 	return nil
 }
@@ -58,15 +57,14 @@ func groupsFit(r *roster) error {
 // groupIsCustom: the Default group stays as it is. Its members may change.
 func groupIsCustom(g *UserGroup) error {
 	if g.Type == TypeDefault {
-		return p2cRefusal("VPN.1316", http.StatusBadRequest, "Operations on the default user group are not allowed.")
+		return refuse("VPN.1316", "Operations on the default user group are not allowed.")
 	}
 	return nil
 }
 
 func groupHasNoPolicy(r *roster, g *UserGroup) error {
 	if slices.ContainsFunc(r.policies, func(p AccessPolicy) bool { return p.GroupID == g.ID }) {
-		return p2cRefusal("VPN.1313", http.StatusBadRequest,
-			"The user group has been associated with an access policy. Delete the access policy first.")
+		return refuse("VPN.1313", "The user group has been associated with an access policy. Delete the access policy first.")
 	}
 	return nil
 }
@@ -75,14 +73,14 @@ func groupHasNoPolicy(r *roster, g *UserGroup) error {
 // joining another.
 func userIsInNoOtherGroup(r *roster, u *VPNUser, groupID string) error {
 	if g := r.groupOf(u); g != nil && g.ID != groupID {
-		return p2cRefusal("VPN.1304", http.StatusBadRequest, "The user %s has been added to another user group.", u.Name)
+		return refuse("VPN.1304", "The user %s has been added to another user group.", u.Name)
 	}
 	return nil
 }
 
 func userIsInGroup(u *VPNUser, groupID string) error {
 	if u.GroupID != groupID {
-		return p2cRefusal("VPN.1305", http.StatusBadRequest, "The user %s is not in the current user group.", u.Name)
+		return refuse("VPN.1305", "The user %s is not in the current user group.", u.Name)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -51,7 +50,7 @@ func passwordHasLength(d *passwordDraft) *Error {
 
 func passwordCharactersAreKnown(d *passwordDraft) *Error {
 	if strings.ContainsFunc(d.text, func(r rune) bool { return !isASCIIAlnum(r) && !isPasswordSpecial(r) }) {
-		return p2cRefusal("VPN.1310", http.StatusBadRequest, "The password contains invalid characters.")
+		return refuse("VPN.1310", "The password contains invalid characters.")
 	}
 	return nil
 }
@@ -77,14 +76,14 @@ func passwordIsOfTwoClasses(d *passwordDraft) *Error {
 func isPasswordSpecial(r rune) bool { return r == ' ' || strings.ContainsRune(passwordSpecials, r) }
 
 func simplePassword() *Error {
-	return p2cRefusal("VPN.1308", http.StatusBadRequest, "The password complexity does not meet requirements.")
+	return refuse("VPN.1308", "The password complexity does not meet requirements.")
 }
 
 func passwordIsNotName(d *passwordDraft) *Error {
 	backwards := []rune(d.name)
 	slices.Reverse(backwards)
 	if d.text == d.name || d.text == string(backwards) {
-		return p2cRefusal("VPN.1309", http.StatusBadRequest, "The password cannot be the username or the reverse of the username.")
+		return refuse("VPN.1309", "The password cannot be the username or the reverse of the username.")
 	}
 	return nil
 }
@@ -100,7 +99,7 @@ var commonPasswords = []string{
 
 func passwordIsNotCommon(d *passwordDraft) *Error {
 	if slices.Contains(commonPasswords, strings.ToLower(d.text)) {
-		return p2cRefusal("VPN.1314", http.StatusBadRequest, "The password is weak.")
+		return refuse("VPN.1314", "The password is weak.")
 	}
 	return nil
 }
@@ -109,7 +108,7 @@ func passwordIsNotCommon(d *passwordDraft) *Error {
 func passwordIsNew(password Secret, hashes []PasswordHash) error {
 	for _, used := range hashes {
 		if used.Matches(password) {
-			return p2cRefusal("VPN.1311", http.StatusBadRequest, "The new password cannot be the same as the old one.")
+			return refuse("VPN.1311", "The new password cannot be the same as the old one.")
 		}
 	}
 	return nil

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -76,7 +75,7 @@ var reservedUserNames = []string{"link", "cascade", "securenat", "localbridge", 
 func userNameIsNotReserved(name string) error {
 	name = strings.ToLower(name)
 	if strings.HasPrefix(name, "l3sw_") || slices.Contains(reservedUserNames, name) {
-		return p2cRefusal("VPN.1317", http.StatusBadRequest, "The username is unavailable.")
+		return refuse("VPN.1317", "The username is unavailable.")
 	}
 	return nil
 }

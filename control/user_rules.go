@@ -2,7 +2,6 @@ package control
 
 import (
 	"fmt"
-	"net/http"
 	"slices"
 )
 
@@ -33,7 +32,7 @@ func (d *userDraft) others() []VPNUser {
 
 func userNameIsFree(d *userDraft) *Error {
 	if slices.ContainsFunc(d.others(), func(o VPNUser) bool { return o.Name == d.Name }) {
-		err := p2cRefusal("VPN.1302", http.StatusBadRequest, "The username already exists.")
+		err := refuse("VPN.1302", "The username already exists.")
 		err.rule = "Duplicate user name."
 		return err
 	}
@@ -82,7 +81,7 @@ func staticIPIsFree(d *userDraft) *Error {
 // usersFit: a gateway has no more users than can be connected to it.
 func usersFit(r *roster, added int) error {
 	if len(r.users)+added > r.gateway.MaxConnections {
-		return p2cRefusal("VPN.1307", http.StatusBadRequest, "The number of users exceeds the upper limit.")
+		return refuse("VPN.1307", "The number of users exceeds the upper limit.")
 	}
 	return nil
 }
@@ -117,7 +116,7 @@ func userList(ids []string) error {
 	seen := map[string]bool{}
 	for _, id := range ids {
 		if seen[id] {
-			return p2cRefusal("VPN.1315", http.StatusBadRequest, "Duplicate user %s.", id)
+			return refuse("VPN.1315", "Duplicate user %s.", id)
 		}
 		seen[id] = true
 	}
@@ -125,7 +124,7 @@ func userList(ids []string) error {
 }
 
 func emptyUserList() *Error {
-	return p2cRefusal("VPN.1318", http.StatusBadRequest, "User list is empty.")
+	return refuse("VPN.1318", "User list is empty.")
 }
 
 // cause says why an entry of a batch is not valid, in the words of the API's

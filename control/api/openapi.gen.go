@@ -1733,8 +1733,8 @@ type CreateVpnAccessPolicy struct {
 	// gateway; no other one may overlap 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 or 240.0.0.0/4.
 	DestIPCidrs Destinations `json:"dest_ip_cidrs"`
 
-	// Name 1 to 64 of Chinese characters, Latin letters, digits, `_` and `-`. Need not be unique.
-	Name PolicyName `json:"name"`
+	// Name 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_` and `-`.
+	Name PlainName `json:"name"`
 
 	// UserGroupID An id, usually a UUID of 36 characters.
 	UserGroupID ObjectID `json:"user_group_id"`
@@ -2351,9 +2351,6 @@ type Pfs string
 // PlainName 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_` and `-`.
 type PlainName = string
 
-// PolicyName 1 to 64 of Chinese characters, Latin letters, digits, `_` and `-`. Need not be unique.
-type PolicyName = string
-
 // PolicyRule defines model for PolicyRule.
 type PolicyRule struct {
 	Destination []string `json:"destination"`
@@ -2798,8 +2795,8 @@ type UpdateVpnAccessPolicy struct {
 	// gateway; no other one may overlap 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 or 240.0.0.0/4.
 	DestIPCidrs *Destinations `json:"dest_ip_cidrs,omitempty"`
 
-	// Name 1 to 64 of Chinese characters, Latin letters, digits, `_` and `-`. Need not be unique.
-	Name *PolicyName `json:"name,omitempty"`
+	// Name 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_` and `-`.
+	Name *PlainName `json:"name,omitempty"`
 
 	// UserGroupID An id, usually a UUID of 36 characters.
 	UserGroupID *ObjectID `json:"user_group_id,omitempty"`
