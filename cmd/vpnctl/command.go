@@ -30,7 +30,7 @@ func newCommand(getenv func(string) string) *cobra.Command {
 	t := &tool{getenv: getenv}
 	root := &cobra.Command{
 		Use:           "vpnctl",
-		Short:         "Show and change VPN gateways, customer gateways and connections",
+		Short:         "Show and change VPN gateways, connections and client-to-cloud VPN",
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -62,26 +62,6 @@ func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// kindOf understands a kind in the singular, the plural and in short.
-func kindOf(word string) (client.Kind, error) {
-	var words []string
-	for _, k := range client.Kinds {
-		if word == k.Name || word == k.Plural {
-			return k, nil
-		}
-		words = append(words, k.Plural)
-	}
-	switch word {
-	case "gw":
-		return client.Gateways, nil
-	case "cgw":
-		return client.CustomerGateways, nil
-	case "conn":
-		return client.Connections, nil
-	}
-	return client.Kind{}, usageError{fmt.Errorf("%q is not one of %s", word, strings.Join(words, ", "))}
-}
-
 // patience bounds the context of a command that waits.
 func patience(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, timeout)
@@ -89,12 +69,13 @@ func patience(ctx context.Context, timeout time.Duration) (context.Context, cont
 
 func (t *tool) applyCommand() *cobra.Command {
 	var file string
-	var wait, prune, resend bool
+	var wait, prune, resend, passwords bool
 	var timeout time.Duration
 	c := &cobra.Command{
 		Use:   "apply -f FILE",
 		Short: "Create and update objects until they are as a YAML file says",
-		Long: "Create and update gateways, customer gateways and connections until they are as a\n" +
+		Long: "Create and update gateways, customer gateways, connections and client-to-cloud\n" +
+			"gateways with their servers, users, groups and access policies until they are as a\n" +
 			"YAML file says. Objects are matched by name; what does not differ is left alone.",
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -108,7 +89,7 @@ func (t *tool) applyCommand() *cobra.Command {
 			}
 			ctx, cancel := patience(cmd.Context(), timeout)
 			defer cancel()
-			a := declare.Applier{Client: api, Prune: prune, ResendPSK: resend, Every: t.every, Report: func(c declare.Change) {
+			a := declare.Applier{Client: api, Prune: prune, ResendPSK: resend, ResendPasswords: passwords, Every: t.every, Report: func(c declare.Change) {
 				fmt.Fprintln(cmd.OutOrStdout(), describe(c))
 			}}
 			if err := a.Apply(ctx, wanted); err != nil {
@@ -124,6 +105,7 @@ func (t *tool) applyCommand() *cobra.Command {
 	c.Flags().BoolVar(&wait, "wait", false, "wait until the connections of the file are ACTIVE")
 	c.Flags().BoolVar(&prune, "prune", false, "delete the objects of the project that the file does not name")
 	c.Flags().BoolVar(&resend, "resend-psk", false, "send the pre-shared keys of existing connections, too")
+	c.Flags().BoolVar(&passwords, "resend-passwords", false, "reset the passwords of existing users that are others, too")
 	c.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait in all")
 	return c
 }
@@ -188,16 +170,21 @@ func (t *tool) waitConnections(ctx context.Context, out io.Writer, api *client.C
 }
 
 func (t *tool) getCommand() *cobra.Command {
-	return &cobra.Command{
+	var gateway string
+	c := &cobra.Command{
 		Use:   "get KIND [NAME|ID]",
-		Short: "Show objects: gateways, customer-gateways or connections",
+		Short: "Show objects",
+		Long:  "Show objects. The kinds are " + strings.Join(kindNames(), ", ") + ".",
 		Args:  arguments(cobra.RangeArgs(1, 2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			kind, err := kindOf(args[0])
-			if err != nil {
+			if err := checkKind(args[0], gateway); err != nil {
 				return err
 			}
 			api, err := t.settings.client(t.getenv)
+			if err != nil {
+				return err
+			}
+			kind, err := findKind(cmd.Context(), api, args[0], gateway)
 			if err != nil {
 				return err
 			}
@@ -219,6 +206,8 @@ func (t *tool) getCommand() *cobra.Command {
 			return t.show(cmd.OutOrStdout(), []client.Object{o}, columns[kind.Name], o)
 		},
 	}
+	gatewayFlag(c, &gateway)
+	return c
 }
 
 func (t *tool) logsCommand() *cobra.Command {
@@ -244,7 +233,7 @@ func (t *tool) logsCommand() *cobra.Command {
 }
 
 func (t *tool) deleteCommand() *cobra.Command {
-	var file string
+	var file, gateway string
 	var timeout time.Duration
 	c := &cobra.Command{
 		Use:   "delete (KIND NAME|ID | -f FILE)",
@@ -260,7 +249,7 @@ func (t *tool) deleteCommand() *cobra.Command {
 				if wanted, err = t.readFile(cmd, file); err != nil {
 					return err
 				}
-			} else if _, err := kindOf(args[0]); err != nil {
+			} else if err := checkDeletable(args[0], gateway); err != nil {
 				return err
 			}
 			api, err := t.settings.client(t.getenv)
@@ -275,7 +264,10 @@ func (t *tool) deleteCommand() *cobra.Command {
 				}}
 				return a.Delete(ctx, wanted)
 			}
-			kind, _ := kindOf(args[0])
+			kind, err := findKind(ctx, api, args[0], gateway)
+			if err != nil {
+				return err
+			}
 			o, err := api.Find(ctx, kind, args[1])
 			if err != nil {
 				return err
@@ -292,6 +284,7 @@ func (t *tool) deleteCommand() *cobra.Command {
 	}
 	c.Flags().StringVarP(&file, "filename", "f", "", "YAML `file`, or - for standard input")
 	c.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait in all")
+	gatewayFlag(c, &gateway)
 	return c
 }
 

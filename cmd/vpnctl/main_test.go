@@ -93,7 +93,7 @@ func TestApplyShowAndDelete(t *testing.T) {
 	if out := expect(exitOK, []string{"logs", "office-1"}); out != up+"\n"+down+"\n" {
 		t.Errorf("log: %q", out)
 	}
-	expect(exitTimeout, []string{"apply", "-f", "-", "--wait", "--timeout", "50ms"},
+	expect(exitTimeout, []string{"apply", "-f", "-", "--wait", "--timeout", "3s"},
 		"connection office-1 is DOWN: timed out; last in its log: authentication fail: parameter: pre-shared key")
 	server.Settled, server.Message = "ERROR", "vgw_ip: address 10.0.0.4 is not on this node"
 	if out := expect(exitOK, []string{"status", "office-1"}, "ERROR", "is not on this node"); strings.Contains(out, "pre-shared key") {
@@ -101,7 +101,7 @@ func TestApplyShowAndDelete(t *testing.T) {
 	}
 	expect(exitFailure, []string{"apply", "-f", "-"}, "connection office-1 unchanged", "connection office-1 is ERROR: vgw_ip: address 10.0.0.4")
 	server.Settled = "DOWN"
-	expect(exitTimeout, []string{"apply", "-f", "-", "--wait", "--timeout", "50ms"}, "connection office-1 is DOWN (vgw_ip: address 10.0.0.4")
+	expect(exitTimeout, []string{"apply", "-f", "-", "--wait", "--timeout", "3s"}, "connection office-1 is DOWN (vgw_ip: address 10.0.0.4")
 	expect(exitOK, []string{"reset", "office-1"}, "connection office-1 is reset")
 	expect(exitOK, []string{"delete", "-f", "-"}, "connection office-1 deleted", "gateway gw deleted")
 	expect(exitNotFound, []string{"delete", "gateway", "gw"})

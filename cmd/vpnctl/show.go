@@ -47,6 +47,25 @@ var columns = map[string][]column{
 		nested("LOCAL ID", "ikepolicy", "local_id"), nested("PEER ID", "ikepolicy", "peer_id"),
 		member("PEER SUBNETS", "peer_subnets"), member("ID", "id"),
 	},
+	client.P2CGateways.Name: {
+		member("NAME", "name"), member("STATUS", "status"), member("FLAVOR", "flavor"), nested("ADDRESS", "eip", "ip_address"),
+		member("CONNECTIONS", "current_connection_number"), member("AT MOST", "max_connection_number"), member("ID", "id"),
+	},
+	client.Servers.Name: {
+		member("GATEWAY", "p2c_vgw_id"), member("STATUS", "status"), member("CLIENTS", "client_cidr"), member("AUTHENTICATION", "client_auth_type"),
+		nested("PORT", "ssl_options", "port"), nested("CIPHER", "ssl_options", "encryption_algorithm"),
+		member("LOCAL SUBNETS", "local_subnets"), member("ID", "id"),
+	},
+	client.UsersOf("").Name: {
+		member("NAME", "name"), member("GROUP", "user_group_name"), member("ADDRESS", "static_ip"), member("DESCRIPTION", "description"), member("ID", "id"),
+	},
+	client.UserGroupsOf("").Name: {
+		member("NAME", "name"), member("TYPE", "type"), member("USERS", "user_number"), member("DESCRIPTION", "description"), member("ID", "id"),
+	},
+	client.AccessPoliciesOf("").Name: {
+		member("NAME", "name"), member("TYPE", "type"), member("GROUP", "user_group_name"), member("DESTINATIONS", "dest_ip_cidrs"),
+		member("DESCRIPTION", "description"), member("ID", "id"),
+	},
 }
 
 // show prints rows as a table, or whole in another format.

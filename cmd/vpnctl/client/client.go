@@ -73,7 +73,7 @@ func (e *Error) Error() string {
 // IsNotFound reports whether the API said that there is no such object.
 func IsNotFound(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Status == http.StatusNotFound
+	return errors.As(err, &e) && (e.Status == http.StatusNotFound || e.Code == codeNoPolicy)
 }
 
 // IsDenied reports whether the API refused the credentials or the role. A

@@ -14,10 +14,12 @@ type Kind struct {
 	Name   string // in the singular, as a person writes it
 	Plural string
 
-	path  string // of the collection
-	one   string // the member that holds one object
-	many  string // the member that holds a list
-	paged bool
+	path   string // of the collection
+	items  string // what the paths of single objects begin with, when it is not path
+	one    string // the member that holds one object
+	many   string // the member that holds a list
+	paged  bool
+	listed bool // an object is shown in the list only
 }
 
 // The kinds of objects.
@@ -104,6 +106,9 @@ func (c *Client) List(ctx context.Context, kind Kind) ([]Object, error) {
 
 // Get returns one object by its id.
 func (c *Client) Get(ctx context.Context, kind Kind, id string) (Object, error) {
+	if kind.listed {
+		return c.Find(ctx, kind, id)
+	}
 	o, err := c.one(ctx, http.MethodGet, kind, id, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", kind.Name, id, err)
@@ -150,7 +155,8 @@ func (c *Client) Create(ctx context.Context, kind Kind, fields Object) (Object, 
 	return o, nil
 }
 
-// Update changes the given fields of an object.
+// Update changes the given fields of an object. Of some kinds the API does not
+// answer what it made of it.
 func (c *Client) Update(ctx context.Context, kind Kind, id string, fields Object) (Object, error) {
 	o, err := c.one(ctx, http.MethodPut, kind, id, fields)
 	if err != nil {
@@ -161,16 +167,25 @@ func (c *Client) Update(ctx context.Context, kind Kind, id string, fields Object
 
 // Delete begins to delete an object; it is gone when Get no longer finds it.
 func (c *Client) Delete(ctx context.Context, kind Kind, id string) error {
-	if err := c.do(ctx, http.MethodDelete, kind.path+"/"+url.PathEscape(id), nil, nil, nil); err != nil {
+	if err := c.do(ctx, http.MethodDelete, kind.at(id), nil, nil, nil); err != nil {
 		return fmt.Errorf("delete %s %s: %w", kind.Name, id, err)
 	}
 	return nil
 }
 
+// at returns the path of one object.
+func (k Kind) at(id string) string {
+	path := k.path
+	if k.items != "" {
+		path = k.items
+	}
+	return path + "/" + url.PathEscape(id)
+}
+
 func (c *Client) one(ctx context.Context, method string, kind Kind, id string, fields Object) (Object, error) {
 	path := kind.path
 	if id != "" {
-		path += "/" + url.PathEscape(id)
+		path = kind.at(id)
 	}
 	var in any
 	if fields != nil {
@@ -181,6 +196,9 @@ func (c *Client) one(ctx context.Context, method string, kind Kind, id string, f
 		return nil, err
 	}
 	o, ok := answer[kind.one].(map[string]any)
+	if !ok && method == http.MethodPut {
+		return Object{"id": id}, nil
+	}
 	if !ok {
 		return nil, fmt.Errorf("the API's answer has no %s", kind.one)
 	}

@@ -53,7 +53,7 @@ func (c *Client) WaitSettled(ctx context.Context, kind Kind, id string, every ti
 	return o, nil
 }
 
-// WaitActive waits until an object is ACTIVE. FAULT, ERROR and FREEZED do not
+// WaitActive waits until an object is ACTIVE. FAULT, ERROR and a freeze do not
 // mend themselves: they end the wait.
 func (c *Client) WaitActive(ctx context.Context, kind Kind, id string, every time.Duration) (Object, error) {
 	var o Object
@@ -64,7 +64,7 @@ func (c *Client) WaitActive(ctx context.Context, kind Kind, id string, every tim
 		}
 		o = now
 		switch o.Status() {
-		case "FAULT", "ERROR", "FREEZED":
+		case "FAULT", "ERROR", "FREEZED", "FROZEN":
 			return false, errors.New("does not become ACTIVE")
 		}
 		return o.Status() == "ACTIVE", nil

@@ -60,6 +60,9 @@ type Applier struct {
 	// ResendPSK sends the pre-shared keys of connections that exist. The API
 	// never returns one, so a change of it alone cannot be seen.
 	ResendPSK bool
+	// ResendPasswords likewise resets the passwords of users who exist, except
+	// to one that a user has or had not long ago.
+	ResendPasswords bool
 	// Every is the pause between two looks at an object in work; zero means a
 	// second.
 	Every time.Duration
@@ -73,57 +76,76 @@ var updatable = map[string][]string{
 		"name", "cgw_id", "peer_subnets", "peer_subnets_v6", "tunnel_local_address", "tunnel_peer_address",
 		"enable_nqa", "enable_hub", "psk", "policy_rules", "policy_rules_v6", "ikepolicy", "ipsecpolicy",
 	},
+	client.P2CGateways.Name:          {"name"},
+	client.Servers.Name:              {"client_cidr", "local_subnets", "client_auth_type", "server_certificate", "ssl_options", "dns_servers"},
+	client.UserGroupsOf("").Name:     {"name", "description"},
+	client.UsersOf("").Name:          {"description", "user_group_id", "static_ip"},
+	client.AccessPoliciesOf("").Name: {"name", "user_group_id", "description", "dest_ip_cidrs"},
 }
 
+// fixed are parts of updatable fields that cannot be changed.
+var fixed = []string{"ikepolicy.authentication_method", "ssl_options.is_compressed"}
+
 // Apply creates and updates what differs, in the order gateways, customer
-// gateways, connections, and deletes in the opposite one. It stops at the first
-// failure; applying again goes on from there. A connection that ends in ERROR
-// is told of when all are done.
+// gateways, connections, client-to-cloud gateways with all they have, and
+// deletes in the opposite one. It stops at the first failure; applying again
+// goes on from there. A connection that ends in ERROR is told of when all are
+// done.
 func (a *Applier) Apply(ctx context.Context, f *File) error {
+	faults, err := a.applySites(ctx, f)
+	if err != nil {
+		return err
+	}
+	return errors.Join(faults, a.applyClients(ctx, f))
+}
+
+// applySites does site-to-cloud VPN. Faults are those of connections, which do
+// not keep others back.
+func (a *Applier) applySites(ctx context.Context, f *File) (faults, err error) {
 	have := map[string][]client.Object{}
 	for _, kind := range client.Kinds {
 		all, err := a.Client.List(ctx, kind)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		have[kind.Name] = all
 	}
 	if a.Prune {
 		if err := a.prune(ctx, f, have); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	gateways, customers := have[client.Gateways.Name], have[client.CustomerGateways.Name]
 	for _, g := range f.Gateways {
 		o, err := a.object(ctx, client.Gateways, g.Name, g, nil, gateways)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		// Nothing can be built on a gateway before it is ready.
 		if o, err = a.Client.WaitSettled(ctx, client.Gateways, o.ID(), a.Every); err != nil {
-			return err
+			return nil, err
 		}
 		if o.Status() != "ACTIVE" {
-			return failed(client.Gateways, o)
+			return nil, failed(client.Gateways, o)
 		}
 		gateways = replace(gateways, o)
 	}
 	for _, c := range f.CustomerGateways {
 		o, err := a.object(ctx, client.CustomerGateways, c.Name, c, nil, customers)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		customers = replace(customers, o)
 	}
-	var faults []error // which do not keep the others back
+	var broken []error
 	for _, c := range f.Connections {
 		gateway, err := client.Pick(gateways, client.Gateways, c.Gateway)
 		if err != nil {
-			return fmt.Errorf("connection %s: gateway: %w", c.Name, err)
+			return nil, fmt.Errorf("connection %s: gateway: %w", c.Name, err)
 		}
 		customer, err := client.Pick(customers, client.CustomerGateways, c.CustomerGateway)
 		if err != nil {
-			return fmt.Errorf("connection %s: customer_gateway: %w", c.Name, err)
+			return nil, fmt.Errorf("connection %s: customer_gateway: %w", c.Name, err)
 		}
 		extra := client.Object{"vgw_id": gateway.ID(), "cgw_id": customer.ID()}
 		if c.PSK != "" {
@@ -131,17 +153,17 @@ func (a *Applier) Apply(ctx context.Context, f *File) error {
 		}
 		o, err := a.object(ctx, client.Connections, c.Name, c, extra, have[client.Connections.Name])
 		if err != nil {
-			return err
+			return nil, err
 		}
 		// A gateway takes one change after the other.
 		if o, err = a.Client.WaitSettled(ctx, client.Connections, o.ID(), a.Every); err != nil {
-			return err
+			return nil, err
 		}
 		if o.Status() == "ERROR" {
-			faults = append(faults, failed(client.Connections, o))
+			broken = append(broken, failed(client.Connections, o))
 		}
 	}
-	return errors.Join(faults...)
+	return errors.Join(broken...), nil
 }
 
 // failed says that an object is not as it should be, and why.
@@ -173,19 +195,27 @@ func (a *Applier) object(ctx context.Context, kind client.Kind, name string, spe
 	if err != nil {
 		return nil, err
 	}
+	return a.update(ctx, kind, name, have, want)
+}
+
+// update makes an object that is there what it should be, and returns it.
+func (a *Applier) update(ctx context.Context, kind client.Kind, name string, have, want client.Object) (client.Object, error) {
 	// A list may lag behind an object in work.
-	if have, err = a.Client.WaitSettled(ctx, kind, have.ID(), a.Every); err != nil {
+	have, err := a.Client.WaitSettled(ctx, kind, have.ID(), a.Every)
+	if err != nil {
 		return nil, err
 	}
 	differences := diff("", have, want)
-	differences = slices.DeleteFunc(differences, func(d Difference) bool { return d.Field == "psk" && !a.ResendPSK })
+	differences = slices.DeleteFunc(differences, func(d Difference) bool {
+		return d.Field == "psk" && !a.ResendPSK || d.Field == "password"
+	})
 	change := client.Object{}
 	for i, d := range differences {
 		top, _, _ := strings.Cut(d.Field, ".")
 		if _, told := have[top]; !told && !slices.Contains(updatable[kind.Name], top) {
 			continue // the API does not tell it of an object of this sort
 		}
-		if !slices.Contains(updatable[kind.Name], top) || d.Field == "ikepolicy.authentication_method" {
+		if !slices.Contains(updatable[kind.Name], top) || slices.Contains(fixed, d.Field) {
 			return nil, fmt.Errorf("%s %s: %s: is %q and cannot be changed to %q; delete the %s first",
 				kind.Name, name, d.Field, d.Have, d.Want, kind.Name)
 		}
@@ -325,9 +355,13 @@ func (a *Applier) prune(ctx context.Context, f *File, have map[string][]client.O
 	return nil
 }
 
-// Delete deletes the objects that the file names, connections first. Those that
-// do not exist are none of its business.
+// Delete deletes the objects that the file names, connections before their
+// gateways, and all that client-to-cloud gateways have with these. Those that do
+// not exist are none of its business.
 func (a *Applier) Delete(ctx context.Context, f *File) error {
+	if err := a.deleteClients(ctx, f); err != nil {
+		return err
+	}
 	names := map[string][]string{}
 	for _, g := range f.Gateways {
 		names[client.Gateways.Name] = append(names[client.Gateways.Name], g.Name)

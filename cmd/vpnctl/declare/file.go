@@ -1,5 +1,6 @@
 // Package declare brings the objects of a project to what a YAML file says:
-// gateways, customer gateways and connections, matched by name.
+// gateways, customer gateways and connections, client-to-cloud gateways with
+// their servers, users, groups and access policies, matched by name.
 package declare
 
 import (
@@ -22,6 +23,7 @@ type File struct {
 	Gateways         []Gateway         `yaml:"gateways"`
 	CustomerGateways []CustomerGateway `yaml:"customer_gateways"`
 	Connections      []Connection      `yaml:"connections"`
+	P2CGateways      []P2CGateway      `yaml:"p2c_gateways"`
 }
 
 // Gateway is a VPN gateway.
@@ -160,59 +162,57 @@ func Parse(r io.Reader, getenv func(string) string) (*File, error) {
 		all.Gateways = append(all.Gateways, f.Gateways...)
 		all.CustomerGateways = append(all.CustomerGateways, f.CustomerGateways...)
 		all.Connections = append(all.Connections, f.Connections...)
+		all.P2CGateways = append(all.P2CGateways, f.P2CGateways...)
 	}
 	for i := range all.Connections {
 		c := &all.Connections[i]
-		if err := c.resolvePSK(getenv); err != nil {
+		var err error
+		if c.PSK, err = secret("psk", c.PSK, c.PSKFile, c.PSKEnv, getenv); err != nil {
 			return nil, fmt.Errorf("connections[%d] %s: %w", i, c.Name, err)
+		}
+	}
+	for i := range all.P2CGateways {
+		g := &all.P2CGateways[i]
+		if err := g.resolve(getenv); err != nil {
+			return nil, fmt.Errorf("p2c_gateways[%d] %s: server: %w", i, g.Name, err)
 		}
 	}
 	return &all, all.check()
 }
 
-func (c *Connection) resolvePSK(getenv func(string) string) error {
+// secret returns a secret that is given itself, in a file or in the
+// environment, under a key and those ending in _file and _env. Without any it is
+// empty.
+func secret(key, text, file, env string, getenv func(string) string) (string, error) {
 	given := 0
-	for _, source := range []string{c.PSK, c.PSKFile, c.PSKEnv} {
+	for _, source := range []string{text, file, env} {
 		if source != "" {
 			given++
 		}
 	}
 	switch {
 	case given > 1:
-		return errors.New("give one of psk, psk_file and psk_env")
-	case c.PSKFile != "":
-		b, err := os.ReadFile(c.PSKFile)
+		return "", fmt.Errorf("give one of %[1]s, %[1]s_file and %[1]s_env", key)
+	case file != "":
+		b, err := os.ReadFile(file)
 		if err != nil {
-			return fmt.Errorf("psk_file: %w", err)
+			return "", fmt.Errorf("%s_file: %w", key, err)
 		}
-		c.PSK = strings.TrimRight(string(b), "\r\n")
-		if c.PSK == "" {
-			return fmt.Errorf("psk_file: %s is empty", c.PSKFile)
+		if text = strings.TrimRight(string(b), "\r\n"); text == "" {
+			return "", fmt.Errorf("%s_file: %s is empty", key, file)
 		}
-	case c.PSKEnv != "":
-		if c.PSK = getenv(c.PSKEnv); c.PSK == "" {
-			return fmt.Errorf("psk_env: the environment has no %s", c.PSKEnv)
+	case env != "":
+		if text = getenv(env); text == "" {
+			return "", fmt.Errorf("%s_env: the environment has no %s", key, env)
 		}
 	}
-	return nil
+	return text, nil
 }
 
 // check finds what the API could not: names that are missing or repeat.
 func (f *File) check() error {
 	var errs []error
-	check := func(key string, names []string) {
-		seen := map[string]bool{}
-		for i, name := range names {
-			if name == "" {
-				errs = append(errs, fmt.Errorf("%s[%d].name: is missing; objects are matched by name", key, i))
-			}
-			if name != "" && seen[name] {
-				errs = append(errs, fmt.Errorf("%s[%d].name: %q occurs twice", key, i, name))
-			}
-			seen[name] = true
-		}
-	}
-	var gateways, customers, connections []string
+	var gateways, customers, connections, clients []string
 	for _, g := range f.Gateways {
 		gateways = append(gateways, g.Name)
 	}
@@ -228,9 +228,30 @@ func (f *File) check() error {
 			errs = append(errs, fmt.Errorf("connections[%d].customer_gateway: is missing; it is the name of a customer gateway", i))
 		}
 	}
-	check("gateways", gateways)
-	check("customer_gateways", customers)
-	check("connections", connections)
+	for i, g := range f.P2CGateways {
+		clients = append(clients, g.Name)
+		if g.Server != nil {
+			errs = append(errs, g.Server.check(fmt.Sprintf("p2c_gateways[%d].server", i)))
+		}
+	}
+	return errors.Join(append(errs,
+		checkNames("gateways", gateways), checkNames("customer_gateways", customers),
+		checkNames("connections", connections), checkNames("p2c_gateways", clients))...)
+}
+
+// checkNames finds names that are missing or occur twice.
+func checkNames(key string, names []string) error {
+	var errs []error
+	seen := map[string]bool{}
+	for i, name := range names {
+		if name == "" {
+			errs = append(errs, fmt.Errorf("%s[%d].name: is missing; objects are matched by name", key, i))
+		}
+		if name != "" && seen[name] {
+			errs = append(errs, fmt.Errorf("%s[%d].name: %q occurs twice", key, i, name))
+		}
+		seen[name] = true
+	}
 	return errors.Join(errs...)
 }
 

@@ -1,0 +1,74 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+)
+
+// The kinds of objects of client-to-cloud VPN that are not of a server.
+var (
+	P2CGateways = Kind{
+		Name: "p2c-gateway", Plural: "p2c-gateways",
+		path: "p2c-vpn-gateways", one: "p2c_vpn_gateway", many: "p2c_vpn_gateways",
+	}
+	// Servers are those of all gateways. They have no names, and go with their
+	// gateways.
+	Servers = Kind{
+		Name: "vpn-server", Plural: "vpn-servers",
+		path: "vpn-servers", one: "vpn_server", many: "vpn_servers", items: serversPath, listed: true,
+	}
+)
+
+const serversPath = "p2c-vpn-gateways/vpn-servers"
+
+// ServersOf are the servers of one gateway: it has one at most.
+func ServersOf(gatewayID string) Kind {
+	k := Servers
+	k.path = P2CGateways.path + "/" + url.PathEscape(gatewayID) + "/vpn-servers"
+	return k
+}
+
+// UsersOf are the users of a server.
+func UsersOf(serverID string) Kind {
+	return ofServer(serverID, Kind{Name: "user", Plural: "users", path: "users", one: "user", many: "users"})
+}
+
+// UserGroupsOf are the groups of the users of a server.
+func UserGroupsOf(serverID string) Kind {
+	return ofServer(serverID, Kind{Name: "user-group", Plural: "user-groups", path: "groups", one: "user_group", many: "user_groups"})
+}
+
+// AccessPoliciesOf are the access policies of a server.
+func AccessPoliciesOf(serverID string) Kind {
+	return ofServer(serverID, Kind{Name: "access-policy", Plural: "access-policies", path: "access-policies", one: "access_policy", many: "access_policies"})
+}
+
+// ClientCAsOf are the certificates that a server trusts for those of clients.
+// They are listed with the server.
+func ClientCAsOf(serverID string) Kind {
+	return ofServer(serverID, Kind{Name: "client-ca", Plural: "client-cas", path: "client-ca-certificates", one: "client_ca_certificate"})
+}
+
+func ofServer(serverID string, k Kind) Kind {
+	k.path = serversPath + "/" + url.PathEscape(serverID) + "/" + k.path
+	return k
+}
+
+// ResetPassword gives a user of a server another password. The one that is
+// valid already, or was not long ago, is refused with CodePasswordUsed.
+func (c *Client) ResetPassword(ctx context.Context, serverID, userID, password string) error {
+	path := UsersOf(serverID).path + "/" + url.PathEscape(userID) + "/reset-password"
+	if err := c.do(ctx, http.MethodPost, path, nil, map[string]string{"new_password": password}, nil); err != nil {
+		return fmt.Errorf("reset password of user %s: %w", userID, err)
+	}
+	return nil
+}
+
+// CodePasswordUsed is the code of the refusal of a password that a user has or
+// had.
+const CodePasswordUsed = "VPN.1311"
+
+// codeNoPolicy is the code of a policy that is not there, whose status is 400.
+const codeNoPolicy = "VPN.1401"
