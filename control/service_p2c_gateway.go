@@ -77,7 +77,8 @@ func (s *Service) ShowP2CGateway(ctx context.Context, project, id string) (P2CGa
 	if err != nil {
 		return P2CGatewayView{}, err
 	}
-	return s.viewP2CGateway(tx, g)
+	status, err := tx.p2cGatewayStatus(g.Meta)
+	return s.viewP2CGateway(g, status), err
 }
 
 // ListP2CGateways performs ListP2cVgws: newest first.
@@ -94,19 +95,18 @@ func (s *Service) ListP2CGateways(ctx context.Context, project string, page Page
 	if err != nil {
 		return List[P2CGatewayView]{}, err
 	}
+	status, err := statuses(ctx, s.objects.p2c.gatewayStatus, project)
+	if err != nil {
+		return List[P2CGatewayView]{}, err
+	}
 	l := List[P2CGatewayView]{Total: cut.Total, NextMarker: cut.NextMarker}
 	for _, g := range cut.Items {
-		v, err := s.viewP2CGateway(tx, g)
-		if err != nil {
-			return List[P2CGatewayView]{}, err
-		}
-		l.Items = append(l.Items, v)
+		l.Items = append(l.Items, s.viewP2CGateway(g, status[g.ID]))
 	}
 	return l, nil
 }
 
-func (s *Service) viewP2CGateway(tx *transaction, g P2CGateway) (P2CGatewayView, error) {
-	status, err := tx.p2cGatewayStatus(g.Meta)
+func (s *Service) viewP2CGateway(g P2CGateway, status P2CGatewayStatus) P2CGatewayView {
 	v := P2CGatewayView{P2CGateway: g, Status: status, State: g.State(status), Version: s.version}
 	if s.hasEIP(&g) {
 		v.BoundEIP = &v.EIP
@@ -115,7 +115,7 @@ func (s *Service) viewP2CGateway(tx *transaction, g P2CGateway) (P2CGatewayView,
 		clients, _ := s.engines.ClientConnections(g.ID)
 		v.Connections = len(clients)
 	}
-	return v, err
+	return v
 }
 
 // hasEIP tells whether the EIP of a gateway is still there.

@@ -186,7 +186,7 @@ func (s *Service) ListServersOfGateway(ctx context.Context, project, gatewayID s
 	}
 	all = slices.DeleteFunc(all, func(v VPNServer) bool { return v.GatewayID != gatewayID })
 	newestFirst(all, func(v *VPNServer) time.Time { return v.CreatedAt })
-	return s.viewServers(tx, all)
+	return s.viewServers(tx, project, all)
 }
 
 // ListServers performs ListVpnServersByProject: newest first.
@@ -203,25 +203,26 @@ func (s *Service) ListServers(ctx context.Context, project string, page Page) (L
 	if err != nil {
 		return List[ServerView]{}, err
 	}
-	views, err := s.viewServers(tx, cut.Items)
+	views, err := s.viewServers(tx, project, cut.Items)
 	return List[ServerView]{Items: views, Total: cut.Total, NextMarker: cut.NextMarker}, err
 }
 
-func (s *Service) viewServers(tx *transaction, servers []VPNServer) ([]ServerView, error) {
+// viewServers returns what the API shows of servers of a project.
+func (s *Service) viewServers(tx *transaction, project string, servers []VPNServer) ([]ServerView, error) {
+	gateways, err := tx.p2cGateways(project)
+	if err != nil {
+		return nil, err
+	}
+	status, err := statuses(tx.ctx, s.objects.p2c.serverStatus, project)
+	if err != nil {
+		return nil, err
+	}
 	views := make([]ServerView, 0, len(servers))
 	for _, v := range servers {
-		g, err := tx.p2cGateway(v.Project, v.GatewayID)
-		if isCode(err, codeNoGateway) {
-			continue // it was finalised just now
+		i := slices.IndexFunc(gateways, func(g P2CGateway) bool { return g.ID == v.GatewayID })
+		if i >= 0 { // else it was finalised just now
+			views = append(views, s.viewServer(v, status[v.ID], &gateways[i]))
 		}
-		if err != nil {
-			return nil, err
-		}
-		status, err := tx.serverStatus(v.Meta)
-		if err != nil {
-			return nil, err
-		}
-		views = append(views, s.viewServer(v, status, &g))
 	}
 	return views, nil
 }

@@ -29,6 +29,7 @@ inventory:
   availability_zones: [az1, az2]
   vpcs: [{id: v1, cidr: 10.10.0.0/16, subnets: [{id: s1, cidr: 10.10.0.0/24}]}]
   eips: [{id: e1, address: 203.0.113.10, interface: eth0, type: 5_bgp, bandwidth_mbps: 300}]
+  log_streams: [{group_id: g1, stream_id: l1, sink: {http: {url: https://logs.example/in, authorization: Bearer of-logs}}}]
 debug: {key_log_dir: keys}
 audit: {file: audit.log, max_size_mb: 10, keep: 3, log: true}
 `
@@ -51,7 +52,8 @@ func TestLoadConfig(t *testing.T) {
 	}
 	if c.Node.Name != "node-1" || c.API.TLS.Mode != tlsAuto || c.API.Credentials[0].SecretKey != "very-secret" ||
 		c.IKE.Retransmit.Initial != time.Second || c.Inventory.VPCs[0].Subnets[0].CIDR.String() != "10.10.0.0/24" ||
-		c.Inventory.EIPs[0].BandwidthMbps != 300 || c.API.Users[0].ProjectName != "one" {
+		c.Inventory.EIPs[0].BandwidthMbps != 300 || c.API.Users[0].ProjectName != "one" ||
+		c.Inventory.LogStreams[0].Sink.HTTP.Authorization.Reveal() != "Bearer of-logs" {
 		t.Errorf("decoded %+v", c)
 	}
 	if !c.Dataplane.ForceEncapsulation {
@@ -133,6 +135,9 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"vpc", "cidr: 10.10.0.0/16", "cidr: 10.10.0.0", `[16:25] inventory.vpcs[0].cidr: netip.ParsePrefix("10.10.0.0")`},
 		{"host bits", "cidr: 10.10.0.0/16", "cidr: 10.10.0.1/16", "inventory.vpcs[0].cidr: a network without host bits"},
 		{"subnet outside", "cidr: 10.10.0.0/24", "cidr: 10.11.0.0/24", "not in 10.10.0.0/16 of its vpc"},
+		{"no such sink", "http: {url", "smtp: {url", "smtp"},
+		{"log url", "https://logs.example", "logs.example", "inventory.log_streams[0].sink.http.url"},
+		{"certificate file", "log_streams:", "certificates: [{id: c1, certificate_file: /nowhere, key_file: /nowhere}]\n  log_streams:", "inventory.certificates[0].certificate_file"},
 		{"same id", "id: s1", "id: v1", "is the id of inventory.vpcs[0] too"},
 		{"no id", "id: e1, ", "", "inventory.eips[0].id"},
 		{"eip", "address: 203.0.113.10", "address: gateway", "gateway"},
