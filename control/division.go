@@ -52,19 +52,30 @@ func (d *Division) Serves(a netip.Addr) bool {
 
 // Owner returns the node that serves a slot of a gateway; empty: none does.
 func (d *Division) Owner(g *Gateway, s Slot) string {
+	return d.OwnerOf(g.Address(s))
+}
+
+// OwnerOf returns the node that serves an address, as peers see it; empty: none
+// does, or this node is alone.
+func (d *Division) OwnerOf(a netip.Addr) string {
 	if d == nil {
 		return ""
 	}
-	return d.Owners[g.Address(s)]
+	return d.Owners[a]
 }
 
 // Tends tells whether this node answers for what is at a slot of a gateway: it
 // serves the slot, or nobody does and this node is the steward.
 func (d *Division) Tends(g *Gateway, s Slot) bool {
+	return d == nil || d.TendsAddress(g.Address(s))
+}
+
+// TendsAddress is Tends for what is at an address, as peers see it.
+func (d *Division) TendsAddress(a netip.Addr) bool {
 	if d == nil {
 		return true
 	}
-	owner := d.Owner(g, s)
+	owner := d.Owners[a]
 	if owner == "" {
 		owner = d.Steward
 	}

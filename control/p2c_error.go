@@ -8,6 +8,7 @@ import (
 // Codes that are told apart in more than one place.
 const (
 	codeNoGateway = "VPN.0509"
+	codeNoServer  = "VPN.1116"
 	codeNoGroup   = "VPN.1301"
 )
 
@@ -27,7 +28,7 @@ func noGateway() *Error {
 }
 
 func noServer() *Error {
-	return p2cRefusal("VPN.1116", http.StatusNotFound, "The server does not exist.")
+	return p2cRefusal(codeNoServer, http.StatusNotFound, "The server does not exist.")
 }
 
 func noUser() *Error {

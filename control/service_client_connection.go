@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"net/http"
 	"slices"
 	"strings"
 )
@@ -39,19 +38,17 @@ func (s *Service) ClientConnections(ctx context.Context, project, gatewayID stri
 }
 
 // connected asks the engines for the clients of a gateway. One without a server
-// is served by no node and has none.
+// is served by no node and has none. It fails with *Elsewhere when another node
+// serves the gateway.
 func (s *Service) connected(ctx context.Context, v *P2CGatewayView) ([]ClientConnection, error) {
 	if s.engines != nil {
 		if list, served := s.engines.ClientConnections(v.ID); served {
 			return list, nil
 		}
 	}
-	if v.State == P2CActive {
-		servers, err := s.ListServersOfGateway(ctx, v.Project, v.ID)
-		if err == nil && len(servers) > 0 {
-			err = servedByAnotherNode(v.ID)
-		}
-		return nil, err
+	d := s.division()
+	if owner := d.OwnerOf(v.EIP.Address); owner != "" && owner != d.Node {
+		return nil, &Elsewhere{Node: d.Nodes[owner], Refusal: servedElsewhere(v.ID, owner)}
 	}
 	return nil, nil
 }
@@ -70,9 +67,4 @@ func (s *Service) DisconnectClient(ctx context.Context, project, gatewayID, conn
 		return err
 	}
 	return noClientConnection()
-}
-
-func servedByAnotherNode(gatewayID string) *Error {
-	return p2cRefusal(CodeInternal, http.StatusInternalServerError,
-		"server error: another node than this one serves gateway %s", gatewayID)
 }

@@ -30,7 +30,8 @@ type Endpoint struct {
 	Certificate *tls.Certificate
 
 	Auth AuthMethod
-	// ClientCAs are the trust anchors of client certificates, for AuthCertificate.
+	// ClientCAs are the trust anchors of client certificates, for AuthCertificate;
+	// without one nobody can connect.
 	ClientCAs []*x509.Certificate
 	// ClientCRLs are revocation lists of CAs in the chains of clients. One that
 	// is out of date turns all certificates of its CA down.

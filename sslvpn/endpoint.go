@@ -111,8 +111,6 @@ func (e *Endpoint) check() error {
 		return fmt.Errorf("cipher %q: must be %s, %s or %s", string(e.Cipher), AES128GCM, AES256GCM, ChaCha20Poly1305)
 	case e.Auth != AuthPassword && e.Auth != AuthCertificate:
 		return errors.New("auth: must be AuthPassword or AuthCertificate")
-	case e.Auth == AuthCertificate && len(e.ClientCAs) == 0:
-		return errors.New("client CAs: at least one is needed to authenticate by certificate")
 	case len(e.TCP)+len(e.UDP) == 0:
 		return errors.New("listen addresses: at least one is needed")
 	case e.Device == "" || len(e.Device) > 15:

@@ -20,6 +20,7 @@ import (
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/api"
 	"github.com/vpngw/vpngw/control/audit"
+	"github.com/vpngw/vpngw/control/connlog"
 	"github.com/vpngw/vpngw/control/fleet"
 	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/reconcile"
@@ -29,6 +30,7 @@ import (
 	"github.com/vpngw/vpngw/dataplane/udp"
 	"github.com/vpngw/vpngw/ike"
 	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/sslvpn"
 )
 
 // Files in the data directory.
@@ -55,18 +57,20 @@ type daemon struct {
 	routes     *route.Manager
 	ike        *ike.Server
 	prober     *nqa.Runner
+	clients    *sslvpn.Server
+	clientLog  *connlog.Log
 	reconciler *reconcile.Reconciler
 	metrics    http.Handler
 
-	stopIKE context.CancelFunc
-	ikeDone chan struct{}
-	closers []func() error // of what newDaemon has opened, in that order
+	stopPeers            context.CancelFunc // of the servers of peers and clients
+	ikeDone, clientsDone chan struct{}      // closed when they have ended
+	closers              []func() error     // of what newDaemon has opened, in that order
 }
 
 // newDaemon opens the store, the TUN device and the netlink sockets, and wires
 // everything. Nothing runs or listens yet.
 func newDaemon(ctx context.Context, c *config, path string, logTo io.Writer) (*daemon, error) {
-	d := &daemon{path: path, config: c, level: new(slog.LevelVar), ikeDone: make(chan struct{})}
+	d := &daemon{path: path, config: c, level: new(slog.LevelVar), ikeDone: make(chan struct{}), clientsDone: make(chan struct{})}
 	d.log = newLogger(c.Log, d.level, logTo)
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.close())
@@ -88,7 +92,8 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	d.reconciler = reconcile.New(reconcile.Options{
 		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
-		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, StopKeyExchange: d.stopKeyExchange,
+		Clients: d.clients, ClientLog: d.clientLog,
+		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, Farewell: d.farewell,
 		ForceEncap: c.Dataplane.ForceEncapsulation,
 		Lifetimes:  reconcile.LifetimeLimits{IKE: c.IKE.MaxLifetime, Child: c.IKE.MaxChildLifetime},
 		PID:        os.Getpid(), Logger: d.log.With("part", "reconcile"),
@@ -199,7 +204,18 @@ func (d *daemon) openEngines() (err error) {
 		Retransmit: sa.Retransmit{Initial: r.Initial, Factor: r.Factor, Tries: r.Tries},
 	})
 	d.mux.OnIKE(d.ike.Deliver)
+
+	d.clientLog = connlog.New(d.log.With("part", "connlog"), d.config.Node.Name)
+	d.onClose(d.clientLog.Close)
+	d.clientLog.Apply(d.config.Inventory.LogStreams)
+	d.clients = sslvpn.New(sslvpn.Options{Logger: d.log.With("part", "sslvpn"), VerifyPassword: verifyPassword})
 	return nil
+}
+
+// verifyPassword compares the password of a client with what the store has.
+func verifyPassword(hash, password string) bool {
+	h, err := control.ParsePasswordHash(hash)
+	return err == nil && h.Matches(control.NewSecret(password))
 }
 
 // socketsPerAddress is how many sockets share the encapsulated ESP of an
@@ -318,15 +334,19 @@ func (d *daemon) run(ctx context.Context, hangup <-chan os.Signal) error {
 	d.log.Info("vpngwd starts", "version", version, "node", d.config.Node.Name, "data_dir", d.config.DataDir)
 	engines, stopEngines := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopEngines()
-	keyExchange, stopIKE := context.WithCancel(engines)
-	d.stopIKE = stopIKE
+	peers, stopPeers := context.WithCancel(engines)
+	d.stopPeers = stopPeers
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.engine.Run(engines) })
 	g.Go(func() error { return d.prober.Run(engines) })
 	g.Go(func() error {
 		defer close(d.ikeDone)
-		return d.ike.Run(keyExchange)
+		return d.ike.Run(peers)
+	})
+	g.Go(func() error {
+		defer close(d.clientsDone)
+		return d.clients.Run(peers)
 	})
 	share, leave := context.WithCancel(engines)
 	g.Go(func() error {
@@ -347,10 +367,11 @@ func (d *daemon) run(ctx context.Context, hangup <-chan os.Signal) error {
 	return err
 }
 
-// stopKeyExchange ends the IKE server and waits for it.
-func (d *daemon) stopKeyExchange() {
-	d.stopIKE()
+// farewell ends the IKE server and that of the clients, and waits for them.
+func (d *daemon) farewell() {
+	d.stopPeers()
 	<-d.ikeDone
+	<-d.clientsDone
 }
 
 // ready tells why the daemon cannot do its work yet.
@@ -396,6 +417,7 @@ func (d *daemon) reload() error {
 	}
 	_ = d.level.UnmarshalText([]byte(next.Log.Level)) // loadConfig has checked it
 	d.service.SetInventory(&next.Inventory)
+	d.clientLog.Apply(next.Inventory.LogStreams)
 	d.reconciler.SetInventory(&next.Inventory)
 	if d.keeper != nil {
 		d.keeper.SetInventory(&next.Inventory)

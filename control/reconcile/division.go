@@ -1,6 +1,8 @@
 package reconcile
 
 import (
+	"slices"
+
 	"github.com/vpngw/vpngw/control"
 )
 
@@ -29,7 +31,7 @@ func (r *Reconciler) withdraw(d *control.Division) {
 		return
 	}
 	if r.snapshot == nil || !r.lost(d) {
-		if len(r.tunnels) == 0 {
+		if len(r.tunnels) == 0 && len(r.networks) == 0 {
 			r.applied(d) // there is nothing to take away
 		}
 		return
@@ -43,8 +45,12 @@ func (r *Reconciler) withdraw(d *control.Division) {
 	r.applied(d)
 }
 
-// lost tells whether a tunnel stands that is not this node's any more.
+// lost tells whether a tunnel or a server of clients stands that is not this
+// node's any more.
 func (r *Reconciler) lost(d *control.Division) bool {
+	if slices.ContainsFunc(r.networks, func(n clientNetwork) bool { return !d.Serves(n.eip) }) {
+		return true
+	}
 	gateways := make(map[string]*control.Gateway, len(r.snapshot.Gateways))
 	for i := range r.snapshot.Gateways {
 		gateways[r.snapshot.Gateways[i].ID] = &r.snapshot.Gateways[i]

@@ -234,6 +234,8 @@ func (r *Reconciler) drain() {
 		select {
 		case e := <-r.KeyExchange.Events():
 			r.record(time.Now(), e)
+		case e := <-r.Clients.Events():
+			r.recordClient(e)
 		default:
 			return
 		}

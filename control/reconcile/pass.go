@@ -32,6 +32,7 @@ type plan struct {
 	errs      []error          // that concern no single object
 	unserved  []error          // of addresses
 	addresses map[netip.Addr]bool
+	clients   *clients
 }
 
 // gatewayPlan is a gateway with the addresses that this node has for it.
@@ -44,6 +45,16 @@ type gatewayPlan struct {
 
 // fault notes why a connection cannot be applied. It may be called again.
 func (p *plan) fault(id string, err error) { p.faults[id] = errors.Join(p.faults[id], err) }
+
+// faultOfRoute notes what a route could not be set for: a connection, or the
+// clients of a server.
+func (p *plan) faultOfRoute(id string, err error) {
+	if slices.ContainsFunc(p.clients.networks, func(n clientNetwork) bool { return n.server == id }) {
+		p.clients.fault(id, err)
+		return
+	}
+	p.fault(id, err)
+}
 
 // pass applies all objects. It returns the revision that it read, and an error
 // when something is to be tried again. The revision is negative when nothing
@@ -72,6 +83,9 @@ func (r *Reconciler) pass(ctx context.Context) (revision int64, err error) {
 	r.number()
 	r.finalize(ctx, p)
 	r.reportGateways(ctx, p)
+	r.renewCertificates(ctx, p)
+	r.finalizeClients(ctx, p)
+	r.reportClients(ctx, p)
 	r.resets(p)
 	for id, live := range r.subjects {
 		live.apply(p.faults[id])
@@ -184,6 +198,7 @@ func (r *Reconciler) plan(snapshot *control.Snapshot, hostAddresses map[netip.Ad
 		known[id] = true
 	}
 	r.translator.retain(known)
+	r.planClients(p)
 	return p
 }
 
@@ -263,6 +278,7 @@ func (r *Reconciler) apply(p *plan) {
 		return broken
 	})
 	r.closed = p.closed
+	r.applyClients(p)
 	r.applyRoutes(p)
 
 	var connections []sa.Connection
@@ -356,7 +372,8 @@ func (r *Reconciler) applyDevices(p *plan) {
 
 func (r *Reconciler) applyRoutes(p *plan) {
 	routes := r.routing.state(slices.Concat(p.tunnels, p.closed), r.carriage)
-	if rest := routes.blame(r.Router.Set(routes.State), p.fault); rest != nil {
+	routes.clientNetworks(r.networks)
+	if rest := routes.blame(r.Router.Set(routes.State), p.faultOfRoute); rest != nil {
 		p.errs = append(p.errs, rest)
 	}
 	r.routes = routes.State
@@ -372,6 +389,7 @@ func (r *Reconciler) reroute() error {
 		}
 	}
 	routes := r.routing.state(append(tunnels, r.closed...), r.carriage)
+	routes.clientNetworks(r.networks)
 	if reflect.DeepEqual(routes.State, r.routes) {
 		return nil
 	}

@@ -71,11 +71,13 @@ type Options struct {
 	Router      Router
 	Sockets     Sockets
 	Prober      Prober
+	Clients     ClientServer
+	ClientLog   ClientLog
 	Inventory   *control.Inventory
 	Fleet       Fleet // nil: this node is alone
-	// StopKeyExchange tells all peers that it is over, and returns when they
-	// have answered or had time to.
-	StopKeyExchange func()
+	// Farewell tells all peers and clients that it is over, and returns when
+	// they have answered or had time to.
+	Farewell func()
 	// HostAddresses returns the addresses of this node.
 	HostAddresses func() (map[netip.Addr]bool, error)
 	// ForceEncap asks for UDP encapsulation of ESP on every connection.
@@ -105,24 +107,28 @@ type Reconciler struct {
 	wake      chan struct{}                      // holds one
 	interrupt atomic.Pointer[context.CancelFunc] // of the work under way
 	ready     atomic.Bool
+	served    atomic.Pointer[map[string]string] // server by client-to-cloud gateway, of those that run
 	counts    counts
 
 	// Below is owned by the goroutine in Run.
-	translator *translator
-	routing    *routing
-	tunnels    map[string]*tunnel   // what the engines have, by connection
-	leaving    map[string]time.Time // those of them that are going, since when
-	departed   bool                 // one has gone since the last pass
-	closed     []*tunnel            // wanted, and without a device for now
-	routes     route.State          // as set last
-	targets    []nqa.Target         // as applied last
-	subjects   map[string]*live     // every connection, by id
-	retry      time.Duration        // zero: the last pass did all
-	trouble    string               // of the last pass
-	recorded   bool                 // some event, since work was made due for it
-	logsStored time.Time
-	division   *control.Division // of the last pass
-	snapshot   *control.Snapshot // that was read last
+	translator    *translator
+	routing       *routing
+	clientDevices *numbers
+	tunnels       map[string]*tunnel   // what the engines have, by connection
+	leaving       map[string]time.Time // those of them that are going, since when
+	departed      bool                 // one has gone since the last pass
+	closed        []*tunnel            // wanted, and without a device for now
+	networks      []clientNetwork      // of the clients, as applied last
+	logPlaces     map[string]logPlace  // by server
+	routes        route.State          // as set last
+	targets       []nqa.Target         // as applied last
+	subjects      map[string]*live     // every connection, by id
+	retry         time.Duration        // zero: the last pass did all
+	trouble       string               // of the last pass
+	recorded      bool                 // some event, since work was made due for it
+	logsStored    time.Time
+	division      *control.Division // of the last pass
+	snapshot      *control.Snapshot // that was read last
 }
 
 // counts are the figures of Stats.
@@ -149,6 +155,8 @@ func New(o Options) *Reconciler {
 		tunnels:    make(map[string]*tunnel),
 		leaving:    make(map[string]time.Time),
 		subjects:   make(map[string]*live),
+
+		clientDevices: newNumbers(firstClientDevice, clientDeviceCount),
 	}
 	r.inventory.Store(o.Inventory)
 	return r
@@ -204,6 +212,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			due.at(duePass, time.Now())
 		case e := <-r.KeyExchange.Events():
 			r.record(time.Now(), e)
+		case e := <-r.Clients.Events():
+			r.recordClient(e)
 		case <-r.Prober.Changed():
 			due.at(dueObserve, time.Now())
 			due.at(dueStore, later(time.Now(), r.logsStored.Add(storeDelay)))
@@ -258,12 +268,14 @@ func (r *Reconciler) takeDown(ctx context.Context) error {
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		r.StopKeyExchange()
+		r.Farewell()
 	}()
 	for waiting := true; waiting; {
 		select {
 		case e := <-r.KeyExchange.Events():
 			r.record(time.Now(), e)
+		case e := <-r.Clients.Events():
+			r.recordClient(e)
 		case <-stopped:
 			waiting = false
 		}

@@ -39,12 +39,3 @@ func networks(selectors []ipsec.TrafficSelector) []netip.Prefix {
 	}
 	return list
 }
-
-// ClientConnections returns the clients that are connected to a
-// client-to-cloud gateway: this node serves none.
-func (r *Reconciler) ClientConnections(string) (list []control.ClientConnection, served bool) {
-	return nil, false
-}
-
-// DisconnectClient ends the connection of a client: there is none.
-func (r *Reconciler) DisconnectClient(string, string) (found bool) { return false }

@@ -319,8 +319,8 @@ func (w *world) start(change ...func(*engines)) {
 	}
 	w.r = New(Options{
 		Objects: w.objects, KeyExchange: w.engines, Devices: w.engines, Router: w.engines, Sockets: w.engines,
-		Prober:    w.engines.prober,
-		Inventory: inventory(w.T), HostAddresses: w.engines.hostAddresses, StopKeyExchange: func() {
+		Prober: w.engines.prober, Clients: w.clients, ClientLog: w.clients,
+		Inventory: inventory(w.T), HostAddresses: w.engines.hostAddresses, Farewell: func() {
 			if err := w.engines.Apply(nil); err != nil {
 				w.Error(err)
 			}

@@ -1,0 +1,347 @@
+package reconcile
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/store"
+	"github.com/vpngw/vpngw/dataplane/route"
+	"github.com/vpngw/vpngw/sslvpn"
+)
+
+// ClientServer is the engine of client-to-cloud VPN.
+type ClientServer interface {
+	Apply(sslvpn.Config) error
+	Snapshot() []sslvpn.EndpointStatus
+	Events() <-chan sslvpn.Event
+	Disconnect(endpoint, session string) bool
+}
+
+// clients is what a pass wants of client-to-cloud VPN and what it found wrong
+// on the way.
+type clients struct {
+	gateways []*clientGateway
+	networks []clientNetwork
+	faults   map[string]error // of servers, by id
+}
+
+// clientGateway is a client-to-cloud gateway with its server.
+type clientGateway struct {
+	gateway  *control.P2CGateway
+	local    netip.Addr         // that the host has for the EIP; invalid where this node has none
+	missing  error              // why
+	tended   bool               // this node answers for it
+	server   *control.VPNServer // nil: it has none
+	endpoint *sslvpn.Endpoint   // nil: it is not to run, or cannot
+}
+
+// clientNetwork is the network of the clients of a server.
+type clientNetwork struct {
+	server string // id
+	eip    netip.Addr
+	pool   netip.Prefix
+	device string // of the running endpoint; empty: its traffic is dropped
+}
+
+// fault notes why a server cannot be applied. It may be called again.
+func (c *clients) fault(server string, err error) {
+	c.faults[server] = errors.Join(c.faults[server], err)
+}
+
+// planClients translates the client-to-cloud gateways. Of what conflicts, the
+// older one has its way.
+func (r *Reconciler) planClients(p *plan) {
+	c := &clients{faults: make(map[string]error)}
+	p.clients = c
+	servers := make(map[string]*control.VPNServer) // by gateway
+	for i := range p.snapshot.Servers {
+		servers[p.snapshot.Servers[i].GatewayID] = &p.snapshot.Servers[i]
+	}
+	rosters := rostersOf(p.snapshot)
+	gateways := slices.Clone(p.snapshot.P2CGateways)
+	slices.SortFunc(gateways, func(a, b control.P2CGateway) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	known := make(map[string]bool)
+	for i := range gateways {
+		g := &clientGateway{gateway: &gateways[i], server: servers[gateways[i].ID]}
+		c.gateways = append(c.gateways, g)
+		g.local, g.missing = r.clientAddress(p, g.gateway)
+		g.tended = p.division.TendsAddress(g.gateway.EIP.Address)
+		if g.server == nil || g.gateway.DeletionRequested || !g.tended {
+			continue
+		}
+		known[g.server.ID] = true
+		network := clientNetwork{server: g.server.ID, eip: g.gateway.EIP.Address, pool: g.server.ClientCIDR}
+		err := cmp.Or(p.snapshot.Unreadable[g.server.ID], g.missing, c.overlap(network.pool), overlapOfTunnels(network.pool, p))
+		if err == nil && !g.gateway.Frozen {
+			g.endpoint, err = r.endpoint(g, rosters[g.server.ID])
+		}
+		if err != nil {
+			c.fault(g.server.ID, err)
+		}
+		if g.endpoint != nil {
+			network.device = g.endpoint.Device
+		}
+		c.networks = append(c.networks, network)
+	}
+	r.clientDevices.retain(func(id string) bool { return known[id] })
+}
+
+// clientAddress returns the address of this node that the EIP of a gateway
+// stands for.
+func (r *Reconciler) clientAddress(p *plan, g *control.P2CGateway) (netip.Addr, error) {
+	eip, ok := r.inventory.Load().EIP(g.EIP.ID)
+	switch {
+	case !p.division.Serves(g.EIP.Address):
+		return netip.Addr{}, fmt.Errorf("no node has address %s", g.EIP.Address)
+	case !ok:
+		return netip.Addr{}, fmt.Errorf("eip %s is not in the inventory", g.EIP.ID)
+	case !p.host[eip.HostAddress()]:
+		return netip.Addr{}, fmt.Errorf("address %s is not on this node", eip.HostAddress())
+	}
+	return eip.HostAddress(), nil
+}
+
+// overlap tells which server before has clients in a network.
+func (c *clients) overlap(pool netip.Prefix) error {
+	for _, other := range c.networks {
+		if other.pool.Overlaps(pool) {
+			return fmt.Errorf("client_cidr: %s overlaps %s of server %s", pool, other.pool, other.server)
+		}
+	}
+	return nil
+}
+
+// overlapOfTunnels tells which connection has hosts in a network.
+func overlapOfTunnels(pool netip.Prefix, p *plan) error {
+	for _, tn := range slices.Concat(p.tunnels, p.closed) {
+		for _, f := range tn.flows {
+			if f.destination.Bits() > 0 && f.destination.Overlaps(pool) {
+				return fmt.Errorf("client_cidr: %s overlaps %s at the peer of connection %s", pool, f.destination, tn.id)
+			}
+		}
+	}
+	return nil
+}
+
+// roster is who may use a server, and what for.
+type roster struct {
+	users    []sslvpn.User
+	policies []sslvpn.Policy
+}
+
+// rostersOf sorts users and policies by server. A user whose group is gone is
+// in none.
+func rostersOf(s *control.Snapshot) map[string]roster {
+	groups := make(map[string]bool, len(s.UserGroups))
+	for i := range s.UserGroups {
+		groups[s.UserGroups[i].ID] = true
+	}
+	all := make(map[string]roster)
+	for i := range s.Users {
+		u := &s.Users[i]
+		if len(u.Passwords) == 0 {
+			continue // nothing would match
+		}
+		user := sslvpn.User{ID: u.ID, Name: u.Name, PasswordHash: u.Passwords[0].Encode(), StaticIP: u.StaticIP}
+		if groups[u.GroupID] {
+			user.Group = u.GroupID
+		}
+		of := all[u.ServerID]
+		of.users = append(of.users, user)
+		all[u.ServerID] = of
+	}
+	for i := range s.AccessPolicies {
+		policy := &s.AccessPolicies[i]
+		of := all[policy.ServerID]
+		of.policies = append(of.policies, sslvpn.Policy{ID: policy.ID, Group: policy.GroupID, Destinations: policy.Destinations})
+		all[policy.ServerID] = of
+	}
+	return all
+}
+
+// endpoint translates the server of a gateway.
+func (r *Reconciler) endpoint(g *clientGateway, who roster) (*sslvpn.Endpoint, error) {
+	v := g.server
+	certificate, err := r.inventory.Load().ServerCertificate(v)
+	if err != nil {
+		return nil, fmt.Errorf("server_certificate: %w", err)
+	}
+	e := &sslvpn.Endpoint{
+		ID: v.ID, Gateway: g.gateway.ID, Device: clientDevice(r.clientDevices.of(v.ID)),
+		TCP:    []netip.AddrPort{netip.AddrPortFrom(g.local, uint16(v.Port))},
+		Cipher: sslvpn.Cipher(v.Cipher), Compressed: v.Compressed, Certificate: certificate,
+		Pool: v.ClientCIDR, Routes: v.LocalSubnets, DNS: v.DNSServers,
+		MaxSessions: g.gateway.MaxConnections, BandwidthMbps: g.gateway.EIP.BandwidthMbps,
+	}
+	if v.AuthType == control.ClientAuthPassword {
+		e.Auth, e.Users, e.Policies, e.MaxSessionsPerUser = sslvpn.AuthPassword, who.users, who.policies, sessionsPerUser
+		return e, nil
+	}
+	e.Auth = sslvpn.AuthCertificate
+	for _, ca := range v.ClientCAs {
+		certificate, err := ca.Certificate()
+		if err != nil {
+			return nil, fmt.Errorf("client_ca_certificates: %s: %w", ca.ID, err)
+		}
+		e.ClientCAs = append(e.ClientCAs, certificate)
+	}
+	return e, nil
+}
+
+// Numbers of the devices of servers.
+const (
+	firstClientDevice = 1
+	clientDeviceCount = 1<<31 - 1
+)
+
+// sessionsPerUser is how many devices one user may connect with at once.
+const sessionsPerUser = 5
+
+// clientDevice is the name of the device of a server: 13 octets of at most 15.
+func clientDevice(number uint32) string { return fmt.Sprintf("vpngc%08x", number) }
+
+// applyClients gives the engine the plan. Servers that it cannot run are closed:
+// the traffic to their clients is dropped.
+func (r *Reconciler) applyClients(p *plan) {
+	var config sslvpn.Config
+	for _, g := range p.clients.gateways {
+		if g.endpoint != nil {
+			config.Endpoints = append(config.Endpoints, *g.endpoint)
+		}
+	}
+	err := r.Clients.Apply(config)
+	failed := false
+	status := make(map[string]error)
+	for _, s := range r.Clients.Snapshot() {
+		status[s.ID] = s.Err
+	}
+	for i, network := range p.clients.networks {
+		why, there := status[network.server]
+		if network.device == "" || there && why == nil {
+			continue
+		}
+		failed = true
+		p.clients.networks[i].device = ""
+		p.clients.fault(network.server, cmp.Or(why, err, errors.New("the engine does not run it")))
+	}
+	if err != nil && !failed {
+		p.errs = append(p.errs, fmt.Errorf("client-to-cloud servers: %w", err))
+	}
+	r.networks = p.clients.networks
+	r.placeLogs(p)
+}
+
+// clientNetworks adds what leads to the clients of servers. What is not running
+// keeps a blackhole, so nothing for its clients leaves by another way.
+func (s *routes) clientNetworks(networks []clientNetwork) {
+	for _, n := range networks {
+		if n.device != "" {
+			first := n.pool.Addr().Next()
+			s.address(route.Address{Link: n.device, Prefix: netip.PrefixFrom(first, first.BitLen())}, n.server)
+			s.route(route.Route{Dst: n.pool, Metric: tunnelMetric, NextHops: []route.NextHop{{Link: n.device}}}, n.server)
+		}
+		s.route(route.Route{Dst: n.pool, Metric: blackholeMetric, Type: route.Blackhole}, n.server)
+	}
+}
+
+// renewCertificates has our own CAs sign what is due. The pass that the change
+// starts gives it to the engine.
+func (r *Reconciler) renewCertificates(ctx context.Context, p *plan) {
+	for _, g := range p.clients.gateways {
+		if g.endpoint == nil {
+			continue
+		}
+		next, err := control.RenewedCertificate(g.server, g.gateway.EIP.Address, time.Now())
+		if err == nil && next != nil {
+			if err = r.Objects.SetServerCertificate(ctx, g.server.Project, g.server.ID, *next); err == nil {
+				r.Logger.Info("certificate of a server renewed", "server", g.server.ID)
+			}
+		}
+		if err != nil {
+			p.errs = append(p.errs, fmt.Errorf("server %s: renew its certificate: %w", g.server.ID, err))
+		}
+	}
+}
+
+// finalizeClients removes the gateways that were asked to go: their endpoints
+// are not in the engine any more.
+func (r *Reconciler) finalizeClients(ctx context.Context, p *plan) {
+	p.clients.gateways = slices.DeleteFunc(p.clients.gateways, func(g *clientGateway) bool {
+		if !g.gateway.DeletionRequested || !g.tended {
+			return false
+		}
+		if err := r.Objects.FinalizeP2CGateway(ctx, g.gateway.Project, g.gateway.ID); err != nil {
+			p.errs = append(p.errs, fmt.Errorf("gateway %s: finalize: %w", g.gateway.ID, err))
+			return false
+		}
+		r.Logger.Info("client-to-cloud gateway deleted", "gateway", g.gateway.ID)
+		return true
+	})
+}
+
+// reportClients writes the statuses of client-to-cloud gateways and servers
+// that changed. A gateway is in force when this node has its address, a server
+// when the engine runs it.
+func (r *Reconciler) reportClients(ctx context.Context, p *plan) {
+	for _, g := range p.clients.gateways {
+		if g.gateway.DeletionRequested || !g.tended {
+			continue
+		}
+		r.reportClientGateway(ctx, p, g)
+		if g.server != nil {
+			r.reportClientServer(ctx, p, g)
+		}
+	}
+}
+
+func (r *Reconciler) reportClientGateway(ctx context.Context, p *plan, g *clientGateway) {
+	old := p.snapshot.P2CGatewayStatus[g.gateway.ID]
+	status := control.P2CGatewayStatus{
+		Observed: g.gateway.Generation, AppliedAt: old.AppliedAt, LastChange: old.LastChange, Fault: g.missing != nil,
+	}
+	if g.missing != nil {
+		status.Message = g.missing.Error()
+		p.errs = append(p.errs, fmt.Errorf("gateway %s: %w", g.gateway.ID, g.missing))
+	} else if status.AppliedAt.IsZero() {
+		status.AppliedAt = time.Now().UTC()
+	}
+	if reflect.DeepEqual(status, old) {
+		return
+	}
+	status.LastChange = time.Now().UTC()
+	err := r.Objects.SetP2CGatewayStatus(ctx, g.gateway.Project, g.gateway.ID, status)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		p.errs = append(p.errs, fmt.Errorf("gateway %s: status: %w", g.gateway.ID, err))
+	}
+}
+
+func (r *Reconciler) reportClientServer(ctx context.Context, p *plan, g *clientGateway) {
+	id, fault := g.server.ID, p.clients.faults[g.server.ID]
+	old := p.snapshot.ServerStatus[id]
+	status := control.ServerStatus{
+		Observed: g.server.Generation, AppliedAt: old.AppliedAt, LastChange: old.LastChange, Fault: fault != nil,
+	}
+	if fault != nil {
+		status.Message = fault.Error()
+		p.errs = append(p.errs, fmt.Errorf("server %s: %w", id, fault))
+	} else if status.AppliedAt.IsZero() && g.endpoint != nil {
+		status.AppliedAt = time.Now().UTC()
+	}
+	if reflect.DeepEqual(status, old) {
+		return
+	}
+	status.LastChange = time.Now().UTC()
+	err := r.Objects.SetServerStatus(ctx, g.server.Project, id, status)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		p.errs = append(p.errs, fmt.Errorf("server %s: status: %w", id, err))
+	}
+}
