@@ -158,26 +158,6 @@ func (o *Objects) SetServerStatus(ctx context.Context, project, id string, s Ser
 	return setStatus(ctx, o, o.p2c.serverStatus, prefixServers, project, id, s)
 }
 
-// SetServerCertificate replaces the certificate that our own CA signed for a
-// server. It is no change of what the user asked for. A server that is gone, or
-// has a certificate of another source by now, is no error. It is for the
-// reconciler alone.
-func (o *Objects) SetServerCertificate(ctx context.Context, project, id string, next ServerCertificate) error {
-	return o.change(ctx, func(tx *transaction) error {
-		v, err := tx.server(project, id)
-		switch {
-		case isCode(err, codeNoServer):
-			return nil
-		case err != nil:
-			return err
-		case v.Certificate.Source != CertificateServiceSign:
-			return nil
-		}
-		v.Certificate = next
-		return tx.putServer(v)
-	})
-}
-
 // finalizeBatch is how many objects below a gateway one transaction removes:
 // with those of the gateway itself, the guard and their statuses it stays
 // below store.MaxTxnSize.

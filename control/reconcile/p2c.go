@@ -260,11 +260,9 @@ func (r *Reconciler) renewCertificates(ctx context.Context, p *plan) {
 		if g.endpoint == nil {
 			continue
 		}
-		next, err := control.RenewedCertificate(g.server, g.gateway.EIP.Address, time.Now())
-		if err == nil && next != nil {
-			if err = r.Objects.SetServerCertificate(ctx, g.server.Project, g.server.ID, *next); err == nil {
-				r.Logger.Info("certificate of a server renewed", "server", g.server.ID)
-			}
+		renewed, err := r.Objects.RenewServerCertificate(ctx, g.server.Project, g.server.ID, g.gateway.EIP.Address, time.Now())
+		if renewed {
+			r.Logger.Info("certificate of a server renewed", "server", g.server.ID)
 		}
 		if err != nil {
 			p.errs = append(p.errs, fmt.Errorf("server %s: renew its certificate: %w", g.server.ID, err))

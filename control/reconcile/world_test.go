@@ -52,6 +52,7 @@ func inventory(t *testing.T) *control.Inventory {
 			{ID: eip4, Address: netip.MustParseAddr("203.0.113.4"), PrivateAddress: netip.MustParseAddr(behindNAT)},
 		},
 	}
+	inv.LogStreams = []control.LogStream{{GroupID: "group", StreamID: "stream", Sink: control.LogSink{File: filepath.Join(t.TempDir(), "log")}}}
 	if err := inv.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -269,6 +270,7 @@ type world struct {
 	objects *control.Objects
 	service *control.Service
 	engines *engines
+	clients *clientEngine
 	r       *Reconciler
 }
 
@@ -317,6 +319,7 @@ func (w *world) start(change ...func(*engines)) {
 	for _, c := range change {
 		c(w.engines)
 	}
+	w.clients = newClientEngine()
 	w.r = New(Options{
 		Objects: w.objects, KeyExchange: w.engines, Devices: w.engines, Router: w.engines, Sockets: w.engines,
 		Prober: w.engines.prober, Clients: w.clients, ClientLog: w.clients,
