@@ -88,6 +88,9 @@ func (s *session) byPassword(client *wire.ClientKeys) (*identity, error) {
 	// One place among the running checks, so that guesses cannot overtake the
 	// count of those that failed.
 	defer ep.server.enterPasswordCheck()()
+	if s.over() {
+		return nil, errSessionEnded
+	}
 	from := s.address().Addr()
 	if wait := ep.server.throttle.wait(time.Now(), name, from); wait > 0 {
 		return nil, lockedOut(wait, client)
@@ -251,6 +254,13 @@ func describeVerifyError(err error, c *x509.Certificate) string {
 		return fmt.Sprintf("extended key usage of the certificate of %q lacks clientAuth", c.Subject.CommonName)
 	}
 	return fmt.Sprintf("certificate of %q: %s", c.Subject.CommonName, strings.TrimPrefix(err.Error(), "x509: "))
+}
+
+// over reports whether nobody waits for the verdict any more.
+func (s *session) over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.phase >= phaseLeaving
 }
 
 // claim notes who a client says it is, for the connection log.

@@ -79,6 +79,7 @@ type keyState struct {
 	wake    *sync.Cond // on mu: in has grown, or err is set
 	err     error      // guarded by mu: why there is nothing more to read
 	started bool       // guarded by mu: negotiation runs, or has run
+	secured bool       // guarded by mu: the TLS handshake is complete
 	agreed  bool       // guarded by mu: negotiation is over; reads do not wait any more
 	ours    bool       // we began the renegotiation
 

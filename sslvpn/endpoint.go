@@ -27,9 +27,11 @@ type endpoint struct {
 	settings atomic.Pointer[settings]
 	plane    *plane
 	control  controlDrops
-	byPeerID sync.Map // peer id (uint32) to *session; read for each batch of packets
+	byPeerID sync.Map        // peer id (uint32) to *session; read for each batch of packets
+	ctx      context.Context // ends with the endpoint
 	stop     context.CancelFunc
 	running  sync.WaitGroup
+	tcp      []netip.AddrPort // that are listened on
 	udp      []*udpListener
 
 	mu       sync.Mutex
@@ -58,6 +60,8 @@ func newSettings(e Endpoint) (*settings, error) {
 	if err := e.check(); err != nil {
 		return nil, err
 	}
+	e.Users, e.Routes, e.DNS = slices.Clone(e.Users), slices.Clone(e.Routes), slices.Clone(e.DNS)
+	e.TCP, e.UDP, e.ClientCRLs = slices.Clone(e.TCP), slices.Clone(e.UDP), slices.Clone(e.ClientCRLs)
 	cfg := &settings{
 		Endpoint: e, users: map[string]*User{}, access: map[string]*accessSet{},
 		anchors: map[[sha256.Size]byte]bool{}, routes: newAccessSet(e.Routes),
@@ -237,9 +241,8 @@ func (ep *endpoint) established() []*session {
 }
 
 // connected tells of an established session.
-func (ep *endpoint) connected(s *session) {
-	status := s.snapshot()
-	ep.log.Info("client connected", "session", s.id, "user", status.User, "virtual_ip", status.VirtualIP.String(), "remote", status.Remote.String())
+func (ep *endpoint) connected(status Session) {
+	ep.log.Info("client connected", "session", status.ID, "user", status.User, "virtual_ip", status.VirtualIP.String(), "remote", status.Remote.String())
 	ep.server.emit(Event{Kind: EventConnected, Time: status.Established, Session: status})
 }
 
@@ -287,6 +290,10 @@ func (ep *endpoint) token(id *identity, now time.Time) string {
 func (s *session) snapshot() Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.snapshotLocked()
+}
+
+func (s *session) snapshotLocked() Session {
 	status := Session{ID: s.id, Endpoint: s.ep.id, User: s.claimed, Remote: s.addr, Established: s.established}
 	if s.identity != nil {
 		status.User, status.UserID = s.identity.name, s.identity.userID

@@ -292,11 +292,13 @@ func (s *session) end(e ending) {
 	if k == nil {
 		k = s.keys[s.current]
 	}
+	// Before that, a write would begin a handshake and wait for it.
+	tell := e.message != "" && k != nil && k.secured
 	s.schedule(now)
 	s.mu.Unlock()
 
 	s.ep.left(s, was, e.refused, e.reason)
-	if e.message == "" || k == nil || k.tls == nil {
+	if !tell {
 		s.finish()
 		return
 	}

@@ -57,6 +57,9 @@ func (s *session) exchange(k *keyState) error {
 	if err := k.tls.HandshakeContext(context.Background()); err != nil {
 		return s.handshakeError(k, err)
 	}
+	s.mu.Lock()
+	k.secured = true
+	s.mu.Unlock()
 	client, rest, err := readClientKeys(k.tls)
 	defer client.Wipe()
 	if err != nil {
@@ -145,12 +148,12 @@ func (s *session) establish(k *keyState, state *tls.ConnectionState, client *wir
 	k.agreed = true
 	s.times.established(now, s.ep.server.opts)
 	s.schedule(now)
+	s.ep.connected(s.snapshotLocked()) // before anybody can end the session
 	s.mu.Unlock()
 
 	if err := s.ep.attach(s, c); err != nil {
 		return err
 	}
-	s.ep.connected(s)
 	if p.info.Proto.Has(wire.ProtoRequestPush) {
 		s.push()
 	}

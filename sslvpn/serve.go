@@ -43,6 +43,7 @@ func (s *Server) startEndpoint(cfg *settings) (_ *endpoint, err error) {
 			return nil, fmt.Errorf("listen on TCP %s: %w", a, err)
 		}
 		opened, tcp = append(opened, l), append(tcp, l)
+		ep.tcp = append(ep.tcp, l.Addr().(*net.TCPAddr).AddrPort())
 	}
 	dev, err := s.opts.OpenDevice(cfg.Device, runtime.GOMAXPROCS(0), tunMTU)
 	if err != nil {
@@ -56,7 +57,7 @@ func (s *Server) startEndpoint(cfg *settings) (_ *endpoint, err error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	ep.stop = func() {
+	ep.ctx, ep.stop = ctx, func() {
 		stop()
 		for _, l := range tcp {
 			_ = l.Close()
@@ -166,6 +167,8 @@ func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 		return
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(ep.server.opts.Limits.FirstPacketTimeout))
+	unwatch := context.AfterFunc(ep.ctx, link.close)
+	defer unwatch()
 	err = link.run(func(packet []byte) error {
 		c, err := wire.ParseControl(packet)
 		switch {
@@ -183,6 +186,7 @@ func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 			return err
 		}
 		s = opened
+		unwatch() // it closes the connection itself
 		s.accept()
 		return conn.SetReadDeadline(time.Time{}) // its own deadlines hold from here on
 	}, func(packets [][]byte) error {

@@ -81,7 +81,7 @@ func (f *failures[K]) add(now time.Time, key K, free int, limit time.Duration) {
 	e := (*f)[key]
 	if e == nil || now.Sub(e.last) >= forgiveAfter {
 		if e == nil && len(*f) >= maxThrottled {
-			f.makeRoom(now)
+			f.makeRoom()
 		}
 		e = &failure{}
 		(*f)[key] = e
@@ -94,18 +94,11 @@ func (f *failures[K]) add(now time.Time, key K, free int, limit time.Duration) {
 	}
 }
 
-// makeRoom drops what is forgiven, or else any entry: a table that is full of
-// made-up names is worth no more.
-func (f failures[K]) makeRoom(now time.Time) {
-	var first *K
-	for key, e := range f {
-		if now.Sub(e.last) >= forgiveAfter {
-			delete(f, key)
-		} else if first == nil {
-			first = &key
-		}
-	}
-	if len(f) >= maxThrottled && first != nil {
-		delete(f, *first)
+// makeRoom drops any entry: each has cost a password check, so nobody fills the
+// table to have one entry of it forgotten.
+func (f failures[K]) makeRoom() {
+	for key := range f {
+		delete(f, key)
+		return
 	}
 }
