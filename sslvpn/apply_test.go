@@ -12,7 +12,7 @@ import (
 )
 
 func TestPoliciesChangeLive(t *testing.T) {
-	s := newTestServer(t, Options{}, nil)
+	s := newRig(t, Options{}, nil)
 	alice := s.connected("udp", "alice", "wonderland")
 	bob := s.connected("tcp", "bob", "builder")
 	steps := []struct {
@@ -75,7 +75,7 @@ func TestChangesEndSessions(t *testing.T) {
 	for _, tt := range tests {
 		for _, network := range []string{"tcp", "udp"} {
 			t.Run(tt.name+"/"+network, func(t *testing.T) {
-				s := newTestServer(t, Options{}, nil)
+				s := newRig(t, Options{}, nil)
 				c := s.connected(network, "alice", "wonderland")
 				s.cfg.Users = slices.Clone(s.cfg.Users)
 				tt.change(&s.cfg)
@@ -101,7 +101,7 @@ func TestChangesEndSessions(t *testing.T) {
 }
 
 func TestCertificateChangesEndSessions(t *testing.T) {
-	s := newTestServer(t, Options{}, func(s *testServer) {
+	s := newRig(t, Options{}, func(s *rig) {
 		s.cfg.Auth = AuthCertificate
 		s.cfg.ClientCAs = []*x509.Certificate{s.clients.cert, newAuthority(s.t, "other").cert}
 	})
@@ -133,7 +133,7 @@ func TestCertificateChangesEndSessions(t *testing.T) {
 }
 
 func TestDisconnect(t *testing.T) {
-	s := newTestServer(t, Options{}, nil)
+	s := newRig(t, Options{}, nil)
 	c := s.connected("tcp", "alice", "wonderland")
 	if !s.reaches(c, "192.168.77.1") {
 		t.Error("a packet did not arrive")
@@ -180,7 +180,7 @@ func TestApplyRejects(t *testing.T) {
 		{"pool", func(e *Endpoint) { e.Pool = netip.MustParsePrefix("10.8.0.0/30") }, "pool "},
 		{"static address", func(e *Endpoint) { e.Users = []User{{Name: "a", StaticIP: netip.MustParseAddr("10.8.0.6")}} }, "address 10.8.0.6"},
 	}
-	s := newTestServer(t, Options{}, nil)
+	s := newRig(t, Options{}, nil)
 	c := s.connected("tcp", "alice", "wonderland")
 	for _, tt := range tests {
 		bad := s.cfg
@@ -207,7 +207,7 @@ func TestApplyRejects(t *testing.T) {
 // An endpoint that cannot be started does not keep others from it, and is tried
 // again.
 func TestStartFails(t *testing.T) {
-	s := newTestServer(t, Options{}, nil)
+	s := newRig(t, Options{}, nil)
 	other := s.cfg
 	other.ID, other.Device = "ep2", "test1"
 	other.TCP, other.UDP = []netip.AddrPort{s.endpoint().tcp[0]}, nil

@@ -34,7 +34,7 @@ func TestRefusedLogins(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newTestServer(t, Options{}, nil)
+			s := newRig(t, Options{}, nil)
 			c := s.dial("tcp")
 			c.info = tt.info
 			if told := c.refused(s.trust(nil), tt.user, tt.password); !strings.HasPrefix(told, tt.told) {
@@ -56,16 +56,16 @@ func TestRefusedLogins(t *testing.T) {
 func TestFullServer(t *testing.T) {
 	tests := []struct {
 		name   string
-		change func(*testServer)
+		change func(*rig)
 		reason string
 	}{
-		{"sessions", func(s *testServer) { s.cfg.MaxSessions = 1 }, "all connections of the server are in use"},
-		{"sessions of the user", func(s *testServer) { s.cfg.MaxSessionsPerUser = 1 }, "the user has as many connections"},
-		{"addresses", func(s *testServer) { s.cfg.Pool = netip.MustParsePrefix("10.8.0.0/29") }, errPoolExhausted.Error()},
+		{"sessions", func(s *rig) { s.cfg.MaxSessions = 1 }, "all connections of the server are in use"},
+		{"sessions of the user", func(s *rig) { s.cfg.MaxSessionsPerUser = 1 }, "the user has as many connections"},
+		{"addresses", func(s *rig) { s.cfg.Pool = netip.MustParsePrefix("10.8.0.0/29") }, errPoolExhausted.Error()},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newTestServer(t, Options{}, tt.change)
+			s := newRig(t, Options{}, tt.change)
 			first := s.connected("tcp", "alice", "wonderland")
 			if told, want := s.dial("tcp").refused(s.trust(nil), "alice", "wonderland"), "AUTH_FAILED,TEMP[backoff 15,advance no]:"+tt.reason; !strings.HasPrefix(told, want) {
 				t.Errorf("told %q, want %q", told, want)
@@ -86,7 +86,7 @@ func TestFullServer(t *testing.T) {
 
 // Repeated failures lock a user out, whoever has the right password then.
 func TestLockOut(t *testing.T) {
-	s := newTestServer(t, Options{}, nil)
+	s := newRig(t, Options{}, nil)
 	for range freeByUser + 1 {
 		s.dial("tcp").refused(s.trust(nil), "alice", "x")
 	}
@@ -102,26 +102,26 @@ func TestLockOut(t *testing.T) {
 
 func TestClientCertificates(t *testing.T) {
 	stranger := newAuthority(t, "stranger")
-	good := func(s *testServer) *tls.Certificate { return s.clients.client("laptop-7", nil) }
-	change := func(f func(*x509.Certificate)) func(*testServer) *tls.Certificate {
-		return func(s *testServer) *tls.Certificate { return s.clients.client("laptop-7", f) }
+	good := func(s *rig) *tls.Certificate { return s.clients.client("laptop-7", nil) }
+	change := func(f func(*x509.Certificate)) func(*rig) *tls.Certificate {
+		return func(s *rig) *tls.Certificate { return s.clients.client("laptop-7", f) }
 	}
 	var revoked *tls.Certificate
 	tests := []struct {
 		name   string
-		cert   func(*testServer) *tls.Certificate
-		crls   func(*testServer) []*x509.RevocationList
+		cert   func(*rig) *tls.Certificate
+		crls   func(*rig) []*x509.RevocationList
 		reason string // empty: is let in
 	}{
 		{"good", good, nil, ""},
-		{"none", func(*testServer) *tls.Certificate { return nil }, nil, "the client sent no certificate"},
+		{"none", func(*rig) *tls.Certificate { return nil }, nil, "the client sent no certificate"},
 		{"expired", change(func(c *x509.Certificate) {
 			c.NotBefore, c.NotAfter = time.Date(2019, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2020, 6, 19, 0, 0, 0, 0, time.UTC)
 		}), nil, `certificate of "laptop-7", or of a CA above it, has expired: its own date is 2020-06-19`},
 		{"not yet valid", change(func(c *x509.Certificate) {
 			c.NotBefore, c.NotAfter = time.Date(2090, 1, 2, 0, 0, 0, 0, time.UTC), time.Date(2091, 1, 1, 0, 0, 0, 0, time.UTC)
 		}), nil, `certificate of "laptop-7" is valid from 2090-01-02 on`},
-		{"foreign", func(*testServer) *tls.Certificate { return stranger.client("laptop-7", nil) }, nil, `is signed by none of the client CAs: its issuer is "stranger"`},
+		{"foreign", func(*rig) *tls.Certificate { return stranger.client("laptop-7", nil) }, nil, `is signed by none of the client CAs: its issuer is "stranger"`},
 		{"for servers", change(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }), nil, "lacks clientAuth"},
 		{"no purpose given", change(func(c *x509.Certificate) { c.ExtKeyUsage, c.KeyUsage = nil, 0 }), nil, ""},
 		{"key usage", change(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment }), nil, "lacks digitalSignature"},
@@ -132,26 +132,26 @@ func TestClientCertificates(t *testing.T) {
 			}), nil, "one common name",
 		},
 		{
-			"revoked", func(s *testServer) *tls.Certificate { return revoked },
-			func(s *testServer) []*x509.RevocationList {
+			"revoked", func(s *rig) *tls.Certificate { return revoked },
+			func(s *rig) []*x509.RevocationList {
 				revoked = good(s)
 				return []*x509.RevocationList{s.clients.revoke(time.Now().Add(time.Hour), revoked.Leaf)}
 			}, `the certificate of "laptop-7" was revoked on`,
 		},
-		{"another is revoked", good, func(s *testServer) []*x509.RevocationList {
+		{"another is revoked", good, func(s *rig) []*x509.RevocationList {
 			return []*x509.RevocationList{s.clients.revoke(time.Now().Add(time.Hour), good(s).Leaf)}
 		}, ""},
-		{"outdated list", good, func(s *testServer) []*x509.RevocationList {
+		{"outdated list", good, func(s *rig) []*x509.RevocationList {
 			return []*x509.RevocationList{s.clients.revoke(time.Now().Add(-time.Minute))}
 		}, `the revocation list of "client CA" expired on`},
-		{"list of another CA of the name", good, func(s *testServer) []*x509.RevocationList {
+		{"list of another CA of the name", good, func(s *rig) []*x509.RevocationList {
 			return []*x509.RevocationList{newAuthority(t, "client CA").revoke(time.Now().Add(-time.Minute))}
 		}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-				s := newTestServer(t, Options{}, func(s *testServer) {
+				s := newRig(t, Options{}, func(s *rig) {
 					s.cfg.Auth, s.cfg.ClientCAs = AuthCertificate, []*x509.Certificate{s.clients.cert}
 					if tt.crls != nil {
 						s.cfg.ClientCRLs = tt.crls(s)
@@ -184,7 +184,7 @@ func TestClientCertificates(t *testing.T) {
 // With the auth-token that was pushed, nobody is asked for the password again;
 // another password ends it.
 func TestAuthToken(t *testing.T) {
-	s := newTestServer(t, Options{}, nil)
+	s := newRig(t, Options{}, nil)
 	c := s.connected("tcp", "alice", "wonderland")
 	token := c.push.AuthToken
 	if n := s.checks.Load(); n != 1 {
@@ -211,7 +211,7 @@ func TestPRFClient(t *testing.T) {
 		{"2.4", "IV_VER=2.4.12\nIV_PROTO=2\nIV_NCP=2\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newTestServer(t, Options{}, nil)
+			s := newRig(t, Options{}, nil)
 			c := s.dial("udp")
 			c.info = tt.info
 			c.hello()
@@ -240,7 +240,7 @@ func TestPRFClient(t *testing.T) {
 
 // A static address has one session, which the newest login gets.
 func TestStaticAddress(t *testing.T) {
-	s := newTestServer(t, Options{}, func(s *testServer) { s.cfg.Users[0].StaticIP = netip.MustParseAddr("10.8.0.9") })
+	s := newRig(t, Options{}, func(s *rig) { s.cfg.Users[0].StaticIP = netip.MustParseAddr("10.8.0.9") })
 	first := s.connected("tcp", "alice", "wonderland")
 	if first.push.Local != s.cfg.Users[0].StaticIP {
 		t.Errorf("address %s", first.push.Local)

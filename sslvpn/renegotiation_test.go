@@ -11,7 +11,7 @@ import (
 // renegotiate brings the next key id about as far as the login. begun says that
 // the server has sent its reset, and reset that the client sends one: OpenVPN 3
 // does not when the server has begun.
-func (c *testClient) renegotiate(s *testServer, begun, reset bool, user, password string) wire.ServerKeys {
+func (c *testClient) renegotiate(s *rig, begun, reset bool, user, password string) wire.ServerKeys {
 	c.t.Helper()
 	c.restart(wire.NextKeyID(c.keyID))
 	switch {
@@ -48,7 +48,7 @@ func (c *testClient) awaitServer() {
 func TestClientRenegotiates(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		t.Run(network, func(t *testing.T) {
-			s := newTestServer(t, Options{}, nil)
+			s := newRig(t, Options{}, nil)
 			c := s.connected(network, "alice", "wonderland")
 			ep := s.endpoint()
 			for range wire.MaxKeyID + 2 { // over the wrap of the key id
@@ -86,7 +86,7 @@ func TestClientRenegotiates(t *testing.T) {
 func TestServerRenegotiates(t *testing.T) {
 	for name, reset := range map[string]bool{"with a reset": true, "without a reset": false} {
 		t.Run(name, func(t *testing.T) {
-			s := newTestServer(t, Options{}, nil)
+			s := newRig(t, Options{}, nil)
 			c := s.connected("tcp", "alice", "wonderland")
 			session := s.endpoint().established()[0]
 			for range 3 {
@@ -116,7 +116,7 @@ func TestRenegotiationKeepsIdentity(t *testing.T) {
 		{"forged token", "alice", tokenPrefix + strings.Repeat("A", 80), "AUTH_FAILED,SESSION:", "auth-token"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newTestServer(t, Options{}, nil)
+			s := newRig(t, Options{}, nil)
 			c := s.connected("tcp", "alice", "wonderland")
 			c.renegotiate(s, false, true, tt.user, tt.password)
 			if m, err := c.message(); err != nil || !strings.HasPrefix(m, tt.told) {
@@ -145,7 +145,7 @@ func TestRenegotiationUnfinished(t *testing.T) {
 		return expired
 	}
 	t.Run("begun by the client", func(t *testing.T) {
-		s := newTestServer(t, Options{}, nil)
+		s := newRig(t, Options{}, nil)
 		c := s.connected("udp", "alice", "wonderland")
 		session := s.endpoint().established()[0]
 		c.restart(1)
@@ -165,7 +165,7 @@ func TestRenegotiationUnfinished(t *testing.T) {
 		s.until("another one comes too soon", func() bool { return s.drops(dropTooOften) == 1 })
 	})
 	t.Run("needed by the server", func(t *testing.T) {
-		s := newTestServer(t, Options{}, nil)
+		s := newRig(t, Options{}, nil)
 		c := s.connected("tcp", "alice", "wonderland")
 		session := s.endpoint().established()[0]
 		session.renegotiate("a test")
@@ -184,7 +184,7 @@ func TestRenegotiationUnfinished(t *testing.T) {
 // A client that says nothing is pinged, and given up after twice the time that
 // it was told to wait itself.
 func TestSilentClient(t *testing.T) {
-	s := newTestServer(t, Options{}, nil)
+	s := newRig(t, Options{}, nil)
 	c := s.connected("tcp", "alice", "wonderland")
 	session := s.endpoint().established()[0]
 	data := session.client.Load()

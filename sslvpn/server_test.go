@@ -18,8 +18,8 @@ import (
 	"github.com/vpngw/vpngw/sslvpn/wire"
 )
 
-// testServer is a running Server with one endpoint on loopback.
-type testServer struct {
+// rig is a running Server with one endpoint on loopback.
+type rig struct {
 	t       *testing.T
 	server  *Server
 	ca      *authority
@@ -51,9 +51,9 @@ func (l *syncLog) String() string {
 	return l.b.String()
 }
 
-func newTestServer(t *testing.T, o Options, change func(*testServer)) *testServer {
+func newRig(t *testing.T, o Options, change func(*rig)) *rig {
 	t.Helper()
-	s := &testServer{t: t, ca: newAuthority(t, "server CA"), clients: newAuthority(t, "client CA")}
+	s := &rig{t: t, ca: newAuthority(t, "server CA"), clients: newAuthority(t, "client CA")}
 	o.Logger = slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	o.OpenDevice = func(name string, queues, _ int) (tun.Device, error) {
 		s.mu.Lock()
@@ -99,17 +99,17 @@ func newTestServer(t *testing.T, o Options, change func(*testServer)) *testServe
 
 var testRoutes = []netip.Prefix{netip.MustParsePrefix("192.168.77.0/24")}
 
-func (s *testServer) apply() {
+func (s *rig) apply() {
 	s.t.Helper()
 	if err := s.server.Apply(Config{Endpoints: []Endpoint{s.cfg}}); err != nil {
 		s.t.Fatalf("Apply: %v", err)
 	}
 }
 
-func (s *testServer) endpoint() *endpoint { return s.server.running()["ep1"] }
+func (s *rig) endpoint() *endpoint { return s.server.running()["ep1"] }
 
 // until waits for something that other goroutines bring about.
-func (s *testServer) until(what string, ok func() bool) {
+func (s *rig) until(what string, ok func() bool) {
 	s.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -118,7 +118,7 @@ func (s *testServer) until(what string, ok func() bool) {
 	}
 }
 
-func (s *testServer) dial(network string) *testClient {
+func (s *rig) dial(network string) *testClient {
 	s.t.Helper()
 	if network == "udp" {
 		return dialTest(s.t, "udp", s.endpoint().udp[0].socket.local())
@@ -127,7 +127,7 @@ func (s *testServer) dial(network string) *testClient {
 }
 
 // trust is the TLS configuration of a client with a certificate, or none.
-func (s *testServer) trust(cert *tls.Certificate) *tls.Config {
+func (s *rig) trust(cert *tls.Certificate) *tls.Config {
 	roots := x509.NewCertPool()
 	roots.AddCert(s.ca.cert)
 	// Clients check the purpose of the certificate and not its name.
@@ -143,7 +143,7 @@ func (s *testServer) trust(cert *tls.Certificate) *tls.Config {
 }
 
 // connected returns a client with a session.
-func (s *testServer) connected(network, user, password string) *testClient {
+func (s *rig) connected(network, user, password string) *testClient {
 	s.t.Helper()
 	c := s.dial(network)
 	c.connect(s.trust(nil), user, password)
@@ -151,7 +151,7 @@ func (s *testServer) connected(network, user, password string) *testClient {
 	return c
 }
 
-func (s *testServer) event(kind EventKind) Event {
+func (s *rig) event(kind EventKind) Event {
 	s.t.Helper()
 	for {
 		select {
@@ -165,12 +165,12 @@ func (s *testServer) event(kind EventKind) Event {
 	}
 }
 
-func (s *testServer) drops(why controlDrop) uint64 {
+func (s *rig) drops(why controlDrop) uint64 {
 	return s.server.Snapshot()[0].Drops[string(why)]
 }
 
 // reaches reports whether a packet of a client comes out of the device.
-func (s *testServer) reaches(c *testClient, dst string) bool {
+func (s *rig) reaches(c *testClient, dst string) bool {
 	s.t.Helper()
 	packet := echoRequest(c.push.Local, netip.MustParseAddr(dst))
 	c.send(packet)
@@ -217,7 +217,7 @@ func TestSessions(t *testing.T) {
 		for _, cipher := range []Cipher{AES128GCM, AES256GCM, ChaCha20Poly1305} {
 			for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 				t.Run(fmt.Sprintf("%s/%s/%s", network, cipher, tls.VersionName(version)), func(t *testing.T) {
-					s := newTestServer(t, Options{}, func(s *testServer) { s.cfg.Cipher = cipher })
+					s := newRig(t, Options{}, func(s *rig) { s.cfg.Cipher = cipher })
 					cfg := s.trust(nil)
 					cfg.MinVersion, cfg.MaxVersion = version, version
 					c := s.dial(network)

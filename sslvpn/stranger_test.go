@@ -17,7 +17,7 @@ import (
 // Packets of clients that have not logged in, and of whoever says to be one.
 
 // halfOpenNow returns how many clients count as half-open.
-func (s *testServer) halfOpenNow() int {
+func (s *rig) halfOpenNow() int {
 	h := &s.server.halfOpen
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -31,7 +31,7 @@ func TestStrangersOnTCP(t *testing.T) {
 		f(&c)
 		return wire.AppendFrame(nil, c.Append(nil))
 	}
-	s := newTestServer(t, Options{}, nil)
+	s := newRig(t, Options{}, nil)
 	for name, octets := range map[string][]byte{
 		"HTTP":           []byte("GET / HTTP/1.1\r\nHost: vpn.example.org\r\n\r\n"),
 		"TLS":            {0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3},
@@ -70,7 +70,7 @@ func TestStrangersOnTCP(t *testing.T) {
 }
 
 func TestSlowStrangers(t *testing.T) {
-	s := newTestServer(t, Options{Limits: Limits{FirstPacketTimeout: 50 * time.Millisecond, HandshakeTimeout: 100 * time.Millisecond}}, nil)
+	s := newRig(t, Options{Limits: Limits{FirstPacketTimeout: 50 * time.Millisecond, HandshakeTimeout: 100 * time.Millisecond}}, nil)
 	for name, octets := range map[string][]byte{
 		"nothing":                  nil,
 		"half a reset":             {0, 14, 0x38, 1, 2},
@@ -99,7 +99,7 @@ func TestSlowStrangers(t *testing.T) {
 }
 
 func TestHalfOpenLimit(t *testing.T) {
-	s := newTestServer(t, Options{Limits: Limits{HalfOpenAddress: 3}}, nil)
+	s := newRig(t, Options{Limits: Limits{HalfOpenAddress: 3}}, nil)
 	var waiting []*testClient
 	for range 2 {
 		c := s.dial("tcp")
@@ -130,7 +130,7 @@ func TestHalfOpenLimit(t *testing.T) {
 }
 
 // origins returns how many sessions a listener keeps.
-func (s *testServer) origins() int {
+func (s *rig) origins() int {
 	l := s.endpoint().udp[0]
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -138,7 +138,7 @@ func (s *testServer) origins() int {
 }
 
 func TestResetsOnUDPLeaveNothing(t *testing.T) {
-	s := newTestServer(t, Options{Limits: Limits{ResetsPerSecond: 1}}, nil) // one at once, and one a second
+	s := newRig(t, Options{Limits: Limits{ResetsPerSecond: 1}}, nil) // one at once, and one a second
 	l := s.endpoint().udp[0]
 	l.answers.SetBurst(50)
 	conn, err := net.Dial("udp", l.socket.local().String())
@@ -165,7 +165,7 @@ func TestResetsOnUDPLeaveNothing(t *testing.T) {
 }
 
 func TestUDPNeedsACookie(t *testing.T) {
-	s := newTestServer(t, Options{}, nil)
+	s := newRig(t, Options{}, nil)
 	c := s.dial("udp")
 	c.hello() // has acknowledged with the cookie, which makes the session
 	s.until("the session is there", func() bool { return s.origins() == 1 })
@@ -200,7 +200,7 @@ func TestUDPNeedsACookie(t *testing.T) {
 // Control packets that are replayed, reflected or made up change nothing.
 func TestControlPacketsOfOthers(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
-		s := newTestServer(t, Options{}, nil)
+		s := newRig(t, Options{}, nil)
 		c := s.connected(network, "alice", "wonderland")
 		for _, tt := range []struct {
 			name string
@@ -245,7 +245,7 @@ func TestControlPacketsOfOthers(t *testing.T) {
 
 // Before the login nothing but the login counts.
 func TestNothingBeforeLogin(t *testing.T) {
-	s := newTestServer(t, Options{}, nil)
+	s := newRig(t, Options{}, nil)
 	c := s.dial("tcp")
 	c.hello()
 	c.write([]byte{0x48, 0, 0, 1, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17})
@@ -290,7 +290,7 @@ func TestNothingBeforeLogin(t *testing.T) {
 }
 
 func TestClientMoves(t *testing.T) {
-	s := newTestServer(t, Options{}, nil)
+	s := newRig(t, Options{}, nil)
 	c := s.connected("udp", "alice", "wonderland")
 	other := s.connected("udp", "bob", "builder")
 	was := c.conn.LocalAddr().String()
@@ -356,7 +356,7 @@ func TestClientMoves(t *testing.T) {
 // A client that starts anew from the same address and port takes the place of
 // its old session when it has logged in, and not before.
 func TestClientStartsAnewOnUDP(t *testing.T) {
-	s := newTestServer(t, Options{}, nil)
+	s := newRig(t, Options{}, nil)
 	first := s.connected("udp", "alice", "wonderland")
 	again := &testClient{
 		t: t, conn: first.conn, info: infoOf26,
