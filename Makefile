@@ -73,7 +73,8 @@ fuzz: ## every fuzz target for FUZZTIME (default 10s)
 .PHONY: soak
 soak: build ## long fuzzing, and the scenarios with rekeys, moves and crashes ten times
 	deploy/fuzz.sh 2m
-	go test -tags e2e -count=10 -failfast -timeout 90m -run 'Rekey|NAT|Kill|PeerCrash|Edits' ./deploy/e2e/...
+	go test -tags e2e -count=10 -failfast -timeout 90m -run 'Rekey|NAT|Kill$$|PeerCrash|Edits' ./deploy/e2e/...
+	VPNGW_E2E_KILLS=200 go test -tags e2e -count=1 -timeout 2h -run 'KillUnderWrites' ./deploy/e2e/...
 
 .PHONY: bench
 bench: deps build ## micro benchmarks and the comparison with peers
