@@ -24,6 +24,8 @@ type call struct {
 	body      []byte            // as it came
 	caller    control.Principal // zero unless authenticated
 	claimed   string            // the account that a refused caller named, if there is one
+	sender    string            // who the body is counted for
+	octets    int64             // of the body, that are counted
 	changes   *control.Changes  // nil before the handler
 	errorCode string
 	err       error

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -33,6 +34,58 @@ func (t *tally) end(name string) {
 	if t.number[name]--; t.number[name] <= 0 {
 		delete(t.number, name)
 	}
+}
+
+// bodies counts the octets of request bodies that are in memory, in all and by
+// who sends them.
+type bodies struct {
+	mu  sync.Mutex
+	all int64
+	of  map[string]int64
+}
+
+func newBodies() *bodies { return &bodies{of: map[string]int64{}} }
+
+// take counts more octets of a sender, unless there would be too many.
+func (b *bodies) take(sender string, octets int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.all+octets > maxBodies || b.of[sender]+octets > maxSenderBodies {
+		return false
+	}
+	b.all += octets
+	b.of[sender] += octets
+	return true
+}
+
+// give returns octets that were taken.
+func (b *bodies) give(sender string, octets int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.all -= octets
+	if b.of[sender] -= octets; b.of[sender] <= 0 {
+		delete(b.of, sender)
+	}
+}
+
+// countedBody is the body of a request while it is read into memory. Its octets
+// count until the request has been answered.
+type countedBody struct {
+	io.Reader
+	bodies *bodies
+	call   *call
+}
+
+// Read fails as busy when the sender, or all together, have too much in memory.
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if n > 0 {
+		if !b.bodies.take(b.call.sender, int64(n)) {
+			return 0, control.Busy()
+		}
+		b.call.octets += int64(n)
+	}
+	return n, err
 }
 
 // neighbourhood is who an address and port are counted as: the address or, of

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -144,6 +145,8 @@ func (rt *router) HandleFunc(pattern string, next func(http.ResponseWriter, *htt
 			if value != "" {
 				r.SetPathValue(typeParameter, value)
 			}
+			c := callOf(r.Context())
+			defer func() { rt.server.bodies.give(c.sender, c.octets) }()
 			ctx, err := rt.server.guard(w, r, op)
 			if err != nil {
 				writeError(w, r, err)
@@ -177,10 +180,16 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, op *operation) (c
 			return body, nil
 		}
 		var err error
-		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit)); err != nil {
+		c.sender = cmp.Or(c.claimed, c.caller.Name) + " at " + neighbourhood(r.RemoteAddr)
+		counted := &countedBody{Reader: http.MaxBytesReader(w, r.Body, limit), bodies: s.bodies, call: c}
+		if body, err = io.ReadAll(counted); err != nil {
 			var tooLarge *http.MaxBytesError
-			if errors.As(err, &tooLarge) {
+			var busy *control.Error
+			switch {
+			case errors.As(err, &tooLarge):
 				return nil, control.Invalid("body", "must have at most %d octets", limit)
+			case errors.As(err, &busy):
+				return nil, err
 			}
 			return nil, control.Invalid("body", "cannot be read")
 		}

@@ -52,6 +52,11 @@ const (
 	maxAddressConnections = 256
 	maxCallerInFlight     = 16
 
+	// What one sender has in memory leaves room for others. It is as much as a
+	// caller may have in flight, and again as much on its way.
+	maxBodies       = 64 << 20 // octets
+	maxSenderBodies = 8 << 20  // octets
+
 	callerRate      = 50 // per second
 	callerBurst     = 100
 	loginRate       = 1 // per second
@@ -80,6 +85,7 @@ type Server struct {
 	inFlight chan struct{}
 	public   chan struct{} // likewise, of requests without authentication
 	working  *tally        // requests of each caller
+	bodies   *bodies
 	handler  http.Handler
 
 	node   string // name of this one
@@ -98,7 +104,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		service: o.Service, access: o.Access, log: o.Logger, now: o.Now, node: o.Node, listen: o.Listen,
 		callers: newLimiters(callerRate, callerBurst), logins: newLoginGuard(), auditor: newAuditor(o.Audit),
-		inFlight: make(chan struct{}, maxInFlight), public: make(chan struct{}, maxPublic), working: newTally(),
+		inFlight: make(chan struct{}, maxInFlight), public: make(chan struct{}, maxPublic), working: newTally(), bodies: newBodies(),
 	}
 	if s.now == nil {
 		s.now = time.Now

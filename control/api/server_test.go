@@ -361,3 +361,31 @@ func TestTLSModes(t *testing.T) {
 		t.Error("a server without a service was made")
 	}
 }
+
+// Bodies that are sent slowly are bounded, in all and of one sender, whom alone
+// that keeps out.
+func TestBodiesInMemoryAreLimited(t *testing.T) {
+	b := newBench(t)
+	here := "admin at " + neighbourhood("192.0.2.1:1234") // where httptest says that requests are from
+	if !b.server.bodies.take(here, maxSenderBodies) || b.server.bodies.take(here, 1) {
+		t.Error("the bound of a sender is not where it should be")
+	}
+	body := cgw(object{"id_value": "198.51.100.7"})
+	b.call(http.MethodPost, path("customer-gateways"), body).wantError(http.StatusBadRequest, "VPN.0030", "busy")
+	b.call(http.MethodGet, path("customer-gateways"), nil).want(http.StatusOK)
+	b.as("operator", http.MethodPost, path("customer-gateways"), body).want(http.StatusCreated)
+	b.server.bodies.give(here, maxSenderBodies)
+	b.call(http.MethodPost, path("customer-gateways"), body).want(http.StatusCreated)
+	for i := range maxBodies / maxSenderBodies {
+		if !b.server.bodies.take(string(rune('a'+i)), maxSenderBodies) {
+			t.Fatalf("sender %d is kept out by the others", i)
+		}
+	}
+	b.as("operator", http.MethodPost, path("customer-gateways"), body).wantError(http.StatusBadRequest, "VPN.0030", "busy")
+	for i := range maxBodies / maxSenderBodies {
+		b.server.bodies.give(string(rune('a'+i)), maxSenderBodies)
+	}
+	if b.server.bodies.all != 0 || len(b.server.bodies.of) != 0 {
+		t.Errorf("%d octets of %v are counted when nothing goes on", b.server.bodies.all, b.server.bodies.of)
+	}
+}

@@ -107,12 +107,12 @@ func (w *world) largeBodies(ctx context.Context) {
 		strings.Repeat(`{"customer_gateway":`, 9000) + "1" + strings.Repeat("}", 9000),
 		`{"customer_gateway":{` + wide.String() + `"id_value":"1"}}`,
 		`{"customer_gateway":{"id_value":"198.51.100.9","tags":[` + strings.TrimSuffix(list.String()[:size-200], ",") + `{}]}}`,
-		`"` + strings.Repeat("x", 64<<20) + `"`,
+		`"` + strings.Repeat("x", 4<<20) + `"`,
 	}
 	var group sync.WaitGroup
 	for i := range 8 {
 		group.Go(func() {
-			for j := range 4 * len(bodies) {
+			for j := range 2 * len(bodies) {
 				body := bodies[(i+j)%len(bodies)]
 				if !json.Valid([]byte(body)) {
 					body = bodies[0] // the client does not send what is no JSON
@@ -156,12 +156,13 @@ func (w *world) unreadAnswers(ctx context.Context) {
 	group.Wait()
 }
 
-// endlessBodies keeps as many requests open as the daemon takes, each with a body
-// just below the limit that does not end.
+// endlessBodies keeps many requests open, each with a body just below the limit
+// that does not end. It leaves some of the connections that an address may have
+// to the client that is served.
 func (w *world) endlessBodies(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
-	for range 300 {
+	for range 200 {
 		c := w.hostile()
 		for range 8 {
 			body, feed := io.Pipe()
