@@ -55,8 +55,8 @@ func (c *clients) fault(server string, err error) {
 	c.faults[server] = errors.Join(c.faults[server], err)
 }
 
-// planClients translates the client-to-cloud gateways. Of what conflicts, the
-// older one has its way.
+// planClients translates the client-to-cloud gateways. Of servers that conflict,
+// the older one has its way.
 func (r *Reconciler) planClients(p *plan) {
 	c := &clients{faults: make(map[string]error)}
 	p.clients = c
@@ -120,7 +120,8 @@ func (c *clients) overlap(pool netip.Prefix) error {
 	return nil
 }
 
-// overlapOfTunnels tells which connection has hosts in a network.
+// overlapOfTunnels tells which connection has hosts in a network. Traffic to
+// them goes into the tunnel first, so a server cannot have them, too.
 func overlapOfTunnels(pool netip.Prefix, p *plan) error {
 	for _, tn := range slices.Concat(p.tunnels, p.closed) {
 		for _, f := range tn.flows {

@@ -230,8 +230,9 @@ func TestPoolsThatOverlap(t *testing.T) {
 		}
 	}
 	inWorld(t, func(w *world) {
-		w.connection(w.gateway(), eip1, w.customer("198.51.100.7")) // to 192.168.0.0/16
-		third, _ := w.clientGateway(eip4, "192.168.8.0/24")
+		third, _ := w.clientGateway(eip4, "192.168.0.0/22")
+		w.wantServer(third, control.ServerActive, control.P2CActive)
+		w.connection(w.gateway(), eip1, w.customer("198.51.100.7")) // to 192.168.0.0/24
 		w.wantServer(third, control.ServerFault, control.P2CActive)
 	})
 }
