@@ -215,7 +215,9 @@ func TestClientCAsAreImported(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ca := func(name string) string { return "{name: " + name + ", content_file: " + filepath.Join(directory, name) + "}" }
+	ca := func(name string) string {
+		return "{name: " + name + ", content_file: " + filepath.Join(directory, name) + "}"
+	}
 	head, _, _ := strings.Cut(clientsFile, "    user_groups:")
 	file := func(cas ...string) string {
 		return head + "    client_auth_type: CERT\n    client_ca_certificates: [" + strings.Join(cas, ", ") + "]\n"

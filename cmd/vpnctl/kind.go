@@ -18,8 +18,11 @@ var projectKinds = []struct {
 	client.Kind
 	short string
 }{
-	{client.Gateways, "gw"}, {client.CustomerGateways, "cgw"}, {client.Connections, "conn"},
-	{client.P2CGateways, "p2c"}, {client.Servers, "servers"},
+	{client.Gateways, "gw"},
+	{client.CustomerGateways, "cgw"},
+	{client.Connections, "conn"},
+	{client.P2CGateways, "p2c"},
+	{client.Servers, "servers"},
 }
 
 // serverKinds are the kinds of which each server has a list.
