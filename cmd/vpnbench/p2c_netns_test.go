@@ -23,3 +23,13 @@ func TestNetNSMeasureP2C(t *testing.T) {
 		}
 	}
 }
+
+func TestNetNSSessions(t *testing.T) {
+	results, err := runSessions(t.Context(), sessionsOptions{sessions: 20, parallel: 4, servers: []string{ours}, transport: "tcp"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(results) != 1 || results[0].Seconds <= 0 || results[0].ServerCPU < 0 {
+		t.Errorf("%+v", results)
+	}
+}

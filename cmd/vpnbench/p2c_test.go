@@ -46,6 +46,10 @@ func TestP2CWrongFlags(t *testing.T) {
 		{"p2c --seconds 0", "--seconds 0: must be at least 1"},
 		{"p2c --rounds 0", "--rounds 0: must be at least 1"},
 		{"p2c --clients 65", "--clients 65: must be 1 to 64"},
+		{"p2c-sessions --sessions 0", "--sessions 0: must be 1 to 30000"},
+		{"p2c-sessions --parallel 0", "--parallel 0: must be at least 1"},
+		{"p2c-sessions --servers strongswan", "--servers strongswan: must be of vpngw, openvpn"},
+		{"p2c-sessions --transport sctp", "--transport sctp: must be of tcp, udp"},
 		{"p2c-node server", "accepts 2 arg"},
 		{"p2c-node server /does/not/exist", "no such file"},
 		{"p2c-node host p2c_test.go", "invalid character"},
@@ -77,5 +81,21 @@ func TestCertificates(t *testing.T) {
 	}
 	if _, err := (&p2cNode{CA: []byte("no certificate")}).roots(); err == nil {
 		t.Error("a CA that is none: no error")
+	}
+}
+
+func TestResidentMemory(t *testing.T) {
+	if n, err := parseResident("Name:\tx\nVmPeak:\t  99999 kB\nVmRSS:\t    1234 kB\nThreads:\t3\n"); err != nil || n != 1234<<10 {
+		t.Errorf("%d, %v", n, err)
+	}
+	if _, err := parseResident("Name:\tx\n"); err == nil {
+		t.Error("no VmRSS: no error")
+	}
+}
+
+func TestSessionsTable(t *testing.T) {
+	lines := strings.Split(sessionsTable([]sessionsResult{{Server: ours, Transport: "tcp", Sessions: 1000, Seconds: 2.5, ServerCPU: 1.25, ServerMemory: 40500}}), "\n")
+	if got := strings.Join(strings.Fields(lines[1]), " "); got != "vpngw tcp 1000 2.50 400 1.25 40.5" {
+		t.Errorf("line %q", got)
 	}
 }
