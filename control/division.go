@@ -3,6 +3,7 @@ package control
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"time"
 )
 
@@ -65,7 +66,7 @@ func (d *Division) OwnerOf(a netip.Addr) string {
 }
 
 // Tends tells whether this node answers for what is at a slot of a gateway: it
-// serves the slot, or nobody does and this node is the steward.
+// serves the slot, or no node can and this one is the steward.
 func (d *Division) Tends(g *Gateway, s Slot) bool {
 	return d == nil || d.TendsAddress(g.Address(s))
 }
@@ -76,10 +77,20 @@ func (d *Division) TendsAddress(a netip.Addr) bool {
 		return true
 	}
 	owner := d.Owners[a]
-	if owner == "" {
+	if owner == "" && !d.possible(a) {
 		owner = d.Steward
 	}
 	return owner == d.Node
+}
+
+// possible tells whether a living node can serve an address.
+func (d *Division) possible(a netip.Addr) bool {
+	for _, n := range d.Nodes {
+		if slices.Contains(n.Fixed, a) || slices.Contains(n.Floating, a) {
+			return true
+		}
+	}
+	return false
 }
 
 // Carries tells whether traffic of a gateway may be routed into tunnels on this
@@ -89,18 +100,18 @@ func (d *Division) Carries(g *Gateway) bool {
 }
 
 // Reports tells whether this node writes the status of a gateway: it carries
-// the gateway, or serves the first of the addresses that are served, or nobody
-// does and this node is the steward.
+// the gateway, or serves the first of the addresses that are served, or no node
+// can and this one is the steward.
 func (d *Division) Reports(g *Gateway) bool {
 	if d == nil {
 		return true
 	}
-	for _, reporter := range []string{d.Active[g.ID], d.Owner(g, Slot1), d.Owner(g, Slot2), d.Steward} {
+	for _, reporter := range []string{d.Active[g.ID], d.Owner(g, Slot1), d.Owner(g, Slot2)} {
 		if reporter != "" {
 			return reporter == d.Node
 		}
 	}
-	return false
+	return d.Steward == d.Node && !d.possible(g.Address(Slot1)) && !d.possible(g.Address(Slot2))
 }
 
 // IsSteward tells whether this node looks after what no node can serve.
@@ -112,13 +123,4 @@ func (d *Division) Name() string {
 		return ""
 	}
 	return d.Node
-}
-
-// Alive tells whether a node is there. A node alone knows no names.
-func (d *Division) Alive(node string) bool {
-	if d == nil {
-		return true
-	}
-	_, alive := d.Nodes[node]
-	return alive
 }

@@ -253,7 +253,7 @@ func (tx *transaction) viewsOfConnections(project string, gateways []Gateway, d 
 		if g == nil || cgw == nil {
 			return ConnectionView{}, false
 		}
-		return viewConnection(c, *g, *cgw, d.current(statuses[c.ID])), true
+		return viewConnection(c, *g, *cgw, d.current(statuses[c.ID], g, c.Slot)), true
 	}, nil
 }
 
@@ -391,7 +391,7 @@ func (tx *transaction) viewConnection(c Connection, d *Division) (ConnectionView
 		return ConnectionView{}, err
 	}
 	status, err := tx.connectionStatus(c.Meta)
-	return viewConnection(c, g, cgw, d.current(status)), err
+	return viewConnection(c, g, cgw, d.current(status, &g, c.Slot)), err
 }
 
 func viewConnection(c Connection, g Gateway, cgw CustomerGateway, status ConnectionStatus) ConnectionView {

@@ -105,14 +105,13 @@ func (e *Elsewhere) Error() string { return e.Refusal.Error() }
 // Unwrap returns the refusal.
 func (e *Elsewhere) Unwrap() error { return e.Refusal }
 
-// nodeAway is the message of a connection whose node is not there.
-func nodeAway(node string) string { return "node " + node + ", which served it last, is away" }
-
-// current replaces a status that a node left which is no longer there.
-func (d *Division) current(status ConnectionStatus) ConnectionStatus {
-	if status.Node == "" || d.Alive(status.Node) || status.State == ConnectionError {
+// current replaces the status of a connection that no node serves at the
+// moment: what the last one left is over.
+func (d *Division) current(status ConnectionStatus, g *Gateway, s Slot) ConnectionStatus {
+	if d == nil || status.Node == "" || status.State == ConnectionError || d.Owner(g, s) != "" {
 		return status
 	}
-	status.State, status.Message, status.Diagnosis, status.Routes = ConnectionUnknown, nodeAway(status.Node), nil, nil
+	status.State, status.Diagnosis, status.Routes = ConnectionUnknown, nil, nil
+	status.Message = "no node serves it; the last one was " + status.Node
 	return status
 }

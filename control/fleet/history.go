@@ -86,6 +86,16 @@ func (h *History) write(kind EventKind, claim string, until int64) error {
 	return err
 }
 
+// RecordDeath appends to the history of a node whose process was seen to have
+// ended without a chance to do so itself.
+func RecordDeath(path, node string) error {
+	h, err := OpenHistory(path, node)
+	if err != nil {
+		return err
+	}
+	return errors.Join(h.write(Died, "", 0), h.Close())
+}
+
 // Close closes the file.
 func (h *History) Close() error {
 	if h == nil {

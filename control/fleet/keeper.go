@@ -51,8 +51,9 @@ type Options struct {
 	SetFloating func(want []FloatingAddress, lifetime time.Duration) map[netip.Addr]error
 	// SetFence is told of the entry that is there as long as the lease.
 	SetFence func(*store.Check)
-	// Changed is called when the division has changed. It must not block.
-	Changed func()
+	// Changed is called when the division has changed; lost says that this node
+	// may have lost something. It must not block.
+	Changed func(lost bool)
 	// TTL is the time to live of the lease: how long others wait before they
 	// take over from this node when it is gone.
 	TTL     time.Duration
@@ -207,7 +208,7 @@ const (
 // awaitApplied waits until the engines know that nothing that floats is held.
 func (k *Keeper) awaitApplied(ctx context.Context) bool {
 	for {
-		k.o.Changed()
+		k.o.Changed(true)
 		select {
 		case d := <-k.applied:
 			if d == k.division.Load() {
@@ -326,8 +327,10 @@ func (k *Keeper) adopt(s *session, v view) {
 			k.o.Logger.Info("taken", "claim", name)
 		}
 	}
+	lost := false
 	for name := range k.held {
 		if _, still := held[name]; !still {
+			lost = true
 			// Somebody deleted the key by hand: others may have it.
 			k.note(k.o.History.leave(name, s.left()))
 			k.o.Logger.Warn("lost", "claim", name)
@@ -344,56 +347,74 @@ func (k *Keeper) adopt(s *session, v view) {
 	changed := k.session == s && k.publish()
 	k.mu.Unlock()
 	if changed {
-		k.o.Changed()
+		k.o.Changed(lost)
 	}
 }
 
 // act takes and gives up what it should, and returns when to look again.
 func (k *Keeper) act(s *session, v view) (next time.Duration, err error) {
-	now := time.Now()
-	next = refresh
-	wishes := v.wishes(k.routers())
-	wanted := map[string]bool{}
+	taken, next, err := k.takeFree(s, v)
+	if taken || err != nil {
+		return 0, err
+	}
 	var errs []error
-	for _, w := range wishes {
-		wanted[w.claim] = true
-		rank := slices.Index(w.candidates, k.o.Node.Name)
-		holder, taken := v.claims[w.claim]
-		if taken {
-			delete(k.free, w.claim)
-			if holder.Lease == s.lease && holder.Node == k.o.Node.Name {
-				wait, err := k.retain(s, w.claim, rank >= 0, now)
-				next, errs = min(next, wait), append(errs, err)
-			}
-			continue
-		}
-		if _, known := k.free[w.claim]; !known {
-			k.free[w.claim] = now
-		}
-		k.mu.Lock()
-		unfit := now.Before(k.unfit[w.claim])
-		k.mu.Unlock()
-		if rank < 0 || unfit {
-			continue
-		}
-		if wait := k.free[w.claim].Add(time.Duration(rank) * rankDelay).Sub(now); wait > 0 {
-			next = min(next, wait)
-			continue
-		}
-		err := k.take(s, w.claim)
-		if err == nil || errors.Is(err, store.ErrConflict) {
-			return 0, errors.Join(errs...) // look at what has become of it
-		}
-		errs = append(errs, err)
+	now := time.Now()
+	should := map[string]bool{}
+	for _, w := range v.wishes(k.routers()) {
+		should[w.claim] = slices.Contains(w.candidates, k.o.Node.Name)
 	}
 	for name, c := range v.claims {
-		if !wanted[name] && c.Node == k.o.Node.Name && c.Lease == s.lease {
-			wait, err := k.retain(s, name, false, now)
+		if c.Node == k.o.Node.Name && c.Lease == s.lease {
+			wait, err := k.retain(s, name, should[name], now)
 			next, errs = min(next, wait), append(errs, err)
 		}
 	}
-	maps.DeleteFunc(k.free, func(name string, _ time.Time) bool { return !wanted[name] })
 	return next, errors.Join(errs...)
+}
+
+// takeFree takes all that nobody holds and this node should, and returns when
+// there may be more. What follows from what it has taken it takes, too, so that
+// the engines hear of it all at once.
+func (k *Keeper) takeFree(s *session, v view) (taken bool, next time.Duration, err error) {
+	now := time.Now()
+	free := map[string]time.Time{}
+	for more := true; more; {
+		more, next = false, refresh
+		for _, w := range v.wishes(k.routers()) {
+			if _, held := v.claims[w.claim]; held {
+				continue
+			}
+			since, known := k.free[w.claim]
+			if !known {
+				since = now
+			}
+			free[w.claim] = since
+			rank := slices.Index(w.candidates, k.o.Node.Name)
+			if rank < 0 || k.isUnfit(w.claim, now) {
+				continue
+			}
+			if wait := since.Add(time.Duration(rank) * rankDelay).Sub(now); wait > 0 {
+				next = min(next, wait)
+				continue
+			}
+			if err := k.take(s, w.claim); err != nil {
+				if errors.Is(err, store.ErrConflict) {
+					return true, 0, nil // somebody was faster: look
+				}
+				return taken, 0, err
+			}
+			v.claims[w.claim] = claim{Node: k.o.Node.Name, Lease: s.lease}
+			taken, more = true, true
+		}
+	}
+	k.free = free
+	return taken, next, nil
+}
+
+func (k *Keeper) isUnfit(name string, now time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return now.Before(k.unfit[name])
 }
 
 // take claims something that nobody holds.
@@ -440,7 +461,7 @@ func (k *Keeper) retain(s *session, name string, should bool, now time.Time) (ne
 	}
 	k.mu.Unlock()
 	k.setAddresses()
-	k.o.Changed()
+	k.o.Changed(true)
 	table := store.NewTable[claim](k.o.Cluster, claimsPrefix)
 	_, err = k.o.Cluster.Txn(s.ctx, []store.Check{table.Check(name, held.revision)}, []store.Op{table.Delete(name)})
 	if err != nil && !errors.Is(err, store.ErrConflict) {
@@ -553,7 +574,7 @@ func (k *Keeper) lose(s *session, why string) bool {
 	k.publish()
 	k.mu.Unlock()
 	k.setAddresses()
-	k.o.Changed()
+	k.o.Changed(true)
 	return true
 }
 

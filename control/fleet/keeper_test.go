@@ -141,7 +141,7 @@ func (w *world) join(name, zone string, change ...func(*node, *Options)) (*node,
 		HostAddresses: func() (map[netip.Addr]bool, error) { return host, nil },
 		SetFloating:   n.setFloating,
 		SetFence:      func(c *store.Check) { n.mu.Lock(); n.fence = *c; n.mu.Unlock() },
-		Changed: func() {
+		Changed: func(bool) {
 			select {
 			case n.changed <- struct{}{}:
 			default:

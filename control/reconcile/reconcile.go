@@ -171,14 +171,14 @@ func (r *Reconciler) SetInventory(inv *control.Inventory) {
 	}
 }
 
-// DivisionChanged starts a pass, and interrupts one that waits for the store.
-// It does not block.
-func (r *Reconciler) DivisionChanged() {
+// DivisionChanged starts a pass. If this node may have lost something, it
+// interrupts what waits for the store. It does not block.
+func (r *Reconciler) DivisionChanged(lost bool) {
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
-	if stop := r.interrupt.Load(); stop != nil {
+	if stop := r.interrupt.Load(); lost && stop != nil {
 		(*stop)()
 	}
 }
@@ -233,11 +233,15 @@ func (r *Reconciler) Run(ctx context.Context) error {
 					changes, err = watch, errors.Join(err, watchErr)
 				}
 			}
-			due.at(duePass, now.Add(r.pause(ctx, err)))
-			due.at(dueObserve, now)
+			if work.Err() == nil {
+				due.at(duePass, now.Add(r.pause(ctx, err)))
+				due.at(dueObserve, now)
+			} else {
+				due.at(duePass, now) // interrupted
+			}
 		}
 		if due.take(dueObserve, now) {
-			if err := r.observe(work); err != nil {
+			if err := r.observe(work); err != nil && work.Err() == nil {
 				r.Logger.Warn("not everything that was seen could be acted on", "error", err)
 				due.at(duePass, time.Now().Add(retryMin))
 			}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vpngw/vpngw/cmd/vpnctl/client"
 )
 
@@ -35,10 +37,12 @@ type Daemon struct {
 	// without DaemonOptions.KeyLog.
 	KeyDir string
 
-	topology *Topology
-	program  string
-	dir      string
-	process  *Process
+	namespace *Namespace
+	name      string // of the process
+	endpoint  string // of the API
+	program   string
+	dir       string
+	process   *Process
 }
 
 // DaemonOptions change the daemon's configuration.
@@ -63,14 +67,14 @@ func (t *Topology) StartDaemon(ctx context.Context, program string, o DaemonOpti
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{topology: t, program: program, dir: filepath.Join(t.Dir, "vpngwd")}
+	d := &Daemon{namespace: t.Gateway, name: "vpngwd", endpoint: apiEndpoint, program: program, dir: filepath.Join(t.Dir, "vpngwd")}
 	if err := os.MkdirAll(filepath.Join(d.dir, "data"), 0o700); err != nil {
 		return nil, fmt.Errorf("configure vpngwd: %w", err)
 	}
 	if o.KeyLog {
 		d.KeyDir = filepath.Join(d.dir, "keys")
 	}
-	if err := os.WriteFile(d.config(), []byte(d.render(o)), 0o600); err != nil {
+	if err := os.WriteFile(d.config(), []byte(d.render(t, o)), 0o600); err != nil {
 		return nil, fmt.Errorf("configure vpngwd: %w", err)
 	}
 	if err := d.Start(ctx); err != nil {
@@ -81,7 +85,7 @@ func (t *Topology) StartDaemon(ctx context.Context, program string, o DaemonOpti
 
 func (d *Daemon) config() string { return filepath.Join(d.dir, "vpngwd.yaml") }
 
-func (d *Daemon) render(o DaemonOptions) string {
+func (d *Daemon) render(t *Topology, o DaemonOptions) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `node: {name: lab, availability_zone: az1}
 data_dir: %s
@@ -102,13 +106,13 @@ inventory:
       subnets: [{id: %s, cidr: %s}, {id: %s, cidr: %s}]
   eips:
 `, filepath.Join(d.dir, "data"), strings.TrimPrefix(apiEndpoint, "https://"), accessKey, secretKey, Project, backupKey,
-		strings.TrimPrefix(metrics, "http://"), !o.RawESP, VPC, Subnet1, d.topology.CloudSubnets[0], Subnet2, d.topology.CloudSubnets[1])
+		strings.TrimPrefix(metrics, "http://"), !o.RawESP, VPC, Subnet1, t.CloudSubnets[0], Subnet2, t.CloudSubnets[1])
 	for i, id := range []string{EIP1, EIP2} {
 		private := ""
-		if d.topology.Local[i] != d.topology.Public[i] {
-			private = fmt.Sprintf(", private_address: %s", d.topology.Local[i])
+		if t.Local[i] != t.Public[i] {
+			private = fmt.Sprintf(", private_address: %s", t.Local[i])
 		}
-		fmt.Fprintf(&b, "    - {id: %s, address: %s%s, interface: %s, type: 5_bgp, bandwidth_mbps: 300}\n", id, d.topology.Public[i], private, WAN)
+		fmt.Fprintf(&b, "    - {id: %s, address: %s%s, interface: %s, type: 5_bgp, bandwidth_mbps: 300}\n", id, t.Public[i], private, WAN)
 	}
 	var ike []string
 	if o.Retransmit {
@@ -126,7 +130,7 @@ inventory:
 
 // Start starts a daemon that was stopped or killed, from the store it left.
 func (d *Daemon) Start(ctx context.Context) error {
-	process, err := d.topology.Gateway.Start("vpngwd", nil, d.program, "--config", d.config())
+	process, err := d.namespace.Start(d.name, nil, d.program, "--config", d.config())
 	if err != nil {
 		return err
 	}
@@ -154,7 +158,7 @@ func (d *Daemon) get(ctx context.Context, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	transport := &http.Transport{DialContext: d.topology.Gateway.DialContext, DisableKeepAlives: true}
+	transport := &http.Transport{DialContext: d.namespace.DialContext, DisableKeepAlives: true}
 	answer, err := transport.RoundTrip(r)
 	if err != nil {
 		return "", err
@@ -173,11 +177,20 @@ func (d *Daemon) get(ctx context.Context, path string) (string, error) {
 // Metrics returns the daemon's metrics in Prometheus's text format.
 func (d *Daemon) Metrics(ctx context.Context) (string, error) { return d.get(ctx, "/metrics") }
 
+// Pause stops the process in the middle of what it does, until Resume.
+func (d *Daemon) Pause() error { return d.process.Signal(unix.SIGSTOP) }
+
+// Resume lets a paused process go on.
+func (d *Daemon) Resume() error { return d.process.Signal(unix.SIGCONT) }
+
 // PID returns the process id of the daemon.
 func (d *Daemon) PID() int { return d.process.PID }
 
 // Running reports whether the daemon runs.
 func (d *Daemon) Running() bool {
+	if d.process == nil {
+		return false
+	}
 	select {
 	case <-d.process.Done():
 		return false
@@ -193,7 +206,12 @@ func (d *Daemon) Stop() error { return d.process.Stop() }
 func (d *Daemon) Kill() error { return d.process.Kill() }
 
 // Log returns what the daemon wrote to standard error.
-func (d *Daemon) Log() string { return d.process.Errors() }
+func (d *Daemon) Log() string {
+	if d.process == nil {
+		return ""
+	}
+	return d.process.Errors()
+}
 
 // CA is the file of the API's own certificate.
 func (d *Daemon) CA() string { return filepath.Join(d.dir, "data", "api.crt") }
@@ -206,8 +224,8 @@ func (d *Daemon) Client() (*client.Client, error) {
 		return nil, fmt.Errorf("certificate of the API: %w", err)
 	}
 	return client.New(client.Options{
-		Endpoint: apiEndpoint, ProjectID: Project, AccessKey: accessKey, SecretKey: secretKey,
-		CA: ca, DialContext: d.topology.Gateway.DialContext,
+		Endpoint: d.endpoint, ProjectID: Project, AccessKey: accessKey, SecretKey: secretKey,
+		CA: ca, DialContext: d.namespace.DialContext,
 	})
 }
 
@@ -215,7 +233,7 @@ func (d *Daemon) Client() (*client.Client, error) {
 // namespace.
 func (d *Daemon) Environment() []string {
 	return []string{
-		"VPNGW_ENDPOINT=" + apiEndpoint, "VPNGW_PROJECT=" + Project,
+		"VPNGW_ENDPOINT=" + d.endpoint, "VPNGW_PROJECT=" + Project,
 		"VPNGW_ACCESS_KEY=" + accessKey, "VPNGW_SECRET_KEY=" + secretKey, "VPNGW_CA=" + d.CA(),
 	}
 }
@@ -231,7 +249,7 @@ func (d *Daemon) Restore(ctx context.Context, backup string) error {
 	if err := os.Rename(file, file+".before"); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	out, err := d.topology.Gateway.Run(ctx, d.program, "restore", "--config", d.config(), backup)
+	out, err := d.namespace.Run(ctx, d.program, "restore", "--config", d.config(), backup)
 	if err != nil {
 		return fmt.Errorf("restore: %w\n%s", err, out)
 	}

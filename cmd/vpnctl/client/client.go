@@ -147,6 +147,11 @@ func (c *Client) try(ctx context.Context, method, path string, query url.Values,
 	}
 	target := c.base.JoinPath("v5", c.project, path)
 	target.RawQuery = query.Encode()
+	return c.exchange(ctx, method, target, body, out)
+}
+
+// exchange sends one request and decodes the answer into out, which may be nil.
+func (c *Client) exchange(ctx context.Context, method string, target *url.URL, body []byte, out any) error {
 	answer, err := c.send(ctx, method, target, body)
 	if err != nil {
 		return err
@@ -166,6 +171,18 @@ func (c *Client) try(ctx context.Context, method, path string, query url.Values,
 		return fmt.Errorf("read the API's answer: %w", err)
 	}
 	return nil
+}
+
+// Nodes returns the nodes that share the store, with what each does for the
+// project.
+func (c *Client) Nodes(ctx context.Context) ([]Object, error) {
+	var answer struct {
+		Nodes []Object `json:"nodes"`
+	}
+	if err := c.exchange(ctx, http.MethodGet, c.base.JoinPath("vpngw", "v1", "nodes"), nil, &answer); err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	return answer.Nodes, nil
 }
 
 // Backup writes a backup of the store, with the objects of all projects.
