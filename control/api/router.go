@@ -129,6 +129,7 @@ func (s *Server) newRouter() (http.Handler, error) {
 		w.Header().Set("Content-Type", "application/yaml")
 		_, _ = w.Write(Document) // a client that has gone needs no answer
 	})
+	rt.routes.HandleFunc("GET /docs", serveReference)
 	rt.routes.HandleFunc("/", rt.unknown)
 	return rt, nil
 }
