@@ -109,9 +109,16 @@ func readBounded(path string, private bool) ([]byte, error) {
 	return text, err
 }
 
+// Validity returns between which times, ends included, a certificate of a
+// validated inventory can be used.
+func (c *Certificate) Validity() (from, to time.Time) {
+	return c.chain[0].NotBefore, c.chain[0].NotAfter
+}
+
 // inForce tells whether a certificate can be used at a time.
 func (c *Certificate) inForce(now time.Time) bool {
-	return !now.Before(c.chain[0].NotBefore) && !now.After(c.chain[0].NotAfter)
+	from, to := c.Validity()
+	return !now.Before(from) && !now.After(to)
 }
 
 // Certificate returns a server certificate by its id.

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,6 +76,7 @@ func (h *host) examine(c *config) []finding {
 		return append(findings, h.ports(netip.IPv4Unspecified())...)
 	}
 	findings = append(findings, h.inventory(c)...)
+	findings = append(findings, certificates(c.Inventory.Certificates, time.Now())...)
 	return append(findings, h.dataDir(c.DataDir))
 }
 
