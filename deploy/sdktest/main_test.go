@@ -32,8 +32,14 @@ const (
 	subnetID = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0011"
 	eip1ID   = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0021"
 	eip2ID   = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0022"
+	eip3ID   = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0023"
 	eip1     = "203.0.113.10"
 	eip2     = "203.0.113.11"
+	eip3     = "203.0.113.12"
+
+	certificateID = "scs1717051012106"
+	logGroupID    = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0031"
+	logStreamID   = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0032"
 )
 
 const configuration = `
@@ -53,6 +59,11 @@ inventory:
   eips:
     - {id: ` + eip1ID + `, address: ` + eip1 + `, interface: lo}
     - {id: ` + eip2ID + `, address: ` + eip2 + `, interface: lo}
+    - {id: ` + eip3ID + `, address: ` + eip3 + `, interface: lo}
+  certificates:
+    - {id: ` + certificateID + `, name: vpn, certificate_file: %q, key_file: %q}
+  log_streams:
+    - {group_id: ` + logGroupID + `, stream_id: ` + logStreamID + `, sink: {file: %q}}
 `
 
 // inNamespace marks the process that runs in the network namespace.
@@ -109,6 +120,7 @@ func withDaemon(run func() int) (code int, err error) {
 		{"ip", "link", "set", "lo", "up"},
 		{"ip", "address", "add", eip1 + "/32", "dev", "lo"},
 		{"ip", "address", "add", eip2 + "/32", "dev", "lo"},
+		{"ip", "address", "add", eip3 + "/32", "dev", "lo"},
 		{"go", "build", "-C", "../..", "-o", filepath.Join(dir, "vpngwd"), "./cmd/vpngwd"},
 	} {
 		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
@@ -120,7 +132,12 @@ func withDaemon(run func() int) (code int, err error) {
 		return 1, err
 	}
 	file := filepath.Join(dir, "vpngw.yaml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, configuration, dataDir), 0o600); err != nil {
+	keyFile, err := writeCertificate(dir)
+	if err != nil {
+		return 1, err
+	}
+	text := fmt.Appendf(nil, configuration, dataDir, certificateFile, keyFile, filepath.Join(dir, "clients.log"))
+	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return 1, err
 	}
 	output, err := os.Create(filepath.Join(dir, "log"))
