@@ -50,7 +50,7 @@ func TestReferencePage(t *testing.T) {
 	if found := regexp.MustCompile(`(?i)<script|<link|<img|<iframe|@import|url\(|src=|href="(https?:)?//`).FindString(page); found != "" {
 		t.Errorf("the page has %q", found)
 	}
-	var unclosed = bytes.Count(w.body.Bytes(), []byte("<table>")) - bytes.Count(w.body.Bytes(), []byte("</table>"))
+	unclosed := bytes.Count(w.body.Bytes(), []byte("<table>")) - bytes.Count(w.body.Bytes(), []byte("</table>"))
 	if unclosed != 0 {
 		t.Errorf("%d tables are not closed", unclosed)
 	}
