@@ -169,7 +169,6 @@ func TestApplyRejects(t *testing.T) {
 		{"certificate", func(e *Endpoint) { e.Certificate = nil }, "certificate:"},
 		{"cipher", func(e *Endpoint) { e.Cipher = "BF-CBC" }, `cipher "BF-CBC"`},
 		{"auth", func(e *Endpoint) { e.Auth = 0 }, "auth:"},
-		{"no client CA", func(e *Endpoint) { e.Auth = AuthCertificate }, "client CAs:"},
 		{"nowhere to listen", func(e *Endpoint) { e.TCP, e.UDP = nil, nil }, "listen addresses:"},
 		{"device", func(e *Endpoint) { e.Device = "a-name-that-is-too-long" }, "device "},
 		{"limit", func(e *Endpoint) { e.MaxSessions = -1 }, "limits "},

@@ -181,6 +181,17 @@ func TestClientCertificates(t *testing.T) {
 	}
 }
 
+// Without client CAs nobody is let in.
+func TestNoClientCA(t *testing.T) {
+	s := newRig(t, Options{}, func(s *rig) { s.cfg.Auth = AuthCertificate })
+	if told := s.dial("tcp").refused(s.trust(s.clients.client("laptop-7", nil)), "", ""); !strings.Contains(told, "remote error: tls") {
+		t.Errorf("told %q", told)
+	}
+	if e := s.event(EventAuthFailed); !strings.Contains(e.Reason, "signed by none of the client CAs") {
+		t.Errorf("reason %q", e.Reason)
+	}
+}
+
 // With the auth-token that was pushed, nobody is asked for the password again;
 // another password ends it.
 func TestAuthToken(t *testing.T) {

@@ -177,7 +177,7 @@ func (s *rig) reaches(c *testClient, dst string) bool {
 	s.mu.Lock()
 	dev := s.dev
 	s.mu.Unlock()
-	for {
+	for deadline := time.Now().Add(20 * time.Second); ; {
 		select {
 		case frame := <-dev.Received():
 			if bytes.Equal(frame[tun.HeaderLen:], packet) {
@@ -188,6 +188,9 @@ func (s *rig) reaches(c *testClient, dst string) bool {
 			if status.Drops["denied"] > s.denied {
 				s.denied = status.Drops["denied"]
 				return false
+			}
+			if time.Now().After(deadline) {
+				s.t.Fatalf("a packet to %s came nowhere: %+v", dst, status)
 			}
 		}
 	}
