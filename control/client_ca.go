@@ -3,8 +3,11 @@ package control
 import (
 	"bytes"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // ClientCARequest is a CA certificate for the clients of a server. A nil member
@@ -121,7 +124,8 @@ func (d *clientCADraft) badContent() *Error {
 	return refuse("VPN.0075", "The content of the certificate %s is invalid.", d.name)
 }
 
-// addClientCA adds a CA certificate to those of a server.
+// addClientCA adds a CA certificate to those of a server, which has changed by it
+// at UpdatedAt.
 func (s *Service) addClientCA(v *VPNServer, field string, req ClientCARequest) (ClientCA, error) {
 	ca, certificate, err := parseClientCA(field, req, s.random, s.now())
 	if err != nil {
@@ -135,11 +139,11 @@ func (s *Service) addClientCA(v *VPNServer, field string, req ClientCARequest) (
 	if len(v.ClientCAs) >= maxClientCAs {
 		return ca, refuse("VPN.1111", "The number of client CA certificates exceeds the upper limit.")
 	}
-	m, err := s.newMeta(Meta{}, v.Project, nil)
+	id, err := uuid.NewRandomFromReader(s.random)
 	if err != nil {
-		return ca, err
+		return ca, fmt.Errorf("random id: %w", err)
 	}
-	ca.ID, ca.CreatedAt, ca.UpdatedAt = m.ID, m.CreatedAt, m.UpdatedAt
+	ca.ID, ca.CreatedAt, ca.UpdatedAt = id.String(), v.UpdatedAt, v.UpdatedAt
 	v.ClientCAs = append(v.ClientCAs, ca)
 	return ca, nil
 }

@@ -26,12 +26,12 @@ func (s *Service) ImportClientCA(ctx context.Context, project, serverID string, 
 		if err != nil {
 			return err
 		}
+		s.touch(&v.Meta)
 		ca, err := s.addClientCA(&v, "", req)
 		if err != nil {
 			return err
 		}
 		id = ca.ID
-		s.touch(&v.Meta)
 		return tx.putServer(v)
 	})
 	return id, err
