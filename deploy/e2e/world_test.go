@@ -63,7 +63,7 @@ func newWorld(t *testing.T, limit time.Duration, config netlab.Config, options n
 	w := &world{Topology: topology, t: t, ctx: ctx, peers: map[int]*netlab.StrongSwan{}}
 	t.Cleanup(w.end)
 	w.before = must(topology.Gateway.HostState(ctx))(t)
-	inner := "src net 10.10.0.0/16 or src net 169.254.0.0/16"
+	inner := "src net 10.10.0.0/16 or src net 169.254.0.0/16 or src net 172.30.0.0/24"
 	w.clear = must(topology.Gateway.Capture(ctx, "clear", netlab.WAN, inner))(t)
 	w.daemon = must(topology.StartDaemon(ctx, vpngwd, options))(t)
 	w.api = must(w.daemon.Client())(t)

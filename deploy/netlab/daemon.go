@@ -23,6 +23,8 @@ const (
 	EIP1      = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0021"
 	EIP2      = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0022"
 	Project   = "lab"
+	LogGroup  = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0031"
+	LogStream = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0032"
 	accessKey = "LABACCESSKEY"
 	secretKey = "lab-secret-key-of-no-worth"
 	backupKey = "LABBACKUPKEY" // with the same secret
@@ -114,6 +116,7 @@ inventory:
 		}
 		fmt.Fprintf(&b, "    - {id: %s, address: %s%s, interface: %s, type: 5_bgp, bandwidth_mbps: 300}\n", id, t.Public[i], private, WAN)
 	}
+	fmt.Fprintf(&b, "  log_streams: [{group_id: %s, stream_id: %s, sink: {file: %s}}]\n", LogGroup, LogStream, d.connectionLog())
 	var ike []string
 	if o.Retransmit {
 		ike = append(ike, "retransmit: {initial: 500ms, factor: 1.5, tries: 3}")
@@ -212,6 +215,18 @@ func (d *Daemon) Log() string {
 	}
 	return d.process.Errors()
 }
+
+// ConnectionLog returns what the daemon wrote to the one log stream of its
+// inventory; empty before the first record.
+func (d *Daemon) ConnectionLog() (string, error) {
+	b, err := os.ReadFile(d.connectionLog())
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return string(b), err
+}
+
+func (d *Daemon) connectionLog() string { return filepath.Join(d.dir, "connections.log") }
 
 // CA is the file of the API's own certificate.
 func (d *Daemon) CA() string { return filepath.Join(d.dir, "data", "api.crt") }
