@@ -18,6 +18,8 @@ import (
 type apiOptions struct {
 	clients     int
 	connections int
+	users       int
+	policies    int
 	calls       int
 	json        bool
 	vpngwd      string
@@ -28,8 +30,8 @@ func newAPICommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "api",
 		Short: "the REST API under load: creations, shows, lists, and the way to the engines",
-		Long: `Starts vpngwd in a network namespace and creates connections through its API by
-several clients at once. No peer answers them. Measures creations, shows and
+		Long: `Starts vpngwd in a network namespace and creates connections, users and access
+policies through its API by several clients at once. No peer answers. Measures creations, shows and
 lists, the memory of the daemon, and the time from the last write until the
 engines hold it all; then applies all of it again, which must touch nothing.
 
@@ -53,6 +55,8 @@ changes anything. Needs root and iproute2.`,
 	f := cmd.Flags()
 	f.IntVar(&o.clients, "clients", 8, "how many write at once")
 	f.IntVar(&o.connections, "connections", 1000, "how many to create")
+	f.IntVar(&o.users, "users", 500, "how many users of client-to-cloud VPN to create")
+	f.IntVar(&o.policies, "policies", 200, "how many access policies to create")
 	f.IntVar(&o.calls, "calls", 200, "how often to list, and each client to show")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	f.StringVar(&o.vpngwd, "vpngwd", "", "the daemon's program (default: vpngwd beside this one)")
@@ -65,6 +69,9 @@ type apiFigures struct {
 	Reads  []latency `json:"reads"`
 	// Converged is from the last write until the engines hold everything.
 	Converged time.Duration `json:"converged_ns"`
+	// ConvergedUsers is from the last policy until the engines hold all users
+	// and policies.
+	ConvergedUsers time.Duration `json:"converged_users_ns"`
 	// NoOpApply is how long a pass over everything took that changed nothing.
 	NoOpApply time.Duration `json:"no_op_apply_ns"`
 	Devices   int           `json:"devices"`      // of tunnels, in the daemon's namespace
@@ -122,6 +129,9 @@ func (f *apiFigures) table() string {
 		fmt.Fprintf(&b, "%-28s %8d %10s %10s %10s %10s\n", r.Call, r.Calls, "", milliseconds(r.P50), milliseconds(r.P99), milliseconds(r.Max))
 	}
 	fmt.Fprintf(&b, "\nlast write to all in the engines: %v, with %d devices\n", f.Converged.Round(time.Millisecond), f.Devices)
+	if f.ConvergedUsers > 0 {
+		fmt.Fprintf(&b, "last policy to all users and policies in the engines: %v\n", f.ConvergedUsers.Round(time.Millisecond))
+	}
 	fmt.Fprintf(&b, "apply of the same again: %v, nothing touched\n", f.NoOpApply.Round(time.Millisecond))
 	fmt.Fprintf(&b, "memory of the daemon: %d MiB empty, %d MiB full, %d MiB at most; store: %d KiB\n",
 		f.Empty>>20, f.Full>>20, f.Peak>>20, f.StoreSize>>10)
@@ -140,6 +150,9 @@ func runAPI(ctx context.Context, o apiOptions) (figures *apiFigures, err error) 
 	if o.connections < 2 || o.connections > maxGateways*gatewayConnections || o.calls < 1 {
 		return nil, fmt.Errorf("--connections must be from 2 to %d, --calls at least 1", maxGateways*gatewayConnections)
 	}
+	if o.users < 0 || o.policies < 0 || o.users > maxServers*usersOfServer || o.policies > maxServers*policiesOfServer {
+		return nil, fmt.Errorf("--users must be at most %d, --policies at most %d", maxServers*usersOfServer, maxServers*policiesOfServer)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -155,7 +168,7 @@ func runAPI(ctx context.Context, o apiOptions) (figures *apiFigures, err error) 
 	}()
 	l := &load{daemon: d, options: o, figures: &apiFigures{}}
 	for _, step := range []func(context.Context) error{
-		l.createGateways, l.createConnections, l.converge, l.rename, l.tagTogether, l.read, l.applyAgain, l.memory,
+		l.createGateways, l.createConnections, l.converge, l.rename, l.createUsers, l.tagTogether, l.read, l.applyAgain, l.memory,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, fmt.Errorf("%w\n%s", err, d.complaints())

@@ -73,7 +73,7 @@ func startAPIDaemon(ctx context.Context, program string) (d *apiDaemon, err erro
 		return nil, err
 	}
 	var lines []string
-	for i := range 2 * maxGateways {
+	for i := range 2*maxGateways + maxServers {
 		lines = append(lines, fmt.Sprintf("addr add %s/24 dev uplink", eipAddress(i)))
 	}
 	lines = append(lines, "route add default via 203.0.113.254")
@@ -118,7 +118,7 @@ inventory:
   vpcs: [{id: %s, cidr: 10.10.0.0/16, subnets: [{id: %s, cidr: 10.10.0.0/24}]}]
   eips:
 `, filepath.Join(d.dir, "data"), strings.TrimPrefix(metricsURL, "http://"), maxGateways*gatewayConnections, benchVPC, subnetID)
-	for i := range 2 * maxGateways {
+	for i := range 2*maxGateways + maxServers {
 		fmt.Fprintf(&b, "    - {id: %s, address: %s}\n", eipID(i), eipAddress(i))
 	}
 	fmt.Fprintf(&b, "api:\n  listen: %s\n  credentials:\n", strings.TrimPrefix(apiURL, "https://"))

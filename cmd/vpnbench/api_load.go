@@ -28,6 +28,7 @@ type load struct {
 
 	gateways    []string
 	connections []string // ids, by number
+	servers     []*benchServer
 	lastWrite   time.Time
 }
 
@@ -246,8 +247,13 @@ func (l *load) read(ctx context.Context) error {
 	}
 	l.figures.Reads = append(l.figures.Reads,
 		summary(fmt.Sprintf("show, %d clients at once", l.options.clients), shows),
-		summary(fmt.Sprintf("list of %d", len(l.connections)), lists))
-	return nil
+		summary(fmt.Sprintf("list of %d connections", len(l.connections)), lists))
+	if len(l.servers) == 0 {
+		return nil
+	}
+	lists, err = l.timed(ctx, 0, l.options.calls, func(int) string { return l.servers[0].path("users") })
+	l.figures.Reads = append(l.figures.Reads, summary("list of a server's users", lists))
+	return err
 }
 
 func (l *load) timed(ctx context.Context, who, n int, path func(n int) string) ([]time.Duration, error) {

@@ -15,11 +15,11 @@ func TestNetNSAPI(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../vpngwd").CombinedOutput(); err != nil {
 		t.Fatalf("build vpngwd: %v: %s", err, out)
 	}
-	figures, err := runAPI(t.Context(), apiOptions{clients: 8, connections: 48, calls: 10, vpngwd: program})
+	figures, err := runAPI(t.Context(), apiOptions{clients: 8, connections: 48, users: 20, policies: 10, calls: 10, vpngwd: program})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if figures.Devices != 48 || figures.Converged <= 0 || figures.Empty <= 0 || figures.Full < figures.Empty || figures.Peak < figures.Full || figures.StoreSize <= 0 {
+	if figures.Devices != 48 || figures.Converged <= 0 || figures.ConvergedUsers <= 0 || figures.Empty <= 0 || figures.Full < figures.Empty || figures.Peak < figures.Full || figures.StoreSize <= 0 {
 		t.Errorf("%+v", figures)
 	}
 	for _, w := range figures.Writes {
