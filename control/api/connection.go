@@ -298,7 +298,7 @@ func connectionAnswer(v *control.ConnectionView, in answerOf) VpnConnection {
 	}
 	if in == shown {
 		c.Status = pointer(VpnConnectionStatus(v.State))
-		c.StatusMessage = orAbsent(v.Status.Message)
+		c.StatusMessage = orAbsent(v.StatusMessage())
 		if d := v.Status.Diagnosis; d != nil {
 			c.Diagnosis = &Diagnosis{Parameter: d.Parameter, Ours: d.Ours, Theirs: d.Theirs, Detail: orAbsent(d.Detail)}
 		}

@@ -201,7 +201,7 @@ func gatewayAnswer(v *control.GatewayView, in answerOf) Vgw {
 	}
 	if in == shown {
 		g.Status = pointer(VgwStatus(v.State))
-		g.StatusMessage = orAbsent(v.Status.Message)
+		g.StatusMessage = orAbsent(v.StatusMessage())
 		g.PublicBorderGroup = pointer(borderGroup)
 		flavors := make([]string, len(v.SupportedFlavors))
 		for i, f := range v.SupportedFlavors {

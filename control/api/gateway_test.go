@@ -75,7 +75,7 @@ func TestGatewayThatIsNotReady(t *testing.T) {
 		Observed: 1, Fault: true, Message: "the tunnel device cannot be made", LastChange: b.now,
 	}))
 	fault := b.call(http.MethodGet, path("vpn-gateways", id), nil).want(http.StatusOK)
-	wantMembers(t, fault.at("vpn_gateway"), object{"status": "FAULT", "status_message": "the tunnel device cannot be made"})
+	wantMembers(t, fault.at("vpn_gateway"), object{"status": "FAULT", "status_message": "the tunnel device cannot be made; tried again until it succeeds"})
 	b.call(http.MethodPut, path("vpn-gateways", id), vgw(object{"name": "new"})).wantError(http.StatusForbidden, "VPN.0003", "currently FAULT")
 	b.call(http.MethodDelete, path("vpn-gateways", id), nil).want(http.StatusNoContent)
 }

@@ -118,7 +118,7 @@ func p2cGatewayAnswer(v *control.P2CGatewayView) P2CVgw {
 		ID:                      v.ID,
 		Name:                    v.Name,
 		Status:                  P2CVgwStatus(v.State),
-		StatusMessage:           orAbsent(v.Status.Message),
+		StatusMessage:           orAbsent(v.StatusMessage()),
 		VpcID:                   v.VPCID,
 		ConnectSubnet:           v.ConnectSubnet,
 		Flavor:                  string(v.Flavor),

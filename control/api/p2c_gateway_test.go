@@ -118,7 +118,8 @@ func TestP2CGatewayFromCreationToDeletion(t *testing.T) {
 			"bandwidth_size": 300, "bandwidth_name": "bandwidth-203.0.113.12", "share_type": "PER",
 		},
 	})
-	wantAbsent(t, shown.at("p2c_vpn_gateway"), "applied_at", "status_message")
+	wantAbsent(t, shown.at("p2c_vpn_gateway"), "applied_at")
+	wantMembers(t, shown.at("p2c_vpn_gateway"), object{"status_message": "waits to be applied"})
 	if name := shown.text("p2c_vpn_gateway", "name"); !regexp.MustCompile(`^p2c-vpngw-[0-9a-f]{4}$`).MatchString(name) {
 		t.Errorf("generated name is %q", name)
 	}

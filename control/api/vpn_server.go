@@ -124,7 +124,7 @@ func serverAnswer(v *control.ServerView) VpnServer {
 		},
 		DNSServers:    make([]string, len(v.DNSServers)),
 		Status:        VpnServerStatus(v.State),
-		StatusMessage: orAbsent(v.Status.Message),
+		StatusMessage: orAbsent(v.StatusMessage()),
 		CreatedAt:     control.FormatTime(v.CreatedAt),
 		UpdatedAt:     control.FormatTime(v.UpdatedAt),
 	}

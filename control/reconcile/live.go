@@ -180,6 +180,11 @@ func (l *live) status(node string) control.ConnectionStatus {
 		s.Message = "frozen"
 	case l.failure != nil:
 		l.explain(&s)
+		next := "waiting for the peer"
+		if l.place.peer.IsValid() {
+			next = "negotiation is tried again at growing intervals"
+		}
+		s.Message = join("; ", s.Message, next)
 	case l.place.peer.IsValid():
 		s.Message = "negotiating with " + l.place.peer.String()
 	default:

@@ -91,13 +91,14 @@ func (l *Lab) Close() error {
 	l.processes, l.namespaces = nil, nil
 	l.mu.Unlock()
 
-	// The caller's context may be over already; cleaning is still due.
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
 	var errs []error
 	for _, p := range processes {
 		errs = append(errs, p.Kill())
 	}
+	// The caller's context may be over already; cleaning is still due. The kernel
+	// takes its time over the devices of a process that had many.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
 	for _, n := range namespaces {
 		n.close()
 	}
