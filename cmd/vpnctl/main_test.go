@@ -86,7 +86,7 @@ func TestApplyShowAndDelete(t *testing.T) {
 	expect(exitOK, []string{"get", "connection", "v3", "-o", "yaml"}, "name: office-1\n")
 
 	server.Log("v3", client.LogLine{Time: 1, Text: up})
-	expect(exitOK, []string{"status"}, "office-1", "ACTIVE", "203.0.113.10", "child c1; AES-GCM-128; SPI in 0a, out 0b")
+	expect(exitOK, []string{"status"}, "KIND", "connection", "office-1", "ACTIVE", "203.0.113.10", "child c1; AES-GCM-128; SPI in 0a, out 0b")
 	server.Settled = "DOWN"
 	server.Log("v3", client.LogLine{Time: 2, Text: down})
 	expect(exitOK, []string{"status", "office-1"}, "DOWN", "authentication fail: parameter: pre-shared key", "(wrong key)")

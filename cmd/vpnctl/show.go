@@ -103,15 +103,15 @@ func (t *tool) show(w io.Writer, rows []client.Object, columns []column, whole a
 
 // statusColumns are those of the table of states.
 var statusColumns = []column{
-	member("CONNECTION", "name"), member("STATUS", "status"), member("GATEWAY", "gateway"),
+	member("KIND", "kind"), member("NAME", "name"), member("STATUS", "status"), member("GATEWAY", "gateway"),
 	member("LOCAL ID", "local"), member("PEER ID", "peer"),
-	{"SA, OR THE REASON WHEN DOWN", func(o client.Object) string { return o.Text("sa") + o.Text("reason") }},
+	{"SA, OR WHY IT IS NOT AS WANTED AND WHAT IS DONE", func(o client.Object) string { return o.Text("sa") + o.Text("reason") }},
 }
 
 func (t *tool) statusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status [CONNECTION]",
-		Short: "Show how the connections are and why one is down",
+		Short: "Show how gateways and connections are, why one is not as wanted, and what is being done about it",
 		Args:  arguments(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			api, err := t.settings.client(t.getenv)
@@ -130,21 +130,60 @@ func (t *tool) statusCommand() *cobra.Command {
 				}
 				connections = []client.Object{one}
 			}
-			rows, err := states(ctx, api, connections)
+			gateways, err := api.List(ctx, client.Gateways)
 			if err != nil {
 				return err
+			}
+			rows, err := states(ctx, api, gateways, connections)
+			if err != nil {
+				return err
+			}
+			if len(args) == 0 {
+				others, err := statesOfGateways(ctx, api, gateways)
+				if err != nil {
+					return err
+				}
+				rows = append(others, rows...)
 			}
 			return t.show(cmd.OutOrStdout(), rows, statusColumns, rows)
 		},
 	}
 }
 
-// states gathers for each connection what tells how it is.
-func states(ctx context.Context, api *client.Client, connections []client.Object) ([]client.Object, error) {
-	gateways, err := api.List(ctx, client.Gateways)
-	if err != nil {
-		return nil, err
+// statesOfGateways gathers how gateways and servers are.
+func statesOfGateways(ctx context.Context, api *client.Client, gateways []client.Object) ([]client.Object, error) {
+	var rows []client.Object
+	add := func(kind client.Kind, objects []client.Object) {
+		for _, o := range objects {
+			row := client.Object{"kind": kind.Name, "name": o.Name(), "id": o.ID(), "status": o.Status()}
+			if message := o.StatusMessage(); message != "" {
+				row["reason"] = message
+			}
+			rows = append(rows, row)
+		}
 	}
+	add(client.Gateways, gateways)
+	for _, kind := range []client.Kind{client.P2CGateways, client.Servers} {
+		objects, err := api.List(ctx, kind)
+		if err != nil {
+			return nil, err
+		}
+		names := map[string]string{}
+		for _, row := range rows {
+			names[row.ID()] = row.Name()
+		}
+		add(kind, objects)
+		for i, o := range objects {
+			if gateway := names[o.Text("p2c_vgw_id")]; gateway != "" {
+				rows[len(rows)-len(objects)+i]["gateway"] = gateway
+			}
+		}
+	}
+	return rows, nil
+}
+
+// states gathers for each connection what tells how it is.
+func states(ctx context.Context, api *client.Client, gateways, connections []client.Object) ([]client.Object, error) {
 	names := map[string]string{}
 	for _, g := range gateways {
 		names[g.ID()] = g.Name()
@@ -153,7 +192,7 @@ func states(ctx context.Context, api *client.Client, connections []client.Object
 	for _, c := range connections {
 		policy, _ := c["ikepolicy"].(map[string]any)
 		row := client.Object{
-			"name": c.Name(), "id": c.ID(), "status": c.Status(), "gateway": names[c.Text("vgw_id")],
+			"kind": client.Connections.Name, "name": c.Name(), "id": c.ID(), "status": c.Status(), "gateway": names[c.Text("vgw_id")],
 			"local": client.Object(policy).Text("local_id"), "peer": client.Object(policy).Text("peer_id"),
 		}
 		active := c.Status() == "ACTIVE"
