@@ -386,3 +386,76 @@ func TestNetNSStockRenegotiates(t *testing.T) {
 		})
 	}
 }
+
+// TestNetNSStockComesBack disconnects a client, and restarts the server under
+// it, with and without the key of the auth-tokens: it is back each time.
+func TestNetNSStockComesBack(t *testing.T) {
+	for _, tt := range []struct {
+		proto string
+		port  int
+	}{{"tcp", 443}, {"udp", 1194}} {
+		t.Run(tt.proto, func(t *testing.T) {
+			atSite(t, Options{}, func(s *site) {
+				s.cfg.UDP = []netip.AddrPort{netip.AddrPortFrom(stockServer, 1194)}
+				s.apply()
+				c := s.connect(s.profile(tt.proto, tt.port, s.password("alice", "wonderland")))
+				defer c.stop()
+				if !c.logs("Initialization Sequence Completed", 1) {
+					return
+				}
+				e := s.event(EventConnected)
+				s.pingBoth(e.Session.VirtualIP)
+				if !s.server.Disconnect("ep1", e.Session.ID) {
+					t.Error("the session was not found")
+				}
+				for range 2 {
+					if e := s.event(EventDisconnected); e.Session.Inbound.Packets == 0 {
+						t.Errorf("no packets are counted: %+v", e)
+					}
+					e = s.event(EventConnected)
+					s.pingBoth(e.Session.VirtualIP)
+					if err := s.server.Apply(Config{}); err != nil {
+						t.Errorf("Apply: %v", err)
+					}
+					s.server.tokens[0]++ // no endpoint uses it now
+					s.apply()
+				}
+				s.pingBoth(s.event(EventConnected).Session.VirtualIP)
+			})
+		})
+	}
+}
+
+// TestNetNSStockPolicies changes what a user reaches while the client is
+// connected, and deletes the user then.
+func TestNetNSStockPolicies(t *testing.T) {
+	atSite(t, Options{}, func(s *site) {
+		s.apply()
+		c := s.connect(s.profile("tcp", 443, s.password("alice", "wonderland")))
+		defer c.stop()
+		if !c.logs("Initialization Sequence Completed", 1) {
+			return
+		}
+		virtual := s.event(EventConnected).Session.VirtualIP
+		s.pingBoth(virtual)
+		s.cfg.Policies = nil
+		s.apply()
+		out, err := exec.Command("ip", "netns", "exec", s.client, "ping", "-n", "-q", "-c", "3", "-i", "0.2", "-W", "1", stockHost.String()).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "100% packet loss") {
+			t.Errorf("without a policy: %v: %s", err, out)
+		}
+		s.cfg.Policies = []Policy{{ID: "p1", Group: "g1", Destinations: []netip.Prefix{netip.PrefixFrom(stockHost, 32)}}}
+		s.apply()
+		s.pingBoth(virtual)
+		if n := s.server.Snapshot()[0].Drops["denied"]; n < 3 {
+			t.Errorf("%d packets were denied", n)
+		}
+		s.cfg.Users = nil
+		s.apply()
+		c.logs("the user was deleted", 1)
+		if e := s.event(EventDisconnected); e.Reason != "the user was deleted" {
+			t.Errorf("event %+v", e)
+		}
+		_ = c.cmd.Wait() // it exits by itself
+	})
+}
