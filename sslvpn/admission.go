@@ -130,6 +130,9 @@ func (ep *endpoint) replaced(id *identity) *session {
 	cfg, now := ep.config(), time.Now()
 	static := cfg.staticIP(id)
 	full := cfg.MaxSessionsPerUser > 0 && ep.perUser[id.name] >= cfg.MaxSessionsPerUser
+	if !full && !static.IsValid() {
+		return nil
+	}
 	for s, c := range ep.sessions {
 		switch {
 		case c.name != id.name:

@@ -70,7 +70,9 @@ func (s *session) byPassword(client *wire.ClientKeys) (*identity, error) {
 	if !validName(name) {
 		return nil, &refusal{message: wire.RefuseLogin(loginRefused), reason: "no user name, or one with control characters or of more than 128 octets"}
 	}
-	s.claim(name)
+	if _, known := s.ep.config().user(name); known {
+		s.claim(name) // another name may be a password in the wrong field
+	}
 	password, _, err := wire.Password(client.Password)
 	if err != nil {
 		return nil, &refusal{message: wire.RefuseLogin(loginRefused), reason: err.Error()}

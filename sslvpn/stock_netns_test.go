@@ -269,11 +269,21 @@ func TestNetNSStockPasswordTCP(t *testing.T) {
 
 func TestNetNSStockCertificateUDP(t *testing.T) {
 	atSite(t, Options{}, func(s *site) {
+		// Certificates that take more packets than any window holds.
+		var names []string
+		for i := range 400 {
+			names = append(names, fmt.Sprintf("gateway-%d.vpn.example.org", i))
+		}
+		long := func(c *x509.Certificate) { c.DNSNames = names }
 		clients := newAuthority(t, "client CA")
+		s.cfg.Certificate = s.ca.client("vpn.example.org", func(c *x509.Certificate) {
+			long(c)
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		})
 		s.cfg.Auth, s.cfg.ClientCAs = AuthCertificate, []*x509.Certificate{clients.cert}
 		s.cfg.UDP = []netip.AddrPort{netip.AddrPortFrom(stockServer, 1194)}
 		s.apply()
-		cert := clients.client("laptop-7", nil)
+		cert := clients.client("laptop-7", long)
 		inline := "<cert>\n" + certificatePEM(cert.Certificate[0]) + "</cert>\n<key>\n" + keyPEM(t, cert) + "</key>"
 		c := s.connect(s.profile("udp", 1194, inline))
 		defer c.stop()
@@ -305,12 +315,13 @@ func TestNetNSStockRefused(t *testing.T) {
 			user, password string
 			extra          string
 			told, reason   string
+			logged         string // the user
 		}{
-			{"wrong password", "tcp", 443, "alice", "wrong", "", "AUTH_FAILED,user name or password is wrong", "wrong password"},
-			{"unknown user", "udp", 1194, "mallory", "wonderland", "", "AUTH_FAILED,user name or password is wrong", "unknown user"},
+			{"wrong password", "tcp", 443, "alice", "wrong", "", "AUTH_FAILED,user name or password is wrong", "wrong password", "alice"},
+			{"unknown user", "udp", 1194, "mallory", "wonderland", "", "AUTH_FAILED,user name or password is wrong", "unknown user", ""},
 			{
 				"no shared cipher", "tcp", 443, "alice", "wonderland", "data-ciphers AES-256-GCM",
-				"no shared cipher", "no shared cipher",
+				"no shared cipher", "no shared cipher", "alice",
 			},
 		} {
 			profile := s.profile(tt.proto, tt.port, s.password(tt.user, tt.password), tt.extra)
@@ -319,7 +330,7 @@ func TestNetNSStockRefused(t *testing.T) {
 			}
 			c := s.connect(profile)
 			c.logs(tt.told, 1)
-			if e := s.event(EventAuthFailed); e.Session.User != tt.user || !strings.Contains(e.Reason, tt.reason) {
+			if e := s.event(EventAuthFailed); e.Session.User != tt.logged || !strings.Contains(e.Reason, tt.reason) {
 				t.Errorf("%s: %+v", tt.name, e)
 			}
 			_ = c.cmd.Wait() // it exits by itself
