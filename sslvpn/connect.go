@@ -47,6 +47,15 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string { return "the server says: " + e.Message }
 
+// Final reports whether connecting again with the same login is of no use.
+func (e *RefusedError) Final() bool {
+	rest, failed := strings.CutPrefix(e.Message, wire.AuthFailed)
+	if failed {
+		return !strings.HasPrefix(rest, ",TEMP") && !strings.HasPrefix(rest, ",SESSION")
+	}
+	return strings.HasPrefix(e.Message, wire.Halt)
+}
+
 // handshakeTime is how long a connection may take to be established, and a
 // renegotiation.
 const handshakeTime = time.Minute

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vpngw/vpngw/sslvpn"
+)
+
+// connectOptions are the flags of `vpnctl connect`.
+type connectOptions struct {
+	device string
+	login  string
+	once   bool
+}
+
+func connectCommand() *cobra.Command {
+	var o connectOptions
+	c := &cobra.Command{
+		Use:   "connect PROFILE",
+		Short: "Connect this host to a client-to-cloud VPN server",
+		Long: "Connect this host to a client-to-cloud VPN server by an OpenVPN profile, as the API\n" +
+			"exports it, and stay connected until interrupted. Makes a TUN device with the address\n" +
+			"and routes that the server gives; DNS servers are shown and not installed.\n" +
+			"Needs Linux and CAP_NET_ADMIN.",
+		Args: arguments(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			profile, err := readProfile(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			options, err := profile.Options()
+			if err != nil {
+				return usageError{fmt.Errorf("%s: %w", args[0], err)}
+			}
+			options.Logger = slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
+			if profile.Login {
+				if options.UserName, options.Password, err = readLogin(o.login, profile.LoginFile); err != nil {
+					return usageError{err}
+				}
+			}
+			return o.run(c.Context(), profile, options)
+		},
+	}
+	c.Flags().StringVar(&o.device, "device", "vpngw0", "`name` of the TUN device")
+	c.Flags().StringVar(&o.login, "login", "", "`file` with the user name and the password, in two lines")
+	c.Flags().BoolVar(&o.once, "once", false, "end with the first connection instead of connecting again")
+	return c
+}
+
+// readProfile reads a profile; files that it names are beside it.
+func readProfile(file string) (*sslvpn.Profile, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	p, err := sslvpn.ParseProfile(string(text), func(name string) ([]byte, error) {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(filepath.Dir(file), name)
+		}
+		return os.ReadFile(name)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return p, nil
+}
+
+// readLogin reads user name and password from the first file that is named.
+func readLogin(flag, profile string) (user, password string, err error) {
+	file := flag
+	if file == "" {
+		file = profile
+	}
+	if file == "" {
+		return "", "", errors.New("the server wants a login: name a file with --login")
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "", "", err
+	}
+	defer clear(content)
+	lines := bufio.NewScanner(bytes.NewReader(content))
+	for _, s := range []*string{&user, &password} {
+		if !lines.Scan() || lines.Text() == "" {
+			return "", "", fmt.Errorf("%s: needs a user name and a password, in two lines", file)
+		}
+		*s = lines.Text()
+	}
+	return user, password, nil
+}
+
+// Pauses before a host connects again.
+const reconnectFirst, reconnectMost = time.Second, time.Minute
+
+// run connects again and again, to one server after the other, until the context
+// ends or a server refuses the login.
+func (o *connectOptions) run(ctx context.Context, profile *sslvpn.Profile, options sslvpn.ConnectOptions) error {
+	pause := reconnectFirst
+	for i := 0; ; i++ {
+		begun := time.Now()
+		err := o.connect(ctx, profile.Servers[i%len(profile.Servers)], options)
+		if ctx.Err() != nil {
+			return nil
+		}
+		var refused *sslvpn.RefusedError
+		if o.once || errors.As(err, &refused) && refused.Final() {
+			return err
+		}
+		if time.Since(begun) > reconnectMost {
+			pause = reconnectFirst
+		}
+		options.Logger.Warn("not connected", "error", err, "again_in", pause.String())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, reconnectMost)
+	}
+}
+
+// connect is one connection from beginning to end.
+func (o *connectOptions) connect(ctx context.Context, server sslvpn.ProfileServer, options sslvpn.ConnectOptions) error {
+	address, err := resolve(ctx, server.Host)
+	if err != nil {
+		return err
+	}
+	options.Remote, options.UDP = netip.AddrPortFrom(address, server.Port), server.UDP
+	c, err := sslvpn.Connect(ctx, options)
+	if err != nil {
+		return err
+	}
+	p := c.Settings()
+	dev, err := openDevice(o.device, p, options.Remote.Addr())
+	if err != nil {
+		return errors.Join(err, c.Close())
+	}
+	options.Logger.Info("connected", "server", options.Remote.String(), "device", dev.Name(), "address", p.Local.String(),
+		"routes", fmt.Sprint(p.Routes), "dns", fmt.Sprint(p.DNS))
+	return c.Run(ctx, dev)
+}
+
+// resolve returns an address of a host, of IPv4 where there is one.
+func resolve(ctx context.Context, host string) (netip.Addr, error) {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return a, nil
+	}
+	for _, network := range []string{"ip4", "ip6"} {
+		if list, err := net.DefaultResolver.LookupNetIP(ctx, network, host); err == nil && len(list) > 0 {
+			return list[0].Unmap(), nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("host %s: has no address", host)
+}
