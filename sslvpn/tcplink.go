@@ -33,6 +33,9 @@ const (
 	controlLimit = 64 << 10
 	// unsentLimit is the octets that the kernel takes before it has sent them.
 	unsentLimit = 128 << 10
+	// stuckTime is how long the kernel may take nothing at all. It ends a client
+	// that asks for packets and does not read them.
+	stuckTime = time.Minute
 )
 
 var (
@@ -47,15 +50,18 @@ type tcpLink struct {
 	conn  *net.TCPConn
 	raw   syscall.RawConn
 	drops *drops
+	stuck time.Duration // stuckTime
 
-	mu       sync.Mutex
-	control  []byte   // frames of control packets; guarded by mu, as all below
-	waiting  []*train // in the order of their sending
-	octets   int      // of waiting, and of the train that is being written
-	since    int64    // when the oldest of these came, in Unix nanoseconds
-	writing  bool     // somebody has the part of the writer
-	closed   bool
-	draining chan struct{} // closed when nothing is left to write; nil: nobody asks
+	mu      sync.Mutex
+	control []byte   // frames of control packets; guarded by mu, as all below
+	waiting []*train // in the order of their sending
+	octets  int      // of waiting, and of the train that is being written
+	since   int64    // when the oldest of these came, in Unix nanoseconds
+	writing bool     // somebody has the part of the writer
+	closed  bool
+	// finishing says that the deadline of writes is finish's.
+	finishing bool
+	draining  chan struct{} // closed when nothing is left to write; nil: nobody asks
 
 	// What the writer works with.
 	chunk    []byte
@@ -72,7 +78,7 @@ func newTCPLink(conn *net.TCPConn, d *drops) (*tcpLink, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &tcpLink{conn: conn, raw: raw, drops: d}
+	l := &tcpLink{conn: conn, raw: raw, drops: d, stuck: stuckTime}
 	if err := conn.SetNoDelay(true); err != nil {
 		return nil, fmt.Errorf("set TCP_NODELAY: %w", err)
 	}
@@ -186,9 +192,20 @@ func (l *tcpLink) flush() {
 // it.
 func (l *tcpLink) drain(rest []byte, t *train) {
 	for ok := true; ok; rest, t, ok = l.next() {
+		l.expectProgress()
 		if _, err := l.conn.Write(rest); !l.wrote(t, err) {
 			return
 		}
+	}
+}
+
+// expectProgress gives the kernel stuckTime for the next chunk, unless finish
+// has set another time.
+func (l *tcpLink) expectProgress() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.finishing {
+		_ = l.conn.SetWriteDeadline(time.Now().Add(l.stuck))
 	}
 }
 
@@ -276,9 +293,10 @@ func (l *tcpLink) close() {
 // finish lets what waits go out, for at most a time, says the end of the
 // stream and closes.
 func (l *tcpLink) finish(within time.Duration) {
-	// The deadline ends a drain that the client does not let end.
-	_ = l.conn.SetWriteDeadline(time.Now().Add(within))
 	l.mu.Lock()
+	// The deadline ends a drain that the client does not let end.
+	l.finishing = true
+	_ = l.conn.SetWriteDeadline(time.Now().Add(within))
 	var drained chan struct{}
 	if l.writing && !l.closed {
 		if l.draining == nil {

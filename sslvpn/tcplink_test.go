@@ -303,6 +303,17 @@ func TestFinishGivesUp(t *testing.T) {
 	}
 }
 
+// TestStuckClient: one that never reads loses its connection.
+func TestStuckClient(t *testing.T) {
+	l, _ := tcpPair(t, new(drops))
+	l.stuck = 10 * time.Millisecond
+	wait(t, "the link to give up", func() bool {
+		l.sendData(trainOf(0, 40, 1400))
+		l.flush()
+		return errors.Is(l.sendControl([]byte{0x20}), net.ErrClosed)
+	})
+}
+
 // TestManySenders uses a link from several goroutines, each with a client's
 // order of its own.
 func TestManySenders(t *testing.T) {

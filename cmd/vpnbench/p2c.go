@@ -92,6 +92,9 @@ type p2cResult struct {
 	// server's process and of all clients' processes.
 	ServerCPU float64 `json:"server_cpu_seconds_per_gb"`
 	ClientCPU float64 `json:"client_cpu_seconds_per_gb"`
+	// RoundTrip is the mean time in milliseconds of pings from the first client to
+	// the host and back meanwhile.
+	RoundTrip float64 `json:"round_trip_ms"`
 	// Ratio is the throughput, and CPURatio the server's CPU time, to OpenVPN's on
 	// both sides; zero without such a measurement.
 	Ratio    float64 `json:"ratio,omitempty"`
@@ -185,6 +188,12 @@ func (l *p2cLab) measure(ctx context.Context, direction string, o p2cOptions) (r
 		bits    float64
 		failed  error
 	)
+	running.Go(func() {
+		ms, err := l.roundTrip(ctx, o.seconds)
+		mu.Lock()
+		defer mu.Unlock()
+		r.RoundTrip, failed = ms, cmp.Or(failed, err)
+	})
 	for i, address := range l.addresses {
 		running.Go(func() {
 			report, err := netlab.RunIPerf(ctx, l.clients, l.server, p2cHost, netlab.IPerf{
@@ -251,15 +260,15 @@ func addP2CRatios(results []p2cResult) {
 // p2cTable prints results for people.
 func p2cTable(results []p2cResult) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-16s %-5s %-5s %7s %8s %9s %9s %7s %10s\n", "", "", "", "", "", "server", "clients", "", "server")
-	fmt.Fprintf(&b, "%-16s %-5s %-5s %7s %8s %9s %9s %7s %10s\n", "server/client", "", "", "clients", "Gbit/s", "CPU s/GB", "CPU s/GB", "ratio", "CPU ratio")
+	fmt.Fprintf(&b, "%-16s %-5s %-5s %7s %8s %9s %9s %8s %7s %10s\n", "", "", "", "", "", "server", "clients", "ping", "", "server")
+	fmt.Fprintf(&b, "%-16s %-5s %-5s %7s %8s %9s %9s %8s %7s %10s\n", "server/client", "", "", "clients", "Gbit/s", "CPU s/GB", "CPU s/GB", "ms", "ratio", "CPU ratio")
 	for _, r := range results {
 		ratio, cpu := "", ""
 		if r.Ratio > 0 {
 			ratio, cpu = fmt.Sprintf("%.2f", r.Ratio), fmt.Sprintf("1/%.1f", 1/r.CPURatio)
 		}
-		fmt.Fprintf(&b, "%-16s %-5s %-5s %7d %8.2f %9.2f %9.2f %7s %10s\n",
-			r.Pair, r.Transport, r.Direction, r.Clients, r.GbitPerSecond, r.ServerCPU, r.ClientCPU, ratio, cpu)
+		fmt.Fprintf(&b, "%-16s %-5s %-5s %7d %8.2f %9.2f %9.2f %8.1f %7s %10s\n",
+			r.Pair, r.Transport, r.Direction, r.Clients, r.GbitPerSecond, r.ServerCPU, r.ClientCPU, r.RoundTrip, ratio, cpu)
 	}
 	fmt.Fprintf(&b, "ratios: to %s/%s in this run\n", stock, stock)
 	return b.String()

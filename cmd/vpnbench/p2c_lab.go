@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -231,6 +232,29 @@ func (l *p2cLab) routeClient(ctx context.Context, i int) error {
 		return err
 	}
 	return l.clients.WaitPing(waiting, address, p2cHost)
+}
+
+// roundTrip returns the mean time of pings through the first client, in
+// milliseconds.
+func (l *p2cLab) roundTrip(ctx context.Context, seconds int) (float64, error) {
+	const each = 5 // a second
+	out, err := l.clients.Run(ctx, "ping", "-n", "-q", "-i", "0.2", "-c", fmt.Sprint(each*seconds), "-w", fmt.Sprint(seconds+5),
+		"-I", l.addresses[0].String(), p2cHost.String())
+	if err != nil && out == "" {
+		return 0, err // lost pings alone are no failure
+	}
+	return parseRoundTrip(out)
+}
+
+// parseRoundTrip reads what ping -q prints at the end.
+func parseRoundTrip(out string) (float64, error) {
+	// rtt min/avg/max/mdev = 0.045/0.060/0.083/0.012 ms
+	_, figures, ok := strings.Cut(out, "min/avg/max/mdev = ")
+	parts := strings.Split(figures, "/")
+	if !ok || len(parts) < 4 {
+		return 0, fmt.Errorf("no ping was answered: %q", out)
+	}
+	return strconv.ParseFloat(parts[1], 64)
 }
 
 // cpu returns the CPU time of the server and of all clients so far.

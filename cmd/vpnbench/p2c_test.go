@@ -8,16 +8,16 @@ import (
 
 func TestP2CRatiosAndTable(t *testing.T) {
 	results := []p2cResult{
-		{Pair: "vpngw/vpngw", Transport: "tcp", Direction: "down", Clients: 1, GbitPerSecond: 5, ServerCPU: 1.25, ClientCPU: 1},
+		{Pair: "vpngw/vpngw", Transport: "tcp", Direction: "down", Clients: 1, GbitPerSecond: 5, ServerCPU: 1.25, ClientCPU: 1, RoundTrip: 2.5},
 		{Pair: "vpngw/vpngw", Transport: "udp", Direction: "down", Clients: 1, GbitPerSecond: 4, ServerCPU: 1.5, ClientCPU: 1},
 		{Pair: "openvpn/openvpn", Transport: "tcp", Direction: "down", Clients: 1, GbitPerSecond: 0.25, ServerCPU: 25, ClientCPU: 13},
 	}
 	addP2CRatios(results)
 	lines := strings.Split(p2cTable(results), "\n")
 	for i, want := range []string{
-		"vpngw/vpngw tcp down 1 5.00 1.25 1.00 20.00 1/20.0",
-		"vpngw/vpngw udp down 1 4.00 1.50 1.00",
-		"openvpn/openvpn tcp down 1 0.25 25.00 13.00 1.00 1/1.0",
+		"vpngw/vpngw tcp down 1 5.00 1.25 1.00 2.5 20.00 1/20.0",
+		"vpngw/vpngw udp down 1 4.00 1.50 1.00 0.0",
+		"openvpn/openvpn tcp down 1 0.25 25.00 13.00 0.0 1.00 1/1.0",
 	} {
 		if got := strings.Join(strings.Fields(lines[2+i]), " "); got != want {
 			t.Errorf("line %q, want %q", got, want)
@@ -81,6 +81,15 @@ func TestCertificates(t *testing.T) {
 	}
 	if _, err := (&p2cNode{CA: []byte("no certificate")}).roots(); err == nil {
 		t.Error("a CA that is none: no error")
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	if ms, err := parseRoundTrip("5 packets transmitted\nrtt min/avg/max/mdev = 0.045/0.060/0.083/0.012 ms\n"); err != nil || ms != 0.060 {
+		t.Errorf("%v, %v", ms, err)
+	}
+	if _, err := parseRoundTrip("5 packets transmitted, 0 received\n"); err == nil {
+		t.Error("no answer: no error")
 	}
 }
 
