@@ -27,8 +27,9 @@ type SwanConnection struct {
 	// comes down.
 	Initiate bool
 
-	RekeyTime, ChildRekeyTime time.Duration
-	DPD                       time.Duration
+	// ReauthTime is the rekey time of an ISAKMP SA, of IKEv1.
+	RekeyTime, ReauthTime, ChildRekeyTime time.Duration
+	DPD                                   time.Duration
 }
 
 // SwanChild is one CHILD_SA configuration.
@@ -57,6 +58,8 @@ func SwanConfig(connections ...SwanConnection) string {
 		set("remote_addrs", c.Remote, c.Remote.IsValid())
 		set("proposals", c.Proposal, c.Proposal != "")
 		set("rekey_time", seconds(c.RekeyTime), c.RekeyTime > 0)
+		set("reauth_time", seconds(c.ReauthTime), c.ReauthTime > 0)
+		set("over_time", "5s", c.ReauthTime > 0) // the default, a tenth, rounds to nothing
 		set("dpd_delay", seconds(c.DPD), c.DPD > 0)
 		set("keyingtries", 0, c.Initiate)
 		for _, side := range []struct{ name, id string }{{"local", c.LocalID}, {"remote", c.RemoteID}} {

@@ -135,7 +135,7 @@ func (s *ISAKMPSA) deleted(p *isakmp.Delete) bool {
 		case ipsec.ProtocolIKE:
 			for _, other := range slices.Clone(m.sas) {
 				if other.live() && slices.Equal(other.cookies(), spi) {
-					other.deletedByPeer()
+					other.leave(ReasonPeerRequest)
 				}
 			}
 		default: // we have no other

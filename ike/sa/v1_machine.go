@@ -24,8 +24,10 @@ type MachineV1 struct {
 	// meant the connection that it is of.
 	fresh *ISAKMPSA
 	meant *Connection
-	// orphanedAt is when the children end that have no ISAKMP SA any more.
+	// orphanedAt is when the children end that have no ISAKMP SA any more, and
+	// orphanedBy why that one ended.
 	orphanedAt time.Time
+	orphanedBy Reason
 }
 
 // InitiateV1 begins an ISAKMP SA with the peer of a connection, which must be

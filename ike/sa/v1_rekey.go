@@ -87,7 +87,7 @@ func (m *MachineV1) take(s *ISAKMPSA) {
 	switch old := m.current; {
 	case old == nil:
 		m.current = s
-	case s.initiator != old.initiator && s.established.Sub(old.established) < crossingTime && s.spii > old.spii:
+	case s.crosses(old) && s.spii > old.spii:
 		s.follows() // both ends began one: that with the lower cookie is kept
 	default:
 		m.current = s
@@ -132,7 +132,7 @@ func (m *MachineV1) forgetOlder(s *ISAKMPSA) {
 	for _, old := range m.sas {
 		switch {
 		case old == s || !old.live():
-		case old.initiator && s.established.Sub(old.established) < crossingTime:
+		case old.initiator && s.crosses(old):
 			crossed = true
 		default:
 			old.close()
@@ -145,6 +145,16 @@ func (m *MachineV1) forgetOlder(s *ISAKMPSA) {
 		return
 	}
 	m.removeChildren(m.event(ChildDown, s), ReasonIKEReplaced, nil)
+}
+
+// crosses reports whether each end has begun one of the two, and so lately that
+// their messages may have crossed.
+func (s *ISAKMPSA) crosses(old *ISAKMPSA) bool {
+	window := crossingTime
+	if life := old.life.duration(); life > 0 {
+		window = min(window, life/4)
+	}
+	return s.initiator != old.initiator && s.established.Sub(old.established) < window
 }
 
 // follows ends the use of an SA that another one is kept in the place of.
@@ -170,18 +180,14 @@ func (s *ISAKMPSA) rekeyDue() {
 	}
 }
 
-// expire ends the SA at the end of its life.
-func (s *ISAKMPSA) expire() {
-	if s == s.m.current {
-		s.m.terminate(ReasonIKEHardExpiry, nil)
-		return
-	}
-	s.retire()
-}
+// expire ends the SA at the end of its life. The peer does the same: to tell it
+// might make it drop the children, too.
+func (s *ISAKMPSA) expire() { s.leave(ReasonIKEHardExpiry) }
 
-// deletedByPeer ends the SA at the peer's wish. Where another one is there,
-// everything goes on under it.
-func (s *ISAKMPSA) deletedByPeer() {
+// leave ends the SA without a word to the peer. Where another one is there,
+// everything goes on under it, with a successor soon. Else the children, if there
+// are any, wait for one.
+func (s *ISAKMPSA) leave(reason Reason) {
 	m := s.m
 	if s != m.current {
 		s.close()
@@ -189,22 +195,24 @@ func (s *ISAKMPSA) deletedByPeer() {
 	}
 	for _, other := range slices.Backward(m.sas) {
 		if other != s && other.live() {
-			other.retireAt = time.Time{}
 			s.close()
 			m.current = other
+			other.setState(Established)
+			other.retireAt, other.expireAt = time.Time{}, m.now.Add(orphanTime)
+			other.rekeyAt = m.now.Add(m.jitter(minRetry))
 			return
 		}
 	}
 	if !slices.ContainsFunc(m.children, func(c *childSA) bool { return c.hasOut && c.counts() }) {
-		m.end(ReasonPeerRequest, nil)
+		m.end(reason, nil)
 		return
 	}
 	at := s.path
 	s.close()
 	m.current = nil
 	m.dpdAt, m.keepaliveAt = time.Time{}, time.Time{}
-	m.orphanedAt = m.now.Add(orphanTime)
-	if m.attempt == nil && m.conn.Initiate {
+	m.orphanedAt, m.orphanedBy = m.now.Add(orphanTime), reason
+	if m.attempt == nil && (m.conn.Initiate || s.initiator) {
 		m.negotiate(at)
 	}
 }
@@ -212,6 +220,6 @@ func (s *ISAKMPSA) deletedByPeer() {
 // orphanTimeout ends the children that no ISAKMP SA has come for.
 func (m *MachineV1) orphanTimeout() {
 	if m.current == nil {
-		m.end(ReasonPeerRequest, nil)
+		m.end(m.orphanedBy, nil)
 	}
 }
