@@ -52,6 +52,9 @@ type childSA struct {
 	// SPI of the child that we rekeyed.
 	agreed   *ipsec.Lifetime
 	replaces ipsec.SPI
+	// The peer was told that it is gone, and how often again.
+	announced bool
+	retold    int
 	// successor is what the peer's rekey exchange made of this child. It sends
 	// once this one is deleted or the peer uses it.
 	successor *childSA
@@ -204,6 +207,7 @@ func (c *childSA) addOut() {
 	c.probeAt, c.sendAt = time.Time{}, time.Time{}
 	c.setState(Established)
 	c.established = c.m.now
+	c.expireAt = time.Time{}
 	if life := c.limits().Hard; life > 0 {
 		c.rekeyAt = c.m.now.Add(c.m.soft(life, c.initiator))
 		c.expireAt = c.m.now.Add(life)
@@ -263,6 +267,16 @@ func (c *childSA) remove(linger bool) {
 func (c *childSA) stopTimers() {
 	c.rekeyAt, c.expireAt, c.redundantAt = time.Time{}, time.Time{}, time.Time{}
 	c.probeAt, c.sendAt = time.Time{}, time.Time{}
+}
+
+// lingered ends the time in which a deleted child still receives, unless the peer
+// needs more of it.
+func (c *childSA) lingered() {
+	if c.m.ike.missed(c) {
+		c.goneAt = c.m.now.Add(lingerTime)
+		return
+	}
+	c.gone()
 }
 
 // gone ends what remove has left of the child.

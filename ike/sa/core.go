@@ -41,6 +41,12 @@ type ikeLayer interface {
 	// announceDelete tells the peer that a child, which is being deleted, is
 	// gone, and removes it once that is done.
 	announceDelete(c *childSA)
+	// missed reports whether the peer goes on sending on a child that is gone,
+	// since it has not heard of that, and tells it again.
+	missed(c *childSA) bool
+	// prefers reports whether a child that another one has replaced is to stay
+	// all the same.
+	prefers(c *childSA) bool
 	// currentEvent returns an event about the IKE SA in use.
 	currentEvent(kind EventKind) Event
 }

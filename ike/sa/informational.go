@@ -30,6 +30,12 @@ type deleteChild struct{ child *childSA }
 // announceDelete plans a DELETE for a child.
 func (m *Machine) announceDelete(c *childSA) { m.current.enqueue(&deleteChild{c}) }
 
+// missed is never so: the peer has acknowledged our DELETE, or sent one.
+func (m *Machine) missed(*childSA) bool { return false }
+
+// prefers is never so: which child is kept is agreed on (section 2.8.1).
+func (m *Machine) prefers(*childSA) bool { return false }
+
 func (x *deleteChild) kind() wire.ExchangeType { return wire.Informational }
 
 func (x *deleteChild) request(*ikeSA) ([]wire.Payload, bool) {

@@ -109,7 +109,7 @@ func (c *childSA) probe() {
 // redundant deletes a child that another one has replaced, when the peer has
 // not done so.
 func (c *childSA) redundant() {
-	if c.state == Deleting || c.state == Deleted {
+	if c.state == Deleting || c.state == Deleted || c.m.ike.prefers(c) {
 		return
 	}
 	replaced := slices.ContainsFunc(c.m.children, func(other *childSA) bool {

@@ -47,7 +47,7 @@ func (m *core) childTimers(visit func(timer)) {
 		when(&c.redundantAt, c.redundant)
 		when(&c.probeAt, c.probe)
 		when(&c.sendAt, c.addOut)
-		when(&c.goneAt, c.gone)
+		when(&c.goneAt, c.lingered)
 	}
 	for _, k := range m.slots {
 		when(&k.retryAt, func() { m.retry(k) })

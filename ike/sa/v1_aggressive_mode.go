@@ -190,6 +190,7 @@ func (s *ISAKMPSA) takeAggressiveAuth(d Datagram, msg *isakmp.Message) error {
 		return err
 	}
 	p.iv, p.awaits = iv, 0
+	s.answered.datagrams = nil // nothing answers message 3
 	s.path.local, s.path.remote = d.Local, d.Remote
 	if d := s.encapRefusal(c); d != nil {
 		s.reportUnproven(c, d)

@@ -52,7 +52,7 @@ func (s *ISAKMPSA) startProbe() {
 
 func (s *ISAKMPSA) sendProbe() {
 	wait := s.m.conn.DPD.Timeout
-	if wait <= 0 {
+	if wait <= 0 || !s.confirmed {
 		wait = probeWait
 	}
 	s.probe.next = s.m.now.Add(wait)
@@ -70,7 +70,8 @@ func (s *ISAKMPSA) sayProbe(t isakmp.NotifyType, seq uint32) {
 // repeatProbe is called when a probe is not answered in time.
 func (s *ISAKMPSA) repeatProbe() {
 	m := s.m
-	if m.heardSince(s.probe.sent) {
+	// That the peer is alive does not show that it has the SA.
+	if s.confirmed && m.heardSince(s.probe.sent) {
 		s.endProbe()
 		return
 	}
@@ -84,8 +85,9 @@ func (s *ISAKMPSA) repeatProbe() {
 		Reason: ReasonDPDTimeout, Exchange: isakmp.Informational.String(), Parameter: "peer address",
 		Detail: fmt.Sprintf("no answer to R-U-THERE, sent %d times to %s from %s", s.probe.tries+1, s.path.remote, s.path.local),
 	}
-	if s != m.current {
-		s.close()
+	if s != m.current || !s.confirmed {
+		s.inform([]isakmp.Payload{s.deletePayload()}) // in case that it has it
+		s.leave(ReasonDPDTimeout)
 		return
 	}
 	m.end(d.Reason, d)

@@ -207,10 +207,38 @@ func (s *ISAKMPSA) shorten(l lifetime) {
 
 // announceDelete tells the peer that a child is gone. That is not answered.
 func (m *MachineV1) announceDelete(c *childSA) {
+	m.sayDeleted(c)
+	c.announced = true
+	c.remove(true)
+}
+
+func (m *MachineV1) sayDeleted(c *childSA) {
 	m.current.inform([]isakmp.Payload{&isakmp.Delete{
 		Protocol: ipsec.ProtocolESP, SPIs: [][]byte{binary.BigEndian.AppendUint32(nil, uint32(c.in))},
 	}})
-	c.remove(true)
+}
+
+// maxRetold bounds how often the peer is told again that a child is gone.
+const maxRetold = 24
+
+// missed looks for packets that came when those under way had long arrived: our
+// DELETE, which nobody acknowledges, was lost. Once it is sent again in any case.
+func (m *MachineV1) missed(c *childSA) bool {
+	if m.current == nil || !c.announced || c.retold >= maxRetold {
+		return false
+	}
+	if c.retold > 0 {
+		if m.env.QuerySA == nil {
+			return false
+		}
+		st, err := m.env.QuerySA(c.inID())
+		if err != nil || m.now.Sub(st.LastUsed) > lingerTime*4/5 {
+			return false
+		}
+	}
+	c.retold++
+	m.sayDeleted(c)
+	return true
 }
 
 // announceEnd tells the peer that everything is gone.
@@ -239,6 +267,10 @@ func (m *MachineV1) announceEnd() {
 	}
 }
 
+// lostAnswer is how long an initiator waits for message 6, with repeats of
+// message 5, after something that it cannot read has come in its place.
+const lostAnswer = 4 * betterAnswer
+
 // hint takes what an informational message says while phase 1 is under way for
 // no more than a hint: anybody may have sent it, or the peer could not read what
 // we sent, nor we what it says.
@@ -255,7 +287,9 @@ func (s *ISAKMPSA) hint(msg *isakmp.Message) {
 		}
 		if plain, _, err := s.keys.decrypt(s.keys.iv(p.iv, idOctets(msg.MessageID)), msg.Ciphertext()); err != nil || msg.Open(plain) != nil {
 			s.m.drop(dropIntegrity)
-			s.remember(s.pskDiagnosis("the peer's answer to message 5 does not decrypt"))
+			// Or message 6 was lost and this one is from after it: message 5,
+			// repeated, brings it.
+			s.rememberFor(lostAnswer, s.pskDiagnosis("what the peer says to message 5 does not decrypt"))
 			return
 		}
 	}

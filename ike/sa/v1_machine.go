@@ -28,6 +28,9 @@ type MachineV1 struct {
 	// orphanedBy why that one ended.
 	orphanedAt time.Time
 	orphanedBy Reason
+	// negotiateAt is when it is tried again to negotiate one for them.
+	negotiateAt   time.Time
+	negotiatePath path
 }
 
 // InitiateV1 begins an ISAKMP SA with the peer of a connection, which must be
@@ -156,6 +159,11 @@ func (m *MachineV1) timers(visit func(timer)) {
 	when(&m.dpdAt, m.checkLiveness)
 	when(&m.keepaliveAt, m.keepalive)
 	when(&m.orphanedAt, m.orphanTimeout)
+	when(&m.negotiateAt, func() {
+		if m.current == nil && m.attempt == nil {
+			m.negotiate(m.negotiatePath)
+		}
+	})
 }
 
 // finish starts the quick modes that wait, forgets what is gone, and returns the
@@ -258,7 +266,7 @@ func (m *MachineV1) end(reason Reason, d *Diagnosis) {
 	event := m.currentEvent(ChildDown)
 	s, attempt := m.current, m.attempt
 	m.current, m.attempt = nil, nil
-	m.dpdAt, m.keepaliveAt, m.orphanedAt = time.Time{}, time.Time{}, time.Time{}
+	m.dpdAt, m.keepaliveAt, m.orphanedAt, m.negotiateAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	hadChildren := slices.ContainsFunc(m.children, func(c *childSA) bool { return c.hasOut })
 	m.queue = nil
 	for _, each := range m.sas {

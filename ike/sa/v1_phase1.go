@@ -111,10 +111,17 @@ func (s *ISAKMPSA) say(payloads []isakmp.Payload, repeat bool) error {
 	s.flight = nil
 	if repeat {
 		s.flight = s.newFlight(datagrams)
+		if s.spir != 0 {
+			s.flight.rhythm.Tries = min(s.flight.rhythm.Tries, halfOpenRepeats)
+		}
 	}
 	s.transmit(datagrams)
 	return nil
 }
+
+// halfOpenRepeats bounds the repeats to a responder that has answered: it gives
+// up after half a minute.
+const halfOpenRepeats = 3
 
 // receivePhase1 handles a message of main mode or aggressive mode.
 func (s *ISAKMPSA) receivePhase1(d Datagram, msg *isakmp.Message) {
@@ -199,13 +206,15 @@ func (s *ISAKMPSA) reportUnproven(c *Connection, d *Diagnosis) {
 }
 
 // remember keeps a refusal, and waits a little for a better answer.
-func (s *ISAKMPSA) remember(d *Diagnosis) {
+func (s *ISAKMPSA) remember(d *Diagnosis) { s.rememberFor(betterAnswer, d) }
+
+func (s *ISAKMPSA) rememberFor(wait time.Duration, d *Diagnosis) {
 	if s.phase1 == nil {
 		return
 	}
 	s.phase1.refusal = d
 	if s.refusedAt.IsZero() {
-		s.refusedAt = s.m.now.Add(betterAnswer)
+		s.refusedAt = s.m.now.Add(wait)
 	}
 }
 
@@ -231,17 +240,21 @@ func (s *ISAKMPSA) repeatPhase1() {
 // fail ends a negotiation of ours.
 func (s *ISAKMPSA) fail(d *Diagnosis) {
 	m := s.m
-	if m.current == nil {
+	if m.current == nil && m.orphanedAt.IsZero() {
 		m.end(d.Reason, d)
 		return
 	}
-	// An ISAKMP SA stands, which this one was to follow.
+	// An ISAKMP SA stands that this one was to follow, or children wait for one.
 	e := m.event(Failed, s)
 	e.Reason, e.Diagnosis, e.Established = d.Reason, d, true
 	m.emit(Emit{e})
 	s.close()
 	if m.attempt == s {
 		m.attempt = nil
+	}
+	if m.current == nil {
+		m.negotiateAt, m.negotiatePath = m.now.Add(m.jitter(minRetry)), s.path
+		return
 	}
 	m.current.rekeyAt = m.now.Add(m.jitter(maxRetry))
 }

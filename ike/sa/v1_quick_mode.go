@@ -39,6 +39,9 @@ const (
 	// crossingChildren is how far apart two children that each end began may have
 	// been set up and still have crossed.
 	crossingChildren = 10 * time.Second
+	// abandonedTime is how long a responder's child waits for traffic to complete
+	// it, once nothing is left by which message 3 could come.
+	abandonedTime = time.Minute
 	// shortestLife bounds the lifetime that a peer may ask for.
 	shortestLife = 10 // seconds
 )
@@ -535,8 +538,9 @@ func (q *quickMode) abandon() {
 	}
 	q.end()
 	if !q.initiator {
-		if q.child != nil && !q.child.hasOut {
-			q.child.remove(false)
+		// Message 3 may have been lost: then traffic completes the child.
+		if c := q.child; c != nil && c.state == Connecting {
+			c.expireAt = m.now.Add(abandonedTime)
 		}
 		return
 	}
@@ -728,12 +732,15 @@ func (m *MachineV1) supersede() {
 			if c.yieldsTo(o) {
 				older, newer = c, o
 			}
-			wait := redundantTimeout
-			if newer.initiator {
-				wait = supersedeTime
-			}
 			older.setState(Rekeyed)
-			older.rekeyAt, older.redundantAt = time.Time{}, m.now.Add(m.jitter(wait))
+			older.rekeyAt = time.Time{}
+			// Whoever has replaced a child, or made the one that yields, ends
+			// it. Should the peer not, we do much later.
+			if wait := supersedeTime; newer.replaces == older.in || older.initiator && !newer.initiator && older.crosses(newer) {
+				older.redundantAt = m.now.Add(m.jitter(wait))
+			} else if older.redundantAt.IsZero() {
+				older.redundantAt = m.now.Add(m.jitter(redundantTimeout))
+			}
 		}
 	}
 	m.revive()
@@ -746,16 +753,47 @@ func (c *childSA) inUse() bool { return c.hasOut && (c.state == Established || c
 // than o. Of two that each end began, and that may have crossed, it is the one
 // with the lowest nonce, so that both ends keep the same.
 func (c *childSA) yieldsTo(o *childSA) bool {
-	crossed := c.initiator != o.initiator && c.established.Sub(o.established).Abs() < crossingChildren
 	switch {
 	case c.replaces == o.in:
 		return false
 	case o.replaces == c.in:
 		return true
-	case crossed:
+	case c.crosses(o):
 		return bytes.Compare(c.nonce, o.nonce) < 0
 	}
 	return c.established.Before(o.established)
+}
+
+// crosses reports whether each end has begun one of the two, and so lately that
+// their messages may have crossed.
+func (c *childSA) crosses(o *childSA) bool {
+	return c.initiator != o.initiator && c.established.Sub(o.established).Abs() < crossingChildren
+}
+
+// prefers keeps a child that the peer goes on sending on, rather than the one
+// that we took to have followed it: the ends may have differed in that.
+func (m *MachineV1) prefers(c *childSA) bool {
+	i := slices.IndexFunc(m.children, func(o *childSA) bool { return o.slot == c.slot && o.inUse() })
+	if i < 0 || m.env.QuerySA == nil || m.children[i].replaces == c.in {
+		return false
+	}
+	o := m.children[i]
+	mine, err := m.env.QuerySA(c.inID())
+	theirs, errTheirs := m.env.QuerySA(o.inID())
+	if err != nil || errTheirs != nil || !mine.LastUsed.After(theirs.LastUsed) {
+		return false
+	}
+	o.setState(Rekeyed)
+	o.rekeyAt, o.redundantAt = time.Time{}, m.now.Add(m.jitter(redundantTimeout))
+	m.reuse(c)
+	return true
+}
+
+// reuse makes a child that was followed the one in use again.
+func (m *MachineV1) reuse(c *childSA) {
+	if c.setState(Established) {
+		c.redundantAt, c.rekeyAt = time.Time{}, m.now.Add(m.jitter(minRetry))
+	}
 }
 
 // revive takes the last child of a slot into use again that was followed by one
@@ -765,8 +803,6 @@ func (m *MachineV1) revive() {
 		if c.state != Rekeyed || !c.hasOut || slices.ContainsFunc(m.children, func(o *childSA) bool { return o.slot == c.slot && o.counts() }) {
 			continue
 		}
-		if c.setState(Established) {
-			c.redundantAt, c.rekeyAt = time.Time{}, m.now.Add(m.jitter(minRetry))
-		}
+		m.reuse(c)
 	}
 }

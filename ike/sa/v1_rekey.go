@@ -19,7 +19,7 @@ const (
 	crossingTime = 20 * time.Second
 	// orphanTime is how long children go on without an ISAKMP SA after the peer
 	// has deleted the last one. Some peers do so at the end of its life only.
-	orphanTime = 30 * time.Second
+	orphanTime = 2 * time.Minute
 )
 
 // authenticated makes an ISAKMP SA whose peer is known to be that of a connection
@@ -32,6 +32,8 @@ func (m *MachineV1) authenticated(s *ISAKMPSA, c *Connection, contact bool) {
 	s.setState(Established)
 	s.established, s.lastSeen = m.now, m.now
 	s.contact = contact
+	// The end that got the last message knows that the peer has all others.
+	s.confirmed = s.initiator == (s.mode == isakmp.IdentityProtection)
 	s.notifyFirst = c.DPD.NotifyFirst
 	if m.conn == nil {
 		m.fresh, m.meant = s, c
@@ -92,6 +94,9 @@ func (m *MachineV1) take(s *ISAKMPSA) {
 	default:
 		m.current = s
 		old.follows()
+		if !s.confirmed {
+			s.startProbe() // the answer shows that the peer has it, too
+		}
 	}
 	e := m.event(kind, s)
 	e.InitialContact = s.contact
@@ -168,6 +173,11 @@ func (s *ISAKMPSA) retire() {
 	if s == s.m.current {
 		return
 	}
+	// The peer may not have its successor yet, or an exchange be under way.
+	if c := s.m.current; c != nil && !c.confirmed && c.dpd || slices.ContainsFunc(s.quick, func(q *quickMode) bool { return q.awaits != 0 }) {
+		s.retireAt = s.m.now.Add(retireTime)
+		return
+	}
 	s.inform([]isakmp.Payload{s.deletePayload()})
 	s.close()
 }
@@ -198,7 +208,10 @@ func (s *ISAKMPSA) leave(reason Reason) {
 			s.close()
 			m.current = other
 			other.setState(Established)
-			other.retireAt, other.expireAt = time.Time{}, m.now.Add(orphanTime)
+			other.retireAt = time.Time{}
+			if until := m.now.Add(orphanTime); other.expireAt.Before(until) {
+				other.expireAt = until
+			}
 			other.rekeyAt = m.now.Add(m.jitter(minRetry))
 			return
 		}
@@ -212,7 +225,7 @@ func (s *ISAKMPSA) leave(reason Reason) {
 	m.current = nil
 	m.dpdAt, m.keepaliveAt = time.Time{}, time.Time{}
 	m.orphanedAt, m.orphanedBy = m.now.Add(orphanTime), reason
-	if m.attempt == nil && (m.conn.Initiate || s.initiator) {
+	if m.attempt == nil && (m.conn.Initiate || reason != ReasonPeerRequest) {
 		m.negotiate(at)
 	}
 }

@@ -40,8 +40,10 @@ type ISAKMPSA struct {
 	flight *flight
 	// answered is the last message of phase 1 that we took, and what we said.
 	answered answered
-	// unconfirmed is the last message of phase 1 where nothing has shown yet
-	// that the peer has it. It goes ahead of what is repeated.
+	// confirmed says that the peer has the last message of phase 1. While
+	// nothing has shown that, unconfirmed is an initiator's one, which goes ahead
+	// of what is repeated.
+	confirmed   bool
 	unconfirmed [][]byte
 
 	quick []*quickMode
@@ -266,7 +268,7 @@ func (s *ISAKMPSA) addFragment(d Datagram, f *isakmp.Fragment) {
 func (s *ISAKMPSA) heard(d Datagram, fresh bool) {
 	s.lastSeen = s.m.now
 	s.m.heard()
-	s.unconfirmed = nil
+	s.confirmed, s.unconfirmed = true, nil
 	if fresh {
 		s.m.follow(s, d.Remote)
 	}

@@ -1,0 +1,72 @@
+package sa
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// TestV1RandomLoss runs both ends with short lifetimes, rekeys of both phases
+// begun at random by both, and a network that loses, repeats and reorders packets.
+// Whatever happens, traffic always has an SA, and in the end there is one of each.
+func TestV1RandomLoss(t *testing.T) {
+	for seed := range uint64(40) {
+		l := newLab(t, seed)
+		l.useV1(func(c *Connection) {
+			c.Aggressive = seed%2 == 1
+			c.Lifetime = 20 * time.Minute
+			c.Children[0].Lifetime.Hard = 15 * time.Minute
+			second := c.Children[0]
+			second.Name, second.ReqID, second.Local = "second", 2, selectors("10.3.0.0/16")
+			c.Children = append(c.Children, second)
+		})
+		l.establish()
+		random := rand.New(rand.NewPCG(seed, 7))
+		lost := map[string]int{} // by datagram: few enough for the repeats
+		l.lose = func(p packet) bool {
+			switch random.IntN(10) {
+			case 0, 1, 4:
+				lost[string(p.d.Bytes)]++
+				return lost[string(p.d.Bytes)] < 3
+			case 2: // twice
+				p.to.receive(p.d)
+			case 3: // late
+				if len(l.wire) > 0 {
+					l.wire = append(l.wire, p)
+					return true
+				}
+			}
+			return false
+		}
+		for range 60 {
+			e := []*end{l.a, l.b}[random.IntN(2)]
+			switch random.IntN(6) {
+			case 0:
+				e.doServed(RekeyIKE{})
+			case 1, 2:
+				e.doServed(RekeyChild{ReqID: e.conns[0].Children[random.IntN(2)].ReqID})
+			}
+			l.pass(time.Duration(random.IntN(20)) * time.Second)
+			if t.Failed() {
+				break
+			}
+		}
+		l.lose = nil
+		l.pass(2 * time.Minute)
+		l.quietV1(2)
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+// doServed is do while a responder of a new ISAKMP SA is at work, too.
+func (e *end) doServed(c Command) {
+	for _, m := range e.machines {
+		if m.Connection() != "" {
+			e.perform(m.Do(e.lab.now, c))
+			return
+		}
+	}
+	e.lab.t.Errorf("%s serves nothing", e.name)
+}
