@@ -82,8 +82,16 @@ type flight struct {
 	next      time.Time // of the next repeat, or of giving up
 }
 
+// hurry is the first wait of a request that may have come too early.
+const hurry = 500 * time.Millisecond
+
 func (s *ISAKMPSA) newFlight(datagrams [][]byte) *flight {
 	f := &flight{datagrams: datagrams, rhythm: s.m.env.rhythm(), sent: s.m.now}
+	if s.unconfirmed != nil && f.rhythm.Initial > hurry {
+		// A responder in aggressive mode drops what overtakes message 3.
+		f.rhythm.Initial = hurry
+		f.rhythm.Tries += 3
+	}
 	f.next = s.m.now.Add(s.m.jitter(f.rhythm.wait(0)))
 	return f
 }
