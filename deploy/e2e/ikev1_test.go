@@ -243,7 +243,7 @@ func TestIKEv1Diagnosis(t *testing.T) {
 		},
 		{
 			name: "mode", mode: "main",
-			swan:      func(c *netlab.SwanConnection) { c.Aggressive = true },
+			swan: func(c *netlab.SwanConnection) { c.Aggressive = true },
 			// strongSwan tells only in message 6 that it wants another mode.
 			initiator: []string{"Reason=[authentication fail]", "exchange: main mode"},
 			responder: []string{"Reason=[exchange mode mismatch]", "ours: main mode", "theirs: aggressive mode"},
