@@ -224,6 +224,9 @@ func (s *session) renew(k *keyState, state *tls.ConnectionState, client *wire.Cl
 	}
 	now := time.Now()
 	old := s.current
+	if !s.times.retire.IsZero() {
+		s.retire(s.times.old) // of three keys the oldest has had its time
+	}
 	s.identity, s.current, s.params.token = id, k.id, token
 	k.agreed = true
 	s.times.renewed(now, s.ep.server.opts, old)

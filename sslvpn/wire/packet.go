@@ -145,14 +145,3 @@ func (c *Control) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, c.PacketID)
 	return append(b, c.Payload...)
 }
-
-// PeerID returns the peer id of a DataV2 packet.
-func PeerID(packet []byte) (id uint32, ok bool) {
-	if len(packet) < 4 {
-		return 0, false
-	}
-	if op, _ := SplitOpcode(packet[0]); op != DataV2 {
-		return 0, false
-	}
-	return binary.BigEndian.Uint32(packet) & 0xffffff, true
-}

@@ -90,17 +90,6 @@ func TestKeyIDs(t *testing.T) {
 	}
 }
 
-func TestPeerID(t *testing.T) {
-	if id, ok := PeerID([]byte{0x48, 1, 2, 3, 0}); !ok || id != 0x010203 {
-		t.Errorf("got %x, %t", id, ok)
-	}
-	for _, b := range [][]byte{{}, {0x48, 0, 0}, {0x30, 0, 0, 0}} {
-		if _, ok := PeerID(b); ok {
-			t.Errorf("%x has a peer id", b)
-		}
-	}
-}
-
 func TestNextFrame(t *testing.T) {
 	stream := AppendFrame(AppendFrame(nil, []byte("one")), []byte("two"))
 	var got []string
