@@ -29,6 +29,11 @@ type Endpoint struct {
 	// Certificate is the chain and private key of the server.
 	Certificate *tls.Certificate
 
+	// TLSCryptKey is a static key of 256 octets that the profiles of the clients
+	// have too: control packets are wrapped with it (tls-crypt), and who lacks it
+	// gets no answer. Without one they go plain.
+	TLSCryptKey []byte
+
 	Auth AuthMethod
 	// ClientCAs are the trust anchors of client certificates, for AuthCertificate;
 	// without one nobody can connect.

@@ -56,6 +56,7 @@ type session struct {
 	mu          sync.Mutex
 	addr        netip.AddrPort // of the client; moves on UDP
 	claimed     string         // who the client says it is
+	sent        uint32         // control packets
 	moved       time.Time      // when addr last changed
 	phase       phase
 	current     uint8                        // the newest key id that was agreed upon
@@ -125,7 +126,7 @@ func (s *session) accept() {
 func (s *session) resume(local wire.SessionID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.local = local
+	s.local, s.sent = local, 1 // the answer to the reset
 	k := s.newKey(s.opened, 0)
 	k.rel.expected, k.rel.nextID = 1, 1
 	s.schedule(s.opened)
@@ -230,7 +231,8 @@ func (s *session) flush(now time.Time, k *keyState) {
 		c := wire.Control{Opcode: op, KeyID: k.id, Session: s.local, Acks: acks, Remote: s.remote, PacketID: id, Payload: payload}
 		// A packet that cannot be sent is a lost one; the deadline of the
 		// handshake and the client's silence end the session.
-		_ = s.link.sendControl(c.Append(nil))
+		s.sent++
+		_ = s.link.sendControl(s.ep.format(&c, s.sent, s.opened))
 	})
 }
 

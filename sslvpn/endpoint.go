@@ -54,6 +54,7 @@ type settings struct {
 	routes  *accessSet
 	anchors map[[sha256.Size]byte]bool // of ClientCAs
 	tls     *tls.Config
+	wrap    *wire.TLSCrypt // nil: control packets go plain
 }
 
 func newSettings(e Endpoint) (*settings, error) {
@@ -62,6 +63,7 @@ func newSettings(e Endpoint) (*settings, error) {
 	}
 	e.Users, e.Routes, e.DNS = slices.Clone(e.Users), slices.Clone(e.Routes), slices.Clone(e.DNS)
 	e.TCP, e.UDP, e.ClientCRLs = slices.Clone(e.TCP), slices.Clone(e.UDP), slices.Clone(e.ClientCRLs)
+	e.TLSCryptKey = slices.Clone(e.TLSCryptKey)
 	cfg := &settings{
 		Endpoint: e, users: map[string]*User{}, access: map[string]*accessSet{},
 		anchors: map[[sha256.Size]byte]bool{}, routes: newAccessSet(e.Routes),
@@ -81,6 +83,12 @@ func newSettings(e Endpoint) (*settings, error) {
 	for _, ca := range e.ClientCAs {
 		anchors.AddCert(ca)
 		cfg.anchors[sha256.Sum256(ca.Raw)] = true
+	}
+	if e.TLSCryptKey != nil {
+		var err error
+		if cfg.wrap, err = wire.NewTLSCrypt(e.TLSCryptKey, true); err != nil {
+			return nil, fmt.Errorf("tls-crypt: %w", err)
+		}
 	}
 	cfg.tls = &tls.Config{
 		Certificates: []tls.Certificate{*e.Certificate},
@@ -209,6 +217,31 @@ func (cfg *settings) outdated(id *identity, address netip.Addr) (reason, message
 }
 
 func (ep *endpoint) config() *settings { return ep.settings.Load() }
+
+// parse reads a control packet as it came.
+func (ep *endpoint) parse(packet []byte) (c wire.Control, why controlDrop) {
+	if wrap := ep.config().wrap; wrap != nil {
+		var err error
+		if packet, err = wrap.Open(packet); err != nil {
+			return c, dropWrap
+		}
+	}
+	c, err := wire.ParseControl(packet)
+	if err != nil {
+		return c, dropMalformed
+	}
+	return c, ""
+}
+
+// format returns a control packet as it goes out. counter and since number the
+// packets of a session.
+func (ep *endpoint) format(c *wire.Control, counter uint32, since time.Time) []byte {
+	packet := c.Append(nil)
+	if wrap := ep.config().wrap; wrap != nil {
+		return wrap.Append(nil, packet, counter, uint32(since.Unix()))
+	}
+	return packet
+}
 
 func (ep *endpoint) tlsConfig() *tls.Config { return ep.config().tls }
 

@@ -170,15 +170,15 @@ func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 	unwatch := context.AfterFunc(ep.ctx, link.close)
 	defer unwatch()
 	err = link.run(func(packet []byte) error {
-		c, err := wire.ParseControl(packet)
+		c, why := ep.parse(packet)
 		switch {
-		case s != nil && err != nil:
-			ep.control.add(dropMalformed)
+		case s != nil && why != "":
+			ep.control.add(why)
 			return nil
 		case s != nil:
 			s.receive(&c)
 			return nil
-		case err != nil || !isFirst(&c):
+		case why != "" || !isFirst(&c):
 			return errNotOpenVPN
 		}
 		opened := newSession(ep, &tcpTransport{tcpLink: link, running: &ep.running}, true, from, c.Session)

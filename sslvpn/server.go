@@ -1,6 +1,7 @@
 package sslvpn
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -280,7 +281,8 @@ func (s *Server) running() map[string]*endpoint {
 // endpoint runs.
 func (cfg *settings) alike(to *settings) bool {
 	return slices.Equal(cfg.TCP, to.TCP) && slices.Equal(cfg.UDP, to.UDP) && cfg.Device == to.Device &&
-		cfg.Cipher == to.Cipher && cfg.Compressed == to.Compressed && cfg.Auth == to.Auth && cfg.Pool == to.Pool
+		cfg.Cipher == to.Cipher && cfg.Compressed == to.Compressed && cfg.Auth == to.Auth && cfg.Pool == to.Pool &&
+		bytes.Equal(cfg.TLSCryptKey, to.TLSCryptKey)
 }
 
 // Snapshot returns how the endpoints do, ordered by id.

@@ -5,7 +5,9 @@ package sslvpn
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -14,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +24,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpngw/vpngw/sslvpn/wire"
 )
 
 // Addresses of the tests: the server's and the client's on the link between
@@ -469,4 +474,39 @@ func TestNetNSStockPolicies(t *testing.T) {
 		}
 		_ = c.cmd.Wait() // it exits by itself
 	})
+}
+
+// TestNetNSStockTLSCrypt connects with a key for the control channel in the
+// profile, and renegotiates under it.
+func TestNetNSStockTLSCrypt(t *testing.T) {
+	for _, tt := range []struct {
+		proto string
+		port  int
+	}{{"tcp", 443}, {"udp", 1194}} {
+		t.Run(tt.proto, func(t *testing.T) {
+			atSite(t, Options{RenegotiateAfter: 2 * time.Second}, func(s *site) {
+				s.cfg.TLSCryptKey = make([]byte, wire.StaticKeyLen)
+				_, _ = rand.Read(s.cfg.TLSCryptKey)
+				s.cfg.UDP = []netip.AddrPort{netip.AddrPortFrom(stockServer, 1194)}
+				s.apply()
+				key := "<tls-crypt>\n-----BEGIN OpenVPN Static key V1-----\n"
+				for line := range slices.Chunk(s.cfg.TLSCryptKey, 16) {
+					key += hex.EncodeToString(line) + "\n"
+				}
+				key += "-----END OpenVPN Static key V1-----\n</tls-crypt>"
+				c := s.connect(s.profile(tt.proto, tt.port, s.password("alice", "wonderland"), key))
+				defer c.stop()
+				if !c.logs("Initialization Sequence Completed", 1) {
+					return
+				}
+				virtual := s.event(EventConnected).Session.VirtualIP
+				s.pingBoth(virtual)
+				c.logs("Control Channel: TLSv1", 2)
+				s.pingBoth(virtual)
+				if n := s.server.Snapshot()[0].Drops["tls_crypt"]; n != 0 {
+					t.Errorf("%d packets were dropped", n)
+				}
+			})
+		})
+	}
 }

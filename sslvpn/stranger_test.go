@@ -69,6 +69,44 @@ func TestStrangersOnTCP(t *testing.T) {
 	}
 }
 
+// With tls-crypt a stranger's reset is answered as little as garbage is.
+func TestStrangersWithoutTheKey(t *testing.T) {
+	key := make([]byte, wire.StaticKeyLen)
+	_, _ = rand.Read(key)
+	s := newRig(t, Options{}, func(s *rig) { s.cfg.TLSCryptKey = key })
+	reset := (&wire.Control{Opcode: wire.HardResetClientV2, Session: wire.SessionID{1}}).Append(nil)
+	conn, err := net.Dial("udp", s.endpoint().udp[0].socket.local().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	wrap, err := wire.NewTLSCrypt(key, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = conn.Write(reset)
+	_, _ = conn.Write(wrap.Append(nil, reset, 1, 1))
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	buf := make([]byte, 2048)
+	n, err := conn.Read(buf)
+	if _, openErr := wrap.Open(buf[:n]); err != nil || openErr != nil {
+		t.Errorf("the first answer is %x, %v", buf[:n], err)
+	}
+	if n := s.drops(dropWrap); n != 1 {
+		t.Errorf("%d packets were dropped", n)
+	}
+	stream, err := net.Dial("tcp", s.endpoint().tcp[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	_, _ = stream.Write(wire.AppendFrame(nil, reset))
+	_ = stream.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if got, err := io.ReadAll(stream); len(got) > 0 || isTimeout(err) {
+		t.Errorf("answered by %x, %v", got, err)
+	}
+}
+
 func TestSlowStrangers(t *testing.T) {
 	s := newRig(t, Options{Limits: Limits{FirstPacketTimeout: 50 * time.Millisecond, HandshakeTimeout: 100 * time.Millisecond}}, nil)
 	for name, octets := range map[string][]byte{

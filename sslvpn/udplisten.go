@@ -71,9 +71,9 @@ func (ep *endpoint) closeUDP() {
 // control implements datagramHandler.
 func (l *udpListener) control(from netip.AddrPort, packet []byte) {
 	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-	c, err := wire.ParseControl(packet)
-	if err != nil {
-		l.ep.control.add(dropMalformed)
+	c, why := l.ep.parse(packet)
+	if why != "" {
+		l.ep.control.add(why)
 		return
 	}
 	l.mu.Lock()
@@ -98,11 +98,12 @@ func (l *udpListener) answer(from netip.AddrPort, c *wire.Control) {
 		l.ep.control.add(dropResetRate)
 		return
 	}
+	now := time.Now()
 	reply := wire.Control{
 		Opcode: wire.HardResetServerV2, Acks: []uint32{0}, Remote: c.Session,
-		Session: l.ep.server.cookies.bake(time.Now(), l.socket.local(), from, c.Session),
+		Session: l.ep.server.cookies.bake(now, l.socket.local(), from, c.Session),
 	}
-	_ = l.socket.sendTo(from, reply.Append(nil)) // a lost answer: the client asks again
+	_ = l.socket.sendTo(from, l.ep.format(&reply, 1, now)) // a lost answer: the client asks again
 }
 
 // welcome makes the session of a client that echoes a cookie.
