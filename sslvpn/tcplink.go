@@ -97,7 +97,7 @@ func newTCPLink(conn *net.TCPConn, d *drops) (*tcpLink, error) {
 			}
 		}
 	}
-	l.reader.init(raw)
+	l.reader.init(conn, raw)
 	return l, nil
 }
 

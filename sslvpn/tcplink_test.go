@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"testing"
 	"time"
 )
@@ -115,6 +116,65 @@ func TestStreamInPieces(t *testing.T) {
 	}
 	if !bytes.Equal(got, want) {
 		t.Errorf("%d packets, want %d", len(got), len(want))
+	}
+}
+
+// TestGather: what is less than a reader waits for comes all the same, and what
+// is more does not stop it.
+func TestGather(t *testing.T) {
+	l, far := tcpPair(t, new(drops))
+	l.reader.gather.turn(true)
+	got := make(chan int, 1)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- l.run(func(packet []byte) error { got <- len(packet); return nil }, func(packets [][]byte) error { return nil })
+	}()
+	for n := 1; n <= maxFrame; n += 97 {
+		// Control packets, of which each read is one.
+		packet := make([]byte, n)
+		packet[0] = 0x20
+		if _, err := far.Write(frameOf(packet)); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case length := <-got:
+			if length != n {
+				t.Fatalf("%d octets, want %d", length, n)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("a frame of %d octets did not come", n)
+		}
+	}
+	far.Close()
+	if err := <-ended; !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	if l.reader.gather.on {
+		t.Error("a dialogue is still gathered")
+	}
+}
+
+func TestGatherBegins(t *testing.T) {
+	l, _ := tcpPair(t, new(drops))
+	for _, tt := range []struct {
+		name  string
+		sizes []int
+		every time.Duration
+		want  bool
+	}{
+		{"full packets", slices.Repeat([]int{1450}, gatherReads), gatherWithin / gatherReads, true},
+		{"slow packets", slices.Repeat([]int{1450}, 10*gatherReads), 2 * gatherWithin / gatherReads, false},
+		{"acknowledgements", slices.Repeat([]int{94}, 10*gatherReads), 0, false},
+		{"many packets a read", slices.Repeat([]int{40000}, 10*gatherReads), 0, false},
+		{"of all kinds", slices.Repeat([]int{1450, 1450, 1450, 94}, 10*gatherReads), 0, false},
+	} {
+		g, now := gather{conn: l.conn}, time.Unix(0, 0)
+		for _, n := range tt.sizes {
+			g.after(n, func() time.Time { now = now.Add(tt.every); return now })
+		}
+		if g.on != tt.want {
+			t.Errorf("%s: %v", tt.name, g.on)
+		}
 	}
 }
 

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -31,8 +33,9 @@ var readBuffers = sync.Pool{New: func() any {
 // reader takes a TCP stream apart. While the stream is silent it holds no more
 // than the start of a frame.
 type reader struct {
-	raw   syscall.RawConn
-	begun []byte // the start of a frame whose end has not come
+	raw    syscall.RawConn
+	begun  []byte // the start of a frame whose end has not come
+	gather gather
 
 	buf   *readBuffer
 	n     int
@@ -40,9 +43,12 @@ type reader struct {
 	recv  func(fd uintptr) bool
 }
 
-func (r *reader) init(raw syscall.RawConn) {
-	r.raw = raw
+func (r *reader) init(conn *net.TCPConn, raw syscall.RawConn) {
+	r.raw, r.gather.conn = raw, conn
 	r.recv = func(fd uintptr) bool {
+		if r.gather.wait() {
+			return false
+		}
 		r.buf = readBuffers.Get().(*readBuffer)
 		at := copy(r.buf.octets, r.begun)
 		into := r.buf.octets[at:readRoom]
@@ -78,7 +84,11 @@ func (l *tcpLink) run(control func(packet []byte) error, data func(packets [][]b
 
 func (r *reader) run(control func(packet []byte) error, data func(packets [][]byte) error) error {
 	for {
+		r.gather.before()
 		switch err := r.raw.Read(r.recv); {
+		case r.gather.on && errors.Is(err, os.ErrDeadlineExceeded):
+			r.gather.turn(false)
+			continue
 		case err != nil && errors.Is(err, os.ErrDeadlineExceeded):
 			return err
 		case err != nil:
@@ -93,6 +103,7 @@ func (r *reader) run(control func(packet []byte) error, data func(packets [][]by
 			}
 			return io.EOF
 		}
+		r.gather.after(r.n, time.Now)
 		err := r.split(r.buf.octets[:len(r.begun)+r.n], control, data)
 		r.giveBack()
 		if err != nil {

@@ -1,0 +1,84 @@
+package sslvpn
+
+import (
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stock clients write each packet for itself, and a server that wakes for each
+// spends more on waking than on the packet; the host behind it acknowledges
+// each, which costs the client as much again. So while packets of full size
+// come one by one and fast, the kernel is asked to wake the reader for
+// gatherOctets, and not later than gatherWait.
+const (
+	gatherOctets = 16 << 10
+	gatherWait   = time.Millisecond
+
+	// It begins after gatherReads reads in a row, within gatherWithin, of
+	// gatherLeast octets at the least: acknowledgements and dialogues are smaller
+	// or slower. It ends when the time was not enough.
+	gatherReads  = 32
+	gatherWithin = 10 * time.Millisecond
+	gatherLeast  = 1000
+)
+
+// gather decides whether a reader waits for more than one packet.
+type gather struct {
+	conn   *net.TCPConn
+	on     bool
+	waited bool // since the last read
+	single int  // reads of about one packet, in a row
+	since  time.Time
+}
+
+// before prepares a read.
+func (g *gather) before() {
+	if g.on {
+		g.waited = false
+		_ = g.conn.SetReadDeadline(time.Now().Add(gatherWait))
+	}
+}
+
+// wait reports whether the reader has to wait before it looks.
+func (g *gather) wait() bool {
+	if !g.on || g.waited {
+		return false
+	}
+	g.waited = true
+	return true
+}
+
+// after learns from a read of n octets.
+func (g *gather) after(n int, now func() time.Time) {
+	if g.on {
+		return
+	}
+	if n < gatherLeast || n >= gatherOctets {
+		g.single = 0
+		return
+	}
+	if t := now(); g.single == 0 || t.Sub(g.since) > gatherWithin {
+		g.single, g.since = 0, t
+	}
+	if g.single++; g.single == gatherReads {
+		g.turn(true)
+	}
+}
+
+// turn begins or ends the waiting for more.
+func (g *gather) turn(on bool) {
+	octets := 1
+	if on {
+		octets = gatherOctets
+	} else {
+		_ = g.conn.SetReadDeadline(time.Time{})
+	}
+	g.on, g.single = on, 0
+	if raw, err := g.conn.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, octets)
+		})
+	}
+}
