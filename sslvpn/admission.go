@@ -156,9 +156,16 @@ func (ep *endpoint) peerIDLocked() uint32 {
 	}
 }
 
-// attach starts the traffic of an established session.
+// attach starts the traffic of an established session. It fails when the
+// session has ended meanwhile.
 func (ep *endpoint) attach(s *session, c *client) error {
-	if err := ep.plane.attach(c); err != nil {
+	ep.mu.Lock()
+	err := errSessionEnded
+	if ep.sessions[s] == c {
+		err = ep.plane.attach(c)
+	}
+	ep.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	if s.listener != nil {
@@ -172,20 +179,18 @@ func (ep *endpoint) attach(s *session, c *client) error {
 func (ep *endpoint) leave(s *session) {
 	ep.mu.Lock()
 	c := ep.sessions[s]
-	ep.mu.Unlock()
-	if c != nil {
-		ep.plane.detach(c) // before the address can be another's
-	}
-	ep.mu.Lock()
-	defer ep.mu.Unlock()
+	delete(ep.sessions, s) // so that nobody attaches it any more
 	if ep.opening[s] {
 		delete(ep.opening, s)
 		ep.server.halfOpen.leave(s.from)
 	}
-	if c == nil || ep.sessions[s] != c {
+	ep.mu.Unlock()
+	if c == nil {
 		return
 	}
-	delete(ep.sessions, s)
+	ep.plane.detach(c) // before the address can be another's
+	ep.mu.Lock()
+	defer ep.mu.Unlock()
 	ep.byPeerID.Delete(c.id)
 	ep.pool.release(c.virtualIP)
 	if ep.perUser[c.name]--; ep.perUser[c.name] == 0 {

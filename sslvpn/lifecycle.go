@@ -252,8 +252,8 @@ type ending struct {
 func (s *session) failed(k *keyState, err error) {
 	var r *refusal
 	refused := errors.As(err, &r)
+	first := k.id == 0
 	s.mu.Lock()
-	first := s.phase == phaseOpening
 	if !refused && !first && !k.ours {
 		// On UDP anybody can begin one who sees the session ids. The session
 		// goes on with the keys that it has.

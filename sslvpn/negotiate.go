@@ -279,15 +279,15 @@ func (s *session) push() {
 	}
 }
 
-// send sends a text message under the newest key id.
+// send sends a text message under the newest key id, unless the session has
+// ended meanwhile.
 func (s *session) send(message string) {
 	s.mu.Lock()
-	k := s.keys[s.current]
+	k, over := s.keys[s.current], s.phase >= phaseLeaving
 	s.mu.Unlock()
-	s.sendUnder(k, message)
-}
-
-func (s *session) sendUnder(k *keyState, message string) {
+	if over || k == nil {
+		return
+	}
 	if _, err := k.tls.Write(wire.AppendMessage(nil, message)); err != nil && !errors.Is(err, errSessionEnded) {
 		s.end(ending{reason: "the control channel failed: " + err.Error()})
 	}

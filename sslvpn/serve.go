@@ -181,6 +181,11 @@ func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 		case why != "" || !isFirst(&c):
 			return errNotOpenVPN
 		}
+		// The deadlines of the session hold from here on, and the one of its end
+		// must not be undone.
+		if err := conn.SetReadDeadline(time.Time{}); err != nil {
+			return err
+		}
 		opened := newSession(ep, &tcpTransport{tcpLink: link, running: &ep.running}, true, from, c.Session)
 		if err := ep.open(opened); err != nil {
 			return err
@@ -188,7 +193,7 @@ func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 		s = opened
 		unwatch() // it closes the connection itself
 		s.accept()
-		return conn.SetReadDeadline(time.Time{}) // its own deadlines hold from here on
+		return nil
 	}, func(packets [][]byte) error {
 		if s == nil {
 			return errNotOpenVPN
