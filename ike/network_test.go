@@ -151,7 +151,8 @@ func (g *gateway) stopAndCheck(t *testing.T) {
 	}
 	g.Server.mu.Lock()
 	defer g.Server.mu.Unlock()
-	if n := len(g.peers) + len(g.bySPI) + len(g.bySA) + len(g.byInit) + g.open.total + len(g.open.byAddr); n != 0 {
+	if n := len(g.peers) + len(g.bySPI) + len(g.bySA) + len(g.byInit) + g.open.total + len(g.open.byAddr) +
+		g.openV1.total + len(g.openV1.byAddr); n != 0 {
 		t.Errorf("%s: %d entries are left in the tables", g.addr, n)
 	}
 }

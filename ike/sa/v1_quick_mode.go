@@ -286,7 +286,6 @@ func (q *quickMode) takeAnswer(msg *isakmp.Message) {
 	}
 	q.child = c
 	m.children = append(m.children, c)
-	c.rekeys = q.old != nil
 	c.addIn()
 	m.after(func() { q.confirm() })
 }
@@ -392,6 +391,7 @@ func agree(own ipsec.Lifetime, peer lifetime) *ipsec.Lifetime {
 // newChild makes a child, of which the caller knows the roles.
 func (s *ISAKMPSA) newChild(k *slot, ch choice, in, out ipsec.SPI, keys *childKeys) *childSA {
 	c := &childSA{m: &s.m.core, slot: k, state: Connecting, in: in, out: out, path: s.path, proposal: ch.proposal, keys: keys}
+	c.rekeys = true // if one is up then: IKEv1 does not tell
 	if ch.encap && !c.path.encap {
 		c.path.encap = true
 		c.path.float()
@@ -577,7 +577,6 @@ func (s *ISAKMPSA) answerQuick(d Datagram, msg *isakmp.Message) {
 	}
 	s.quick = append(s.quick, q)
 	m.children = append(m.children, q.child)
-	q.child.rekeys = m.carries(q.slot)
 	q.child.addIn()
 	q.awaits = 3
 	m.after(func() {
