@@ -152,11 +152,11 @@ func (s *ISAKMPSA) takeAggressiveAnswer(d Datagram, msg *isakmp.Message) error {
 		s.fail(d)
 		return &refusalError{d}
 	}
+	s.path.float() // message 3 comes from there, and tells so
 	nat, err := s.natPayloads(s.path.local, s.path.remote)
 	if err != nil {
 		return err
 	}
-	s.path.float()
 	payloads := append([]isakmp.Payload{&isakmp.Hash{Data: s.hash(k, true, p.idi)}}, nat...)
 	if err := s.say(append(payloads, s.initialContact()...), false); err != nil {
 		return err

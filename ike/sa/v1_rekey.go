@@ -114,9 +114,13 @@ func (m *MachineV1) take(s *ISAKMPSA) {
 // restoreChildren sets up what is not there under a new ISAKMP SA. Children that
 // were without one are replaced: the peer may have lost them.
 func (m *MachineV1) restoreChildren(initiator, orphaned bool) {
-	if orphaned {
-		for _, c := range slices.Clone(m.children) {
+	for _, c := range slices.Clone(m.children) {
+		switch {
+		case !orphaned || c.state != Established:
+		case initiator:
 			c.rekeyDue()
+		default:
+			c.rekeyAt = m.now.Add(m.jitter(responderGrace))
 		}
 	}
 	for _, k := range m.slots {
