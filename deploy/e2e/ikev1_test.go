@@ -14,7 +14,10 @@ import (
 
 // aggressiveSettings let strongSwan respond in aggressive mode with a pre-shared
 // key, which it refuses as a rule.
-var aggressiveSettings = map[string]string{"i_dont_care_about_security_and_use_aggressive_mode_psk": "yes"}
+var aggressiveSettings = map[string]string{
+	"i_dont_care_about_security_and_use_aggressive_mode_psk": "yes",
+	"fragment_size": "500", // so that it sends fragments
+}
 
 // ikev1 makes a connection and its peer's configuration ones of IKEv1.
 func ikev1(c *declare.Connection, swan *netlab.SwanConnection, mode string) {
