@@ -89,10 +89,10 @@ func (ep *endpoint) admit(s *session, id *identity, info *wire.PeerInfo) (*clien
 	}
 	cfg := ep.config()
 	if n := cfg.MaxSessions; n > 0 && len(ep.sessions) >= n {
-		return nil, refuseForNow(info, "all connections of the server are in use")
+		return nil, refuseForNow(failedSessions, info, "all connections of the server are in use")
 	}
 	if n := cfg.MaxSessionsPerUser; n > 0 && ep.perUser[id.name] >= n {
-		return nil, refuseForNow(info, "the user has as many connections as one may have")
+		return nil, refuseForNow(failedUserLimit, info, "the user has as many connections as one may have")
 	}
 	address, err := cfg.staticIP(id), error(nil)
 	if address.IsValid() {
@@ -101,7 +101,7 @@ func (ep *endpoint) admit(s *session, id *identity, info *wire.PeerInfo) (*clien
 		address, err = ep.pool.acquire(id.name)
 	}
 	if err != nil {
-		return nil, refuseForNow(info, err.Error())
+		return nil, refuseForNow(failedAddress, info, err.Error())
 	}
 	c := newClient(ep.peerIDLocked(), address, s.link)
 	c.name = id.name
@@ -114,11 +114,11 @@ func (ep *endpoint) admit(s *session, id *identity, info *wire.PeerInfo) (*clien
 }
 
 // refuseForNow is a refusal after which the client may try again.
-func refuseForNow(info *wire.PeerInfo, reason string) *refusal {
+func refuseForNow(why loginFailure, info *wire.PeerInfo, reason string) *refusal {
 	if info.Proto.Has(wire.ProtoAuthTemp) {
-		return &refusal{message: wire.RefuseForNow(15, reason), reason: reason}
+		return &refusal{why: why, message: wire.RefuseForNow(15, reason), reason: reason}
 	}
-	return &refusal{message: wire.RefuseLogin(reason), reason: reason}
+	return &refusal{why: why, message: wire.RefuseLogin(reason), reason: reason}
 }
 
 // replaced returns the session that has to make way for another login of its
@@ -180,6 +180,11 @@ func (ep *endpoint) leave(s *session) {
 	ep.mu.Lock()
 	c := ep.sessions[s]
 	delete(ep.sessions, s) // so that nobody attaches it any more
+	if c != nil {
+		in, out := c.traffic()
+		ep.logins.in.add(in)
+		ep.logins.out.add(out)
+	}
 	if ep.opening[s] {
 		delete(ep.opening, s)
 		ep.server.halfOpen.leave(s.from)

@@ -43,7 +43,7 @@ func (s *session) authenticate(state *tls.ConnectionState, client *wire.ClientKe
 	case AuthPassword:
 		return s.byPassword(client)
 	default:
-		return nil, refuse("the server has no authentication method")
+		return nil, refuse(failedSettings, "the server has no authentication method")
 	}
 }
 
@@ -51,7 +51,7 @@ func (s *session) authenticate(state *tls.ConnectionState, client *wire.ClientKe
 // has verified.
 func (s *session) byCertificate(state *tls.ConnectionState) (*identity, error) {
 	if len(state.PeerCertificates) == 0 || len(state.VerifiedChains) == 0 {
-		return nil, refuse("the client sent no certificate")
+		return nil, refuse(failedCertificate, "the client sent no certificate")
 	}
 	leaf := state.PeerCertificates[0]
 	s.claim(leaf.Subject.CommonName)
@@ -68,14 +68,14 @@ const loginRefused = "user name or password is wrong"
 func (s *session) byPassword(client *wire.ClientKeys) (*identity, error) {
 	name := client.UserName
 	if !validName(name) {
-		return nil, &refusal{message: wire.RefuseLogin(loginRefused), reason: "no user name, or one with control characters or of more than 128 octets"}
+		return nil, &refusal{why: failedName, message: wire.RefuseLogin(loginRefused), reason: "no user name, or one with control characters or of more than 128 octets"}
 	}
 	if _, known := s.ep.config().user(name); known {
 		s.claim(name) // another name may be a password in the wrong field
 	}
 	password, _, err := wire.Password(client.Password)
 	if err != nil {
-		return nil, &refusal{message: wire.RefuseLogin(loginRefused), reason: err.Error()}
+		return nil, &refusal{why: failedName, message: wire.RefuseLogin(loginRefused), reason: err.Error()}
 	}
 	defer clear(password)
 	now := time.Now()
@@ -83,7 +83,7 @@ func (s *session) byPassword(client *wire.ClientKeys) (*identity, error) {
 	if bytes.HasPrefix(password, []byte(tokenPrefix)) {
 		user, known := ep.config().user(name)
 		if !known || !ep.server.tokens.check(now, string(password), ep.id, user) {
-			return nil, &refusal{message: wire.RefuseToken("log in again"), reason: "the auth-token has expired, or is not this user's"}
+			return nil, &refusal{why: failedToken, message: wire.RefuseToken("log in again"), reason: "the auth-token has expired, or is not this user's"}
 		}
 		return userIdentity(user), nil
 	}
@@ -109,10 +109,10 @@ func (s *session) byPassword(client *wire.ClientKeys) (*identity, error) {
 	switch {
 	case !known:
 		ep.server.throttle.failed(time.Now(), name, from)
-		return nil, &refusal{message: wire.RefuseLogin(loginRefused), reason: "unknown user"}
+		return nil, &refusal{why: failedUser, message: wire.RefuseLogin(loginRefused), reason: "unknown user"}
 	case !right || !still || user.PasswordHash != before.PasswordHash:
 		ep.server.throttle.failed(time.Now(), name, from)
-		return nil, &refusal{message: wire.RefuseLogin(loginRefused), reason: "wrong password"}
+		return nil, &refusal{why: failedPassword, message: wire.RefuseLogin(loginRefused), reason: "wrong password"}
 	}
 	ep.server.throttle.succeeded(name)
 	return userIdentity(user), nil
@@ -126,7 +126,7 @@ func lockedOut(wait time.Duration, client *wire.ClientKeys) *refusal {
 	if info := wire.ParsePeerInfo(client.PeerInfo); info.Proto.Has(wire.ProtoAuthTemp) {
 		message = wire.RefuseForNow(seconds, reason)
 	}
-	return &refusal{message: message, reason: reason}
+	return &refusal{why: failedLocked, message: message, reason: reason}
 }
 
 func userIdentity(u *User) *identity {
@@ -216,17 +216,17 @@ func (s *session) describeTLSError(err error) error {
 	if errors.As(err, &bad) && len(bad.UnverifiedCertificates) > 0 {
 		c := bad.UnverifiedCertificates[0]
 		s.claim(c.Subject.CommonName)
-		return &refusal{reason: describeVerifyError(bad.Err, c)}
+		return &refusal{why: failedCertificate, reason: describeVerifyError(bad.Err, c)}
 	}
 	var own *certificateError
 	if errors.As(err, &own) {
 		s.claim(own.name)
-		return &refusal{reason: own.Error()}
+		return &refusal{why: failedCertificate, reason: own.Error()}
 	}
 	text := err.Error()
 	switch {
 	case strings.Contains(text, "didn't provide a certificate"):
-		return &refusal{reason: "the client sent no certificate"}
+		return &refusal{why: failedCertificate, reason: "the client sent no certificate"}
 	case strings.Contains(text, "remote error"):
 		return fmt.Errorf("the client broke off the TLS handshake: %s", strings.TrimPrefix(text, "remote error: tls: "))
 	}

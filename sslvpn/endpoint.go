@@ -41,6 +41,7 @@ type endpoint struct {
 	opening  map[*session]bool    // before the verdict
 	sessions map[*session]*client // after it
 	perUser  map[string]int       // sessions
+	logins   loginCounts
 
 	lastPeerID uint32
 }
@@ -275,18 +276,20 @@ func (ep *endpoint) established() []*session {
 
 // connected tells of an established session.
 func (ep *endpoint) connected(status Session) {
+	ep.logins.succeeded.Add(1)
 	ep.log.Info("client connected", "session", status.ID, "user", status.User, "virtual_ip", status.VirtualIP.String(), "remote", status.Remote.String())
 	ep.server.emit(Event{Kind: EventConnected, Time: status.Established, Session: status})
 }
 
 // left takes back what a session had, and tells of its end. was is the phase
 // that it ended in.
-func (ep *endpoint) left(s *session, was phase, refused bool, reason string) {
+func (ep *endpoint) left(s *session, was phase, refused loginFailure, reason string) {
 	ep.leave(s)
+	ep.loginFailed(refused)
 	status := s.snapshot()
 	kind := EventDisconnected
 	if was == phaseOpening {
-		if !refused {
+		if refused == "" {
 			// A stranger who never came as far as a login: counted, or a scan
 			// would fill the log.
 			ep.control.add(dropHandshake)
@@ -348,6 +351,7 @@ func (s *session) address() netip.AddrPort {
 func (ep *endpoint) snapshot() EndpointStatus {
 	status := EndpointStatus{ID: ep.id, Err: ep.dead(), Drops: ep.control.snapshot()}
 	maps.Copy(status.Drops, ep.plane.drops.snapshot())
+	ep.countLogins(&status)
 	for _, s := range ep.established() {
 		if one := s.snapshot(); one.VirtualIP.IsValid() {
 			status.Sessions = append(status.Sessions, one)

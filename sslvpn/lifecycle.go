@@ -242,10 +242,10 @@ func (s *session) softReset(now time.Time, c *wire.Control) (*keyState, controlD
 
 // ending is why and how a session ends.
 type ending struct {
-	reason  string    // for the connection log
-	message string    // for the client; empty: nothing is said
-	under   *keyState // whose TLS session carries the message; nil: the newest
-	refused bool      // a login was turned down
+	reason  string       // for the connection log
+	message string       // for the client; empty: nothing is said
+	under   *keyState    // whose TLS session carries the message; nil: the newest
+	refused loginFailure // why a login was turned down; empty: none was
 }
 
 // failed ends what an unsuccessful negotiation was for.
@@ -268,7 +268,7 @@ func (s *session) failed(k *keyState, err error) {
 	s.mu.Unlock()
 	switch {
 	case refused:
-		s.end(ending{reason: r.reason, message: r.message, under: k, refused: true})
+		s.end(ending{reason: r.reason, message: r.message, under: k, refused: r.why})
 	case first:
 		s.end(ending{reason: err.Error()})
 	default:

@@ -26,6 +26,7 @@ type parameters struct {
 // refusal is a login that is turned down: what the client is told and what the
 // connection log says.
 type refusal struct {
+	why     loginFailure
 	message string // of the control channel
 	reason  string
 }
@@ -33,9 +34,9 @@ type refusal struct {
 func (r *refusal) Error() string { return r.reason }
 
 // refuse is a refusal that says the same on both sides.
-func refuse(format string, args ...any) *refusal {
+func refuse(why loginFailure, format string, args ...any) *refusal {
 	reason := fmt.Sprintf(format, args...)
-	return &refusal{message: wire.RefuseLogin(reason), reason: reason}
+	return &refusal{why: why, message: wire.RefuseLogin(reason), reason: reason}
 }
 
 // negotiate brings a key id from the first TLS octets to its data keys. It runs
@@ -165,11 +166,11 @@ func (s *session) choose(p *parameters, client *wire.ClientKeys) error {
 	info, want := &p.info, s.ep.config().Cipher
 	switch {
 	case info.Proto.Has(wire.ProtoNoPull):
-		return refuse("the client takes no settings from the server: its profile needs the option client or pull")
+		return refuse(failedParameters, "the client takes no settings from the server: its profile needs the option client or pull")
 	case !info.Proto.Has(wire.ProtoDataV2):
-		return refuse("the client is too old: OpenVPN 2.4 or later is needed")
+		return refuse(failedParameters, "the client is too old: OpenVPN 2.4 or later is needed")
 	case !info.Supports(string(want), client.Options):
-		return refuse("Data channel cipher negotiation failed (no shared cipher): the server has %s", want)
+		return refuse(failedParameters, "Data channel cipher negotiation failed (no shared cipher): the server has %s", want)
 	}
 	p.cipher = want
 	p.exporter = info.Proto.Has(wire.ProtoTLSExporter)
@@ -209,7 +210,7 @@ func (s *session) renew(k *keyState, state *tls.ConnectionState, client *wire.Cl
 		return err
 	}
 	if !id.same(was) {
-		return refuse("the login of the renegotiation is not that of the session")
+		return refuse(failedOther, "the login of the renegotiation is not that of the session")
 	}
 	if err := s.installKeys(c, k, &p, state, client, server); err != nil {
 		return err

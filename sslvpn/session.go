@@ -50,4 +50,10 @@ type EndpointStatus struct {
 	Err      error // why it does not serve, nil when it does
 	Sessions []Session
 	Drops    map[string]uint64 // dropped packets by reason
+
+	// Since the endpoint was started: logins, those that were turned down by
+	// reason, and the traffic of all sessions, which have ended or not.
+	Logins            uint64
+	LoginFailures     map[string]uint64
+	Inbound, Outbound Traffic
 }

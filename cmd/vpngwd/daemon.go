@@ -103,6 +103,7 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	d.metrics = metricsHandler(engineFigures{
 		connections: d.ike.Snapshot, ikeDrops: d.ike.DropCounts, espDrops: d.engine.Drops, sockets: d.mux.Stats,
+		clients: d.clients.Snapshot, lostEvents: d.clients.LostEvents,
 		reconciler: d.reconciler.Stats, probes: d.reconciler.Probes, fleet: d.fleetStats(),
 	}, d.ready, d.log.With("part", "metrics"))
 	if d.keeper != nil {

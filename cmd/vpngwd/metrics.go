@@ -22,6 +22,7 @@ import (
 	"github.com/vpngw/vpngw/ike"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/sslvpn"
 )
 
 // engineFigures is where the metrics come from. Each function may be called at
@@ -30,6 +31,8 @@ type engineFigures struct {
 	connections func() []ike.ConnectionStatus
 	ikeDrops    func() map[string]uint64
 	espDrops    func() map[string]uint64
+	clients     func() []sslvpn.EndpointStatus
+	lostEvents  func() uint64 // of clients
 	sockets     func() udp.Stats
 	reconciler  func() reconcile.Stats
 	probes      func() []reconcile.Probe
@@ -56,6 +59,15 @@ var (
 	descProbeRTT      = desc("probe_rtt_seconds", "Round-trip time of the last reply; absent before the first.", "connection", "probe")
 	descProbeAnswered = desc("probe_answered_total", "Requests that were answered.", "connection", "probe")
 	descProbeLost     = desc("probe_lost_total", "Requests that were not answered, or could not be sent.", "connection", "probe")
+
+	descServerUp      = desc("client_server_up", "1 while the server of a client-to-cloud gateway serves.", "server")
+	descSessions      = desc("client_sessions", "Clients that are connected.", "server")
+	descClientBytes   = desc("client_bytes_total", "Inner octets that passed, over all clients.", "server", "direction")
+	descClientPackets = desc("client_packets_total", "Inner packets that passed, over all clients.", "server", "direction")
+	descLogins        = desc("client_logins_total", "Logins of clients.", "server")
+	descLoginFailures = desc("client_login_failures_total", "Logins that were turned down.", "server", "reason")
+	descClientDrops   = desc("client_dropped_packets_total", "Packets from and to clients that were dropped.", "server", "reason")
+	descClientEvents  = desc("client_lost_events_total", "Connects, disconnects and failed logins that no log has, since there were too many.")
 
 	descESPDrops = desc("dataplane_dropped_packets_total", "Packets that the data plane dropped.", "reason")
 	descIKEDrops = desc("ike_dropped_total", "Datagrams and events that the IKE server dropped.", "reason")
@@ -151,6 +163,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		counter(descProbeLost, p.Lost, labels...)
 	}
 
+	c.collectClients(gauge, counter)
 	for reason, n := range c.figures.espDrops() {
 		counter(descESPDrops, n, reason)
 	}
@@ -181,6 +194,33 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	counter(descPassFails, r.Failures)
 	gauge(descPassTime, r.LastDuration.Seconds())
 	gauge(descPassWhen, float64(r.LastPass.UnixMilli())/1000)
+}
+
+// collectClients tells of client-to-cloud VPN.
+func (c *collector) collectClients(gauge func(*prometheus.Desc, float64, ...string), counter func(*prometheus.Desc, uint64, ...string)) {
+	for i, s := range c.figures.clients() {
+		if i >= maxSeries {
+			break
+		}
+		up := 1.0
+		if s.Err != nil {
+			up = 0
+		}
+		gauge(descServerUp, up, s.ID)
+		gauge(descSessions, float64(len(s.Sessions)), s.ID)
+		counter(descClientBytes, s.Inbound.Octets, s.ID, "in")
+		counter(descClientBytes, s.Outbound.Octets, s.ID, "out")
+		counter(descClientPackets, s.Inbound.Packets, s.ID, "in")
+		counter(descClientPackets, s.Outbound.Packets, s.ID, "out")
+		counter(descLogins, s.Logins, s.ID)
+		for reason, n := range s.LoginFailures {
+			counter(descLoginFailures, n, s.ID, reason)
+		}
+		for reason, n := range s.Drops {
+			counter(descClientDrops, n, s.ID, reason)
+		}
+	}
+	counter(descClientEvents, c.figures.lostEvents())
 }
 
 // standing counts the IKE SAs and CHILD_SAs of a connection that are in use.

@@ -18,13 +18,15 @@ import (
 	"github.com/vpngw/vpngw/ike"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/sslvpn"
 )
 
 // figures are those of two connections, one of which is up.
 type figures struct {
-	status []ike.ConnectionStatus
-	probes []reconcile.Probe
-	ready  error
+	status  []ike.ConnectionStatus
+	probes  []reconcile.Probe
+	clients []sslvpn.EndpointStatus
+	ready   error
 }
 
 func (f *figures) handler() http.Handler {
@@ -32,6 +34,8 @@ func (f *figures) handler() http.Handler {
 		connections: func() []ike.ConnectionStatus { return f.status },
 		ikeDrops:    func() map[string]uint64 { return map[string]uint64{"unknown SPI": 3} },
 		espDrops:    func() map[string]uint64 { return map[string]uint64{"no_sa": 4} },
+		clients:     func() []sslvpn.EndpointStatus { return f.clients },
+		lostEvents:  func() uint64 { return 2 },
 		sockets:     func() udp.Stats { return udp.Stats{Keepalives: 5} },
 		reconciler: func() reconcile.Stats {
 			return reconcile.Stats{Passes: 6, Failures: 7, LastDuration: 1500 * time.Millisecond, LastPass: time.Unix(8, 0)}
@@ -186,4 +190,26 @@ func TestServeMetrics(t *testing.T) {
 	if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("the end of the context gives %v", err)
 	}
+}
+
+func TestClientMetrics(t *testing.T) {
+	f := &figures{clients: []sslvpn.EndpointStatus{
+		{
+			ID: "s1", Sessions: make([]sslvpn.Session, 3), Logins: 5, LoginFailures: map[string]uint64{"wrong_password": 2},
+			Drops:   map[string]uint64{"denied": 7},
+			Inbound: sslvpn.Traffic{Packets: 10, Octets: 1000}, Outbound: sslvpn.Traffic{Packets: 20, Octets: 2000},
+		},
+		{ID: "s2", Err: errors.New("listen: address already in use")},
+	}}
+	_, body := get(t, f.handler(), "/metrics")
+	wantLines(t, body,
+		`vpngw_client_server_up{server="s1"} 1`, `vpngw_client_server_up{server="s2"} 0`,
+		`vpngw_client_sessions{server="s1"} 3`, `vpngw_client_sessions{server="s2"} 0`,
+		`vpngw_client_logins_total{server="s1"} 5`,
+		`vpngw_client_login_failures_total{reason="wrong_password",server="s1"} 2`,
+		`vpngw_client_bytes_total{direction="in",server="s1"} 1000`, `vpngw_client_bytes_total{direction="out",server="s1"} 2000`,
+		`vpngw_client_packets_total{direction="in",server="s1"} 10`, `vpngw_client_packets_total{direction="out",server="s1"} 20`,
+		`vpngw_client_dropped_packets_total{reason="denied",server="s1"} 7`,
+		`vpngw_client_lost_events_total 2`,
+	)
 }

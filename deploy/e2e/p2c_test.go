@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -258,6 +259,7 @@ func TestClientToCloud(t *testing.T) {
 	w.waitConnections(1, "")
 	w.waitRecord(`"event":"disconnected"`, `"reason":"the user was deleted"`)
 	w.reach(there, netip.Addr{}, second)
+	w.expectClientFigures()
 
 	// The gateway goes with all it has.
 	w.check(w.api.Delete(w.ctx, client.P2CGateways, w.gateway))
@@ -293,6 +295,25 @@ func (w *clientWorld) waitGone() {
 	})
 	if err != nil {
 		w.t.Errorf("the gateway is still there: %v", err)
+	}
+}
+
+// expectClientFigures looks for what the metrics must have by then.
+func (w *clientWorld) expectClientFigures() {
+	w.t.Helper()
+	server := fmt.Sprintf("{server=%q}", w.server)
+	if n := w.figure("vpngw_client_sessions" + server); n != "1" {
+		w.t.Errorf("vpngw_client_sessions is %q", n)
+	}
+	for _, name := range []string{
+		fmt.Sprintf("vpngw_client_bytes_total{direction=%q,server=%q}", "in", w.server),
+		fmt.Sprintf("vpngw_client_bytes_total{direction=%q,server=%q}", "out", w.server),
+		fmt.Sprintf("vpngw_client_login_failures_total{reason=%q,server=%q}", "wrong_password", w.server),
+		fmt.Sprintf("vpngw_client_dropped_packets_total{reason=%q,server=%q}", "denied", w.server),
+	} {
+		if n := w.figure(name); n == "" || n == "0" {
+			w.t.Errorf("%s is %q", name, n)
+		}
 	}
 }
 
