@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -241,10 +242,23 @@ func (r *Reconciler) applyClients(p *plan) {
 	r.placeLogs(p)
 }
 
-// clientNetworks adds what leads to the clients of servers. What is not running
-// keeps a blackhole, so nothing for its clients leaves by another way.
-func (s *routes) clientNetworks(networks []clientNetwork) {
+// all returns what the kernel is to hold for tunnels and for the clients of
+// servers. A server that is not running keeps a blackhole, so nothing for its
+// clients leaves by another way.
+func (r *routing) all(tunnels []*tunnel, of func(id string) carriage, networks []clientNetwork) routes {
+	s := r.state(tunnels, of)
+	sources := make(map[netip.Prefix]bool) // of flows to everywhere, which clients are no part of
+	for _, tn := range tunnels {
+		for _, f := range tn.flows {
+			if f.destination.Bits() == 0 && f.destination.Addr().Is4() {
+				sources[f.source] = true
+			}
+		}
+	}
 	for _, n := range networks {
+		for _, source := range slices.SortedFunc(maps.Keys(sources), netip.Prefix.Compare) {
+			s.route(route.Route{Table: r.table(source), Dst: n.pool, Type: route.Throw, Metric: tunnelMetric}, n.server)
+		}
 		if n.device != "" {
 			first := n.pool.Addr().Next()
 			s.address(route.Address{Link: n.device, Prefix: netip.PrefixFrom(first, first.BitLen())}, n.server)
@@ -252,6 +266,7 @@ func (s *routes) clientNetworks(networks []clientNetwork) {
 		}
 		s.route(route.Route{Dst: n.pool, Metric: blackholeMetric, Type: route.Blackhole}, n.server)
 	}
+	return s
 }
 
 // renewCertificates has our own CAs sign what is due. The pass that the change

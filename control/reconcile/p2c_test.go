@@ -3,6 +3,7 @@ package reconcile
 import (
 	"errors"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -304,4 +305,24 @@ func TestConnectionLog(t *testing.T) {
 			t.Errorf("record %+v", r)
 		}
 	})
+}
+
+// What a tunnel takes that is for everywhere leaves the clients of servers out.
+func TestClientsBesideADefaultRoute(t *testing.T) {
+	source, pool := netip.MustParsePrefix("10.10.0.0/24"), netip.MustParsePrefix("172.20.0.0/24")
+	tn := &tunnel{id: "site", gatewayID: "g", flows: []flow{{source: source, destination: netip.MustParsePrefix("0.0.0.0/0")}}}
+	tn.device.Name = "vpngw1"
+	r := newRouting()
+	carried := func(string) carriage { return carries }
+	s := r.all([]*tunnel{tn}, carried, []clientNetwork{{server: "s", pool: pool, device: "vpngc1"}})
+	want := route.Route{Table: r.table(source), Dst: pool, Type: route.Throw, Metric: tunnelMetric}
+	if !slices.ContainsFunc(s.Routes, func(r route.Route) bool { return reflect.DeepEqual(r, want) }) {
+		t.Errorf("no %v in %v", want, s.Routes)
+	}
+	tn.flows[0].destination = netip.MustParsePrefix("192.168.0.0/16")
+	for _, r := range r.all([]*tunnel{tn}, carried, []clientNetwork{{server: "s", pool: pool, device: "vpngc1"}}).Routes {
+		if r.Type == route.Throw {
+			t.Errorf("needless: %v", r)
+		}
+	}
 }

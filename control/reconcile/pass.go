@@ -371,8 +371,7 @@ func (r *Reconciler) applyDevices(p *plan) {
 }
 
 func (r *Reconciler) applyRoutes(p *plan) {
-	routes := r.routing.state(slices.Concat(p.tunnels, p.closed), r.carriage)
-	routes.clientNetworks(r.networks)
+	routes := r.routing.all(slices.Concat(p.tunnels, p.closed), r.carriage, r.networks)
 	if rest := routes.blame(r.Router.Set(routes.State), p.faultOfRoute); rest != nil {
 		p.errs = append(p.errs, rest)
 	}
@@ -388,8 +387,7 @@ func (r *Reconciler) reroute() error {
 			tunnels = append(tunnels, r.tunnels[id])
 		}
 	}
-	routes := r.routing.state(append(tunnels, r.closed...), r.carriage)
-	routes.clientNetworks(r.networks)
+	routes := r.routing.all(append(tunnels, r.closed...), r.carriage, r.networks)
 	if reflect.DeepEqual(routes.State, r.routes) {
 		return nil
 	}
