@@ -32,9 +32,6 @@ const (
 	keyGuard = "guard"
 )
 
-// PrefixGatewaySpecs is what the keys of gateways begin with in the store.
-const PrefixGatewaySpecs = prefixGateways + "/"
-
 const (
 	changeAttempts = 32
 	// maxChangePause bounds the wait before an attempt, which is random, so that
@@ -247,18 +244,36 @@ func (o *Objects) Watch(ctx context.Context, after int64) (<-chan []Change, erro
 	return changes, nil
 }
 
-// Gateways returns the gateways of all projects that can be read, and the
-// revision that they are of.
-func (o *Objects) Gateways(ctx context.Context) ([]Gateway, int64, error) {
-	rows, rev, err := o.gateways.List(ctx, "")
+// Served is what the nodes of a fleet divide among them: the gateways of both
+// kinds, of all projects.
+type Served struct {
+	Gateways    []Gateway
+	P2CGateways []P2CGateway
+	Revision    int64 // changes after it are told by watches of ServedPrefixes
+}
+
+// ServedPrefixes are what the keys of Served begin with in the store.
+var ServedPrefixes = []string{prefixGateways + "/", prefixP2CGateways + "/"}
+
+// Served reads the gateways, those that can be read.
+func (o *Objects) Served(ctx context.Context) (Served, error) {
+	var s Served
+	gateways, rev, err := o.gateways.List(ctx, "")
 	if err != nil && !store.IsDamaged(err) {
-		return nil, 0, fmt.Errorf("list gateways: %w", err)
+		return s, fmt.Errorf("list gateways: %w", err)
 	}
-	out := make([]Gateway, len(rows))
-	for i, row := range rows {
-		out[i] = row.Value
+	s.Revision = rev
+	for _, row := range gateways {
+		s.Gateways = append(s.Gateways, row.Value)
 	}
-	return out, rev, nil
+	servers, _, err := o.p2c.gateways.List(ctx, "")
+	if err != nil && !store.IsDamaged(err) {
+		return s, fmt.Errorf("list client-to-cloud gateways: %w", err)
+	}
+	for _, row := range servers {
+		s.P2CGateways = append(s.P2CGateways, row.Value)
+	}
+	return s, nil
 }
 
 // Log returns the log of a connection, newest line first.

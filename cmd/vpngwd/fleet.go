@@ -64,7 +64,7 @@ func (d *daemon) openFleet(objects *control.Objects) error {
 		d.onClose(history.Close)
 	}
 	d.keeper = fleet.New(fleet.Options{
-		Cluster: cluster, Gateways: objects.Gateways, Node: d.node, Inventory: &c.Inventory,
+		Cluster: cluster, Objects: objects.Served, Node: d.node, Inventory: &c.Inventory,
 		HostAddresses: addressSet, SetFloating: d.setFloating, SetFence: objects.SetFence,
 		Changed: func(lost bool) { d.reconciler.DivisionChanged(lost) },
 		TTL:     c.Fleet.Lease, History: history, Logger: d.log.With("part", "fleet"),

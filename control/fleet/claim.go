@@ -38,9 +38,9 @@ type claim struct {
 
 // view is what the cluster had at one time.
 type view struct {
-	nodes    map[string]control.Node
-	claims   map[string]claim
-	gateways []control.Gateway
+	nodes   map[string]control.Node
+	claims  map[string]claim
+	objects control.Served
 }
 
 // wish is something that one of several nodes should hold.
@@ -53,7 +53,7 @@ type wish struct {
 // claim comes after it.
 func (v *view) wishes(routers []router) []wish {
 	list := []wish{{stewardClaim, v.rank("", func(control.Node) bool { return true })}}
-	gateways := slices.SortedFunc(slices.Values(v.gateways), func(a, b control.Gateway) int { return cmp.Compare(a.ID, b.ID) })
+	gateways := slices.SortedFunc(slices.Values(v.objects.Gateways), func(a, b control.Gateway) int { return cmp.Compare(a.ID, b.ID) })
 	for i := range gateways {
 		g := &gateways[i]
 		if g.HAMode == control.ActiveStandby {
@@ -66,7 +66,7 @@ func (v *view) wishes(routers []router) []wish {
 			if !a.IsValid() || v.fixedAt(a) != "" {
 				continue
 			}
-			w := wish{addressClaim(a), v.rank(zoneOf(g, slot), func(n control.Node) bool { return slices.Contains(n.Floating, a) })}
+			w := wish{addressClaim(a), v.rank(zoneOf(g, slot), floats(a))}
 			if g.HAMode == control.ActiveStandby {
 				// The addresses follow the gateway, once somebody carries it.
 				active := v.claims[activeClaim(g.ID)].Node
@@ -75,6 +75,12 @@ func (v *view) wishes(routers []router) []wish {
 				}
 			}
 			list = append(list, w)
+		}
+	}
+	for i := range v.objects.P2CGateways {
+		g := &v.objects.P2CGateways[i]
+		if a := g.EIP.Address; a.IsValid() && v.fixedAt(a) == "" {
+			list = append(list, wish{addressClaim(a), v.rank(firstZone(g.AvailabilityZones), floats(a))})
 		}
 	}
 	for _, r := range routers {
@@ -145,6 +151,13 @@ func (v *view) server(r router, gateways []control.Gateway) string {
 			}
 		}
 	}
+	for i := range v.objects.P2CGateways {
+		if g := &v.objects.P2CGateways[i]; g.ConnectSubnet == r.subnet.ID {
+			if node := v.claims[addressClaim(g.EIP.Address)].Node; node != "" {
+				return node
+			}
+		}
+	}
 	return ""
 }
 
@@ -176,6 +189,18 @@ func (v *view) division(self string) *control.Division {
 
 func canHave(n control.Node, a netip.Addr) bool {
 	return slices.Contains(n.Fixed, a) || slices.Contains(n.Floating, a)
+}
+
+// floats returns what tells whether a node can have a floating address.
+func floats(a netip.Addr) func(control.Node) bool {
+	return func(n control.Node) bool { return slices.Contains(n.Floating, a) }
+}
+
+func firstZone(zones []string) string {
+	if len(zones) == 0 {
+		return ""
+	}
+	return zones[0]
 }
 
 // zoneOf returns the availability zone that a slot of a gateway is meant for.

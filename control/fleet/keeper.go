@@ -39,9 +39,9 @@ type FloatingAddress struct {
 
 // Options are what a Keeper works with.
 type Options struct {
-	Cluster  Cluster
-	Gateways func(context.Context) ([]control.Gateway, int64, error)
-	Node     control.Node // without addresses
+	Cluster Cluster
+	Objects func(context.Context) (control.Served, error)
+	Node    control.Node // without addresses
 	// Inventory says which addresses this node can have.
 	Inventory *control.Inventory
 	// HostAddresses returns the addresses of this host.
@@ -223,38 +223,25 @@ func (k *Keeper) awaitApplied(ctx context.Context) bool {
 
 // serve follows the cluster until the session or ctx ends.
 func (k *Keeper) serve(ctx context.Context, s *session) {
-	var nodes <-chan []store.Event
-	var gateways <-chan []store.Event
+	var ended <-chan struct{} // nil: nothing is followed
 	for s.valid() && ctx.Err() == nil {
 		next := refresh
 		v, revision, err := k.look(s.ctx)
 		if err == nil {
-			if nodes == nil {
-				nodes, err = k.o.Cluster.Watch(s.ctx, control.PrefixFleet, revision)
-			}
-			if gateways == nil && err == nil {
-				gateways, err = k.o.Cluster.Watch(s.ctx, control.PrefixGatewaySpecs, revision)
+			if ended == nil {
+				ended, err = k.follow(s.ctx, revision)
 			}
 			k.adopt(s, v)
-			if wait, actErr := k.act(s, v); actErr != nil {
-				err = errors.Join(err, actErr)
-			} else {
-				next = min(next, wait)
-			}
+			wait, actErr := k.act(s, v)
+			next, err = min(next, wait), errors.Join(err, actErr)
 		}
 		if err != nil && s.ctx.Err() == nil {
 			k.o.Logger.Warn("the fleet's state was not read or written", "error", err)
-			next = min(next, rejoinPause)
+			next = rejoinPause
 		}
 		select {
-		case _, open := <-nodes:
-			if !open {
-				nodes = nil
-			}
-		case _, open := <-gateways:
-			if !open {
-				gateways = nil
-			}
+		case <-ended:
+			ended = nil
 		case <-k.poke:
 		case <-time.After(next):
 		case <-s.ctx.Done():
@@ -263,15 +250,47 @@ func (k *Keeper) serve(ctx context.Context, s *session) {
 	}
 }
 
+// follow wakes serve at every change after a revision. The channel is closed
+// when changes may have been missed.
+func (k *Keeper) follow(ctx context.Context, revision int64) (ended <-chan struct{}, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	context.AfterFunc(ctx, func() { close(done) })
+	var watches []<-chan []store.Event
+	for _, prefix := range append([]string{control.PrefixFleet}, control.ServedPrefixes...) {
+		events, err := k.o.Cluster.Watch(ctx, prefix, revision)
+		if err != nil {
+			cancel()
+			return nil, fmt.Errorf("follow %s: %w", prefix, err)
+		}
+		watches = append(watches, events)
+	}
+	go func() {
+		defer cancel()
+		var running sync.WaitGroup
+		for _, events := range watches {
+			running.Go(func() {
+				for range events {
+					k.wake()
+				}
+				cancel() // one that ends ends all
+			})
+		}
+		running.Wait()
+	}()
+	return done, nil
+}
+
 // look reads what the cluster has, and keeps the node's record up to date.
 func (k *Keeper) look(ctx context.Context) (view, int64, error) {
 	// What changes between the lists is seen again by the watches.
-	gateways, revision, err := k.o.Gateways(ctx)
+	objects, err := k.o.Objects(ctx)
 	if err != nil {
 		return view{}, 0, err
 	}
-	v := view{nodes: map[string]control.Node{}, claims: map[string]claim{}, gateways: gateways}
-	if err := k.describe(ctx, gateways); err != nil {
+	revision := objects.Revision
+	v := view{nodes: map[string]control.Node{}, claims: map[string]claim{}, objects: objects}
+	if err := k.describe(ctx, objects.Gateways); err != nil {
 		return v, revision, err
 	}
 	nodes, _, err := store.NewTable[record](k.o.Cluster, nodesPrefix).List(ctx, "")
@@ -539,8 +558,8 @@ func (k *Keeper) disqualify(name string) {
 	defer k.mu.Unlock()
 	until := time.Now().Add(unfitFor)
 	k.unfit[name] = until
-	for i := range k.view.gateways {
-		g := &k.view.gateways[i]
+	for i := range k.view.objects.Gateways {
+		g := &k.view.objects.Gateways[i]
 		if name == addressClaim(g.Address(control.Slot1)) || name == addressClaim(g.Address(control.Slot2)) {
 			k.unfit[activeClaim(g.ID)] = until
 		}

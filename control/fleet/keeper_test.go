@@ -25,6 +25,7 @@ const ttl = 3 * time.Second
 var (
 	eip1, eip2 = netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.2")
 	eip3, eip4 = netip.MustParseAddr("203.0.113.3"), netip.MustParseAddr("203.0.113.4")
+	eip5       = netip.MustParseAddr("203.0.113.5") // of a client-to-cloud gateway
 	fixedEIP   = netip.MustParseAddr("203.0.113.9")
 	routerIP   = netip.MustParseAddr("10.10.0.1")
 )
@@ -36,7 +37,7 @@ func inventory() *control.Inventory {
 			{ID: "subnet", CIDR: netip.MustParsePrefix("10.10.0.0/24"), Interface: "lan", RouterAddress: routerIP},
 		}}},
 	}
-	for i, a := range []netip.Addr{eip1, eip2, eip3, eip4} {
+	for i, a := range []netip.Addr{eip1, eip2, eip3, eip4, eip5} {
 		inv.EIPs = append(inv.EIPs, control.EIP{ID: fmt.Sprint("eip", i+1), Address: a, Interface: "wan", Floating: true})
 	}
 	inv.EIPs = append(inv.EIPs, control.EIP{ID: "fixed", Address: fixedEIP})
@@ -133,11 +134,8 @@ func (w *world) join(name, zone string, change ...func(*node, *Options)) (*node,
 	host := map[netip.Addr]bool{}
 	o := Options{
 		Cluster: n.link, Inventory: inventory(), TTL: ttl, Logger: slog.New(slog.DiscardHandler),
-		Node: control.Node{Name: name, Zone: zone, Instance: fmt.Sprint(name, rand.Uint64()), Started: time.Now()},
-		Gateways: func(ctx context.Context) ([]control.Gateway, int64, error) {
-			_, rev, err := n.link.List(ctx, control.PrefixGatewaySpecs)
-			return gateways(), rev, err
-		},
+		Node:          control.Node{Name: name, Zone: zone, Instance: fmt.Sprint(name, rand.Uint64()), Started: time.Now()},
+		Objects:       func(ctx context.Context) (control.Served, error) { return n.objects(ctx, gateways()) },
 		HostAddresses: func() (map[netip.Addr]bool, error) { return host, nil },
 		SetFloating:   n.setFloating,
 		SetFence:      func(c *store.Check) { n.mu.Lock(); n.fence = *c; n.mu.Unlock() },
@@ -197,6 +195,13 @@ func (w *world) mustJoin(name, zone string, change ...func(*node, *Options)) *no
 	return n
 }
 
+// objects are some gateways and a client-to-cloud gateway, as of now.
+func (n *node) objects(ctx context.Context, list []control.Gateway) (control.Served, error) {
+	_, rev, err := n.link.List(ctx, control.ServedPrefixes[0])
+	clients := control.P2CGateway{AvailabilityZones: []string{"az1"}, EIP: control.EIPBinding{Address: eip5}}
+	return control.Served{Gateways: list, P2CGateways: []control.P2CGateway{clients}, Revision: rev}, err
+}
+
 func (n *node) setFloating(want []FloatingAddress, _ time.Duration) map[netip.Addr]error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -224,7 +229,7 @@ func (w *world) wants(n *node, addresses []netip.Addr, carries bool) {
 	for _, f := range set {
 		have = append(have, f.Address)
 	}
-	for _, a := range []netip.Addr{routerIP, eip1, eip2, eip3, eip4} {
+	for _, a := range []netip.Addr{routerIP, eip1, eip2, eip3, eip4, eip5} {
 		want := slices.Contains(addresses, a)
 		if d.Serves(a) != want || n.Holds(a) != want || slices.Contains(have, a) != want {
 			w.Errorf("%s: %s is served: %v, may be used: %v, is set: %v, want %v", n.name, a, d.Serves(a), n.Holds(a), slices.Contains(have, a), want)
@@ -240,7 +245,7 @@ func (w *world) wants(n *node, addresses []netip.Addr, carries bool) {
 	}
 }
 
-var everything = []netip.Addr{eip1, eip2, eip3, eip4, routerIP}
+var everything = []netip.Addr{eip1, eip2, eip3, eip4, eip5, routerIP}
 
 // TestTakeover cuts the node off that serves everything: it stops before
 // another one takes over, and gets nothing back by coming back.
@@ -298,7 +303,7 @@ func TestTakeover(t *testing.T) {
 		b.stop()
 		time.Sleep(500 * time.Millisecond)
 		w.wants(a, everything, true)
-		if st := a.Stats(); st.Lapses != 1 || st.Addresses != 5 || st.Gateways != 1 || st.Nodes != 1 || st.LeaseLeft <= 0 {
+		if st := a.Stats(); st.Lapses != 1 || st.Addresses != 6 || st.Gateways != 1 || st.Nodes != 1 || st.LeaseLeft <= 0 {
 			t.Errorf("figures %+v", st)
 		}
 	})
@@ -316,7 +321,7 @@ func TestZones(t *testing.T) {
 		w.wants(z, everything, true) // it was first
 		z.stop()
 		time.Sleep(time.Second)
-		w.wants(b, []netip.Addr{eip1, eip2, eip3, routerIP}, true)
+		w.wants(b, []netip.Addr{eip1, eip2, eip3, eip5, routerIP}, true)
 		w.wants(c, []netip.Addr{eip4}, false)
 	})
 }
@@ -328,7 +333,7 @@ func TestUnfitNode(t *testing.T) {
 		a := w.mustJoin("a", "az1", func(n *node, _ *Options) { n.broken[eip2], n.broken[eip3] = broken, broken })
 		b := w.mustJoin("b", "az1")
 		time.Sleep(5 * time.Second)
-		w.wants(a, []netip.Addr{eip4}, false)
+		w.wants(a, []netip.Addr{eip4, eip5}, false)
 		w.wants(b, []netip.Addr{eip1, eip2, eip3, routerIP}, true)
 	})
 }
@@ -426,11 +431,10 @@ func TestGatewayGone(t *testing.T) {
 		var mu sync.Mutex
 		all := gateways()
 		a := w.mustJoin("a", "az1", func(n *node, o *Options) {
-			o.Gateways = func(ctx context.Context) ([]control.Gateway, int64, error) {
-				_, rev, err := n.link.List(ctx, control.PrefixGatewaySpecs)
+			o.Objects = func(ctx context.Context) (control.Served, error) {
 				mu.Lock()
 				defer mu.Unlock()
-				return slices.Clone(all), rev, err
+				return n.objects(ctx, slices.Clone(all))
 			}
 		})
 		time.Sleep(time.Second)
@@ -438,11 +442,11 @@ func TestGatewayGone(t *testing.T) {
 		mu.Lock()
 		all = all[:1]
 		mu.Unlock()
-		w.put(control.PrefixGatewaySpecs + "p/any")
+		w.put(control.ServedPrefixes[0] + "p/any")
 		time.Sleep(2 * releaseDelay)
-		w.wants(a, []netip.Addr{eip1, eip2, routerIP}, true)
+		w.wants(a, []netip.Addr{eip1, eip2, eip5, routerIP}, true)
 		entries, _, err := w.cluster.Memory.List(t.Context(), claimsPrefix)
-		if err != nil || len(entries) != 5 { // with the gateway and the steward
+		if err != nil || len(entries) != 6 { // with the gateway and the steward
 			t.Errorf("%d claims are left: %v", len(entries), err)
 		}
 	})
