@@ -166,6 +166,7 @@ func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 		_ = conn.Close()
 		return
 	}
+	link.fence(ep.server.opts.Guard)
 	_ = conn.SetReadDeadline(time.Now().Add(ep.server.opts.Limits.FirstPacketTimeout))
 	unwatch := context.AfterFunc(ep.ctx, link.close)
 	defer unwatch()

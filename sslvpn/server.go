@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -26,6 +27,10 @@ type Options struct {
 	// VerifyPassword reports whether a password has a hash of User. It is called
 	// by several goroutines, at most Limits.PasswordChecks at once.
 	VerifyPassword func(hash, password string) bool
+	// Guard tells whether a local address may be used at this moment, as that of
+	// dataplane/udp does: while it may not, nothing is sent from it, and what
+	// arrives there is dropped, or on TCP ends the connection. nil: always.
+	Guard func(local netip.Addr) bool
 	// OpenDevice makes the TUN device of an endpoint; nil: tun.Open.
 	OpenDevice func(name string, queues, mtu int) (tun.Device, error)
 	// Limits bound what clients cost that are not authenticated; zero fields have

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -41,6 +42,7 @@ const (
 var (
 	errFrameLength  = errors.New("length of a frame out of bounds")
 	errControlQueue = errors.New("control packets are not taken")
+	errFenced       = errors.New("this host may not use the local address at the moment")
 )
 
 // tcpLink is the TCP connection of one client. Whoever has something to send
@@ -51,6 +53,7 @@ type tcpLink struct {
 	raw   syscall.RawConn
 	drops *drops
 	stuck time.Duration // stuckTime
+	guard func() bool   // nil: nothing is fenced
 
 	mu      sync.Mutex
 	control []byte   // frames of control packets; guarded by mu, as all below
@@ -99,6 +102,18 @@ func newTCPLink(conn *net.TCPConn, d *drops) (*tcpLink, error) {
 	}
 	l.reader.init(conn, raw)
 	return l, nil
+}
+
+// fence ends the connection as soon as the guard does not let its local address
+// be used. It is called before anything is read or sent.
+func (l *tcpLink) fence(guard func(netip.Addr) bool) {
+	local, ok := l.conn.LocalAddr().(*net.TCPAddr)
+	if guard == nil || !ok {
+		return
+	}
+	address := local.AddrPort().Addr().Unmap()
+	l.guard = func() bool { return guard(address) }
+	l.reader.guard = l.guard
 }
 
 // sendControl implements link.
@@ -192,8 +207,12 @@ func (l *tcpLink) flush() {
 // it.
 func (l *tcpLink) drain(rest []byte, t *train) {
 	for ok := true; ok; rest, t, ok = l.next() {
-		l.expectProgress()
-		if _, err := l.conn.Write(rest); !l.wrote(t, err) {
+		err := errFenced
+		if l.guard == nil || l.guard() {
+			l.expectProgress()
+			_, err = l.conn.Write(rest)
+		}
+		if !l.wrote(t, err) {
 			return
 		}
 	}
@@ -238,6 +257,9 @@ func (l *tcpLink) next() (chunk []byte, t *train, ok bool) {
 // try writes without waiting and returns what the kernel did not take.
 func (l *tcpLink) try(chunk []byte) (rest []byte, err error) {
 	for len(chunk) > 0 {
+		if l.guard != nil && !l.guard() {
+			return nil, errFenced
+		}
 		l.chunk = chunk
 		closed := l.raw.Control(l.tryWrite)
 		l.chunk = nil

@@ -34,7 +34,8 @@ var readBuffers = sync.Pool{New: func() any {
 // than the start of a frame.
 type reader struct {
 	raw    syscall.RawConn
-	begun  []byte // the start of a frame whose end has not come
+	guard  func() bool // nil: nothing is fenced
+	begun  []byte      // the start of a frame whose end has not come
 	gather gather
 
 	buf   *readBuffer
@@ -102,6 +103,10 @@ func (r *reader) run(control func(packet []byte) error, data func(packets [][]by
 				return io.ErrUnexpectedEOF
 			}
 			return io.EOF
+		}
+		if r.guard != nil && !r.guard() {
+			r.giveBack()
+			return errFenced
 		}
 		r.gather.after(r.n, time.Now)
 		err := r.split(r.buf.octets[:len(r.begun)+r.n], control, data)

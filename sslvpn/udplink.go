@@ -37,8 +37,12 @@ type udpSocket struct {
 
 // listenUDP opens a socket for a number of cores to receive on.
 func listenUDP(local netip.AddrPort, cores int, h datagramHandler, log *slog.Logger) (*udpSocket, error) {
-	port, err := udp.Listen(local, func() udp.DatagramReceiver { return &datagrams{handler: h} },
-		udp.PortOptions{Logger: log, Sockets: cores})
+	return listenGuardedUDP(local, h, udp.PortOptions{Logger: log, Sockets: cores})
+}
+
+// listenGuardedUDP is listenUDP with all options of a port.
+func listenGuardedUDP(local netip.AddrPort, h datagramHandler, o udp.PortOptions) (*udpSocket, error) {
+	port, err := udp.Listen(local, func() udp.DatagramReceiver { return &datagrams{handler: h} }, o)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/vpngw/vpngw/dataplane/udp"
 	"github.com/vpngw/vpngw/sslvpn/wire"
 )
 
@@ -48,7 +49,9 @@ func (ep *endpoint) openUDP(addresses []netip.AddrPort) error {
 			byControl: map[udpOrigin]*session{}, byAddr: map[netip.AddrPort]*session{},
 		}
 		l.mu.Lock() // until the socket is there
-		socket, err := listenUDP(a, runtime.GOMAXPROCS(0), l, ep.log)
+		socket, err := listenGuardedUDP(a, l, udp.PortOptions{
+			Logger: ep.log, Sockets: runtime.GOMAXPROCS(0), Guard: ep.server.opts.Guard,
+		})
 		l.socket = socket
 		l.mu.Unlock()
 		if err != nil {

@@ -209,7 +209,7 @@ func (d *daemon) openEngines() (err error) {
 	d.clientLog = connlog.New(d.log.With("part", "connlog"), d.config.Node.Name)
 	d.onClose(d.clientLog.Close)
 	d.clientLog.Apply(d.config.Inventory.LogStreams)
-	d.clients = sslvpn.New(sslvpn.Options{Logger: d.log.With("part", "sslvpn"), VerifyPassword: verifyPassword})
+	d.clients = sslvpn.New(sslvpn.Options{Logger: d.log.With("part", "sslvpn"), VerifyPassword: verifyPassword, Guard: d.guard()})
 	return nil
 }
 

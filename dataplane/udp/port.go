@@ -28,6 +28,8 @@ type PortOptions struct {
 	// Sockets of the port; the kernel spreads peers over them, so that several
 	// cores receive. Zero means 1.
 	Sockets int
+	// Guard is that of Options.
+	Guard func(local netip.Addr) bool
 }
 
 // Port is the sockets on one local address and UDP port. Its methods may be
@@ -44,7 +46,7 @@ func Listen(local netip.AddrPort, newReceiver func() DatagramReceiver, o PortOpt
 	if !local.Addr().IsValid() || local.Addr().IsMulticast() {
 		return nil, fmt.Errorf("udp: address %s: must be a unicast address of this host", local)
 	}
-	m := New(Options{Logger: o.Logger, Sockets: o.Sockets})
+	m := New(Options{Logger: o.Logger, Sockets: o.Sockets, Guard: o.Guard})
 	var sockets []*socket
 	for range m.options.Sockets {
 		s, err := openSocket(m, kindDatagram, local)
