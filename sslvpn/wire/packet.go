@@ -76,10 +76,10 @@ type Control struct {
 	Payload  []byte    // a part of the TLS stream; empty in resets
 }
 
-// ParseControl reads a control packet. Payload aliases b; nothing else does.
+// ParseControl reads a control packet of at most MaxFrame octets. Payload aliases b; nothing else does.
 func ParseControl(b []byte) (Control, error) {
 	var c Control
-	if len(b) < 10 {
+	if len(b) < 10 || len(b) > MaxFrame {
 		return c, fmt.Errorf("%w: control packet of %d octets", ErrMalformed, len(b))
 	}
 	c.Opcode, c.KeyID = SplitOpcode(b[0])

@@ -56,6 +56,18 @@ func TestParseControl(t *testing.T) {
 	}
 }
 
+// A datagram of UDP can have 64 KiB; what is kept of a stranger is bounded.
+func TestParseControlBoundsThePacket(t *testing.T) {
+	c := Control{Opcode: ControlV1, Session: SessionID{1}, Payload: make([]byte, MaxFrame-14)}
+	if _, err := ParseControl(c.Append(nil)); err != nil {
+		t.Errorf("%d octets: %v", MaxFrame, err)
+	}
+	c.Payload = make([]byte, MaxFrame-13)
+	if _, err := ParseControl(c.Append(nil)); !errors.Is(err, ErrMalformed) {
+		t.Errorf("%d octets: %v", MaxFrame+1, err)
+	}
+}
+
 func TestParseControlRejects(t *testing.T) {
 	for name, s := range map[string]string{
 		"empty":               "",
