@@ -151,15 +151,19 @@ func (in *inbound) deliver(c *client, payload []byte) reason {
 	if in.p.blocks == nil {
 		near = h.dst
 	}
-	if near != c.address {
+	switch {
+	case near != c.address:
 		return reasonSource
+	case in.p.blocks != nil && sourceRouted(packet):
+		in.p.denied(c, h, reasonDenied)
+		return reasonDenied
 	}
 	if access := c.access.Load(); access == nil || access != in.passedBy || h.dst != in.passed {
 		if why := in.p.permits(c, h.dst, h, packet); why != reasonNone {
 			in.p.denied(c, h, why)
 			return why
 		}
-		if access.contains(h.dst) && h.dst != in.p.server {
+		if access.contains(h.dst) && h.dst != in.p.server { // of which not all is allowed
 			in.passed, in.passedBy = h.dst, access
 		}
 	}

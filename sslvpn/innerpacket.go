@@ -103,6 +103,30 @@ func special(address uint32) bool {
 	return false
 }
 
+// sourceRouted reports whether the options of a packet name routers to go by,
+// of which the last is the destination, or cannot be read (RFC 791, section
+// 3.1). The packet has a parsed header.
+func sourceRouted(packet []byte) bool {
+	const optionEnd, optionNop, looseRoute, strictRoute = 0, 1, 131, 137
+	end := int(packet[0]&0xf) * 4
+	for at := ipv4HeaderLen; at < end; {
+		switch packet[at] {
+		case optionEnd:
+			return false
+		case optionNop:
+			at++
+			continue
+		case looseRoute, strictRoute:
+			return true
+		}
+		if at+1 >= end || packet[at+1] < 2 {
+			return true
+		}
+		at += int(packet[at+1])
+	}
+	return false
+}
+
 // clampMSS lowers the maximum segment size option of a SYN to limit octets.
 func clampMSS(packet []byte, h *innerHeader, limit uint16) {
 	tcp := packet[h.transport:h.length]

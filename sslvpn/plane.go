@@ -20,8 +20,9 @@ import (
 //
 // Both directions enforce the same rule: the far end is a destination that the
 // client's access set allows, and the near end is the client's virtual
-// address. Beyond that only ICMP passes between a client and the server's own
-// address, and ICMP errors about packets of a client that were allowed.
+// address. Whatever the set says, between a client and the server's own address
+// there is only ICMP, and source routes (RFC 791) lead nowhere. Beyond the set
+// pass ICMP errors about packets of a client that were allowed.
 // Nothing passes from client to client.
 type plane struct {
 	dev     tun.Device
@@ -146,9 +147,9 @@ func (p *plane) permits(c *client, far uint32, h *innerHeader, packet []byte) re
 		return reasonNone
 	case far == p.server && h.protocol == protocolICMP:
 		return reasonNone
-	case special(far):
+	case far == p.server, special(far):
 		return reasonDenied
-	case p.inPool(far) && far != p.server:
+	case p.inPool(far):
 		return reasonIsolated
 	}
 	access := c.access.Load()

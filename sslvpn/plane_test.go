@@ -143,6 +143,17 @@ func ipv4(protocol byte, src, dst string, payload []byte) []byte {
 	return append(p, payload...)
 }
 
+// withOptions puts options, of a multiple of 4 octets, into the header of a
+// packet that has none.
+func withOptions(packet []byte, options ...byte) []byte {
+	p := slices.Concat(packet[:ipv4HeaderLen], options, packet[ipv4HeaderLen:])
+	p[0] += byte(len(options) / 4)
+	binary.BigEndian.PutUint16(p[2:], uint16(len(p)))
+	clear(p[10:12])
+	binary.BigEndian.PutUint16(p[10:], checksum(p[:ipv4HeaderLen+len(options)]))
+	return p
+}
+
 func checksum(b []byte) uint16 {
 	var sum uint32
 	for ; len(b) >= 2; b = b[2:] {
@@ -206,6 +217,10 @@ func TestPacketsFromClients(t *testing.T) {
 		{"link-local", ipUDP("10.8.0.5", "169.254.169.254", 40), reasonDenied},
 		{"IPv6", append([]byte{0x60}, make([]byte, 60)...), reasonNotIPv4},
 		{"cut short", short, reasonMalformed},
+		{"a loose source route", withOptions(ipUDP("10.8.0.5", host, 40), 1, 131, 7, 4, 10, 2, 0, 9), reasonDenied},
+		{"a strict source route", withOptions(ipUDP("10.8.0.5", host, 40), 137, 7, 4, 10, 2, 0, 9, 0), reasonDenied},
+		{"an option of length 0", withOptions(ipUDP("10.8.0.5", host, 40), 7, 0, 0, 0), reasonDenied},
+		{"another option", withOptions(ipUDP("10.8.0.5", host, 40), 148, 4, 0, 0, 0, 131, 7, 4), reasonNone},
 		{"LZO", append([]byte{0x66}, ipUDP("10.8.0.5", host, 40)...), reasonCompressed},
 		{"LZ4", append([]byte{0x69}, ipUDP("10.8.0.5", host, 40)...), reasonCompressed},
 		{"LZ4 version 2", append([]byte{0x50, 1}, ipUDP("10.8.0.5", host, 40)...), reasonCompressed},
@@ -226,7 +241,7 @@ func TestPacketsFromClients(t *testing.T) {
 			}
 		})
 	}
-	if in, out := c.traffic(); in.Packets != 4 || in.Octets != 3*68+28 || out != (Traffic{}) {
+	if in, out := c.traffic(); in.Packets != 5 || in.Octets != 3*68+28+76 || out != (Traffic{}) {
 		t.Errorf("traffic %+v, %+v", in, out)
 	}
 	for _, want := range []string{`reason=denied user="user of 10.8.0.5" virtual_ip=10.8.0.5 source=10.8.0.5 destination=10.2.0.9 protocol=17`, "reason=isolated"} {
@@ -243,10 +258,19 @@ func TestServerAddressTakesNothingButICMP(t *testing.T) {
 	if got := received(dev); got != nil || p.drops.snapshot()["denied"] != 1 {
 		t.Errorf("the TUN got %x, %v", got, p.drops.snapshot())
 	}
-	c.allow(newAccessSet(prefixes("10.8.0.1/32")))
+	// A policy for everything means the networks behind the server.
+	c.allow(newAccessSet(prefixes("0.0.0.0/0")))
 	c.sends(t, ipUDP("10.8.0.5", "10.8.0.1", 8))
-	if received(dev) == nil {
-		t.Errorf("allowed by a policy: %v", p.drops.snapshot())
+	if got := received(dev); got != nil || p.drops.snapshot()["denied"] != 2 {
+		t.Errorf("allowed by a policy: the TUN got %x, %v", got, p.drops.snapshot())
+	}
+	c.sends(t, icmp(8, "10.8.0.5", "10.8.0.1", nil), ipUDP("10.8.0.5", "10.8.0.1", 8))
+	if first, second := received(dev), received(dev); first == nil || second != nil {
+		t.Errorf("after an echo: %x, %x", first, second)
+	}
+	o := newOutbound(p)
+	if got, _ := o.process(append(make([]byte, tun.HeaderLen), ipUDP("10.8.0.1", "10.8.0.5", 8)...)); got != nil {
+		t.Error("the server's own UDP goes to the client")
 	}
 }
 
