@@ -89,8 +89,9 @@ func TestFullServer(t *testing.T) {
 // Repeated failures lock a user out, whoever has the right password then.
 func TestLockOut(t *testing.T) {
 	s := newRig(t, Options{}, nil)
-	for range freeByUser + 1 {
-		s.dial("tcp").refused(s.trust(nil), "alice", "x")
+	s.dial("tcp").refused(s.trust(nil), "alice", "x")
+	for range freeByUser + 9 { // by others, until the wait is longer than this test takes
+		s.server.throttle.failed(time.Now(), "alice", netip.MustParseAddr("192.0.2.1"))
 	}
 	checks := s.checks.Load()
 	if told := s.dial("tcp").refused(s.trust(nil), "alice", "wonderland"); !strings.HasPrefix(told, "AUTH_FAILED,TEMP[backoff ") || !strings.Contains(told, "locked for") {
