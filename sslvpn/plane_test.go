@@ -672,13 +672,14 @@ func TestBandwidth(t *testing.T) {
 	p, dev := newTestPlane(t, planeOptions{bandwidthMbps: 1})
 	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
 	o := newOutbound(p)
-	for range 20 {
+	const packets = 2000 // of what passes in ten seconds and more
+	for range packets {
 		o.process(append(make([]byte, tun.HeaderLen), ipUDP(host, "10.8.0.5", 1400)...))
 		c.sends(t, ipUDP("10.8.0.5", host, 1400))
 		received(dev)
 	}
 	dropped := p.drops.snapshot()["bandwidth"]
-	if in, out := c.traffic(); dropped == 0 || in.Packets+out.Packets+dropped != 40 || in.Packets == 0 || out.Packets == 0 {
+	if in, out := c.traffic(); dropped == 0 || in.Packets+out.Packets+dropped != 2*packets || in.Packets == 0 || out.Packets == 0 {
 		t.Errorf("%d dropped, %d and %d passed", dropped, in.Packets, out.Packets)
 	}
 }
