@@ -12,11 +12,12 @@ import (
 )
 
 // keyLog writes the keys of all SAs as Wireshark's decryption tables
-// "ikev2_decryption_table" and "esp_sa", so that a capture can be read. Who
+// "ikev1_decryption_table", "ikev2_decryption_table" and "esp_sa", so that a capture can be read. Who
 // has the files can read the traffic: it exists for the debug switch alone.
 type keyLog struct {
 	log *slog.Logger
 	mu  sync.Mutex // one line at a time
+	v1  *os.File
 	ike *os.File
 	esp *os.File
 }
@@ -30,7 +31,7 @@ func newKeyLog(dir string, log *slog.Logger) (*keyLog, error) {
 	for _, table := range []struct {
 		name string
 		file **os.File
-	}{{"ikev2_decryption_table", &k.ike}, {"esp_sa", &k.esp}} {
+	}{{"ikev1_decryption_table", &k.v1}, {"ikev2_decryption_table", &k.ike}, {"esp_sa", &k.esp}} {
 		f, err := os.OpenFile(filepath.Join(dir, table.name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 		if err != nil {
 			k.Close()
@@ -45,7 +46,7 @@ func newKeyLog(dir string, log *slog.Logger) (*keyLog, error) {
 
 // Close closes the tables.
 func (k *keyLog) Close() {
-	for _, f := range []*os.File{k.ike, k.esp} {
+	for _, f := range []*os.File{k.v1, k.ike, k.esp} {
 		if f != nil {
 			f.Close()
 		}
@@ -59,6 +60,8 @@ func (k *keyLog) write(keys sa.Keys) {
 	switch {
 	case keys.IKE != nil:
 		line = ikeTableLine(keys.IKE)
+	case keys.ISAKMP != nil:
+		file, line = k.v1, fmt.Sprintf("%016x,%x\n", keys.ISAKMP.InitiatorSPI, keys.ISAKMP.Key)
 	case keys.ESP != nil:
 		file, line = k.esp, espTableLine(keys.ESP)
 	}

@@ -30,6 +30,7 @@ func TestKeyLog(t *testing.T) {
 			SKei: []byte{1}, SKer: []byte{2},
 		}},
 		{IKE: &sa.IKEKeys{Encryption: ipsec.Encryption(ipsec.EncryptionChaCha20Poly1305, 0)}}, // not known to Wireshark
+		{ISAKMP: &sa.ISAKMPKeys{InitiatorSPI: 0xabcdef, Encryption: ipsec.Encryption(ipsec.EncryptionAESCBC, 128), Key: []byte{1, 2}}},
 		{ESP: &ipsec.SA{
 			SPI: 0xabc, Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddr("192.0.2.2"),
 			Encryption: ipsec.Encryption(ipsec.EncryptionAESCBC, 128), EncryptionKey: []byte{0xee},
@@ -44,6 +45,7 @@ func TestKeyLog(t *testing.T) {
 	}
 	k.Close()
 	for file, want := range map[string]string{
+		"ikev1_decryption_table": "0000000000abcdef,0102\n",
 		"ikev2_decryption_table": `0102030405060708,000000000000000a,01,02,"AES-CBC-256 [RFC3602]",03,04,"HMAC_SHA2_256_128 [RFC4868]"
 0000000000000001,0000000000000002,01,02,"AES-GCM-128 with 16 octet ICV [RFC5282]",,,"NONE [RFC4306]"
 `,

@@ -111,6 +111,9 @@ func detail(e sa.Event) string {
 		return text
 	case sa.IKEUp, sa.IKERekeyed:
 		text := fmt.Sprintf("%s; initiator SPI %016x, responder SPI %016x", e.Proposal, e.InitiatorSPI, e.ResponderSPI)
+		if e.Version == 1 {
+			text = "IKEv1; " + text
+		}
 		switch {
 		case e.NATLocal && e.NATRemote:
 			text += "; NAT in front of both sides"

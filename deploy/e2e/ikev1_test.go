@@ -297,3 +297,58 @@ func TestIKEv1Diagnosis(t *testing.T) {
 	}
 	w.expectNothingInClear()
 }
+
+// tshark, with the keys that the daemon writes under its debug switch, decrypts
+// IKEv1 and finds every ICV of ESP correct.
+func TestIKEv1TsharkDecrypts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 1)}, netlab.DaemonOptions{KeyLog: true})
+	w.check(w.Gateway.IP(w.ctx, "link set "+netlab.WAN+" gso_max_segs 1"))
+	wire, err := w.Internet.Capture(w.ctx, "wire", "cloud", "")
+	w.check(err)
+	connection := w.connection(0, func(c *declare.Connection) {
+		c.IKEPolicy = &declare.IKEPolicy{EncryptionAlgorithm: "aes-256", AuthenticationAlgorithm: "sha1", DHGroup: "group14"}
+	})
+	// A key longer than the hash is made of several blocks.
+	swan := w.swan(0, func(c *netlab.SwanConnection) { c.Proposal = "aes256-sha1-modp2048" })
+	ikev1(&connection, &swan, "main")
+	w.peer(0, nil, swan)
+	w.apply(w.file([]declare.Connection{connection}))
+	w.waitStatus(connection.Name, "ACTIVE", patience)
+	w.reach(w.CloudHost, w.CloudAddresses[0], w.Sites[0].Addresses[0])
+	w.check(w.peers[0].RekeyChild(w.ctx, "net"))
+	w.waitLog(connection.Name, patience, "An IPSec tunnel is rekeyed")
+	w.reach(w.CloudHost, w.CloudAddresses[0], w.Sites[0].Addresses[0])
+	w.check(w.daemon.Stop())
+	w.check(wire.Finish(w.ctx))
+	for _, check := range []struct {
+		filter, field string
+		want          int // messages that have it
+	}{
+		{"isakmp.exchangetype==2", "isakmp.id.data.ipv4_addr", 2},
+		{"isakmp.exchangetype==32", "isakmp.nonce", 4},
+		{"isakmp.exchangetype==5", "isakmp.hash", 1},
+	} {
+		rows, err := wire.Fields(w.ctx, w.daemon.KeyDir, check.filter, check.field)
+		w.check(err)
+		have := 0
+		for _, row := range rows {
+			if row[0] != "" {
+				have++
+			}
+		}
+		if have < check.want {
+			t.Errorf("%s of %s: %d messages have it, want %d: %v", check.field, check.filter, have, check.want, rows)
+		}
+	}
+	esp, err := wire.Fields(w.ctx, w.daemon.KeyDir, "esp", "esp.icv_good", "esp.icv_bad")
+	w.check(err)
+	for _, row := range esp {
+		if row[0] != "1" && row[0] != "True" {
+			t.Errorf("an ICV is not correct: %v", row)
+		}
+	}
+	if len(esp) < 4 {
+		t.Errorf("%d ESP packets", len(esp))
+	}
+}

@@ -403,3 +403,47 @@ func TestV1OtherVersion(t *testing.T) {
 		t.Errorf("it is told that %s", d)
 	}
 }
+
+// A peer that knows the drafts of NAT traversal only has their numbers.
+func TestV1NATDrafts(t *testing.T) {
+	for _, v := range []*isakmp.VendorID{&isakmp.VendorNATTDraft02, &isakmp.VendorNATTDraft02n, &isakmp.VendorNATTDraft03} {
+		s := &ISAKMPSA{phase1: &phase1{}, proposal: proposalV1(ipsec.GroupECP256), path: path{encap: true}}
+		s.learn(&isakmp.Message{Payloads: []isakmp.Payload{v}})
+		at := netip.AddrPortFrom(addrA, 500)
+		nat, err := s.natPayloads(at, at)
+		if err != nil || len(nat) != 2 || nat[0].Type() != isakmp.TypeNATDDraft || s.encapMode() != encapUDPTunnelDraft {
+			t.Errorf("%x: %v, %v, mode %d", v.Data, nat, err, s.encapMode())
+		}
+		if !slices.ContainsFunc(s.vendorAnswer(), func(p isakmp.Payload) bool {
+			v, ok := p.(*isakmp.VendorID)
+			return ok && v == &isakmp.VendorNATTDraft03
+		}) {
+			t.Errorf("%x: we do not answer with a draft", v.Data)
+		}
+		if err := s.detectNAT(&isakmp.Message{Payloads: nat}, at, at); err != nil || s.path.natLocal || s.path.natRemote {
+			t.Errorf("%x: a NAT where there is none: %v", v.Data, err)
+		}
+	}
+}
+
+// Limits in octets are agreed on, too.
+func TestV1Kilobytes(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1(func(c *Connection) { c.Children[0].Lifetime = ipsec.Lifetime{Hard: time.Hour, HardBytes: 1 << 32} })
+	l.b.conns[0].Children[0].Lifetime.HardBytes = 1 << 30
+	l.establish()
+	for _, e := range []*end{l.a, l.b} {
+		for _, sa := range e.sas {
+			if sa.Lifetime.HardBytes != 1<<30 || sa.Lifetime.SoftBytes == 0 || sa.Lifetime.SoftBytes >= 1<<30 {
+				t.Errorf("%s: %+v", e.name, sa.Lifetime)
+			}
+		}
+	}
+	l.a.do(Expired{ID: l.a.sas[0].ID()})
+	l.run()
+	l.pass(time.Minute)
+	l.settled(1)
+	if l.a.count(ChildRekeyed) != 1 {
+		t.Error("a soft limit brings about no rekey")
+	}
+}
