@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpngw/vpngw/control/store/etcd"
 )
 
 // verdict is how bad a finding of the doctor is.
@@ -43,6 +45,7 @@ type host struct {
 	bindUDP   func(netip.AddrPort) error
 	offload   func() (send, receive error) // UDP_SEGMENT and UDP_GRO
 	openTUN   func() error
+	reach     func(etcd.Options) error // a cluster
 }
 
 func thisHost() *host {
@@ -56,6 +59,7 @@ func thisHost() *host {
 			return err
 		},
 		offload: udpOffload,
+		reach:   reachEtcd,
 		openTUN: func() error {
 			f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 			if err == nil {
@@ -77,7 +81,11 @@ func (h *host) examine(c *config) []finding {
 	}
 	findings = append(findings, h.inventory(c)...)
 	findings = append(findings, certificates(c.Inventory.Certificates, time.Now())...)
-	return append(findings, h.dataDir(c.DataDir))
+	findings = append(findings, h.dataDir(c.DataDir))
+	if c.Store.Backend == storeEtcd {
+		findings = append(findings, h.cluster(c)...)
+	}
+	return findings
 }
 
 // report writes the findings and tells whether the daemon can do its work.
@@ -313,6 +321,10 @@ func (h *host) inventory(c *config) []finding {
 	for _, e := range c.Inventory.EIPs {
 		a := e.HostAddress()
 		link, here := addresses[a]
+		if !here && e.Floating && c.Store.Backend == storeEtcd {
+			findings = append(findings, h.floating(e.ID, a, e.Interface, addresses))
+			continue
+		}
 		if !here {
 			device := e.Interface
 			if device == "" {

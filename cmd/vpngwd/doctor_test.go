@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpngw/vpngw/control/store/etcd"
 )
 
 // goodHost lacks nothing for wholeConfig.
@@ -24,6 +26,7 @@ func goodHost(t *testing.T) *host {
 		bindUDP: func(netip.AddrPort) error { return nil },
 		offload: func() (error, error) { return nil, nil },
 		openTUN: func() error { return nil },
+		reach:   func(etcd.Options) error { return nil },
 	}
 	for path, text := range map[string]string{
 		"proc/self/status":                         "Name:\tvpngwd\nCapEff:\t000001ffffffffff\n",
@@ -205,5 +208,37 @@ func TestOpenSecrets(t *testing.T) {
 	}
 	if w := c.openSecrets(path); !strings.Contains(w, "chmod o-r") {
 		t.Errorf("a file of mode 0644 gives %q", w)
+	}
+}
+
+// TestDoctorOfAFleet looks at what a node of a fleet needs besides.
+func TestDoctorOfAFleet(t *testing.T) {
+	fleetConfig := strings.NewReplacer("store: {backend: bbolt}", "store: {backend: etcd, endpoints: ['http://127.0.0.1:2379']}",
+		"address: 203.0.113.10,", "address: 203.0.113.20, floating: true,").Replace(wholeConfig)
+	look := func(h *host, text string) string {
+		t.Helper()
+		c, err := loadConfig(writeConfig(t, text), noEnv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		report(&out, h.examine(c))
+		return out.String()
+	}
+	h := goodHost(t)
+	h.write(t, "var/lib/vpngw/sealing.key", "")
+	out := look(h, fleetConfig)
+	for _, want := range []string{"ok    etcd", "ok    sealing key", "ok    address 203.0.113.20", "warn  API for other nodes"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%s\nlacks %q", out, want)
+		}
+	}
+	h = goodHost(t)
+	h.reach = func(etcd.Options) error { return errors.New("no answer") }
+	out = look(h, strings.ReplaceAll(fleetConfig, "interface: eth0", "interface: eth7"))
+	for _, want := range []string{"FAIL  etcd", "warn  sealing key", "FAIL  address 203.0.113.20"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%s\nlacks %q", out, want)
+		}
 	}
 }
