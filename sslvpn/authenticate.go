@@ -82,7 +82,10 @@ func (s *session) byPassword(client *wire.ClientKeys) (*identity, error) {
 	ep := s.ep
 	if bytes.HasPrefix(password, []byte(tokenPrefix)) {
 		user, known := ep.config().user(name)
-		if !known || !ep.server.tokens.check(now, string(password), ep.id, user) {
+		if !known {
+			user = &User{} // the same work as for one that is known
+		}
+		if valid := ep.server.tokens.check(now, string(password), ep.id, user); !known || !valid {
 			return nil, &refusal{why: failedToken, message: wire.RefuseToken("log in again"), reason: "the auth-token has expired, or is not this user's"}
 		}
 		return userIdentity(user), nil
@@ -114,7 +117,7 @@ func (s *session) byPassword(client *wire.ClientKeys) (*identity, error) {
 		ep.server.throttle.failed(time.Now(), name, from)
 		return nil, &refusal{why: failedPassword, message: wire.RefuseLogin(loginRefused), reason: "wrong password"}
 	}
-	ep.server.throttle.succeeded(name)
+	ep.server.throttle.succeeded(time.Now(), name, from)
 	return userIdentity(user), nil
 }
 

@@ -33,9 +33,9 @@ func TestThrottle(t *testing.T) {
 	if w := th.wait(now.Add(time.Minute), "alice", from); w != 0 {
 		t.Errorf("a minute later: %s", w)
 	}
-	th.succeeded("alice")
-	th.failed(now, "alice", netip.MustParseAddr("192.0.2.9"))
-	if w := th.wait(now, "alice", netip.MustParseAddr("192.0.2.9")); w != 0 {
+	th.succeeded(now, "alice", netip.MustParseAddr("192.0.2.9"))
+	th.failed(now, "alice", from)
+	if w := th.wait(now, "alice", from); w != 0 {
 		t.Errorf("after a success: %s", w)
 	}
 	for i := range freeByAddress {
@@ -46,6 +46,40 @@ func TestThrottle(t *testing.T) {
 	}
 	if w := th.wait(now.Add(forgiveAfter), "carol", from); w != 0 {
 		t.Errorf("not forgiven: %s", w)
+	}
+}
+
+// Wrong passwords from elsewhere do not keep a user out at home, and being at
+// home does not make guessing free.
+func TestThrottleAtHome(t *testing.T) {
+	var th throttle
+	now := time.Unix(100000, 0)
+	at, elsewhere, third := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("203.0.113.1")
+	th.succeeded(now, "alice", at)
+	for i := range 30 {
+		th.failed(now, "alice", netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}))
+	}
+	if w := th.wait(now, "alice", at); w != 0 {
+		t.Errorf("at home: %s", w)
+	}
+	if w := th.wait(now, "alice", third); w != maxWaitByUser {
+		t.Errorf("elsewhere: %s", w)
+	}
+	th.succeeded(now, "alice", at)
+	if w := th.wait(now, "alice", elsewhere); w != maxWaitByUser {
+		t.Errorf("a login at home lets those elsewhere guess on: %s", w)
+	}
+	for range freeByUser + 2 {
+		th.failed(now, "alice", at)
+	}
+	if w := th.wait(now, "alice", at); w != 2*firstWait {
+		t.Errorf("guessing at home: %s", w)
+	}
+	if w := th.wait(now, "bob", at); w != 0 {
+		t.Errorf("another user: %s", w)
+	}
+	if w := th.wait(now.Add(homeFor), "alice", at); w != 0 || th.isHome(now.Add(homeFor), home{"alice", at}) {
+		t.Errorf("a home for ever: %s", w)
 	}
 }
 
@@ -69,9 +103,11 @@ func TestThrottleIsBounded(t *testing.T) {
 	for i := range maxThrottled + 100 {
 		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
 		th.failed(now, fmt.Sprint("user", i), a)
+		th.succeeded(now, "alice", a)
+		th.failed(now, "alice", a)
 	}
-	if u, a := len(th.byUser), len(th.byAddr); u > maxThrottled || a > maxThrottled {
-		t.Errorf("%d users and %d addresses are kept", u, a)
+	if u, a, h, w := len(th.byUser), len(th.byAddr), len(th.homes), len(th.byHome); max(u, a, h, w) > maxThrottled {
+		t.Errorf("%d users, %d addresses, %d homes and %d failures there are kept", u, a, h, w)
 	}
 }
 
