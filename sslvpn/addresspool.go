@@ -124,7 +124,7 @@ func (p *addressPool) acquireStatic(user string, a netip.Addr) error {
 		return err
 	}
 	if p.blocks[i].taken {
-		return fmt.Errorf("address %s: is in use by %q", a, p.blocks[i].user)
+		return fmt.Errorf("address %s: is in use", a) // by whom is nothing for the client
 	}
 	p.take(i, user)
 	return nil

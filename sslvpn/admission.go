@@ -39,7 +39,9 @@ func (h *halfOpen) enter(from netip.Addr, l Limits) bool {
 	from = prefix64(from)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.total >= l.HalfOpenTotal || h.byAddr[from] >= l.HalfOpenAddress {
+	// An address may take half of what is left, so that a few of them cannot
+	// keep all others out.
+	if left := l.HalfOpenTotal - h.total; left <= 0 || h.byAddr[from] >= min(l.HalfOpenAddress, left/2+1) {
 		return false
 	}
 	h.total++

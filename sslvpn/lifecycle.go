@@ -188,10 +188,13 @@ func (s *session) renegotiate(why string) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.phase == phaseEstablished && s.beginRenegotiation(now) {
-		s.ep.log.Debug("renegotiating", "session", s.id, "reason", why)
-		s.schedule(now)
+	if s.phase != phaseEstablished {
+		return
 	}
+	if s.beginRenegotiation(now) {
+		s.ep.log.Debug("renegotiating", "session", s.id, "reason", why)
+	}
+	s.schedule(now)
 }
 
 // negotiating returns the key id that is being negotiated, or nil. The caller
@@ -205,10 +208,12 @@ func (s *session) negotiating() *keyState {
 	return nil
 }
 
-// beginRenegotiation sends a soft reset, unless one is under way. The caller
-// holds mu.
+// beginRenegotiation sends a soft reset. While a negotiation is under way it
+// does so after that one's time: a client, or on UDP somebody in its name, can
+// begin one that comes to nothing. The caller holds mu and schedules.
 func (s *session) beginRenegotiation(now time.Time) bool {
 	if s.negotiating() != nil {
+		s.times.renegotiate = now.Add(s.ep.server.opts.Limits.HandshakeTimeout)
 		return false
 	}
 	k := s.nextKey(now)

@@ -210,3 +210,28 @@ func TestSilentClient(t *testing.T) {
 		t.Errorf("reason %q", e.Reason)
 	}
 }
+
+// A client that begins a renegotiation and leaves it there does not keep the
+// server from having its own.
+func TestRenegotiationIsPutOff(t *testing.T) {
+	s := newRig(t, Options{RenegotiateAfter: -1}, nil)
+	c := s.connected("tcp", "alice", "wonderland")
+	reset := wire.Control{Opcode: wire.SoftReset, KeyID: 1, Session: c.id}
+	c.write(reset.Append(nil))
+	c.awaitServer() // its answer
+	session := s.endpoint().established()[0]
+	session.renegotiate("the data keys are used up")
+	session.mu.Lock()
+	stalled, at := session.negotiating(), session.times.renegotiate
+	session.mu.Unlock()
+	if at.IsZero() {
+		t.Fatal("forgotten")
+	}
+	session.failed(stalled, errNegotiation)
+	session.mu.Lock()
+	now := time.Now()
+	session.times.renegotiate = now
+	session.schedule(now)
+	session.mu.Unlock()
+	c.awaitServer()
+}

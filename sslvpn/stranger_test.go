@@ -432,6 +432,28 @@ func TestClientStartsAnewOnUDP(t *testing.T) {
 	}
 }
 
+// However much some addresses take, another one finds room.
+func TestHalfOpenLeavesRoom(t *testing.T) {
+	h := newHalfOpen()
+	l := Limits{HalfOpenTotal: 4096, HalfOpenAddress: 1024}
+	for i := range 6 {
+		a := netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})
+		n := 0
+		for h.enter(a, l) {
+			n++
+		}
+		if n == 0 || n > l.HalfOpenAddress {
+			t.Errorf("address %d takes %d", i, n)
+		}
+	}
+	if left := l.HalfOpenTotal - h.total; left < 256 {
+		t.Errorf("six addresses leave room for %d", left)
+	}
+	if !h.enter(netip.MustParseAddr("198.51.100.1"), l) {
+		t.Error("there is no room for anybody else")
+	}
+}
+
 func TestHalfOpenCountsByNetwork(t *testing.T) {
 	h := newHalfOpen()
 	l := Limits{HalfOpenTotal: 3, HalfOpenAddress: 2}
