@@ -27,6 +27,7 @@ const (
 	dropResetRate   controlDrop = "reset_rate"             // UDP: resets that were not answered
 	dropMove        controlDrop = "move"                   // UDP: to another address, too soon or to another client's
 	dropHandshake   controlDrop = "handshake_failed"       // before a login
+	dropPanic       controlDrop = "internal_error"         // in a negotiation
 	dropEvent       controlDrop = "event_lost"             // nobody took it
 )
 

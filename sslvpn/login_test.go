@@ -273,3 +273,21 @@ func TestStaticAddress(t *testing.T) {
 		t.Error("a packet did not arrive")
 	}
 }
+
+// A bug that a login meets ends its session and nothing else.
+func TestPanicInLogin(t *testing.T) {
+	s := newRig(t, Options{}, nil)
+	other := s.connected("tcp", "bob", "builder")
+	for range 2 * cap(s.server.handshakes) { // more than there are places
+		if told := s.dial("tcp").refused(s.trust(nil), "alice", panicPassword); told != "EOF" {
+			t.Errorf("told %q", told)
+		}
+	}
+	if n := s.drops(dropPanic); n != uint64(2*cap(s.server.handshakes)) {
+		t.Errorf("%d panics are counted", n)
+	}
+	s.connected("tcp", "alice", "wonderland")
+	if !s.reaches(other, "192.168.77.1") && !strings.Contains(s.log.String(), "denied") {
+		t.Error("another session does not go on")
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -43,14 +44,30 @@ func refuse(why loginFailure, format string, args ...any) *refusal {
 // in a goroutine of its own, since crypto/tls waits, and ends with the
 // negotiation.
 func (s *session) negotiate(k *keyState) {
-	s.ep.server.enterHandshake()
-	err := s.exchange(k)
-	s.ep.server.leaveHandshake()
+	err := s.guarded(k)
 	if err == nil {
 		s.readMessages(k) // what came meanwhile
 		return
 	}
 	s.failed(k, err)
+}
+
+var errInternal = errors.New("internal error")
+
+// guarded runs the exchange, in its place among the running handshakes. A panic
+// in it is a bug of ours that a client may have provoked: it ends the session
+// and nothing else.
+func (s *session) guarded(k *keyState) (err error) {
+	s.ep.server.enterHandshake()
+	defer s.ep.server.leaveHandshake()
+	defer func() {
+		if r := recover(); r != nil {
+			s.ep.control.add(dropPanic)
+			s.ep.log.Error("internal error in a negotiation", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			err = errInternal
+		}
+	}()
+	return s.exchange(k)
 }
 
 // exchange is one negotiation: TLS, key method 2, the login, data keys.

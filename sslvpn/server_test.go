@@ -51,6 +51,9 @@ func (l *syncLog) String() string {
 	return l.b.String()
 }
 
+// panicPassword is one whose check meets a bug.
+const panicPassword = "panic"
+
 func newRig(t *testing.T, o Options, change func(*rig)) *rig {
 	t.Helper()
 	s := &rig{t: t, ca: newAuthority(t, "server CA"), clients: newAuthority(t, "client CA")}
@@ -63,6 +66,9 @@ func newRig(t *testing.T, o Options, change func(*rig)) *rig {
 	}
 	o.VerifyPassword = func(hash, password string) bool {
 		s.checks.Add(1)
+		if password == panicPassword {
+			panic("a bug")
+		}
 		return hash == "hash of "+password
 	}
 	loopback := netip.MustParseAddrPort("127.0.0.1:0")
