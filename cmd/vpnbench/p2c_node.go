@@ -99,7 +99,7 @@ func (n *p2cNode) serve(cmd *cobra.Command) error {
 	} else {
 		e.TCP = []netip.AddrPort{n.Server}
 	}
-	s := sslvpn.New(sslvpn.Options{Logger: log, Limits: sslvpn.Limits{HalfOpenAddress: 4096, ResetsPerSecond: 1 << 20}, OpenDevice: n.openServerDevice})
+	s := sslvpn.New(sslvpn.Options{Logger: log, Limits: sslvpn.Limits{HalfOpenTotal: 16384, HalfOpenAddress: 4096, ResetsPerSecond: 1 << 20}, OpenDevice: n.openServerDevice})
 	ctx := cmd.Context()
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
