@@ -13,6 +13,7 @@ type connectionDraft struct {
 	customerGateway  *CustomerGateway
 	inventory        *Inventory
 	others           []Connection // of the project
+	servers          []VPNServer  // of all projects
 	customerGateways map[string]CustomerGateway
 }
 
@@ -24,6 +25,8 @@ var connectionRules = []func(*connectionDraft) *Error{
 	peerSubnetsAreNotLocal,
 	policyRulesOfStyle,
 	policySourcesAreNotReserved,
+	peerSubnetsAreNotClients,
+	policyDestinationsAreNotClients,
 	peerIsNotGateway,
 	nqaIsStatic,
 	hubIsBGP,
@@ -99,6 +102,41 @@ func policySourcesAreNotReserved(d *connectionDraft) *Error {
 		field := fmt.Sprintf("%s[%d].source", policyRulesField(d.gateway), i)
 		if err := localIsNotReserved(field, rule.Source); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// peerSubnetsAreNotClients: traffic to the clients of a server would go into the
+// tunnel, whatever their VPC and project, since the nodes have one routing table.
+func peerSubnetsAreNotClients(d *connectionDraft) *Error {
+	for i, n := range d.PeerSubnets {
+		if err := d.isNotClients(fmt.Sprintf("%s[%d]", peerSubnetsField(d.gateway), i), n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func policyDestinationsAreNotClients(d *connectionDraft) *Error {
+	for i, rule := range d.PolicyRules {
+		for j, n := range rule.Destinations {
+			field := fmt.Sprintf("%s[%d].destination[%d]", policyRulesField(d.gateway), i, j)
+			if err := d.isNotClients(field, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// isNotClients refuses a network that has clients of a server. A default route
+// conflicts with nothing. Which server it is is not told: it may be another
+// project's.
+func (d *connectionDraft) isNotClients(field string, n netip.Prefix) *Error {
+	for i := range d.servers {
+		if pool := d.servers[i].ClientCIDR; n.Bits() > 0 && n.Overlaps(pool) {
+			return Invalid(field, "%s overlaps %s, the client_cidr of a client-to-cloud server", n, pool)
 		}
 	}
 	return nil

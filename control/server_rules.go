@@ -15,7 +15,6 @@ type serverDraft struct {
 	gateway   P2CGateway
 	inventory *Inventory
 	servers   []VPNServer  // of all projects, but for itself
-	sites     []Gateway    // of all projects
 	tunnels   []Connection // of all projects
 	users     []VPNUser    // of this server
 	groups    []UserGroup
@@ -163,9 +162,9 @@ func clientCIDRIsNoLocalSubnet(d *serverDraft) *Error {
 }
 
 // clientCIDRIsNoRoute: the routes of the VPC are those to its subnets, to itself
-// and to the peers of its site-to-cloud gateways. The pools of all other servers
-// count, whatever their VPC: the nodes have one routing table. Default routes do
-// not conflict.
+// and to the peers of site-to-cloud connections. Those of all connections and the
+// pools of all other servers count, whatever their VPC: the nodes have one
+// routing table. Default routes do not conflict.
 func clientCIDRIsNoRoute(d *serverDraft) *Error {
 	var routes []netip.Prefix
 	if vpc, ok := d.inventory.VPC(d.gateway.VPCID); ok {
@@ -177,13 +176,10 @@ func clientCIDRIsNoRoute(d *serverDraft) *Error {
 	for _, v := range d.servers {
 		routes = append(routes, v.ClientCIDR)
 	}
-	inVPC := map[string]bool{}
-	for _, g := range d.sites {
-		inVPC[g.ID] = g.VPCID == d.gateway.VPCID
-	}
 	for _, c := range d.tunnels {
-		if inVPC[c.GatewayID] {
-			routes = append(routes, c.PeerSubnets...)
+		routes = append(routes, c.PeerSubnets...)
+		for _, rule := range c.PolicyRules {
+			routes = append(routes, rule.Destinations...)
 		}
 	}
 	for _, route := range routes {

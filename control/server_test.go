@@ -153,18 +153,25 @@ func TestClientCIDRHoldsConnections(t *testing.T) {
 	}
 }
 
-// The pool is no network of the peers of site-to-cloud gateways in the VPC, nor
-// of another server anywhere.
+// The pool is no network of the peers of site-to-cloud gateways, nor of another
+// server, anywhere.
 func TestClientCIDRIsNoRoute(t *testing.T) {
 	w := newWorld(t)
 	site := w.gateway(func(r *GatewayCreate) {
 		r.EIP1, r.EIP2 = &EIPRequest{ID: new(eip2)}, &EIPRequest{ID: new(eip3)}
 	})
 	w.connection(site.ID, w.peer("198.51.100.7").ID, func(r *ConnectionCreate) { r.VgwIP, r.PeerSubnets = new(eip2), []string{"172.16.0.128/25"} })
+	w.connection(site.ID, w.peer("198.51.100.8").ID, func(r *ConnectionCreate) {
+		r.VgwIP, r.Style, r.PeerSubnets = new(eip2), new("policy"), []string{"192.168.10.0/24"}
+		r.PolicyRules = []PolicyRuleRequest{{Source: "10.10.0.0/24", Destination: []string{"192.168.10.0/24", "172.18.0.0/16"}}}
+	})
 	g := w.p2cGateway(t)
 	req := serverRequest()
 	_, err := w.CreateServer(t.Context(), project, g, req)
 	wantCode(t, err, "VPN.1109", "172.16.0.128/25")
+	req.ClientCIDR = new("172.18.5.0/24")
+	_, err = w.CreateServer(t.Context(), project, g, req)
+	wantCode(t, err, "VPN.1109", "172.18.0.0/16")
 	req.ClientCIDR = new("172.17.0.0/24")
 	_, err = w.CreateServer(t.Context(), project, g, req)
 	wantCode(t, err, "", "")
@@ -176,9 +183,50 @@ func TestClientCIDRIsNoRoute(t *testing.T) {
 	wantCode(t, err, "VPN.1109", "172.17.0.0/24")
 	req.ClientCIDR = new("172.16.0.0/24") // the peers of another VPC
 	_, err = w.CreateServer(t.Context(), project, other, req)
-	wantCode(t, err, "", "")
+	wantCode(t, err, "VPN.1109", "172.16.0.128/25")
 	_, err = w.CreateServer(t.Context(), project, g, req)
 	wantCode(t, err, "VPN.1102", "The number of servers exceeds the upper limit.")
+}
+
+// A connection, whosever it is, takes no traffic from the clients of a server.
+func TestPeersAreNotClients(t *testing.T) {
+	w := newWorld(t)
+	w.server(t, func(r *ServerCreate) { r.ClientCIDR = new("172.16.0.0/24") })
+	const stranger = "project-2"
+	site := gatewayRequest()
+	site.EIP1, site.EIP2 = &EIPRequest{ID: new(eip2)}, &EIPRequest{ID: new(eip3)}
+	created, err := w.CreateGateway(t.Context(), stranger, site)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.settleGateway(stranger, created.ID, false)
+	peer, err := w.CreateCustomerGateway(t.Context(), stranger, CustomerGatewayCreate{IDValue: new("198.51.100.7")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	connect := func(edit func(*ConnectionCreate)) (ConnectionView, error) {
+		req := connectionRequest(created.ID, peer.ID)
+		req.VgwIP = new(eip2)
+		edit(&req)
+		return w.CreateConnection(t.Context(), stranger, req)
+	}
+	_, err = connect(func(r *ConnectionCreate) { r.PeerSubnets = []string{"192.168.10.0/24", "172.16.0.0/12"} })
+	wantInvalid(t, err, "peer_subnets[1]", "172.16.0.0/12 overlaps 172.16.0.0/24, the client_cidr of a client-to-cloud server")
+	_, err = connect(func(r *ConnectionCreate) {
+		r.Style, r.PeerSubnets = new("policy"), []string{"192.168.10.0/24"}
+		r.PolicyRules = []PolicyRuleRequest{{Source: "10.10.0.0/24", Destination: []string{"192.168.10.0/24", "172.16.0.64/26"}}}
+	})
+	wantInvalid(t, err, "policy_rules[0].destination[1]", "172.16.0.64/26 overlaps")
+	v, err := connect(func(*ConnectionCreate) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := ConnectionStatus{Observed: v.Generation, Applied: true, State: ConnectionDown}
+	if err := w.objects.SetConnectionStatus(t.Context(), stranger, v.ID, status); err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.UpdateConnection(t.Context(), stranger, v.ID, ConnectionUpdate{PeerSubnets: []string{"172.16.0.0/25"}})
+	wantInvalid(t, err, "peer_subnets[0]", "overlaps")
 }
 
 func TestCertificateOfTheInventoryInForce(t *testing.T) {

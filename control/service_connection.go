@@ -165,12 +165,17 @@ func (s *Service) connectionDraft(tx *transaction, c Connection, g *Gateway, cgw
 	if err != nil {
 		return nil, err
 	}
+	servers, err := tx.servers("")
+	if err != nil {
+		return nil, err
+	}
 	d := &connectionDraft{
 		Connection:       c,
 		gateway:          g,
 		customerGateway:  cgw,
 		inventory:        s.inventory.Load(),
 		others:           others,
+		servers:          servers,
 		customerGateways: make(map[string]CustomerGateway, len(peers)),
 	}
 	for _, p := range peers {

@@ -167,9 +167,6 @@ func (s *Service) serverDraft(tx *transaction, v VPNServer, g P2CGateway) (*serv
 		return nil, err
 	}
 	d.servers = slices.DeleteFunc(d.servers, func(o VPNServer) bool { return o.ID == v.ID })
-	if d.sites, err = tx.gateways(""); err != nil {
-		return nil, err
-	}
 	d.tunnels, err = tx.connections("")
 	return d, err
 }

@@ -230,12 +230,15 @@ func TestPoolsThatOverlap(t *testing.T) {
 			t.Errorf("%s: %v", pool, err)
 		}
 	}
-	inWorld(t, func(w *world) {
-		third, _ := w.clientGateway(eip4, "192.168.0.0/22")
-		w.wantServer(third, control.ServerActive, control.P2CActive)
-		w.connection(w.gateway(), eip1, w.customer("198.51.100.7")) // to 192.168.0.0/24
-		w.wantServer(third, control.ServerFault, control.P2CActive)
-	})
+	p := &plan{closed: []*tunnel{{id: "tunnel", flows: []flow{
+		{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("192.168.0.0/24")},
+		{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("0.0.0.0/0")},
+	}}}}
+	for pool, overlaps := range map[string]bool{"192.168.0.0/22": true, "192.168.0.128/26": true, "192.168.1.0/24": false} {
+		if err := overlapOfTunnels(netip.MustParsePrefix(pool), p); (err != nil) != overlaps {
+			t.Errorf("%s: %v", pool, err)
+		}
+	}
 }
 
 func TestClientConnections(t *testing.T) {
