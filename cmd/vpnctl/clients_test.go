@@ -68,7 +68,7 @@ func realAPI(t *testing.T) *httptest.Server {
 		EIPs: []control.EIP{{ID: clientsEIP, Address: netip.MustParseAddr("203.0.113.20")}},
 	}
 	check(inventory.Validate())
-	service, err := control.NewService(control.ServiceOptions{Objects: objects, Inventory: inventory})
+	service, err := control.NewService(control.ServiceOptions{Objects: objects, Inventory: inventory, Engines: &engines{}})
 	check(err)
 	access, err := control.NewAccess(control.AccessOptions{Store: db, Accounts: control.Accounts{
 		Credentials: []control.Credential{{AccessKey: "AK", SecretKey: control.NewSecret("S3cr3t"), Role: control.RoleAdmin, Project: "p"}},
@@ -97,6 +97,38 @@ func realAPI(t *testing.T) *httptest.Server {
 		check(db.Close())
 	})
 	return listener
+}
+
+// engines have two clients of alice and one of carol at every gateway.
+type engines struct {
+	mu   sync.Mutex
+	gone map[string]bool // by connection
+}
+
+func (e *engines) ChildSAs(string) ([]control.ChildSA, bool) { return nil, false }
+
+func (e *engines) ClientConnections(string) (list []control.ClientConnection, served bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, c := range []struct{ id, user string }{{"c-1", "alice"}, {"c-2", "carol"}, {"c-3", "alice"}} {
+		if !e.gone[c.id] {
+			address := netip.AddrFrom4([4]byte{172, 21, 0, byte(4*i + 5)})
+			list = append(list, control.ClientConnection{
+				ID: c.id, User: c.user, VirtualIP: address, Remote: netip.MustParseAddrPort("198.51.100.9:4711"), Inbound: control.Traffic{Octets: 4185},
+			})
+		}
+	}
+	return list, true
+}
+
+func (e *engines) DisconnectClient(_, connection string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.gone == nil {
+		e.gone = map[string]bool{}
+	}
+	defer func() { e.gone[connection] = true }()
+	return !e.gone[connection]
 }
 
 func settle(ctx context.Context, objects *control.Objects) error {
@@ -205,6 +237,23 @@ func TestClientToCloud(t *testing.T) {
 	s.expect(exitOK, "delete user-group admins", "user-group admins deleted")
 	s.expect(exitOK, "delete -f -", "p2c-gateway staff deleted")
 	s.expect(exitNotFound, "get users", "there is no server")
+}
+
+func TestProfileAndClients(t *testing.T) {
+	s := newSteps(t, clientsFile)
+	s.expect(exitNotFound, "profile", "there is no server")
+	s.expect(exitOK, "apply -f -", "vpn-server staff created")
+	for _, server := range []string{"", " staff"} {
+		s.expect(exitOK, "profile"+server, "client\ndev tun\n", "remote 203.0.113.20 1194\n", "auth-user-pass\n", "BEGIN CERTIFICATE", "disable-dco\n")
+	}
+	s.expect(exitNotFound, "profile other", "other")
+	s.expect(exitOK, "clients staff", "USER", "BYTES IN", "alice", "198.51.100.9", "172.21.0.5", "4185", "c-1", "carol", "c-2", "c-3")
+	s.expect(exitOK, "disconnect alice", "alice from 198.51.100.9 is disconnected (c-1)", "(c-3)")
+	s.expect(exitOK, "clients -o json", `"connection_id": "c-2"`)
+	s.expect(exitNotFound, "disconnect alice --gateway staff", `"alice" is connected`)
+	s.expect(exitOK, "disconnect c-2", "carol")
+	s.expect(exitNotFound, "disconnect c-2 --gateway other", "other")
+	s.expect(exitUsage, "disconnect", "usage")
 }
 
 func TestClientCAsAreImported(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -89,22 +90,35 @@ func findKind(ctx context.Context, api *client.Client, word, gateway string) (cl
 	case !ofServer:
 		return of(""), nil
 	}
-	servers := client.Servers
-	if gateway != "" {
-		g, err := api.Find(ctx, client.P2CGateways, gateway)
-		if err != nil {
-			return client.Kind{}, err
-		}
-		servers = client.ServersOf(g.ID())
-	}
-	all, err := api.List(ctx, servers)
-	switch {
-	case err != nil:
+	server, err := findServer(ctx, api, gateway)
+	if err != nil {
 		return client.Kind{}, err
-	case len(all) == 0:
-		return client.Kind{}, &client.Error{Status: http.StatusNotFound, Message: "there is no server"}
-	case len(all) > 1:
-		return client.Kind{}, usageError{fmt.Errorf("gateway: there are %d servers: say which one by the name or id of its gateway", len(all))}
 	}
-	return of(all[0].ID()), nil
+	return of(server.ID()), nil
+}
+
+// findServer returns the server of an id, or that of a gateway with that name or
+// id. With no word it is the only one that there is.
+func findServer(ctx context.Context, api *client.Client, word string) (client.Object, error) {
+	all, err := api.List(ctx, client.Servers)
+	if err != nil {
+		return nil, err
+	}
+	if word != "" {
+		if i := slices.IndexFunc(all, func(o client.Object) bool { return o.ID() == word }); i >= 0 {
+			return all[i], nil
+		}
+		g, err := api.Find(ctx, client.P2CGateways, word)
+		if err != nil {
+			return nil, err
+		}
+		all = slices.DeleteFunc(all, func(o client.Object) bool { return o.Text("p2c_vgw_id") != g.ID() })
+	}
+	switch {
+	case len(all) == 0:
+		return nil, &client.Error{Status: http.StatusNotFound, Message: "there is no server"}
+	case len(all) > 1:
+		return nil, usageError{fmt.Errorf("gateway: there are %d servers: say which one by the name or id of its gateway", len(all))}
+	}
+	return all[0], nil
 }

@@ -80,7 +80,7 @@ func text(value any) string {
 
 // List returns all objects of a kind.
 func (c *Client) List(ctx context.Context, kind Kind) ([]Object, error) {
-	var all []Object
+	all := []Object{} // not nil: that would be null in JSON
 	query := url.Values{}
 	for {
 		var answer map[string]any

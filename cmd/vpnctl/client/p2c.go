@@ -56,6 +56,36 @@ func ofServer(serverID string, k Kind) Kind {
 	return k
 }
 
+// ClientConnectionsOf are the connections of clients to the server of a gateway,
+// the newest first. Their ids are in the member connection_id.
+func ClientConnectionsOf(gatewayID string) Kind {
+	return Kind{
+		Name: "client connection", Plural: "client connections",
+		path: P2CGateways.path + "/" + url.PathEscape(gatewayID) + "/connections", many: "connections",
+	}
+}
+
+// Disconnect ends the connection of a client, which may come back at once.
+func (c *Client) Disconnect(ctx context.Context, gatewayID, connection string) error {
+	path := ClientConnectionsOf(gatewayID).at(connection) + "/disconnect"
+	if err := c.do(ctx, http.MethodPost, path, nil, nil, nil); err != nil {
+		return fmt.Errorf("disconnect client connection %s: %w", connection, err)
+	}
+	return nil
+}
+
+// ClientProfile returns the OpenVPN profile of the clients of a server. It has
+// no secrets.
+func (c *Client) ClientProfile(ctx context.Context, serverID string) (string, error) {
+	var answer struct {
+		Profile string `json:"client_config"`
+	}
+	if err := c.do(ctx, http.MethodPost, Servers.at(serverID)+"/client-config/export", nil, map[string]string{}, &answer); err != nil {
+		return "", fmt.Errorf("profile of server %s: %w", serverID, err)
+	}
+	return answer.Profile, nil
+}
+
 // ResetPassword gives a user of a server another password. The one that is
 // valid already, or was not long ago, is refused with CodePasswordUsed.
 func (c *Client) ResetPassword(ctx context.Context, serverID, userID, password string) error {
