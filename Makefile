@@ -79,7 +79,7 @@ soak: build ## long fuzzing, and the scenarios with rekeys, moves and crashes te
 
 .PHONY: bench
 bench: deps build ## micro benchmarks and the comparison with peers
-	go test -run '^$$' -bench . -benchmem ./ipsec/... ./dataplane/... ./ike/...
+	go test -run '^$$' -bench . -benchmem ./ipsec/... ./dataplane/... ./ike/... ./sslvpn
 	bin/vpnbench esp --seconds $(BENCH_SECONDS)
 
 .PHONY: generate
