@@ -272,6 +272,7 @@ type world struct {
 	engines *engines
 	clients *clientEngine
 	r       *Reconciler
+	share   Fleet // nil: the node is alone
 }
 
 // inWorld runs a test in a bubble, with a world that is running.
@@ -328,7 +329,7 @@ func (w *world) start(change ...func(*engines)) {
 				w.Error(err)
 			}
 		},
-		ForceEncap: true, PID: 42, Logger: slog.New(slog.DiscardHandler),
+		Fleet: w.share, ForceEncap: true, PID: 42, Logger: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(w.ctx)
 	done := make(chan error, 1)
