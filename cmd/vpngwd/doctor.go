@@ -43,6 +43,7 @@ type host struct {
 	root      string // "" or a directory that holds proc and dev
 	addresses func() (map[netip.Addr]net.Interface, error)
 	bindUDP   func(netip.AddrPort) error
+	bindTCP   func(netip.AddrPort) error
 	offload   func() (send, receive error) // UDP_SEGMENT and UDP_GRO
 	openTUN   func() error
 	reach     func(etcd.Options) error // a cluster
@@ -55,6 +56,13 @@ func thisHost() *host {
 			conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(a))
 			if err == nil {
 				err = conn.Close()
+			}
+			return err
+		},
+		bindTCP: func(a netip.AddrPort) error {
+			listener, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a))
+			if err == nil {
+				err = listener.Close()
 			}
 			return err
 		},
@@ -77,7 +85,8 @@ func (h *host) examine(c *config) []finding {
 	findings = append(findings, h.capabilities()...)
 	findings = append(findings, h.forwarding(), h.reversePath(c), h.offloads(), h.socketBuffers())
 	if c == nil {
-		return append(findings, h.ports(netip.IPv4Unspecified())...)
+		a := netip.IPv4Unspecified()
+		return append(append(findings, h.ports(a)...), h.clientPorts(a)...)
 	}
 	findings = append(findings, h.inventory(c)...)
 	findings = append(findings, certificates(c.Inventory.Certificates, time.Now())...)
@@ -125,7 +134,7 @@ var wantedCapabilities = []struct {
 	verdict verdict
 }{
 	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "links, addresses, routes and rules", verdictFail},
-	{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "UDP port 500", verdictFail},
+	{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "UDP port 500 and TCP port 443", verdictFail},
 	{unix.CAP_NET_RAW, "CAP_NET_RAW", "ESP without UDP (IP protocol 50) and ICMP probes", verdictFail},
 }
 
@@ -310,6 +319,27 @@ func (h *host) ports(a netip.Addr) []finding {
 	return findings
 }
 
+// serverPorts are those that servers of clients can have.
+var serverPorts = []uint16{443, 1194}
+
+// clientPorts looks at the ports of servers of clients. One that is taken is
+// none the worse for an address without such a server.
+func (h *host) clientPorts(a netip.Addr) []finding {
+	var findings []finding
+	for _, port := range serverPorts {
+		at := netip.AddrPortFrom(a, port)
+		f := finding{Verdict: verdictOK, Subject: fmt.Sprintf("TCP %s", at), Detail: "is free"}
+		if err := h.bindTCP(at); errors.Is(err, unix.EADDRINUSE) {
+			f.Verdict, f.Detail = verdictWarn, "is taken: no VPN server can have it (vpngwd itself has it while one does)"
+			f.Fix = fmt.Sprintf("ss -tlnp sport = :%d   # names the process; stop it, or give the server the other port", port)
+		} else if err != nil {
+			f.Verdict, f.Detail = verdictWarn, err.Error()
+		}
+		findings = append(findings, f)
+	}
+	return findings
+}
+
 // inventory checks that the local address of each EIP is on this host, that
 // its ports are free, and that packets of a useful size leave by its link.
 func (h *host) inventory(c *config) []finding {
@@ -346,7 +376,7 @@ func (h *host) inventory(c *config) []finding {
 			f.Fix = fmt.Sprintf("ip link set %s mtu 1500", link.Name)
 		}
 		findings = append(findings, f)
-		findings = append(findings, h.ports(a)...)
+		findings = append(append(findings, h.ports(a)...), h.clientPorts(a)...)
 	}
 	return findings
 }

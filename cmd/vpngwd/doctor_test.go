@@ -24,6 +24,7 @@ func goodHost(t *testing.T) *host {
 			return map[netip.Addr]net.Interface{netip.MustParseAddr("203.0.113.10"): {Name: "eth0", MTU: 1500}}, nil
 		},
 		bindUDP: func(netip.AddrPort) error { return nil },
+		bindTCP: func(netip.AddrPort) error { return nil },
 		offload: func() (error, error) { return nil, nil },
 		openTUN: func() error { return nil },
 		reach:   func(etcd.Options) error { return nil },
@@ -117,6 +118,17 @@ func TestDoctor(t *testing.T) {
 				}
 			},
 			verdictFail, "taken", "ss -ulnp sport = :4500",
+		},
+		{
+			"port of clients taken", func(h *host) {
+				h.bindTCP = func(a netip.AddrPort) error {
+					if a.Port() == 443 {
+						return unix.EADDRINUSE
+					}
+					return nil
+				}
+			},
+			verdictWarn, "no VPN server can have it", "ss -tlnp sport = :443",
 		},
 		{
 			"address missing", func(h *host) {
