@@ -62,12 +62,7 @@ func newClientWorld(t *testing.T, sites int, edit func(*declare.Server)) *client
 		t.Fatalf("gateway %v, servers %v", gateway, servers)
 	}
 	w.gateway, w.server = gateway.ID(), servers[0].ID()
-	var answer struct {
-		Profile string `json:"client_config"`
-	}
-	path := "p2c-vpn-gateways/vpn-servers/" + w.server + "/client-config/export"
-	w.check(w.api.Call(w.ctx, http.MethodPost, path, map[string]string{"os_type": "Linux"}, &answer))
-	w.profile = answer.Profile
+	w.profile = must(w.api.ClientProfile(w.ctx, w.server))(t)
 	w.check(w.api.Call(w.ctx, http.MethodPut, w.path("log-config"), map[string]any{
 		"log_config": map[string]string{"log_group_id": netlab.LogGroup, "log_stream_id": netlab.LogStream},
 	}, nil))
@@ -220,9 +215,7 @@ func TestClientToCloud(t *testing.T) {
 		w.check(err)
 	}
 	setPolicy(w.CloudSubnets[0], w.CloudSubnets[1])
-	began := time.Now()
-	w.reach(here, netip.Addr{}, second)
-	t.Logf("a policy was in force %v after the API's answer", time.Since(began))
+	t.Logf("a policy was in force %v after the API's answer", w.waitAnswer(here, second))
 	setPolicy(w.CloudSubnets[1])
 	w.waitSilent(here, first)
 	w.reach(here, netip.Addr{}, second)
@@ -237,7 +230,7 @@ func TestClientToCloud(t *testing.T) {
 	w.check(stranger.Stop())
 
 	// Who is disconnected comes back by itself.
-	w.check(w.api.Call(w.ctx, http.MethodPost, w.path("connections/"+session.ID+"/disconnect"), nil, nil))
+	w.check(w.api.Disconnect(w.ctx, w.gateway, session.ID))
 	w.waitRecord(`"event":"disconnected"`, session.ID, "operator", `"inbound_bytes"`, `"outbound_bytes"`)
 	w.waitConnections(2, session.ID)
 	w.check(alice.WaitUp(w.ctx, 2))
@@ -268,6 +261,19 @@ func TestClientToCloud(t *testing.T) {
 		t.Errorf("the host is not as it was:\n%s", diff)
 	}
 	w.expectNothingInClear()
+}
+
+// waitAnswer waits until an address answers and returns how long that took.
+func (w *clientWorld) waitAnswer(from *netlab.Namespace, target netip.Addr) time.Duration {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.ctx, patience)
+	defer cancel()
+	began := time.Now()
+	w.check(netlab.Poll(ctx, 5*time.Millisecond, func() (bool, error) {
+		_, err := from.Run(ctx, "ping", "-n", "-c", "1", "-W", "0.02", target.String())
+		return err == nil, nil
+	}))
+	return time.Since(began)
 }
 
 // waitSilent waits until an address no longer answers.

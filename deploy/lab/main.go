@@ -1,9 +1,11 @@
-// Command lab shows a tunnel between vpngw and strongSwan on one machine.
+// Command lab shows a tunnel between vpngw and strongSwan, and an OpenVPN client
+// of vpngw, on one machine.
 //
 // It builds an internet out of network namespaces, starts strongSwan as the
 // router of an office and vpngwd as the gateway of a cloud, programs the tunnel
-// through the REST API with vpnctl, and measures what goes through. Then it
-// stays until Ctrl-C, for trying things out, and leaves nothing behind.
+// through the REST API with vpnctl, and measures what goes through. The same
+// goes for a laptop with a stock OpenVPN client. Then it stays until Ctrl-C, for
+// trying things out, and leaves nothing behind.
 package main
 
 import (
@@ -22,11 +24,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vpngw/vpngw/cmd/vpnctl/client"
 	"github.com/vpngw/vpngw/deploy/netlab"
 )
 
 //go:embed tunnel.yaml
 var tunnel string
+
+//go:embed clients.yaml
+var clients string
 
 type options struct {
 	once    bool
@@ -65,7 +71,9 @@ type lab struct {
 	topology *netlab.Topology
 	router   *netlab.StrongSwan
 	daemon   *netlab.Daemon
+	laptop   *netlab.OpenVPN
 	psk      string
+	password string // of the laptop's user
 }
 
 func run(ctx context.Context, o options) (err error) {
@@ -77,7 +85,7 @@ func run(ctx context.Context, o options) (err error) {
 	if o.bin, err = filepath.Abs(o.bin); err != nil {
 		return err
 	}
-	l := &lab{options: o, psk: "Lab-" + rand.Text()}
+	l := &lab{options: o, psk: "Lab-" + rand.Text(), password: "Lab-" + rand.Text()[:20]}
 	defer func() {
 		if err != nil && ctx.Err() == nil {
 			l.explain()
@@ -88,7 +96,7 @@ func run(ctx context.Context, o options) (err error) {
 		title string
 		do    func(context.Context) error
 	}{
-		{"namespaces: office host, office router, internet, gateway, cloud host", l.build},
+		{"namespaces: office host, office router, laptop, internet, gateway, cloud host", l.build},
 		{"strongSwan as the office's router", l.startRouter},
 		{"vpngwd as the cloud's gateway", l.startDaemon},
 	} {
@@ -106,6 +114,9 @@ func run(ctx context.Context, o options) (err error) {
 	if err := l.measure(ctx); err != nil {
 		return err
 	}
+	if err := l.roam(ctx); err != nil {
+		return err
+	}
 	if err := l.vpnctl(ctx, "status"); err != nil {
 		return err
 	}
@@ -121,7 +132,7 @@ func run(ctx context.Context, o options) (err error) {
 }
 
 func (l *lab) build(ctx context.Context) (err error) {
-	l.topology, err = netlab.NewTopology(ctx, netlab.Config{Sites: []netlab.SiteConfig{{}}})
+	l.topology, err = netlab.NewTopology(ctx, netlab.Config{Sites: make([]netlab.SiteConfig, 2)})
 	return err
 }
 
@@ -142,18 +153,62 @@ func (l *lab) startDaemon(ctx context.Context) (err error) {
 
 // program brings the tunnel up through the API, as a user would.
 func (l *lab) program(ctx context.Context) error {
-	file := filepath.Join(l.topology.Dir, "tunnel.yaml")
-	if err := os.WriteFile(file, []byte(tunnel), 0o600); err != nil {
+	file, err := l.file("tunnel.yaml", tunnel)
+	if err != nil {
 		return err
 	}
 	return l.vpnctl(ctx, "apply", "-f", file, "--wait", "--timeout", "60s", "--poll", "200ms")
+}
+
+// file writes a file for vpnctl.
+func (l *lab) file(name, text string) (string, error) {
+	path := filepath.Join(l.topology.Dir, name)
+	return path, os.WriteFile(path, []byte(text), 0o600)
+}
+
+// roam connects a laptop, elsewhere in the internet, with the exported profile.
+func (l *lab) roam(ctx context.Context) error {
+	file, err := l.file("clients.yaml", clients)
+	if err != nil {
+		return err
+	}
+	if err := l.vpnctl(ctx, "apply", "-f", file, "--poll", "200ms"); err != nil {
+		return err
+	}
+	api, err := l.daemon.Client()
+	if err != nil {
+		return err
+	}
+	servers, err := api.List(ctx, client.Servers)
+	if err != nil {
+		return err
+	}
+	profile, err := api.ClientProfile(ctx, servers[0].ID())
+	if err != nil {
+		return err
+	}
+	laptop := l.topology.Sites[1].Router
+	fmt.Printf("\nOpenVPN of the distribution on the laptop, with the exported profile … ")
+	begin := time.Now()
+	if l.laptop, err = laptop.StartOpenVPN("openvpn", profile, "alice", l.password); err == nil {
+		err = l.laptop.WaitUp(ctx, 1)
+	}
+	if err != nil {
+		fmt.Println("failed")
+		return err
+	}
+	fmt.Printf("connected after %.1f s\n", time.Since(begin).Seconds())
+	if err := l.ping(ctx, "laptop to cloud host", laptop, l.topology.CloudAddresses[0]); err != nil {
+		return err
+	}
+	return l.vpnctl(ctx, "clients", "roaming")
 }
 
 // vpnctl runs vpnctl in the gateway's namespace and shows the call and what it
 // prints.
 func (l *lab) vpnctl(ctx context.Context, args ...string) error {
 	fmt.Printf("\n$ vpnctl %s\n", strings.Join(args, " "))
-	command := append([]string{"env", "OFFICE_PSK=" + l.psk}, l.daemon.Environment()...)
+	command := append([]string{"env", "OFFICE_PSK=" + l.psk, "ALICE_PASSWORD=" + l.password}, l.daemon.Environment()...)
 	command = append(append(command, filepath.Join(l.bin, "vpnctl")), args...)
 	out, err := l.topology.Gateway.Run(ctx, command...)
 	fmt.Print(out)
@@ -208,7 +263,7 @@ func (l *lab) invite() error {
 	site := l.topology.Sites[0]
 	var b strings.Builder
 	b.WriteString("# For a shell: . this file\n")
-	variables := []string{"OFFICE_PSK=" + l.psk, "LAB=" + l.topology.Dir, fmt.Sprintf("VPNGWD=%d", l.daemon.PID())}
+	variables := []string{"OFFICE_PSK=" + l.psk, "ALICE_PASSWORD=" + l.password, "LAB=" + l.topology.Dir, fmt.Sprintf("VPNGWD=%d", l.daemon.PID())}
 	for _, v := range append(l.daemon.Environment(), variables...) {
 		fmt.Fprintf(&b, "export %s\n", v)
 	}
@@ -217,6 +272,7 @@ func (l *lab) invite() error {
 		{"office_swanctl", "env " + strings.Join(l.router.Environment(), " ") + " swanctl"},
 		{"on_office_host", "ip netns exec " + site.Host.Name},
 		{"on_office_router", "ip netns exec " + site.Router.Name},
+		{"on_laptop", "ip netns exec " + l.topology.Sites[1].Router.Name},
 		{"on_internet", "ip netns exec " + l.topology.Internet.Name},
 		{"on_gateway", "ip netns exec " + l.topology.Gateway.Name},
 		{"on_cloud_host", "ip netns exec " + l.topology.CloudHost.Name},
@@ -241,14 +297,17 @@ The tunnel stays up until Ctrl-C. In another shell, as root:
   on_cloud_host ping %[3]s               through the tunnel
   on_office_host iperf3 -s                       and on_cloud_host iperf3 -c %[3]s
   on_internet tcpdump -ni any udp port 4500      what the internet sees
+  vpnctl clients roaming                         who is connected, with counters
+  vpnctl profile roaming                         what an OpenVPN client needs besides a password
+  on_laptop ping %[5]s                    what the policy allows; 10.10.1.10 it does not
   office_swanctl --list-sas                      what strongSwan sees
   office_swanctl --rekey --child lan
   office_swanctl --terminate --ike cloud         it comes back by itself
   kill -9 $VPNGWD                                a crash: nothing goes on in the clear
   on_gateway %[4]s/vpngwd --config $LAB/vpngwd/vpngwd.yaml   from the store again
 
-Logs: %[2]s/vpngwd.err and %[2]s/strongswan/log
-`, file, l.topology.Dir, site.Addresses[0], l.bin)
+Logs: %[2]s/vpngwd.err, %[2]s/strongswan/log and %[2]s/openvpn.out
+`, file, l.topology.Dir, site.Addresses[0], l.bin, l.topology.CloudAddresses[0])
 	return nil
 }
 
@@ -264,6 +323,9 @@ func (l *lab) explain() {
 	}
 	if l.router != nil {
 		show("the end of strongSwan's log", l.router.Log())
+	}
+	if l.laptop != nil {
+		show("the end of OpenVPN's log", l.laptop.Log())
 	}
 	fmt.Fprintln(os.Stderr)
 }

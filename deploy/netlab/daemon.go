@@ -22,6 +22,7 @@ const (
 	Subnet2   = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0012"
 	EIP1      = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0021"
 	EIP2      = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0022"
+	EIP3      = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0023" // Topology.ForClients
 	Project   = "lab"
 	LogGroup  = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0031"
 	LogStream = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0032"
@@ -115,6 +116,9 @@ inventory:
 			private = fmt.Sprintf(", private_address: %s", t.Local[i])
 		}
 		fmt.Fprintf(&b, "    - {id: %s, address: %s%s, interface: %s, type: 5_bgp, bandwidth_mbps: 300}\n", id, t.Public[i], private, WAN)
+	}
+	if a := t.ForClients; a.IsValid() {
+		fmt.Fprintf(&b, "    - {id: %s, address: %s, interface: %s, type: 5_bgp, bandwidth_mbps: 300}\n", EIP3, a, WAN)
 	}
 	fmt.Fprintf(&b, "  log_streams: [{group_id: %s, stream_id: %s, sink: {file: %s}}]\n", LogGroup, LogStream, d.connectionLog())
 	var ike []string

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // SiteConfig describes one customer's site.
@@ -45,6 +46,9 @@ type Topology struct {
 	// Public are the gateway's addresses as the internet sees them, Local the
 	// same as the gateway has them.
 	Public, Local [2]netip.Addr
+	// ForClients is one more address of the gateway, for client-to-cloud VPN;
+	// with Direct only.
+	ForClients netip.Addr
 	// CloudSubnets are behind the gateway; CloudAddresses are those of the
 	// cloud host, one in each.
 	CloudSubnets   [2]netip.Prefix
@@ -147,11 +151,17 @@ func (t *Topology) buildCloud(ctx context.Context, config Config) error {
 	if err := upstream.IP(ctx, "addr add "+network+".1/24 dev "+edge); err != nil {
 		return err
 	}
-	err = t.Gateway.IP(ctx,
-		fmt.Sprintf("addr add %s/24 dev %s", t.Local[0], WAN),
-		fmt.Sprintf("addr add %s/24 dev %s", t.Local[1], WAN),
-		"route add default via "+network+".1")
-	if err != nil {
+	local := t.Local[:]
+	if config.CloudNAT == Direct {
+		t.ForClients = netip.MustParseAddr("203.0.113.12")
+		local = append(slices.Clone(local), t.ForClients)
+	}
+	for _, a := range local {
+		if err := t.Gateway.IP(ctx, fmt.Sprintf("addr add %s/24 dev %s", a, WAN)); err != nil {
+			return err
+		}
+	}
+	if err := t.Gateway.IP(ctx, "route add default via "+network+".1"); err != nil {
 		return err
 	}
 	t.CloudHost, t.CloudSubnets, t.CloudAddresses, err = t.hostBehind(ctx, "cloud-host", t.Gateway, "10.10.0", "10.10.1", config.MTU)
