@@ -332,7 +332,9 @@ func (l *tcpLink) finish(within time.Duration) {
 	}
 	// A reset for octets that were never read would overtake what was sent.
 	if l.conn.CloseWrite() == nil {
-		_ = l.conn.SetReadDeadline(time.Now().Add(within))
+		// The deadline of reads is the reader's to change.
+		giveUp := time.AfterFunc(within, l.close)
+		defer giveUp.Stop()
 		_, _ = io.Copy(io.Discard, io.LimitReader(l.conn, readRoom))
 	}
 	l.close()

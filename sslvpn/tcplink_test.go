@@ -363,6 +363,25 @@ func TestFinishGivesUp(t *testing.T) {
 	}
 }
 
+// TestFinishInSpiteOfTheReader: a client that is silent and does not hang up is
+// closed in time, though the reader changes the deadlines of its reads.
+func TestFinishInSpiteOfTheReader(t *testing.T) {
+	l, _ := tcpPair(t, new(drops))
+	done := make(chan struct{})
+	go func() { l.finish(50 * time.Millisecond); close(done) }()
+	for end := time.Now().Add(20 * time.Second); ; {
+		select {
+		case <-done:
+			return
+		case <-time.After(time.Millisecond):
+			l.reader.gather.turn(false)
+		}
+		if time.Now().After(end) {
+			t.Fatal("the connection stays")
+		}
+	}
+}
+
 // TestStuckClient: one that never reads loses its connection.
 func TestStuckClient(t *testing.T) {
 	l, _ := tcpPair(t, new(drops))

@@ -91,7 +91,7 @@ func (w *TLSCrypt) Append(b, packet []byte, counter, time uint32) []byte {
 // told from first copies: to the reliability layer they are the same.
 func (w *TLSCrypt) Open(packet []byte) ([]byte, error) {
 	const header = wrapClear + wrapReplay
-	if len(packet) < header+wrapTag+1 {
+	if len(packet) < header+wrapTag+1 || len(packet) > MaxFrame {
 		return nil, fmt.Errorf("%w: wrapped packet of %d octets", ErrMalformed, len(packet))
 	}
 	tag := packet[header : header+wrapTag]

@@ -43,6 +43,9 @@ func TestTLSCrypt(t *testing.T) {
 	if _, err := client.Open(wrapped); !errors.Is(err, ErrNotAuthentic) {
 		t.Errorf("reflected: %v", err)
 	}
+	if _, err := server.Open(client.Append(nil, make([]byte, MaxFrame), 1, 0)); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a packet that costs more than any of a client: %v", err)
+	}
 	if _, err := NewTLSCrypt(key[1:], true); err == nil {
 		t.Error("a short key is taken")
 	}
