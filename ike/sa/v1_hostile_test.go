@@ -22,7 +22,7 @@ func fingerprintV1(m *MachineV1) string {
 		if s.phase1 != nil {
 			awaits = s.phase1.awaits
 		}
-		fmt.Fprintf(&b, " %x/%x %s awaits %d path %v quick %d flight %t seen %v;", s.spii, s.spir, s.state, awaits, s.path, len(s.quick), s.flight != nil, s.next)
+		fmt.Fprintf(&b, " %x/%x %s awaits %d path %v quick %d flight %t seen %v;", s.spii, s.spir, s.state, awaits, s.path, len(s.quick), s.flight != nil, len(s.ids.list))
 	}
 	for _, c := range m.children {
 		fmt.Fprintf(&b, " %s %s %s in %t out %t;", c.in, c.out, c.state, c.hasIn, c.hasOut)
@@ -138,6 +138,67 @@ func TestV1Replay(t *testing.T) {
 		}
 	}
 	l.settled(1)
+}
+
+// Both ends protect with the same keys, and nothing in a message tells which one
+// it is from: our own messages, sent back to us, bring about nothing.
+func TestV1Reflection(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1(func(c *Connection) { c.DPD = DPD{Interval: 30 * time.Second, Timeout: 5 * time.Second} })
+	var recorded []packet
+	l.lose = func(p packet) bool {
+		recorded = append(recorded, p)
+		return false
+	}
+	l.establish()
+	l.b.do(RekeyChild{l.b.conns[0].Children[0].ReqID})
+	l.a.do(Probe{})
+	l.b.do(Probe{})
+	l.run()
+	l.pass(3 * time.Minute) // the quick modes are forgotten
+	l.lose = nil
+	l.settled(1)
+	elsewhere := netip.MustParseAddrPort("203.0.113.66:4500")
+	for _, p := range recorded {
+		h, err := isakmp.ParseHeader(p.d.Bytes)
+		if err != nil || h.ResponderSPI == 0 {
+			continue
+		}
+		m := p.from.peer().(*MachineV1)
+		m.current.path.natRemote = true // so that it might be taken for moved
+		before := fingerprintV1(m)
+		if out := m.Handle(l.now.Add(time.Second), Datagram{Local: p.d.Remote, Remote: elsewhere, Bytes: p.d.Bytes}); h.MessageID != 0 && len(out) != 0 {
+			t.Errorf("%s: %s sent back is answered: %+v", p.from.name, &h, out)
+		}
+		if after := fingerprintV1(m); after != before {
+			t.Errorf("%s: %s sent back changed\n%s\nto\n%s", p.from.name, &h, before, after)
+		}
+	}
+}
+
+// An SA that has used many message ids is followed before one is forgotten.
+func TestV1MessageIDsRunOut(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1()
+	l.establish()
+	s := m(l.a).current
+	for len(s.ids.list) < wornIDs {
+		if _, err := s.newMessageID(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.pass(time.Minute)
+	l.settled(1)
+	if m(l.a).current == s || l.a.count(IKERekeyed) != 1 {
+		t.Error("the SA goes on\n" + l.transcript.String())
+	}
+	var u messageIDs
+	for id := range uint32(rememberedIDs + 10) {
+		u.add(id + 1)
+	}
+	if len(u.list) != rememberedIDs || u.contain(10) || !u.contain(11) || !u.contain(rememberedIDs+10) {
+		t.Errorf("%d are remembered, the oldest %t", len(u.list), u.contain(11))
+	}
 }
 
 // FuzzV1Handle: no datagram makes a machine of either role panic, in any step of

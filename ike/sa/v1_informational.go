@@ -64,7 +64,10 @@ func (s *ISAKMPSA) receiveInformational(d Datagram, msg *isakmp.Message) {
 	case !s.live():
 		s.m.drop(dropUnauthenticated)
 		return
-	case slices.Contains(s.seen[:], msg.MessageID):
+	case msg.MessageID == 0:
+		s.m.drop(dropMalformed)
+		return
+	case s.ids.contain(msg.MessageID):
 		s.m.drop(dropOutOfWindow)
 		return
 	}
@@ -89,8 +92,7 @@ func (s *ISAKMPSA) receiveInformational(d Datagram, msg *isakmp.Message) {
 			return
 		}
 	}
-	s.seen[s.next] = msg.MessageID
-	s.next = (s.next + 1) % seenIDs
+	s.used(msg.MessageID)
 	s.heard(d, false)
 	_, hashFirst := msg.Payloads[0].(*isakmp.Hash)
 	for _, p := range msg.Payloads {

@@ -207,7 +207,7 @@ func (s *ISAKMPSA) receiveQuick(d Datagram, msg *isakmp.Message) {
 		s.m.drop(dropMalformed)
 	case q != nil:
 		q.receive(d, msg)
-	case slices.Contains(s.seen[:], msg.MessageID):
+	case s.ids.contain(msg.MessageID):
 		s.m.drop(dropOutOfWindow)
 	default:
 		s.answerQuick(d, msg)
@@ -565,8 +565,7 @@ func (s *ISAKMPSA) answerQuick(d Datagram, msg *isakmp.Message) {
 	if next == nil {
 		return
 	}
-	s.seen[s.next] = msg.MessageID
-	s.next = (s.next + 1) % seenIDs
+	s.used(msg.MessageID)
 	s.heard(d, false)
 	q := &quickMode{s: s, id: msg.MessageID, iv: next, digest: sha256.Sum256(d.Bytes)}
 	payloads, no := q.take(msg)

@@ -3,7 +3,6 @@ package sa
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -47,8 +46,7 @@ type ISAKMPSA struct {
 	unconfirmed [][]byte
 
 	quick []*quickMode
-	seen  [seenIDs]uint32 // message ids that the peer has used last
-	next  int             // in seen
+	ids   messageIDs
 
 	contact bool // the initiator said that it knew of no other SA
 
@@ -67,11 +65,6 @@ type ISAKMPSA struct {
 	reassemblyAt      time.Time // incomplete messages are forgotten
 	retireAt          time.Time // see retireTime
 }
-
-// seenIDs is how many message ids of the peer are remembered, so that a request
-// that somebody has recorded and sends again does not bring about a second
-// exchange.
-const seenIDs = 128
 
 // flight is a message that is repeated until it is answered.
 type flight struct {
@@ -280,20 +273,6 @@ func (s *ISAKMPSA) heard(d Datagram, fresh bool) {
 	if fresh {
 		s.m.follow(s, d.Remote)
 	}
-}
-
-// newMessageID draws the message id of an exchange of phase 2.
-func (s *ISAKMPSA) newMessageID() (uint32, error) {
-	var b [4]byte
-	for range 16 {
-		if err := readFull(s.m.env.Rand, b[:]); err != nil {
-			return 0, err
-		}
-		if id := binary.BigEndian.Uint32(b[:]); id != 0 && s.quickByID(id) == nil {
-			return id, nil
-		}
-	}
-	return 0, errors.New("the source of randomness gives no message id")
 }
 
 // phase2IV returns the first IV of an exchange of phase 2 (RFC 2409, appendix B).
