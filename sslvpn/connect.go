@@ -67,6 +67,10 @@ func Connect(ctx context.Context, o ConnectOptions) (*Connection, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.RootCAs == nil {
+		// Whoever has a certificate of a public CA would be taken for the server.
+		return nil, errors.New("RootCAs: trust anchors of the server's certificate are needed")
+	}
 	if len(o.Ciphers) == 0 {
 		o.Ciphers = []Cipher{AES128GCM, AES256GCM, ChaCha20Poly1305}
 	}

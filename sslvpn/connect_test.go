@@ -314,3 +314,14 @@ func TestPRFKeysAgree(t *testing.T) {
 		t.Errorf("TLS version %x", v)
 	}
 }
+
+func TestConnectNeedsTrustAnchors(t *testing.T) {
+	s := newRig(t, Options{}, nil)
+	c, err := Connect(t.Context(), ConnectOptions{Remote: s.endpoint().tcp[0], UserName: "alice", Password: "wonderland"})
+	if err == nil || !strings.Contains(err.Error(), "RootCAs") {
+		t.Errorf("%v, %v", c, err)
+	}
+	if s.checks.Load() != 0 {
+		t.Error("the password was sent")
+	}
+}
