@@ -31,7 +31,7 @@ func (r *Reconciler) withdraw(d *control.Division) {
 		return
 	}
 	if r.snapshot == nil || !r.lost(d) {
-		if len(r.tunnels) == 0 && len(r.networks) == 0 {
+		if len(r.tunnels) == 0 && !slices.ContainsFunc(r.networks, clientNetwork.running) {
 			r.applied(d) // there is nothing to take away
 		}
 		return
@@ -48,7 +48,7 @@ func (r *Reconciler) withdraw(d *control.Division) {
 // lost tells whether a tunnel or a server of clients stands that is not this
 // node's any more.
 func (r *Reconciler) lost(d *control.Division) bool {
-	if slices.ContainsFunc(r.networks, func(n clientNetwork) bool { return !d.Serves(n.eip) }) {
+	if slices.ContainsFunc(r.networks, func(n clientNetwork) bool { return n.running() && !d.Serves(n.eip) }) {
 		return true
 	}
 	gateways := make(map[string]*control.Gateway, len(r.snapshot.Gateways))

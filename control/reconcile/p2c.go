@@ -51,6 +51,8 @@ type clientNetwork struct {
 	device string // of the running endpoint; empty: its traffic is dropped
 }
 
+func (n clientNetwork) running() bool { return n.device != "" }
+
 // fault notes why a server cannot be applied. It may be called again.
 func (c *clients) fault(server string, err error) {
 	c.faults[server] = errors.Join(c.faults[server], err)
@@ -71,16 +73,23 @@ func (r *Reconciler) planClients(p *plan) {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 	})
 	known := make(map[string]bool)
+	var elsewhere []clientNetwork // that may come here: till then nothing for them leaves by another way
 	for i := range gateways {
 		g := &clientGateway{gateway: &gateways[i], server: servers[gateways[i].ID]}
 		c.gateways = append(c.gateways, g)
 		g.local, g.missing = r.clientAddress(p, g.gateway)
 		g.tended = p.division.TendsAddress(g.gateway.EIP.Address)
-		if g.server == nil || g.gateway.DeletionRequested || !g.tended {
+		if g.server == nil || g.gateway.DeletionRequested {
+			continue
+		}
+		network := clientNetwork{server: g.server.ID, eip: g.gateway.EIP.Address, pool: g.server.ClientCIDR}
+		if !g.tended {
+			if p.division.Eligible[network.eip] {
+				elsewhere = append(elsewhere, network)
+			}
 			continue
 		}
 		known[g.server.ID] = true
-		network := clientNetwork{server: g.server.ID, eip: g.gateway.EIP.Address, pool: g.server.ClientCIDR}
 		err := cmp.Or(p.snapshot.Unreadable[g.server.ID], g.missing, c.overlap(network.pool), overlapOfTunnels(network.pool, p))
 		if err == nil && !g.gateway.Frozen {
 			g.endpoint, err = r.endpoint(g, rosters[g.server.ID])
@@ -93,6 +102,7 @@ func (r *Reconciler) planClients(p *plan) {
 		}
 		c.networks = append(c.networks, network)
 	}
+	c.networks = append(c.networks, elsewhere...)
 	r.clientDevices.retain(func(id string) bool { return known[id] })
 }
 
@@ -228,7 +238,7 @@ func (r *Reconciler) applyClients(p *plan) {
 	}
 	for i, network := range p.clients.networks {
 		why, there := status[network.server]
-		if network.device == "" || there && why == nil {
+		if !network.running() || there && why == nil {
 			continue
 		}
 		failed = true
@@ -259,7 +269,7 @@ func (r *routing) all(tunnels []*tunnel, of func(id string) carriage, networks [
 		for _, source := range slices.SortedFunc(maps.Keys(sources), netip.Prefix.Compare) {
 			s.route(route.Route{Table: r.table(source), Dst: n.pool, Type: route.Throw, Metric: tunnelMetric}, n.server)
 		}
-		if n.device != "" {
+		if n.running() {
 			first := n.pool.Addr().Next()
 			s.address(route.Address{Link: n.device, Prefix: netip.PrefixFrom(first, first.BitLen())}, n.server)
 			s.route(route.Route{Dst: n.pool, Metric: tunnelMetric, NextHops: []route.NextHop{{Link: n.device}}}, n.server)

@@ -329,3 +329,43 @@ func TestClientsBesideADefaultRoute(t *testing.T) {
 		}
 	}
 }
+
+// The server of a gateway is on the node that serves its address. Another one
+// that may come to serve it lets nothing out for the clients.
+func TestServerOfAnotherNode(t *testing.T) {
+	inWorld(t, func(w *world) {
+		gateway, server := w.clientGateway(eip1, "172.20.0.0/24")
+		w.stop()
+		s := &share{division: &control.Division{Node: "one"}}
+		w.share = s
+		w.start()
+		want := func(node string, running bool) {
+			t.Helper()
+			s.divide(w, "", node)
+			endpoints, to := w.clients.endpoints(), w.routesTo("172.20.0.0/24")
+			if len(endpoints) == 1 != running || len(to) == 0 || to[len(to)-1].Type != route.Blackhole || len(to) == 2 != running {
+				t.Errorf("with the address at %q: endpoints %v, routes %v", node, endpoints, to)
+			}
+			if _, served := w.r.ClientConnections(gateway); served != running {
+				t.Errorf("with the address at %q: clients are served: %t", node, served)
+			}
+		}
+		want("two", false)
+		want("one", true)
+		w.wantServer(gateway, control.ServerActive, control.P2CActive)
+		before, err := w.objects.Snapshot(w.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want("two", false)
+		after, err := w.objects.Snapshot(w.ctx)
+		if err != nil || !reflect.DeepEqual(before.ServerStatus[server], after.ServerStatus[server]) {
+			t.Errorf("this node has reported of a server that is another's: %+v, %v", after.ServerStatus[server], err)
+		}
+		want("one", true)
+		if err := w.db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		want("", false)
+	})
+}
