@@ -275,12 +275,18 @@ func (tx *transaction) servers(project string) ([]VPNServer, error) {
 	return out, err
 }
 
+// user returns a user with the passwords. One whose hashes are damaged has none,
+// so that the user can be deleted and given another password.
 func (tx *transaction) user(project, id string) (VPNUser, error) {
 	s, err := getOr(tx.ctx, tx.objects.p2c.users, project, id, noUser())
 	if err != nil {
 		return VPNUser{}, err
 	}
-	return s.user()
+	u, err := s.user()
+	if err != nil {
+		u.Passwords = nil
+	}
+	return u, nil
 }
 
 // users returns those of a server, without their passwords.

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/vpngw/vpngw/control/store"
 )
 
 func TestUserFromCreationToDeletion(t *testing.T) {
@@ -255,5 +257,44 @@ func TestManyUsersAtOnce(t *testing.T) {
 	wantP2C(t, w.DeleteUsers(ctx, project, serverOfUsers, ids), "")
 	if l, err := w.ListUsers(ctx, project, serverOfUsers, Page{}); err != nil || l.Total != 0 {
 		t.Errorf("%d users are left (%v)", l.Total, err)
+	}
+}
+
+// A user whose hashes cannot be read has no password, and can be mended.
+func TestUserWithDamagedHashes(t *testing.T) {
+	w := newWorld(t)
+	v := w.server(t)
+	req := UserCreate{Name: new("user-1"), Password: new(NewSecret("Qwerasdf-1"))}
+	u, err := w.CreateUser(t.Context(), project, v.ID, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damage := func() {
+		t.Helper()
+		put, err := w.objects.p2c.users.Put(project+"/"+u.ID, storedUser{VPNUser: u, PasswordHashes: []string{"$argon2id$", "x"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.store.Txn(t.Context(), nil, []store.Op{put}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	damage()
+	if s := w.snapshot(); len(s.Users) != 0 || s.Unreadable[u.ID] == nil {
+		t.Errorf("the reconciler is given users %v, unreadable %v", s.Users, s.Unreadable)
+	}
+	wantCode(t, w.ChangePassword(t.Context(), project, v.ID, u.ID, NewSecret("Qwerasdf-1"), NewSecret("Qwerasdf-2")), "VPN.1312", "")
+	if err := w.ResetPassword(t.Context(), project, v.ID, u.ID, NewSecret("Qwerasdf-2")); err != nil {
+		t.Errorf("reset: %v", err)
+	}
+	if s := w.snapshot(); len(s.Users) != 1 || !s.Users[0].Passwords[0].Matches(NewSecret("Qwerasdf-2")) {
+		t.Error("the new password is not in force")
+	}
+	damage()
+	if _, err := w.ShowUser(t.Context(), project, v.ID, u.ID); err != nil {
+		t.Errorf("show: %v", err)
+	}
+	if err := w.DeleteUser(t.Context(), project, v.ID, u.ID); err != nil {
+		t.Errorf("delete: %v", err)
 	}
 }
