@@ -1328,7 +1328,7 @@ type BatchCreateVpnConnectionResponseBody struct {
 // BatchCreateVpnUsersRequestBody defines model for BatchCreateVpnUsersRequestBody.
 type BatchCreateVpnUsersRequestBody struct {
 	// Users 1 to 100 users. What is wrong with one is said in the answer.
-	Users []BatchVpnUser `json:"users"`
+	Users *[]BatchVpnUser `json:"users"`
 }
 
 // BatchCreateVpnUsersResponseBody defines model for BatchCreateVpnUsersResponseBody.
@@ -3286,7 +3286,7 @@ type VpnUserGroupResponseBody struct {
 // VpnUserIDsRequestBody defines model for VpnUserIDsRequestBody.
 type VpnUserIDsRequestBody struct {
 	// Users 1 to 500 users of the server, each once.
-	Users []VpnUserReference `json:"users"`
+	Users *[]VpnUserReference `json:"users"`
 }
 
 // VpnUserListResponseBody defines model for VpnUserListResponseBody.

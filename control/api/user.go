@@ -21,9 +21,10 @@ func (h *handlers) CreateVpnUser(ctx context.Context, req CreateVpnUserRequestOb
 
 // BatchCreateVpnUsers creates several users or none.
 func (h *handlers) BatchCreateVpnUsers(ctx context.Context, req BatchCreateVpnUsersRequestObject) (BatchCreateVpnUsersResponseObject, error) {
-	reqs := make([]control.UserCreate, len(req.Body.Users))
-	for i := range req.Body.Users {
-		u := &req.Body.Users[i]
+	users := value(req.Body.Users)
+	reqs := make([]control.UserCreate, len(users))
+	for i := range users {
+		u := &users[i]
 		reqs[i] = control.UserCreate{
 			Name: &u.Name, Password: pointer(control.NewSecret(u.Password)), Description: u.Description,
 			GroupName: u.UserGroupName, StaticIP: u.StaticIP,
@@ -117,9 +118,10 @@ func (h *handlers) ResetVpnUserPassword(ctx context.Context, req ResetVpnUserPas
 }
 
 func userIDs(body *VpnUserIDsRequestBody) []string {
-	ids := make([]string, len(body.Users))
-	for i := range body.Users {
-		ids[i] = body.Users[i].ID
+	users := value(body.Users)
+	ids := make([]string, len(users))
+	for i := range users {
+		ids[i] = users[i].ID
 	}
 	return ids
 }

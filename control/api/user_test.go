@@ -174,6 +174,7 @@ func TestUsersAreChanged(t *testing.T) {
 		t.Errorf("members are %s, want %s", got, want)
 	}
 	b.call(http.MethodPost, onServer("groups", group, "add-users"), ids()).wantError(http.StatusBadRequest, "VPN.1318", "User list is empty.")
+	b.call(http.MethodPost, onServer("users", "batch-delete"), `{"users":null}`).wantError(http.StatusBadRequest, "VPN.1318", "User list is empty.")
 	b.call(http.MethodPost, onServer("users", "batch-delete"), ids(user, user)).wantError(http.StatusBadRequest, "VPN.1315", user)
 	b.call(http.MethodPost, onServer("users", "batch-delete"), ids(user, b.createUser(object{"name": "user-2"}))).want(http.StatusOK)
 	if n := len(b.call(http.MethodGet, onServer("users"), nil).want(http.StatusOK).list("users")); n != 0 {
@@ -225,6 +226,7 @@ func TestBatchOfUsersAnswers(t *testing.T) {
 		t.Errorf("there are %d users, want one", n)
 	}
 	b.call(http.MethodPost, target, object{"users": []object{}}).wantError(http.StatusBadRequest, "VPN.1318", "User list is empty.")
+	b.call(http.MethodPost, target, `{"users":null}`).wantError(http.StatusBadRequest, "VPN.1318", "User list is empty.")
 	b.call(http.MethodPost, target, object{"users": []object{{"name": "user4"}}}).wantError(http.StatusBadRequest, "VPN.0001", "users[0].password: is required")
 }
 
