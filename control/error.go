@@ -94,6 +94,6 @@ func NotReady(kind, id, state string) *Error {
 func servedElsewhere(id, node string) *Error {
 	return &Error{
 		Code: CodeInternal, Status: http.StatusInternalServerError,
-		Message: fmt.Sprintf("server error: %s serves connection %s, and cannot be asked", node, id),
+		Message: fmt.Sprintf("server error: %s serves %s, and cannot be asked", node, id),
 	}
 }

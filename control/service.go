@@ -32,7 +32,7 @@ type Service struct {
 	now       func() time.Time
 
 	clientTokens clientTokens
-	hashing      hashingPlaces
+	hashing      *hashingPlaces
 }
 
 // ServiceOptions is what a Service needs. Objects and Inventory are required.

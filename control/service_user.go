@@ -34,7 +34,7 @@ func (s *Service) CreateUser(ctx context.Context, project, serverID string, req 
 	if _, _, err := admit(s.read(ctx)); err != nil {
 		return VPNUser{}, err // before the cost of a hash
 	}
-	hash, err := s.hashPasswords(ctx, []UserCreate{req})
+	hash, err := s.hashPasswords(ctx, project, []UserCreate{req})
 	if err != nil {
 		return VPNUser{}, err
 	}
@@ -74,8 +74,8 @@ func (r *roster) userMetas() []Meta {
 
 // hashPasswords returns the hashes of the passwords of requests that were
 // admitted, in their order.
-func (s *Service) hashPasswords(ctx context.Context, reqs []UserCreate) ([]PasswordHash, error) {
-	leave, err := s.hashing.enter(ctx)
+func (s *Service) hashPasswords(ctx context.Context, project string, reqs []UserCreate) ([]PasswordHash, error) {
+	leave, err := s.hashing.enter(ctx, project)
 	if err != nil {
 		return nil, err
 	}

@@ -47,7 +47,7 @@ func (s *Service) createUsers(ctx context.Context, project string, reqs []UserCr
 	if _, _, err := admit(s.read(ctx)); err != nil {
 		return err // before the cost of the hashes
 	}
-	hashes, err := s.hashPasswords(ctx, reqs)
+	hashes, err := s.hashPasswords(ctx, project, reqs)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func (s *Service) ResetPassword(ctx context.Context, project, serverID, userID s
 // is done before the transaction, and anew when the passwords of the user have
 // become others meanwhile.
 func (s *Service) setPassword(ctx context.Context, project, serverID, userID string, next Secret, prove func(*VPNUser) error) error {
-	leave, err := s.hashing.enter(ctx)
+	leave, err := s.hashing.enter(ctx, project)
 	if err != nil {
 		return err
 	}

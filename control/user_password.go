@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -16,9 +17,10 @@ const (
 
 	// Passwords are hashed apart from any transaction, by no more requests at
 	// once than memory and other work allow; who waits longer is told to come
-	// back.
-	maxHashing      = 4 // 19 MiB each
-	hashingPatience = 20 * time.Second
+	// back. One project leaves places to others.
+	maxHashing        = 4 // 19 MiB each
+	maxProjectHashing = 2
+	hashingPatience   = 20 * time.Second
 )
 
 // passwordDraft is a password that is being decided on.
@@ -115,19 +117,50 @@ func passwordIsNew(password Secret, hashes []PasswordHash) error {
 }
 
 // hashingPlaces bounds how many requests hash and compare passwords of users at
-// once.
-type hashingPlaces chan struct{}
+// once, in all and of one project.
+type hashingPlaces struct {
+	all chan struct{}
 
-func newHashingPlaces() hashingPlaces { return make(hashingPlaces, maxHashing) }
+	mu sync.Mutex
+	of map[string]chan struct{} // by project
+}
 
-// enter waits for a place. Leave gives it back.
-func (h hashingPlaces) enter(ctx context.Context) (leave func(), err error) {
+func newHashingPlaces() *hashingPlaces {
+	return &hashingPlaces{all: make(chan struct{}, maxHashing), of: map[string]chan struct{}{}}
+}
+
+// enter waits for a place, of those of the project first: who waits there keeps
+// nobody else out. Leave gives it back.
+func (h *hashingPlaces) enter(ctx context.Context, project string) (leave func(), err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, hashingPatience, Busy())
 	defer cancel()
+	own := h.placesOf(project)
+	if err := take(ctx, own); err != nil {
+		return nil, err
+	}
+	if err := take(ctx, h.all); err != nil {
+		<-own
+		return nil, err
+	}
+	return func() { <-h.all; <-own }, nil
+}
+
+func (h *hashingPlaces) placesOf(project string) chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	own := h.of[project]
+	if own == nil {
+		own = make(chan struct{}, maxProjectHashing)
+		h.of[project] = own
+	}
+	return own
+}
+
+func take(ctx context.Context, places chan struct{}) error {
 	select {
-	case h <- struct{}{}:
-		return func() { <-h }, nil
+	case places <- struct{}{}:
+		return nil
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -123,8 +124,8 @@ func TestHashingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHashingPlaces()
 		var leaves []func()
-		for range maxHashing {
-			leave, err := h.enter(t.Context())
+		for i := range maxHashing {
+			leave, err := h.enter(t.Context(), strconv.Itoa(i/maxProjectHashing))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,17 +133,34 @@ func TestHashingIsBounded(t *testing.T) {
 		}
 		// All places are taken: one more waits as long as patience lasts.
 		start := time.Now()
-		if _, err := h.enter(t.Context()); !isCode(err, CodeBusy) || time.Since(start) != hashingPatience {
+		if _, err := h.enter(t.Context(), project); !isCode(err, CodeBusy) || time.Since(start) != hashingPatience {
 			t.Errorf("got %v after %v", err, time.Since(start))
 		}
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := h.enter(gone); !errors.Is(err, context.Canceled) {
+		if _, err := h.enter(gone, project); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v, want that the caller left", err)
 		}
 		time.AfterFunc(hashingPatience/2, leaves[0])
-		if _, err := h.enter(t.Context()); err != nil {
+		if _, err := h.enter(t.Context(), project); err != nil {
 			t.Errorf("got %v, want the place that was given back", err)
+		}
+	})
+}
+
+// However much one project wants to be hashed, another one gets its turn.
+func TestHashingOfOneProjectLeavesPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHashingPlaces()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for range 3 * maxHashing {
+			go func() { _, _ = h.enter(ctx, "project-2") }() // most wait until the test ends
+		}
+		synctest.Wait()
+		start := time.Now()
+		if _, err := h.enter(ctx, project); err != nil || time.Since(start) != 0 {
+			t.Errorf("got %v after %v, want a place at once", err, time.Since(start))
 		}
 	})
 }

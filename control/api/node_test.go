@@ -93,7 +93,7 @@ func TestForwarded(t *testing.T) {
 
 	// It goes on once: two nodes that take each other for the owner do not loop.
 	ask(func(r *http.Request) { r.Header.Set(headerForwarded, "another") }).wantError(
-		http.StatusInternalServerError, "VPN.0002", "there serves connection")
+		http.StatusInternalServerError, "VPN.0002", "there serves ")
 	// The node checks the caller for itself.
 	stranger, content := request(t, http.MethodGet, target, nil)
 	signRequest(stranger, content, "stranger", testSecret+"stranger", b.now)
@@ -110,7 +110,7 @@ func TestForwarded(t *testing.T) {
 		division.Nodes["there"] = changed
 		t.Run(name, func(t *testing.T) {
 			b.t = t
-			ask().wantError(http.StatusInternalServerError, "VPN.0002", "there serves connection")
+			ask().wantError(http.StatusInternalServerError, "VPN.0002", "there serves ")
 		})
 	}
 }
