@@ -56,6 +56,7 @@ var clientCARules = []func(*clientCADraft) *Error{
 	clientCAIsCA,
 	clientCACanSign,
 	clientCAIsUnderstood,
+	clientCASerialIsShort,
 	clientCAIsInForce,
 	clientCAHasNotExpired,
 }
@@ -101,6 +102,15 @@ func clientCACanSign(d *clientCADraft) *Error {
 // certificate of the CA invalid (RFC 5280, section 4.2).
 func clientCAIsUnderstood(d *clientCADraft) *Error {
 	if len(d.UnhandledCriticalExtensions) > 0 {
+		return d.badContent()
+	}
+	return nil
+}
+
+// clientCASerialIsShort: a serial number has 20 octets at most (RFC 5280, section
+// 4.1.2.2).
+func clientCASerialIsShort(d *clientCADraft) *Error {
+	if d.SerialNumber.BitLen() > 20*8 {
 		return d.badContent()
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -217,4 +218,13 @@ func FuzzClientCA(f *testing.F) {
 			t.Errorf("shown as %+v", v)
 		}
 	})
+}
+
+// crypto/x509 reads longer serial numbers than it makes.
+func TestClientCASerialNumber(t *testing.T) {
+	for bits, code := range map[uint]string{159: "", 160: "VPN.0075", 4096: "VPN.0075"} {
+		serial := new(big.Int).Lsh(big.NewInt(1), bits)
+		d := &clientCADraft{Certificate: &x509.Certificate{SerialNumber: serial}, name: "ca"}
+		wantCode(t, firstBroken(d, []func(*clientCADraft) *Error{clientCASerialIsShort}), code, "")
+	}
 }
