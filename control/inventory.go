@@ -112,108 +112,136 @@ func (inv *Inventory) LocalAddress(g *Gateway, s Slot) (netip.Addr, error) {
 // Validate checks that the inventory is complete and free of contradictions,
 // fills in its defaults and reads the files it names. All defects are reported, joined.
 func (inv *Inventory) Validate() error {
-	var errs []error
-	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	c := &inventoryCheck{ids: map[string]string{}, addresses: map[netip.Addr]string{}}
+	c.zones(inv)
+	c.vpcs(inv)
+	c.eips(inv)
+	c.certificates(inv)
+	c.logStreams(inv)
+	return errors.Join(c.errs...)
+}
 
-	ids := map[string]string{}
-	unique := func(path, id string) {
-		if id == "" || len(id) > 64 {
-			add("%s.id: 1 to 64 characters are wanted", path)
-		} else if other, taken := ids[id]; taken {
-			add("%s.id: %s is the id of %s too", path, id, other)
-		}
-		ids[id] = path
+// inventoryCheck gathers what is wrong with an inventory, and what must stand
+// there once.
+type inventoryCheck struct {
+	errs      []error
+	ids       map[string]string     // where each stands
+	addresses map[netip.Addr]string // likewise
+}
+
+func (c *inventoryCheck) add(format string, args ...any) {
+	c.errs = append(c.errs, fmt.Errorf(format, args...))
+}
+
+func (c *inventoryCheck) unique(path, id string) {
+	if id == "" || len(id) > 64 {
+		c.add("%s.id: 1 to 64 characters are wanted", path)
+	} else if other, taken := c.ids[id]; taken {
+		c.add("%s.id: %s is the id of %s too", path, id, other)
 	}
+	c.ids[id] = path
+}
 
-	addresses := map[netip.Addr]string{}
+func (c *inventoryCheck) zones(inv *Inventory) {
 	zones := map[string]bool{}
 	for i, zone := range inv.AvailabilityZones {
 		if zone == "" || zones[zone] {
-			add("inventory.availability_zones[%d]: a name that stands there once is wanted", i)
+			c.add("inventory.availability_zones[%d]: a name that stands there once is wanted", i)
 		}
 		zones[zone] = true
 	}
+}
+
+func (c *inventoryCheck) vpcs(inv *Inventory) {
 	for i := range inv.VPCs {
 		v := &inv.VPCs[i]
 		path := fmt.Sprintf("inventory.vpcs[%d]", i)
-		unique(path, v.ID)
+		c.unique(path, v.ID)
 		if !v.CIDR.IsValid() || v.CIDR != v.CIDR.Masked() {
-			add("%s.cidr: a network without host bits is wanted", path)
+			c.add("%s.cidr: a network without host bits is wanted", path)
 		}
 		for j, s := range v.Subnets {
 			path := fmt.Sprintf("%s.subnets[%d]", path, j)
-			unique(path, s.ID)
+			c.unique(path, s.ID)
 			if !s.CIDR.IsValid() || s.CIDR != s.CIDR.Masked() {
-				add("%s.cidr: a network without host bits is wanted", path)
+				c.add("%s.cidr: a network without host bits is wanted", path)
 			} else if v.CIDR.IsValid() && !contains(v.CIDR, s.CIDR) {
-				add("%s.cidr: %s is not in %s of its vpc", path, s.CIDR, v.CIDR)
+				c.add("%s.cidr: %s is not in %s of its vpc", path, s.CIDR, v.CIDR)
 			}
 			if len(s.Interface) > maxInterfaceName {
-				add("%s.interface: at most %d characters are wanted", path, maxInterfaceName)
+				c.add("%s.interface: at most %d characters are wanted", path, maxInterfaceName)
 			}
 			if r := s.RouterAddress; r.IsValid() {
 				switch {
 				case !r.Is4() || !s.CIDR.Contains(r):
-					add("%s.router_address: an IPv4 address of the subnet is wanted", path)
+					c.add("%s.router_address: an IPv4 address of the subnet is wanted", path)
 				case s.Interface == "":
-					add("%s.router_address: the interface is wanted, too", path)
+					c.add("%s.router_address: the interface is wanted, too", path)
 				}
-				if other, taken := addresses[r]; taken {
-					add("%s.router_address: %s is that of %s", path, r, other)
+				if other, taken := c.addresses[r]; taken {
+					c.add("%s.router_address: %s is that of %s", path, r, other)
 				}
-				addresses[r] = path
+				c.addresses[r] = path
 			}
 		}
 	}
+}
+
+func (c *inventoryCheck) eips(inv *Inventory) {
 	for i := range inv.EIPs {
 		e := &inv.EIPs[i]
 		path := fmt.Sprintf("inventory.eips[%d]", i)
-		unique(path, e.ID)
+		c.unique(path, e.ID)
 		e.fillDefaults()
 		if !e.Address.Is4() {
-			add("%s.address: an IPv4 address is wanted", path)
+			c.add("%s.address: an IPv4 address is wanted", path)
 		}
 		if e.PrivateAddress.IsValid() && !e.PrivateAddress.Is4() {
-			add("%s.private_address: an IPv4 address is wanted", path)
+			c.add("%s.private_address: an IPv4 address is wanted", path)
 		}
 		if len(e.Interface) > maxInterfaceName || e.Floating && e.Interface == "" {
-			add("%s.interface: 1 to %d characters are wanted, or none where the address does not float", path, maxInterfaceName)
+			c.add("%s.interface: 1 to %d characters are wanted, or none where the address does not float", path, maxInterfaceName)
 		}
-		if other, taken := addresses[e.HostAddress()]; taken {
-			add("%s: has the address %s of %s", path, e.HostAddress(), other)
+		if other, taken := c.addresses[e.HostAddress()]; taken {
+			c.add("%s: has the address %s of %s", path, e.HostAddress(), other)
 		}
-		addresses[e.HostAddress()] = path
+		c.addresses[e.HostAddress()] = path
 		if !slices.Contains(eipTypes, e.Type) {
-			add("%s.type: one of %v is wanted", path, eipTypes)
+			c.add("%s.type: one of %v is wanted", path, eipTypes)
 		}
 		if !slices.Contains(chargeModes, e.ChargeMode) {
-			add("%s.charge_mode: one of %v is wanted", path, chargeModes)
+			c.add("%s.charge_mode: one of %v is wanted", path, chargeModes)
 		}
 		if e.BandwidthMbps < 1 || e.BandwidthMbps > maxBandwidthMbps {
-			add("%s.bandwidth_mbps: 1 to %d is wanted", path, maxBandwidthMbps)
+			c.add("%s.bandwidth_mbps: 1 to %d is wanted", path, maxBandwidthMbps)
 		}
 	}
+}
+
+func (c *inventoryCheck) certificates(inv *Inventory) {
 	for i := range inv.Certificates {
-		c := &inv.Certificates[i]
+		certificate := &inv.Certificates[i]
 		path := fmt.Sprintf("inventory.certificates[%d]", i)
-		unique(path, c.ID)
-		if err := c.load(); err != nil {
-			add("%s.%w", path, err)
+		c.unique(path, certificate.ID)
+		if err := certificate.load(); err != nil {
+			c.add("%s.%w", path, err)
 		}
 	}
+}
+
+func (c *inventoryCheck) logStreams(inv *Inventory) {
 	streams := map[LogConfig]bool{}
 	for i := range inv.LogStreams {
 		l := &inv.LogStreams[i]
 		path := fmt.Sprintf("inventory.log_streams[%d]", i)
 		if streams[l.config()] {
-			add("%s: stream %s of group %s stands there twice", path, l.StreamID, l.GroupID)
+			c.add("%s: stream %s of group %s stands there twice", path, l.StreamID, l.GroupID)
 		}
 		streams[l.config()] = true
 		if err := l.validate(); err != nil {
-			add("%s.%w", path, err)
+			c.add("%s.%w", path, err)
 		}
 	}
-	return errors.Join(errs...)
 }
 
 // maxInterfaceName is what Linux allows, in octets.
