@@ -67,7 +67,7 @@ func (d *daemon) openFleet(objects *control.Objects) error {
 		Cluster: cluster, Objects: objects.Served, Node: d.node, Inventory: &c.Inventory,
 		HostAddresses: addressSet, SetFloating: d.setFloating, SetFence: objects.SetFence,
 		Changed: func(lost bool) { d.reconciler.DivisionChanged(lost) },
-		TTL:     c.Fleet.Lease, History: history, Logger: d.log.With("part", "fleet"),
+		TTL:     c.Fleet.Lease, Clock: fleet.SinceBoot, History: history, Logger: d.log.With("part", "fleet"),
 	})
 	return nil
 }

@@ -93,6 +93,8 @@ type link struct {
 	mu   sync.Mutex
 	cut  chan struct{} // closed when it is mended; nil: it is not cut
 	lose bool          // the next transaction is performed and its answer lost
+	slow time.Duration // before the answer to a renewal
+	sent func()        // is called for each transaction under a lease; nil: nothing is
 }
 
 const linkPatience = 5 * time.Second
@@ -190,7 +192,12 @@ func (l *link) Renew(ctx context.Context, id int64) (time.Duration, error) {
 	if err := l.pass(ctx); err != nil {
 		return 0, err
 	}
-	return l.renew(id)
+	l.mu.Lock()
+	slow := l.slow
+	l.mu.Unlock()
+	ttl, err := l.renew(id)
+	time.Sleep(slow)
+	return ttl, err
 }
 
 func (l *link) Revoke(ctx context.Context, id int64) error {
@@ -218,9 +225,12 @@ func (l *link) TxnUnder(ctx context.Context, id int64, checks []store.Check, ops
 		return 0, err
 	}
 	l.mu.Lock()
-	lose := l.lose
+	lose, sent := l.lose, l.sent
 	l.lose = false
 	l.mu.Unlock()
+	if sent != nil {
+		sent()
+	}
 	rev, err := l.txnUnder(ctx, id, checks, ops)
 	if lose {
 		return 0, errors.Join(errLink, err)

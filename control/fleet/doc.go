@@ -15,9 +15,9 @@
 // # Fencing
 //
 // A lease runs out in the cluster no earlier than its time to live after the
-// last renewal was sent. The Keeper counts from that moment by the monotonic
-// clock of its node and takes off a margin; from then on Holds is false, which
-// the sockets ask for each batch of packets. A process that was stopped finds
-// the deadline passed when it goes on. Afterwards engines are cleared and
+// last renewal was sent. The Keeper counts from that moment by the clock of its
+// node since boot and takes off a margin; from then on Holds is false, which the
+// sockets ask for each batch of packets. A process that was stopped, or a host
+// that was suspended, finds the deadline passed when it goes on. Afterwards engines are cleared and
 // addresses are removed; only then does the node ask for a new lease.
 package fleet

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Event is a line of a history: a node took or left a claim, or died.
+// Event is a line of a history: a node took or left a claim, renewed its lease,
+// or died.
 type Event struct {
 	// At is when, in nanoseconds of CLOCK_MONOTONIC, which all processes of a
 	// host share: histories of nodes on one host can be compared.
@@ -22,8 +23,8 @@ type Event struct {
 	Node  string    `json:"node"`
 	Kind  EventKind `json:"event"`
 	Claim string    `json:"claim,omitempty"`
-	// Until is the deadline of the lease, of Left: what was in force before
-	// ended then, should it be earlier than At.
+	// Until is the deadline of the lease, of Left and Renewed: what was in force
+	// before ended then, should it be earlier than At.
 	Until int64 `json:"until,omitempty"`
 }
 
@@ -32,9 +33,10 @@ type EventKind string
 
 // Kinds of events.
 const (
-	Taken EventKind = "taken"
-	Left  EventKind = "left"
-	Died  EventKind = "died" // all that the node held ended
+	Taken   EventKind = "taken"
+	Left    EventKind = "left"
+	Renewed EventKind = "renewed" // all that the node holds ends at the deadline, unless it is renewed again
+	Died    EventKind = "died"    // all that the node held ended
 )
 
 // History writes down what a node takes and leaves. The nil History writes
@@ -70,6 +72,15 @@ func (h *History) leave(claim string, left time.Duration) error {
 		return nil
 	}
 	return h.write(Left, claim, h.now()+int64(left))
+}
+
+// renew writes the deadline of the lease, which is so far away. It comes before
+// the deadline is in force.
+func (h *History) renew(left time.Duration) error {
+	if h == nil {
+		return nil
+	}
+	return h.write(Renewed, "", h.now()+int64(left))
 }
 
 func (h *History) write(kind EventKind, claim string, until int64) error {
@@ -140,6 +151,7 @@ func CheckHistory(events []Event) error {
 	slices.SortStableFunc(events, func(a, b Event) int { return int(min(max(a.At-b.At, -1), 1)) })
 	type key struct{ node, claim string }
 	open := map[key]int64{}
+	deadline := map[string]int64{} // of the leases of nodes that say so
 	held := map[string][]holding{}
 	var errs []error
 	end := func(k key, at int64) {
@@ -164,12 +176,21 @@ func CheckHistory(events []Event) error {
 				continue
 			}
 			end(k, min(e.At, e.Until))
+		case Renewed:
+			deadline[e.Node] = e.Until
 		case Died:
+			// It may have been stopped, and killed before it could say that the
+			// deadline has passed.
+			at := e.At
+			if until, known := deadline[e.Node]; known {
+				at = min(at, until)
+			}
 			for k := range open {
 				if k.node == e.Node {
-					end(k, e.At)
+					end(k, at)
 				}
 			}
+			delete(deadline, e.Node)
 		default:
 			errs = append(errs, fmt.Errorf("event %q of %s is unknown", e.Kind, e.Node))
 		}

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/store"
 )
@@ -56,7 +58,11 @@ type Options struct {
 	Changed func(lost bool)
 	// TTL is the time to live of the lease: how long others wait before they
 	// take over from this node when it is gone.
-	TTL     time.Duration
+	TTL time.Duration
+	// Clock is the time that leases are counted by, from any origin. It must go
+	// on while the host is suspended: see SinceBoot. nil: the monotonic clock of
+	// the Go runtime, which stands still then.
+	Clock   func() time.Duration
 	History *History // nil: none
 	Logger  *slog.Logger
 }
@@ -65,7 +71,7 @@ type Options struct {
 // from several goroutines.
 type Keeper struct {
 	o         Options
-	base      time.Time
+	clock     func() time.Duration
 	inventory atomic.Pointer[control.Inventory]
 	division  atomic.Pointer[control.Division]
 	guard     atomic.Pointer[guard]
@@ -105,8 +111,12 @@ type guard struct {
 
 // New returns a Keeper that holds nothing before Join.
 func New(o Options) *Keeper {
+	if o.Clock == nil {
+		base := time.Now()
+		o.Clock = func() time.Duration { return time.Since(base) }
+	}
 	k := &Keeper{
-		o: o, base: time.Now(), poke: make(chan struct{}, 1), applied: make(chan *control.Division, 1),
+		o: o, clock: o.Clock, poke: make(chan struct{}, 1), applied: make(chan *control.Division, 1),
 		node: o.Node, held: map[string]claim{}, released: map[string]bool{}, unfit: map[string]time.Time{},
 		free: map[string]time.Time{}, unwanted: map[string]time.Time{}, since: time.Now(),
 	}
@@ -120,7 +130,13 @@ func New(o Options) *Keeper {
 	return k
 }
 
-func (k *Keeper) clock() time.Duration { return time.Since(k.base) }
+// SinceBoot reads CLOCK_BOOTTIME, which unlike the clock of the Go runtime goes
+// on while the host is suspended, as the time to live of a lease does.
+func SinceBoot() time.Duration {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) // fails for unknown clocks only
+	return time.Duration(t.Nano())
+}
 
 // Holds tells whether this node may use an address of the host at this moment:
 // one that floats only while the lease is sure. It does not block.
@@ -346,8 +362,11 @@ func (k *Keeper) adopt(s *session, v view) {
 			k.o.Logger.Info("taken", "claim", name)
 		}
 	}
-	lost := false
-	for name := range k.held {
+	before := k.held
+	moved, lost := !maps.Equal(before, held), false
+	k.held, k.view = held, v
+	k.arm()
+	for name := range before {
 		if _, still := held[name]; !still {
 			lost = true
 			// Somebody deleted the key by hand: others may have it.
@@ -355,9 +374,6 @@ func (k *Keeper) adopt(s *session, v view) {
 			k.o.Logger.Warn("lost", "claim", name)
 		}
 	}
-	moved := !maps.Equal(k.held, held)
-	k.held, k.view = held, v
-	k.arm()
 	k.mu.Unlock()
 	if moved {
 		k.setAddresses() // before the engines are told of them
@@ -520,8 +536,8 @@ func (k *Keeper) publish() bool {
 	return true
 }
 
-// setAddresses gives the host the addresses that are held, for as long as the
-// lease lasts. What cannot be set is left to other nodes.
+// setAddresses gives the host the addresses that are held, until the deadline of
+// the lease. What cannot be set is left to other nodes.
 func (k *Keeper) setAddresses() {
 	k.addresses.Lock()
 	defer k.addresses.Unlock()
@@ -531,7 +547,7 @@ func (k *Keeper) setAddresses() {
 	s := k.session
 	lifetime := k.o.TTL
 	if s.valid() {
-		lifetime = s.ttl
+		lifetime = s.left() // a renewal may have taken long to be answered
 		for a, at := range k.sites {
 			if _, held := k.held[addressClaim(a)]; held && at.device != "" {
 				want = append(want, FloatingAddress{at.device, at.host})

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,6 +81,7 @@ type node struct {
 	mu      sync.Mutex
 	broken  map[netip.Addr]error
 	set     []FloatingAddress
+	ends    time.Time // when the kernel removes what is set
 	fence   store.Check
 	deaf    bool // the engines do not hear of changes
 	changed chan struct{}
@@ -202,10 +204,10 @@ func (n *node) objects(ctx context.Context, list []control.Gateway) (control.Ser
 	return control.Served{Gateways: list, P2CGateways: []control.P2CGateway{clients}, Revision: rev}, err
 }
 
-func (n *node) setFloating(want []FloatingAddress, _ time.Duration) map[netip.Addr]error {
+func (n *node) setFloating(want []FloatingAddress, lifetime time.Duration) map[netip.Addr]error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.set = nil
+	n.set, n.ends = nil, time.Now().Add(lifetime)
 	failed := map[netip.Addr]error{}
 	for _, f := range want {
 		if err := n.broken[f.Address]; err != nil {
@@ -398,6 +400,86 @@ func TestLostAnswers(t *testing.T) {
 	})
 }
 
+// TestSuspendedHost lets time pass that no timer sees: the first question
+// afterwards finds the deadline passed.
+func TestSuspendedHost(t *testing.T) {
+	inWorld(t, func(w *world) {
+		var suspended atomic.Int64
+		base := time.Now()
+		a := w.mustJoin("a", "az1", func(_ *node, o *Options) {
+			o.Clock = func() time.Duration { return time.Since(base) + time.Duration(suspended.Load()) }
+		})
+		time.Sleep(time.Second)
+		w.wants(a, everything, true)
+		a.link.Cut()
+		suspended.Store(int64(time.Hour))
+		if a.Holds(eip1) {
+			t.Error("the node goes on after it was suspended")
+		}
+		time.Sleep(ttl / renewals)
+		w.wants(a, nil, false)
+	})
+}
+
+func TestSinceBoot(t *testing.T) {
+	if before := SinceBoot(); before <= 0 || SinceBoot() < before {
+		t.Errorf("the clock reads %v and then less", before)
+	}
+}
+
+// TestAddressesEndWithTheLease answers renewals late, and stops answering: the
+// kernel removes addresses no later than the lease ends, should the process not
+// be there to do it.
+func TestAddressesEndWithTheLease(t *testing.T) {
+	inWorld(t, func(w *world) {
+		a := w.mustJoin("a", "az1")
+		a.link.mu.Lock()
+		a.link.slow = ttl/attempts - time.Millisecond
+		a.link.mu.Unlock()
+		time.Sleep(time.Second)
+		for range 200 {
+			time.Sleep(50 * time.Millisecond)
+			synctest.Wait()
+			a.Keeper.mu.Lock()
+			id := a.session.lease
+			a.Keeper.mu.Unlock()
+			w.cluster.mu.Lock()
+			lease := w.cluster.leases[id].ends
+			w.cluster.mu.Unlock()
+			a.mu.Lock()
+			if len(a.set) == 0 || a.ends.After(lease) {
+				t.Errorf("%d addresses are set, and end %v after the lease", len(a.set), a.ends.Sub(lease))
+			}
+			a.mu.Unlock()
+		}
+	})
+}
+
+// TestAddressBeginsToFloat reloads an inventory by which an address of the host
+// floats: it is fenced before other nodes can hear of it.
+func TestAddressBeginsToFloat(t *testing.T) {
+	inWorld(t, func(w *world) {
+		a := w.mustJoin("a", "az1", func(_ *node, o *Options) {
+			o.HostAddresses = func() (map[netip.Addr]bool, error) { return map[netip.Addr]bool{fixedEIP: true}, nil }
+		})
+		time.Sleep(time.Second)
+		if !a.Division().Serves(fixedEIP) || !a.Holds(fixedEIP) {
+			t.Fatal("an address of this node alone is not served")
+		}
+		var told atomic.Bool
+		a.link.mu.Lock()
+		a.link.sent = func() { told.Store(told.Load() || a.Holds(fixedEIP)) }
+		a.link.mu.Unlock()
+		next := inventory()
+		next.EIPs[len(next.EIPs)-1].Floating, next.EIPs[len(next.EIPs)-1].Interface = true, "wan"
+		a.SetInventory(next)
+		time.Sleep(time.Second)
+		if told.Load() || a.Holds(fixedEIP) || a.Division().Serves(fixedEIP) {
+			t.Errorf("others were told while it was used: %v; afterwards it may be used: %v", told.Load(), a.Holds(fixedEIP))
+		}
+	})
+}
+
 // TestFence checks that the fence goes with the lease.
 func TestFence(t *testing.T) {
 	inWorld(t, func(w *world) {
@@ -531,6 +613,9 @@ func TestHistory(t *testing.T) {
 		{"one after the other", []Event{at(1, "a", Taken, 0), at(5, "a", Left, 9), at(5, "b", Taken, 0)}, true},
 		{"the deadline counts when the process was stopped", []Event{at(1, "a", Taken, 0), at(50, "a", Left, 9), at(10, "b", Taken, 0)}, true},
 		{"death ends it", []Event{at(1, "a", Taken, 0), {At: 4, Node: "a", Kind: Died}, at(5, "b", Taken, 0)}, true},
+		{"killed after it was stopped for longer than its lease", []Event{
+			at(1, "a", Taken, 0), {At: 2, Node: "a", Kind: Renewed, Until: 9}, at(10, "b", Taken, 0), {At: 50, Node: "a", Kind: Died},
+		}, true},
 		{"taken after the deadline, never used", []Event{at(10, "a", Taken, 0), at(12, "a", Left, 9), at(11, "b", Taken, 0)}, true},
 		{"other claims", []Event{at(1, "a", Taken, 0), {At: 2, Node: "b", Kind: Taken, Claim: "address/y"}}, true},
 		{"two at once", []Event{at(1, "a", Taken, 0), at(5, "b", Taken, 0), at(6, "a", Left, 9)}, false},
@@ -540,6 +625,18 @@ func TestHistory(t *testing.T) {
 			at(1, "a", Taken, 0), at(20, "a", Left, 30), at(20, "b", Taken, 0), at(21, "b", Left, 30), at(19, "c", Taken, 0),
 		}, false},
 		{"the deadline is too late", []Event{at(1, "a", Taken, 0), at(50, "a", Left, 12), at(10, "b", Taken, 0)}, false},
+		{"killed within its lease", []Event{
+			at(1, "a", Taken, 0), {At: 2, Node: "a", Kind: Renewed, Until: 12}, at(10, "b", Taken, 0), {At: 50, Node: "a", Kind: Died},
+		}, false},
+		{"renewed and neither left nor dead", []Event{
+			at(1, "a", Taken, 0), {At: 2, Node: "a", Kind: Renewed, Until: 9}, at(10, "b", Taken, 0),
+		}, false},
+		{"the deadline of the life before", []Event{
+			{At: 2, Node: "a", Kind: Renewed, Until: 9},
+			{At: 3, Node: "a", Kind: Died},
+			at(10, "a", Taken, 0), at(11, "b", Taken, 0),
+			{At: 12, Node: "a", Kind: Died},
+		}, false},
 		{"the death of another", []Event{at(1, "a", Taken, 0), {At: 4, Node: "c", Kind: Died}, at(5, "b", Taken, 0)}, false},
 		{"taken twice", []Event{at(1, "a", Taken, 0), at(2, "a", Taken, 0), at(3, "a", Left, 9)}, false},
 		{"left without taking", []Event{at(3, "a", Left, 9)}, false},

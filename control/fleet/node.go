@@ -98,7 +98,7 @@ func (k *Keeper) register(ctx context.Context, table store.Table[record]) (*sess
 	if err != nil {
 		return nil, fmt.Errorf("register node %s: %w", node.Name, err)
 	}
-	s := newSession(context.WithoutCancel(ctx), k.clock, lease, ttl, granted)
+	s := newSession(context.WithoutCancel(ctx), k.clock, func(left time.Duration) { k.note(k.o.History.renew(left)) }, lease, ttl, granted)
 	k.mu.Lock()
 	k.session, k.revision, k.since = s, revision, time.Time{}
 	k.fence(table)
@@ -128,6 +128,8 @@ func (k *Keeper) describe(ctx context.Context, gateways []control.Gateway) error
 	k.mu.Lock()
 	node, revision, s := k.node, k.revision, k.session
 	k.sites = sites(inventory, gateways)
+	// What floats from now on is fenced before other nodes can hear of it.
+	k.arm()
 	node.Fixed, node.Floating = nil, nil
 	for a := range k.sites {
 		node.Floating = append(node.Floating, a)

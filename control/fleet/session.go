@@ -21,7 +21,8 @@ type session struct {
 	lease int64
 	ttl   time.Duration
 	clock func() time.Duration
-	until atomic.Int64 // deadline by clock
+	note  func(left time.Duration) // is told of a deadline before it is in force
+	until atomic.Int64             // deadline by clock
 	ended atomic.Bool
 
 	ctx    context.Context // ends with the session
@@ -32,11 +33,19 @@ type session struct {
 // has in hand, and for a clock that is slower than the cluster's.
 func margin(ttl time.Duration) time.Duration { return max(ttl/10, 200*time.Millisecond) }
 
-func newSession(ctx context.Context, clock func() time.Duration, lease int64, ttl, granted time.Duration) *session {
-	s := &session{lease: lease, ttl: ttl, clock: clock}
-	s.until.Store(int64(granted + ttl - margin(ttl)))
+func newSession(ctx context.Context, clock func() time.Duration, note func(left time.Duration), lease int64, ttl, granted time.Duration) *session {
+	s := &session{lease: lease, ttl: ttl, clock: clock, note: note}
+	s.extend(granted, ttl)
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	return s
+}
+
+// extend puts the deadline off: the cluster started the time to live anew, not
+// before the request was sent.
+func (s *session) extend(sent, ttl time.Duration) {
+	until := sent + ttl - margin(ttl)
+	s.note(until - s.clock())
+	s.until.Store(int64(until))
 }
 
 // valid tells whether what the lease is for is still this node's.
@@ -78,19 +87,21 @@ func (s *session) keep(cluster Cluster, renewed func(), failed func(error)) {
 			failed(err)
 			next = retryRenewal
 		default:
-			s.until.Store(int64(sent + ttl - margin(ttl)))
+			s.extend(sent, ttl)
 			next = max(s.ttl/renewals-(s.clock()-sent), retryRenewal)
 			renewed()
 		}
 	}
 }
 
-// watch returns when the session has ended or its deadline has passed.
+// watch returns when the session has ended or its deadline has passed. Timers
+// stand still while the host is suspended, and the clock does not, so that it
+// looks more often than once.
 func (s *session) watch() {
 	for s.valid() {
 		select {
 		case <-s.ctx.Done():
-		case <-time.After(s.left()):
+		case <-time.After(min(s.left(), s.ttl/renewals)):
 		}
 	}
 }
