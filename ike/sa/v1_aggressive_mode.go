@@ -3,6 +3,7 @@ package sa
 import (
 	"crypto/hmac"
 	"errors"
+	"slices"
 
 	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ipsec"
@@ -167,10 +168,24 @@ func (s *ISAKMPSA) takeAggressiveAnswer(d Datagram, msg *isakmp.Message) error {
 	return nil
 }
 
+// stillMeant returns the connection of message 1 as it is configured now; nil
+// where it is gone, or what its peer has to prove has changed.
+func (s *ISAKMPSA) stillMeant(d Datagram, c *Connection) *Connection {
+	now := ofVersion(s.m.env.Candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap()), true)
+	i := slices.IndexFunc(now, func(o *Connection) bool { return o.SameIdentity(c) && hmac.Equal(o.PSK, c.PSK) })
+	if i < 0 {
+		return nil
+	}
+	return now[i]
+}
+
 // takeAggressiveAuth takes message 3, which some peers do not encrypt.
 func (s *ISAKMPSA) takeAggressiveAuth(d Datagram, msg *isakmp.Message) error {
 	p := s.phase1
-	c := p.candidates[0]
+	c := s.stillMeant(d, p.candidates[0])
+	if c == nil {
+		return s.refusal(ReasonPeerAddress, "peer address", "the connection has changed since message 1")
+	}
 	iv := p.iv
 	if msg.Encrypted {
 		plain, next, err := s.keys.decrypt(p.iv, msg.Ciphertext())
@@ -201,7 +216,8 @@ func (s *ISAKMPSA) takeAggressiveAuth(d Datagram, msg *isakmp.Message) error {
 	}
 	told := s.lifetimes(c)
 	_, contact := msg.Notify(isakmp.InitialContact)
-	s.m.authenticated(s, c, contact)
+	// The hash does not cover a notification: in the clear anybody may add one.
+	s.m.authenticated(s, c, contact && msg.Encrypted)
 	if told != nil {
 		s.inform(told)
 	}

@@ -201,6 +201,133 @@ func TestV1MessageIDsRunOut(t *testing.T) {
 	}
 }
 
+// encodeV1 returns a message of a machine's peer in the clear.
+func encodeV1(t *testing.T, s *ISAKMPSA, x isakmp.ExchangeType, payloads ...isakmp.Payload) []byte {
+	t.Helper()
+	msg := isakmp.Message{Header: s.header(x, 0), Payloads: payloads}
+	b, err := msg.Encode(0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Public values that are no good do not make a responder draw another private
+// one each time, and one that is good is taken after them.
+func TestV1BadPublicValues(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1()
+	l.a.initiateV1()
+	l.deliver(0)
+	l.deliver(0) // message 3 is under way
+	s := m(l.b).sas[0]
+	bad := Datagram{Local: s.path.local, Remote: s.path.remote, Bytes: encodeV1(t, s, isakmp.IdentityProtection,
+		&isakmp.KE{Data: make([]byte, 64)}, &isakmp.Nonce{Data: make([]byte, 32)})}
+	l.b.perform(m(l.b).Handle(l.now, bad))
+	first := s.phase1.kex
+	l.b.perform(m(l.b).Handle(l.now, bad))
+	if first == nil || s.phase1.kex != first || s.phase1.awaits != 3 {
+		t.Errorf("awaits %d, a private value of its own for each: %t", s.phase1.awaits, s.phase1.kex != first)
+	}
+	l.run()
+	l.settled(1)
+}
+
+// A connection of which the key has changed since message 1 of aggressive mode is
+// not for who knows the old one.
+func TestV1AggressiveKeyChanged(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1(aggressive)
+	l.a.initiateV1()
+	l.deliver(0)
+	l.deliver(0) // message 3 is under way
+	changed := *l.b.conns[0]
+	changed.PSK = []byte("the key that it has from now on")
+	l.b.conns = []*Connection{&changed}
+	l.run()
+	if l.b.count(IKEUp) != 0 || l.b.count(Failed) != 1 {
+		t.Error("who knows the old key is let in\n" + l.transcript.String())
+	}
+}
+
+// What message 3 of aggressive mode says in the clear beside its hash is nobody's.
+func TestV1InitialContactInTheClear(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1(aggressive)
+	l.a.initiateV1()
+	l.deliver(0)
+	l.deliver(0)
+	l.wire = nil
+	s := m(l.b).sas[0]
+	l.b.perform(m(l.b).Handle(l.now, Datagram{Local: s.path.local, Remote: s.path.remote, Bytes: encodeV1(t, s, isakmp.Aggressive,
+		&isakmp.Hash{Data: s.hash(s.keys, true, s.phase1.idi)}, &isakmp.Notify{Protocol: ipsec.ProtocolIKE, SPI: s.cookies(), NotifyType: isakmp.InitialContact})}))
+	if l.b.count(IKEUp) != 1 || s.contact {
+		t.Errorf("up %d times, INITIAL-CONTACT believed: %t", l.b.count(IKEUp), s.contact)
+	}
+}
+
+// A peer cannot have phase 1 negotiated every second.
+func TestV1ShortestLifetime(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1()
+	l.a.conns[0].Lifetime = time.Second
+	l.a.initiateV1()
+	l.run()
+	if life := m(l.b).current.life.seconds; life != shortestLife {
+		t.Errorf("the ISAKMP SA lives for %d s", life)
+	}
+}
+
+// SKEYID, which is made of the pre-shared key and what anybody has seen, does not
+// outlive phase 1.
+func TestV1KeysWiped(t *testing.T) {
+	for _, edit := range []func(*Connection){func(*Connection) {}, aggressive} {
+		l := newLab(t, 1)
+		l.useV1(edit)
+		l.establish()
+		for _, e := range []*end{l.a, l.b} {
+			if k := m(e).current.keys; !bytes.Equal(k.id, make([]byte, len(k.id))) {
+				t.Errorf("%s keeps SKEYID", e.name)
+			}
+		}
+	}
+}
+
+// An answer that names a group is none where no public value was sent for it.
+func TestV1PFSWithoutKE(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1()
+	l.establish()
+	s := m(l.a).current
+	q := &quickMode{s: s, initiator: true, slot: m(l.a).slots[0], in: 0x4711, ni: make([]byte, 32)}
+	offer, err := s.phase2Offer(q.slot, 0x4712)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, d := q.accept(&isakmp.Message{Payloads: []isakmp.Payload{offer, &isakmp.Nonce{Data: make([]byte, 32)}}}); d == nil {
+		t.Errorf("taken for a child with %s", c.proposal)
+	}
+}
+
+// Message 4 is nobody's yet: one without NAT-D payloads does not end a
+// negotiation that has to have them.
+func TestV1ForceEncapForged(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1(func(c *Connection) { c.ForceEncap = true })
+	l.a.initiateV1()
+	l.deliver(0)
+	l.deliver(0)
+	l.deliver(0) // message 4 is under way
+	s := m(l.a).attempt
+	l.a.perform(m(l.a).Handle(l.now, Datagram{Local: s.path.local, Remote: s.path.remote, Bytes: encodeV1(t, s, isakmp.IdentityProtection,
+		&isakmp.KE{Data: m(l.b).sas[0].phase1.gr}, &isakmp.Nonce{Data: make([]byte, 32)})}))
+	if len(l.a.machines) != 1 || s.phase1 == nil || s.phase1.awaits != 4 {
+		t.Fatal("a forged message 4 ends the negotiation")
+	}
+	l.run()
+	l.settled(1)
+}
+
 // FuzzV1Handle: no datagram makes a machine of either role panic, in any step of
 // its life, nor, once it has keys, changes it.
 func FuzzV1Handle(f *testing.F) {

@@ -64,8 +64,11 @@ func (p prf) stretch(e []byte, n int) []byte {
 	}
 	out := make([]byte, 0, n+p.size)
 	last := []byte{0}
+	defer func() { clear(last) }()
 	for len(out) < n {
-		last = p.sum(e, last)
+		block := p.sum(e, last)
+		clear(last)
+		last = block
 		out = append(out, last...)
 	}
 	clear(out[n:])
@@ -143,8 +146,11 @@ func (k *isakmpKeys) newChildKeys(chosen ipsec.Proposal, shared, ni, nr []byte, 
 func (k *isakmpKeys) keymat(seed []byte, n int) []byte {
 	out := make([]byte, 0, n+k.prf.size)
 	var last []byte
+	defer func() { clear(last) }()
 	for len(out) < n {
-		last = k.prf.sum(k.d, last, seed)
+		block := k.prf.sum(k.d, last, seed)
+		clear(last)
+		last = block
 		out = append(out, last...)
 	}
 	clear(out[n:])

@@ -76,13 +76,14 @@ func (s *ISAKMPSA) takeInitiatorKE(d Datagram, msg *isakmp.Message) error {
 		return errors.New("no KE or nonce payload")
 	}
 	group, _ := s.proposal.Get(ipsec.TransformGroup)
-	kex, err := newKeyExchange(group.ID, s.m.env.Rand)
-	if err != nil {
-		return err
+	if p.kex == nil { // public values that do not do cost no more of ours
+		var err error
+		if p.kex, err = newKeyExchange(group.ID, s.m.env.Rand); err != nil {
+			return err
+		}
 	}
-	defer kex.wipe()
-	value := kex.public()
-	shared, err := kex.shared(ke.Data)
+	value := p.kex.public()
+	shared, err := p.kex.shared(ke.Data)
 	if err != nil {
 		return err
 	}
@@ -110,6 +111,9 @@ func (s *ISAKMPSA) takeResponderKE(d Datagram, msg *isakmp.Message) error {
 	if !okKE || !okNonce {
 		return errors.New("no KE or nonce payload")
 	}
+	if c.ForceEncap && !s.detectsNAT(msg) {
+		return &refusalError{s.encapDiagnosis()}
+	}
 	shared, err := p.kex.shared(ke.Data)
 	if err != nil {
 		return s.refusal(ReasonMalformedPayload, "DH group", err.Error())
@@ -120,10 +124,6 @@ func (s *ISAKMPSA) takeResponderKE(d Datagram, msg *isakmp.Message) error {
 		return err
 	}
 	p.awaits = 6
-	if d := s.encapRefusal(c); d != nil {
-		s.fail(d)
-		return &refusalError{d}
-	}
 	s.path.float()
 	k, err := s.derive(c, shared)
 	if err != nil {

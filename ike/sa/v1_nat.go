@@ -46,15 +46,20 @@ func (s *ISAKMPSA) natPayloads(local, remote netip.AddrPort) ([]isakmp.Payload, 
 	return []isakmp.Payload{&isakmp.NATD{Draft: s.natDraft, Data: destination}, &isakmp.NATD{Draft: s.natDraft, Data: source}}, nil
 }
 
+// detectsNAT reports whether a message has what detectNAT needs.
+func (s *ISAKMPSA) detectsNAT(msg *isakmp.Message) bool {
+	return s.natTraversal && len(isakmp.All[*isakmp.NATD](msg)) >= 2
+}
+
 // detectNAT compares the NAT-D payloads of a message with the addresses that it
 // really had. The first one is of the address that it went to, the others are of
 // those that it may have come from.
 func (s *ISAKMPSA) detectNAT(msg *isakmp.Message, local, remote netip.AddrPort) error {
-	list := isakmp.All[*isakmp.NATD](msg)
-	if !s.natTraversal || len(list) < 2 {
+	if !s.detectsNAT(msg) {
 		s.natTraversal = false
 		return nil
 	}
+	list := isakmp.All[*isakmp.NATD](msg)
 	here, err := s.natHashV1(local)
 	if err != nil {
 		return err
@@ -88,6 +93,10 @@ func (s *ISAKMPSA) encapRefusal(c *Connection) *Diagnosis {
 	if !c.ForceEncap || s.path.encap {
 		return nil
 	}
+	return s.encapDiagnosis()
+}
+
+func (s *ISAKMPSA) encapDiagnosis() *Diagnosis {
 	return &Diagnosis{
 		Reason: ReasonEncapsulation, Exchange: s.mode.String(), Parameter: "UDP encapsulation",
 		Ours: "required", Theirs: "not supported", Detail: "the peer does not support NAT traversal",

@@ -427,6 +427,9 @@ func (s *ISAKMPSA) proof(k *isakmpKeys, msg *isakmp.Message) (*isakmp.ID, bool) 
 // returns what tells the peer where ours is.
 func (s *ISAKMPSA) lifetimes(c *Connection) []isakmp.Payload {
 	own := lifetime{seconds: uint64(c.Lifetime / time.Second)}
+	if told := &s.phase1.peerLife.seconds; *told != 0 {
+		*told = max(*told, shortestLife)
+	}
 	s.life = own.atMost(s.phase1.peerLife)
 	if s.initiator || own.seconds == 0 || s.phase1.peerLife.seconds <= own.seconds && s.phase1.peerLife.seconds != 0 {
 		return nil

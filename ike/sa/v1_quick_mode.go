@@ -312,6 +312,9 @@ func (q *quickMode) accept(msg *isakmp.Message) (*childSA, *Diagnosis) {
 	if d := q.sameSelectors(msg); d != nil {
 		return nil, d
 	}
+	if g, _ := ch.proposal.Get(ipsec.TransformGroup); (g.ID != ipsec.GroupNone) != (q.kex != nil) {
+		return bad(errors.New("the answer has another PFS group than the request"))
+	}
 	var shared []byte
 	if q.kex != nil {
 		ke, ok := isakmp.Find[*isakmp.KE](msg)

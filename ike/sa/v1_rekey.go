@@ -27,6 +27,7 @@ const (
 func (m *MachineV1) authenticated(s *ISAKMPSA, c *Connection, contact bool) {
 	s.iv = s.phase1.iv
 	s.phase1.wipe()
+	clear(s.keys.id) // of use to phase 1, and to whoever guesses pre-shared keys
 	s.phase1, s.flight = nil, nil
 	s.halfOpenAt, s.refusedAt = time.Time{}, time.Time{}
 	s.setState(Established)
