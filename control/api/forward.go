@@ -45,7 +45,14 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 		}
 	}
 	w.WriteHeader(answer.StatusCode)
-	_, _ = io.Copy(w, io.LimitReader(answer.Body, maxForwarded)) // a client that has gone needs no answer
+	sent, err := io.Copy(w, io.LimitReader(answer.Body, maxForwarded+1))
+	if err != nil || sent > maxForwarded {
+		// The status is out: only the end of the connection tells the client
+		// that this is not all.
+		s.log.Warn("answer was not forwarded as a whole", "request_id", callOf(r.Context()).requestID,
+			"node", elsewhere.Node.Name, "octets", sent, "error", err)
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // notForwarded are headers that are about one connection (RFC 9110, section
@@ -61,6 +68,9 @@ func (s *Server) forward(r *http.Request, node control.Node) (*http.Response, er
 		return nil, errors.New("it was forwarded already")
 	case node.APIURL == "" || node.Fingerprint == "":
 		return nil, errors.New("the node does not say where its API is reached")
+	case !strings.HasPrefix(node.APIURL, "https://"):
+		// Without TLS there is no certificate to know the node by.
+		return nil, errors.New("the API of the node is not reached by https")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), forwardTimeout)
 	target := strings.TrimSuffix(node.APIURL, "/") + r.URL.EscapedPath()

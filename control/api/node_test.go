@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -99,9 +100,15 @@ func TestForwarded(t *testing.T) {
 	signRequest(stranger, content, "stranger", testSecret+"stranger", b.now)
 	b.send(stranger).want(http.StatusForbidden)
 
+	// Whoever listens without TLS is not told a thing.
+	asked := false
+	plain := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer plain.Close()
+
 	node := division.Nodes["there"]
 	for name, change := range map[string]func(*control.Node){
 		"the certificate of somebody else": func(n *control.Node) { n.Fingerprint = strings.Repeat("0", 64) },
+		"no TLS":                           func(n *control.Node) { n.APIURL = plain.URL },
 		"no address":                       func(n *control.Node) { n.APIURL = "" },
 		"away":                             func(n *control.Node) { n.APIURL = "https://127.0.0.1:1" },
 	} {
@@ -111,6 +118,44 @@ func TestForwarded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b.t = t
 			ask().wantError(http.StatusInternalServerError, "VPN.0002", "there serves ")
+		})
+	}
+	if asked {
+		t.Error("a request was sent to a node without TLS")
+	}
+}
+
+// TestForwardedInPart has the other node break off, or say too much: the client
+// must not take what it gets for the whole.
+func TestForwardedInPart(t *testing.T) {
+	for name, answer := range map[string]http.HandlerFunc{
+		"broken off": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			_, _ = w.Write([]byte("{}")) // the client says what arrives
+		},
+		"too long": func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write(make([]byte, maxForwarded+1)) // likewise
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			there := httptest.NewTLSServer(answer)
+			defer there.Close()
+			node := control.Node{Name: "there", APIURL: there.URL, Fingerprint: fingerprint(there.Certificate().Raw)}
+			here := httptest.NewServer(b.server.logged(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				b.server.failed(w, r, &control.Elsewhere{Node: node, Refusal: control.NotFound()})
+			})))
+			defer here.Close()
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, here.URL, http.NoBody)
+			check(t, err)
+			got, err := http.DefaultClient.Do(r)
+			if err != nil {
+				return // it was told even before the status
+			}
+			defer got.Body.Close()
+			if body, err := io.ReadAll(got.Body); err == nil {
+				t.Errorf("the client gets %d octets of status %d, as if they were all", len(body), got.StatusCode)
+			}
 		})
 	}
 }
