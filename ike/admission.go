@@ -5,8 +5,10 @@ import (
 	"context"
 	"net/netip"
 	"runtime"
+	"slices"
 	"time"
 
+	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ike/wire"
 )
@@ -117,6 +119,7 @@ type admission struct {
 	key      initKey
 	datagram sa.Datagram
 	v1       bool
+	mainMode bool // of IKEv1
 }
 
 // admit decides whether an IKE_SA_INIT request is worth a key exchange. It is
@@ -158,30 +161,95 @@ func (s *Server) admit(now time.Time, key initKey, d sa.Datagram) {
 		return
 	case accept:
 	}
-	s.queue(admission{key, d, false})
+	s.queue(admission{key: key, datagram: d})
 }
 
-// admitV1 decides whether the first message of IKEv1 is worth an answer.
+// admitV1 decides whether the first message of IKEv1 is worth an answer. It
+// leaves half of the waiting room to IKEv2.
 func (s *Server) admitV1(key initKey, d sa.Datagram) {
 	if len(d.Bytes) > maxInitRequest {
 		s.drops.add(dropLargeInit, 1)
 		return
 	}
-	from := d.Remote.Addr()
-	s.mu.Lock()
-	_, known := s.byInit[key]
-	full := known || s.phase != running ||
-		s.openV1.total >= s.opts.Limits.HalfOpenV1Total || s.openV1.byAddr[from] >= s.opts.Limits.HalfOpenV1Address
-	if !full {
-		s.openV1.enter(from)
-		s.byInit[key] = nil
+	h, err := isakmp.ParseHeader(d.Bytes)
+	if err != nil {
+		s.drops.add(dropMalformed, 1)
+		return
 	}
-	s.mu.Unlock()
-	if full {
+	if len(s.admitted) > cap(s.admitted)/2 {
+		s.drops.add(dropBusy, 1)
+		return
+	}
+	a := admission{key: key, datagram: d, v1: true, mainMode: h.Exchange == isakmp.IdentityProtection}
+	if !s.enterV1(a) {
 		s.drops.add(dropHalfOpen, 1)
 		return
 	}
-	s.queue(admission{key, d, true})
+	s.queue(a)
+}
+
+// displacementRate is how many half-open SAs in main mode may give way in a
+// second.
+const displacementRate = 200
+
+// enterV1 counts a first message as half-open when the limits let it in. Whoever
+// sends first messages in a peer's name would lock the peer out for as long as
+// they stay half-open. So where there is no room in main mode, whose first answer
+// costs little, the oldest one of the address gives way: a peer that goes on at
+// once is through by then.
+func (s *Server) enterV1(a admission) bool {
+	l, from := s.opts.Limits, a.datagram.Remote.Addr()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.byInit[a.key]; known || s.phase != running {
+		return false
+	}
+	crowd := from
+	switch {
+	case s.openV1.byAddr[from] >= l.HalfOpenV1Address:
+	case s.openV1.total >= l.HalfOpenV1Total:
+		crowd = s.crowdLocked()
+	default:
+		crowd = netip.Addr{}
+	}
+	if crowd.IsValid() {
+		waiting := s.mainModes[crowd]
+		if !a.mainMode || len(waiting) == 0 || !s.displacements.Allow() {
+			return false
+		}
+		oldest := waiting[0]
+		oldest.vacateLocked()
+		oldest.terminateLocked(sa.ReasonExchangeTimeout)
+		s.drops.add(dropDisplaced, 1)
+	}
+	s.openV1.enter(from)
+	s.byInit[a.key] = nil
+	return true
+}
+
+// crowdLocked returns the address with most half-open SAs in main mode.
+func (s *Server) crowdLocked() (crowd netip.Addr) {
+	for addr, waiting := range s.mainModes {
+		if len(waiting) > len(s.mainModes[crowd]) {
+			crowd = addr
+		}
+	}
+	return crowd
+}
+
+// vacateLocked ends the count of a responder as half-open.
+func (p *peer) vacateLocked() {
+	if !p.halfOpen.IsValid() {
+		return
+	}
+	s := p.s
+	s.openOf(p.v1).leave(p.halfOpen)
+	if list := slices.DeleteFunc(s.mainModes[p.halfOpen], func(o *peer) bool { return o == p }); len(list) > 0 {
+		s.mainModes[p.halfOpen] = list
+	} else {
+		delete(s.mainModes, p.halfOpen)
+	}
+	p.halfOpen = netip.Addr{}
 }
 
 // queue lets a request wait for a worker, if there is room.
@@ -279,6 +347,9 @@ func (s *Server) respond(a admission) {
 		return
 	}
 	p.live = true
+	if a.mainMode {
+		s.mainModes[p.halfOpen] = append(s.mainModes[p.halfOpen], p)
+	}
 	s.peers[p] = true
 	s.byInit[a.key] = p
 	s.peerGroup.Go(func() { p.run(m, actions) })

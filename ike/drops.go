@@ -15,6 +15,7 @@ const (
 	dropNoConnection   = "no connection for the addresses"
 	dropCookieDue      = "cookie asked for"
 	dropHalfOpen       = "too many half-open SAs"
+	dropDisplaced      = "half-open SA displaced by a newer one"
 	dropBusy           = "too many requests wait"
 	dropMailboxFull    = "mailbox full"
 	dropPanic          = "internal error"

@@ -173,6 +173,52 @@ func TestIKEv1Changes(t *testing.T) {
 	})
 }
 
+// mainMode1 returns a message 1 of main mode that is answered.
+func mainMode1(t *testing.T, spi uint64) []byte {
+	t.Helper()
+	offer := &isakmp.SA{Proposals: []isakmp.Proposal{{Number: 1, Protocol: ipsec.ProtocolIKE, Transforms: []isakmp.Transform{{
+		Number: 1, ID: 1, Attributes: []isakmp.Attribute{
+			isakmp.Number(isakmp.Phase1Encryption, 7), isakmp.Number(isakmp.Phase1KeyLength, 128), isakmp.Number(isakmp.Phase1Hash, 4),
+			isakmp.Number(isakmp.Phase1AuthMethod, 1), isakmp.Number(isakmp.Phase1Group, 19),
+		},
+	}}}}}
+	m := isakmp.Message{Header: isakmp.Header{InitiatorSPI: spi, Exchange: isakmp.IdentityProtection}, Payloads: []isakmp.Payload{offer}}
+	b, err := m.Encode(0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Somebody sends first messages in a peer's name all the time: the peer itself
+// comes up all the same.
+func TestIKEv1FloodInAPeersName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joinedV1("c", 1, false, east)
+		apply(t, a, atWest)
+		settleFor(time.Second)
+		flood := func(from, count int) {
+			for i := range count {
+				a.Deliver(netip.AddrPortFrom(west, 500), netip.AddrPortFrom(east, 500), mainMode1(t, uint64(from+i)))
+				settleFor(20 * time.Millisecond)
+			}
+		}
+		flood(1, 400)
+		apply(t, b, atEast)
+		flood(401, 200)
+		wantUp(t, "c", a, b)
+		settleFor(DefaultLimits().HalfOpenTimeout + time.Second)
+		a.Server.mu.Lock()
+		peers, left := len(a.peers), a.openV1.total+len(a.openV1.byAddr)+len(a.mainModes)
+		a.Server.mu.Unlock()
+		if peers != 1 || left != 0 {
+			t.Errorf("%d peers and %d entries are left", peers, left)
+		}
+	})
+}
+
 // First messages of IKEv1 that nobody goes on with cost bounded state, are
 // forgotten, and are no hindrance to IKEv2.
 func TestIKEv1Flood(t *testing.T) {
@@ -183,19 +229,8 @@ func TestIKEv1Flood(t *testing.T) {
 		apply(t, g, atWest)
 		settleFor(time.Second)
 		limits := DefaultLimits()
-		offer := &isakmp.SA{Proposals: []isakmp.Proposal{{Number: 1, Protocol: ipsec.ProtocolIKE, Transforms: []isakmp.Transform{{
-			Number: 1, ID: 1, Attributes: []isakmp.Attribute{
-				isakmp.Number(isakmp.Phase1Encryption, 7), isakmp.Number(isakmp.Phase1KeyLength, 128), isakmp.Number(isakmp.Phase1Hash, 4),
-				isakmp.Number(isakmp.Phase1AuthMethod, 1), isakmp.Number(isakmp.Phase1Group, 19),
-			},
-		}}}}}
 		for i := range 10 * limits.HalfOpenV1Address {
-			m := isakmp.Message{Header: isakmp.Header{InitiatorSPI: uint64(i + 1), Exchange: isakmp.IdentityProtection}, Payloads: []isakmp.Payload{offer}}
-			b, err := m.Encode(0, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			g.Deliver(netip.AddrPortFrom(west, 500), netip.AddrPortFrom(east, 500), b)
+			g.Deliver(netip.AddrPortFrom(west, 500), netip.AddrPortFrom(east, 500), mainMode1(t, uint64(i+1)))
 			synctest.Wait()
 		}
 		g.Server.mu.Lock()
@@ -204,7 +239,7 @@ func TestIKEv1Flood(t *testing.T) {
 		if peers != limits.HalfOpenV1Address || v1 != peers || v2 != 0 {
 			t.Errorf("%d peers, %d and %d half-open", peers, v1, v2)
 		}
-		if dropped := g.DropCounts()[dropHalfOpen]; dropped != uint64(9*limits.HalfOpenV1Address) {
+		if dropped := g.DropCounts()[dropHalfOpen]; dropped+g.DropCounts()[dropDisplaced] != uint64(9*limits.HalfOpenV1Address) || dropped == 0 {
 			t.Errorf("%d dropped", dropped)
 		}
 		settleFor(limits.HalfOpenTimeout + time.Second)

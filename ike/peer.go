@@ -394,9 +394,8 @@ func (p *peer) publish() {
 		}
 	}
 	p.up = p.contact
-	if p.halfOpen.IsValid() && !p.up.at.IsZero() { // one that failed stays half-open until it is gone
-		s.openOf(p.v1).leave(p.halfOpen)
-		p.halfOpen = netip.Addr{}
+	if !p.up.at.IsZero() { // one that failed stays half-open until it is gone
+		p.vacateLocked()
 	}
 	if name := m.Connection(); p.conn == nil && name != "" && !p.up.at.IsZero() {
 		p.bindLocked(name)
@@ -468,10 +467,7 @@ func (p *peer) leave() {
 	if s.byInit[p.init] == p {
 		delete(s.byInit, p.init)
 	}
-	if p.halfOpen.IsValid() {
-		s.openOf(p.v1).leave(p.halfOpen)
-		p.halfOpen = netip.Addr{}
-	}
+	p.vacateLocked()
 	delete(s.peers, p)
 	p.live = false
 	if c := p.conn; c != nil {

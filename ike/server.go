@@ -67,6 +67,8 @@ type Server struct {
 	// and tell.
 	answers *rate.Limiter
 	notices *notices
+	// displacements bounds what a flood of IKEv1 costs beyond the limits.
+	displacements *rate.Limiter
 
 	// directory is what Candidates looks connections up in.
 	directory atomic.Pointer[directory]
@@ -89,7 +91,10 @@ type Server struct {
 	bySA    map[ipsec.SAID]*peer
 	open    halfOpen // of IKEv2
 	openV1  halfOpen
-	idle    chan struct{} // non-nil when stopping: closed when no peer is live
+	// mainModes are the peers that are half-open in main mode of IKEv1, by address,
+	// oldest first.
+	mainModes map[netip.Addr][]*peer
+	idle      chan struct{} // non-nil when stopping: closed when no peer is live
 }
 
 // phase is where a Server is in its life.
@@ -112,23 +117,25 @@ func NewServer(opts Options) *Server {
 	}
 	opts.Limits = opts.Limits.withDefaults()
 	s := &Server{
-		opts:     opts,
-		log:      opts.Logger,
-		policies: policyTable{backend: opts.Backend, entries: map[ipsec.PolicyID]*policyEntry{}},
-		drops:    dropCounter{counts: map[string]uint64{}},
-		events:   make(chan sa.Event, eventBuffer),
-		admitted: make(chan admission, opts.Limits.WaitingRequests),
-		quit:     make(chan struct{}),
-		answers:  rate.NewLimiter(10, 20),
-		notices:  newNotices(),
-		conns:    map[string]*connection{},
-		byReqID:  map[uint32]*connection{},
-		peers:    map[*peer]bool{},
-		bySPI:    map[uint64]*peer{},
-		byInit:   map[initKey]*peer{},
-		bySA:     map[ipsec.SAID]*peer{},
-		open:     halfOpen{byAddr: map[netip.Addr]int{}},
-		openV1:   halfOpen{byAddr: map[netip.Addr]int{}},
+		opts:          opts,
+		log:           opts.Logger,
+		policies:      policyTable{backend: opts.Backend, entries: map[ipsec.PolicyID]*policyEntry{}},
+		drops:         dropCounter{counts: map[string]uint64{}},
+		events:        make(chan sa.Event, eventBuffer),
+		admitted:      make(chan admission, opts.Limits.WaitingRequests),
+		quit:          make(chan struct{}),
+		answers:       rate.NewLimiter(10, 20),
+		notices:       newNotices(),
+		displacements: rate.NewLimiter(displacementRate, displacementRate/4),
+		conns:         map[string]*connection{},
+		byReqID:       map[uint32]*connection{},
+		peers:         map[*peer]bool{},
+		bySPI:         map[uint64]*peer{},
+		byInit:        map[initKey]*peer{},
+		bySA:          map[ipsec.SAID]*peer{},
+		open:          halfOpen{byAddr: map[netip.Addr]int{}},
+		openV1:        halfOpen{byAddr: map[netip.Addr]int{}},
+		mainModes:     map[netip.Addr][]*peer{},
 	}
 	s.directory.Store(&directory{})
 	s.env = sa.Env{
