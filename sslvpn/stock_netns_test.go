@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -184,6 +185,8 @@ func (s *site) connect(profile string) *stock {
 	c := &stock{s: s, log: &syncBuffer{}}
 	c.cmd = exec.Command("ip", "netns", "exec", s.client, "openvpn", "--config", file)
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
+	// It ends with the site's thread, also when the test is killed.
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := c.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
