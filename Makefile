@@ -14,7 +14,7 @@ NETNS_PACKAGES := ./dataplane/... ./sslvpn/... ./cmd/... ./deploy/netlab
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## install the Debian packages that run and test need
@@ -25,7 +25,7 @@ build: ## build bin/vpngwd, bin/vpnctl and bin/vpnbench (static)
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
 
 .PHONY: run
-run: deps build ## show a tunnel to strongSwan carrying traffic (ONCE=1: then end)
+run: deps build ## show a tunnel to strongSwan and an OpenVPN client, with traffic (ONCE=1: then end)
 	go run ./deploy/lab $(if $(ONCE),--once)
 
 .PHONY: test
@@ -53,7 +53,7 @@ sdk: build ## the official Go SDK against the daemon
 	cd deploy/sdktest && go test -count=1 ./...
 
 .PHONY: e2e
-e2e: build ## scenarios against strongSwan in network namespaces (root)
+e2e: build ## scenarios against strongSwan and OpenVPN in network namespaces (root)
 	go test -tags e2e -count=1 -timeout 30m ./deploy/e2e/...
 
 .PHONY: uml

@@ -299,7 +299,7 @@ The tunnel stays up until Ctrl-C. In another shell, as root:
   on_internet tcpdump -ni any udp port 4500      what the internet sees
   vpnctl clients roaming                         who is connected, with counters
   vpnctl profile roaming                         what an OpenVPN client needs besides a password
-  on_laptop ping %[5]s                    what the policy allows; 10.10.1.10 it does not
+  on_laptop ping %[5]s                      what the policy allows; 10.10.1.10 it does not
   office_swanctl --list-sas                      what strongSwan sees
   office_swanctl --rekey --child lan
   office_swanctl --terminate --ike cloud         it comes back by itself
