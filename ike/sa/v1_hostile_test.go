@@ -309,6 +309,50 @@ func TestV1PFSWithoutKE(t *testing.T) {
 	}
 }
 
+// Neither the size of a message 5 nor how many there are lets somebody who has
+// seen message 4 guess at keys, or spend our time, without bounds.
+func TestV1MessageFiveBounds(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1()
+	l.a.initiateV1()
+	for range 4 {
+		l.deliver(0) // message 5 is under way
+	}
+	s := m(l.b).sas[0]
+	send := func(octets, seed int) {
+		msg := isakmp.Message{Header: s.header(isakmp.IdentityProtection, 0), Payloads: []isakmp.Payload{&isakmp.VendorID{Data: make([]byte, octets)}}}
+		b, err := msg.Encode(16, func(b []byte) { b[0] = byte(seed) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.b.perform(m(l.b).Handle(l.now, Datagram{Local: s.path.local, Remote: s.path.remote, Bytes: b}))
+	}
+	send(maxMessage5, 0)
+	if s.phase1.guesses != 0 {
+		t.Error("a message 5 of any size is tried")
+	}
+	for i := range maxGuesses - 1 {
+		send(64, i)
+	}
+	l.run()
+	l.settled(1) // who makes a mistake can correct it
+
+	l = newLab(t, 1)
+	l.useV1()
+	l.a.initiateV1()
+	for range 4 {
+		l.deliver(0)
+	}
+	s = m(l.b).sas[0]
+	for i := range maxGuesses {
+		send(64, i)
+	}
+	l.run()
+	if l.b.count(IKEUp) != 0 {
+		t.Errorf("guess %d is tried", maxGuesses+1)
+	}
+}
+
 // Message 4 is nobody's yet: one without NAT-D payloads does not end a
 // negotiation that has to have them.
 func TestV1ForceEncapForged(t *testing.T) {

@@ -3,6 +3,7 @@ package sa
 import (
 	"crypto/hmac"
 	"errors"
+	"fmt"
 
 	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ipsec"
@@ -141,14 +142,28 @@ func (s *ISAKMPSA) takeResponderKE(d Datagram, msg *isakmp.Message) error {
 // maxTrials bounds with how many connections' keys a message 5 is tried.
 const maxTrials = 64
 
+const (
+	// maxMessage5 bounds a message 5 in octets, which is decrypted with many keys.
+	maxMessage5 = 8192
+	// maxGuesses bounds how many messages 5 may fail in one key exchange, since
+	// each is a guess at the pre-shared keys.
+	maxGuesses = 16
+)
+
 // takeInitiatorAuth takes message 5 and sends message 6. The key that decrypts it
 // tells which connection the peer means, and the identity in it must be that
 // connection's.
 func (s *ISAKMPSA) takeInitiatorAuth(d Datagram, msg *isakmp.Message) error {
 	p := s.phase1
-	if !msg.Encrypted {
+	switch {
+	case !msg.Encrypted:
 		return errors.New("not encrypted")
+	case len(msg.Ciphertext()) > maxMessage5:
+		return fmt.Errorf("message 5 of %d octets, more than %d", len(msg.Ciphertext()), maxMessage5)
+	case p.guesses >= maxGuesses:
+		return errors.New("too many messages 5 that were wrong")
 	}
+	p.guesses++
 	// What is configured may have changed since message 1.
 	p.candidates = ofMode(ofVersion(s.m.env.Candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap()), true), s.mode)
 	if len(p.candidates) == 0 {

@@ -27,6 +27,7 @@ import (
 // phase1 is what the messages of phase 1 remember of each other.
 type phase1 struct {
 	awaits     int           // number of the message that comes next
+	guesses    int           // messages 5 that were tried
 	candidates []*Connection // of a responder
 	kex        keyExchange
 	gi, gr     []byte // public values
