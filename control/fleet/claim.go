@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -126,6 +127,33 @@ func (v *view) fixedAt(a netip.Addr) string {
 	}
 	return found
 }
+
+// fixedElsewhere are addresses that other nodes had for themselves when they were
+// last seen, by their claims. No lease ends that: a node that is cut off goes on
+// with them. Where the inventories of two nodes differ, what floats for one may
+// be such an address of the other.
+type fixedElsewhere struct {
+	inventory *control.Inventory // since which nodes were seen
+	node      map[string]string
+}
+
+// see notes what living nodes say. A new inventory begins anew: the operator
+// may have moved the address of a node that is gone.
+func (f *fixedElsewhere) see(v view, self string, inventory *control.Inventory) {
+	if f.inventory != inventory {
+		f.inventory, f.node = inventory, map[string]string{}
+	}
+	maps.DeleteFunc(f.node, func(_, name string) bool { _, alive := v.nodes[name]; return alive })
+	for name, n := range v.nodes {
+		for _, a := range n.Fixed {
+			if name != self {
+				f.node[addressClaim(a)] = name
+			}
+		}
+	}
+}
+
+func (f *fixedElsewhere) has(claim string) bool { return f.node[claim] != "" }
 
 // router is an address by which hosts of a subnet reach the gateways.
 type router struct {

@@ -95,6 +95,7 @@ type Keeper struct {
 	free     map[string]time.Time // what nobody holds, since when
 	unwanted map[string]time.Time // what is held and should not be, since when
 	since    time.Time            // there is no session; zero: there is one
+	fixed    fixedElsewhere
 }
 
 // site is where an address is on this host.
@@ -176,7 +177,7 @@ func (k *Keeper) wake() {
 // LeaseLeft implements control.Fleet.
 func (k *Keeper) LeaseLeft(ctx context.Context) (map[string]time.Duration, time.Duration, error) {
 	rows, _, err := store.NewTable[record](k.o.Cluster, nodesPrefix).List(ctx, "")
-	if err != nil {
+	if err != nil && !store.IsDamaged(err) {
 		return nil, 0, fmt.Errorf("list nodes: %w", err)
 	}
 	left := map[string]time.Duration{}
@@ -411,6 +412,7 @@ func (k *Keeper) act(s *session, v view) (next time.Duration, err error) {
 // there may be more. What follows from what it has taken it takes, too, so that
 // the engines hear of it all at once.
 func (k *Keeper) takeFree(s *session, v view) (taken bool, next time.Duration, err error) {
+	k.fixed.see(v, k.o.Node.Name, k.inventory.Load())
 	now := time.Now()
 	free := map[string]time.Time{}
 	for more := true; more; {
@@ -425,7 +427,7 @@ func (k *Keeper) takeFree(s *session, v view) (taken bool, next time.Duration, e
 			}
 			free[w.claim] = since
 			rank := slices.Index(w.candidates, k.o.Node.Name)
-			if rank < 0 || k.isUnfit(w.claim, now) {
+			if rank < 0 || k.isUnfit(w.claim, now) || k.fixed.has(w.claim) {
 				continue
 			}
 			if wait := since.Add(time.Duration(rank) * rankDelay).Sub(now); wait > 0 {

@@ -480,6 +480,62 @@ func TestAddressBeginsToFloat(t *testing.T) {
 	})
 }
 
+// TestInventoriesDiffer has an address float for one node that another one has
+// for itself: no lease ends that, so nobody takes it over.
+func TestInventoriesDiffer(t *testing.T) {
+	inWorld(t, func(w *world) {
+		has := func(a netip.Addr) func(*node, *Options) {
+			return func(_ *node, o *Options) {
+				o.HostAddresses = func() (map[netip.Addr]bool, error) { return map[netip.Addr]bool{a: true}, nil }
+			}
+		}
+		a := w.mustJoin("a", "az1", has(fixedEIP))
+		floating := inventory()
+		floating.EIPs[len(floating.EIPs)-1].Floating, floating.EIPs[len(floating.EIPs)-1].Interface = true, "wan"
+		b := w.mustJoin("b", "az1", func(n *node, o *Options) {
+			o.Inventory = floating
+			o.Objects = func(ctx context.Context) (control.Served, error) {
+				list := gateways()
+				list[1].EIPs[0].Address = fixedEIP
+				return n.objects(ctx, list)
+			}
+		})
+		time.Sleep(time.Second)
+		a.link.Cut()
+		time.Sleep(time.Minute)
+		if !a.Holds(fixedEIP) || b.Holds(fixedEIP) || b.Division().Serves(fixedEIP) {
+			t.Errorf("the node that has the address goes on: %v; the other one took it: %v", a.Holds(fixedEIP), b.Holds(fixedEIP))
+		}
+		if !b.Holds(eip1) {
+			t.Error("what floats for both was not taken over")
+		}
+		// The operator says so again, and means it.
+		again := *floating
+		b.SetInventory(&again)
+		time.Sleep(2 * time.Second)
+		if !b.Holds(fixedEIP) {
+			t.Error("the address was not taken with a new inventory")
+		}
+	})
+}
+
+// TestDamagedRecord has a record that nobody can read: it hides its node alone.
+func TestDamagedRecord(t *testing.T) {
+	inWorld(t, func(w *world) {
+		a := w.mustJoin("a", "az1")
+		_, err := w.cluster.Memory.Txn(t.Context(), nil, []store.Op{store.Put(nodesPrefix+"z", []byte("?"))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		w.wants(a, everything, true)
+		left, _, err := a.LeaseLeft(t.Context())
+		if err != nil || len(left) != 1 || left["a"] <= 0 {
+			t.Errorf("the leases have left %v: %v", left, err)
+		}
+	})
+}
+
 // TestFence checks that the fence goes with the lease.
 func TestFence(t *testing.T) {
 	inWorld(t, func(w *world) {
