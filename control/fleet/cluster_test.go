@@ -94,7 +94,7 @@ type link struct {
 	cut  chan struct{} // closed when it is mended; nil: it is not cut
 	lose bool          // the next transaction is performed and its answer lost
 	slow time.Duration // before the answer to a renewal
-	sent func()        // is called for each transaction under a lease; nil: nothing is
+	sent func()        // is called for each transaction under a lease, and when one is revoked
 }
 
 const linkPatience = 5 * time.Second
@@ -203,6 +203,12 @@ func (l *link) Renew(ctx context.Context, id int64) (time.Duration, error) {
 func (l *link) Revoke(ctx context.Context, id int64) error {
 	if err := l.pass(ctx); err != nil {
 		return err
+	}
+	l.mu.Lock()
+	sent := l.sent
+	l.mu.Unlock()
+	if sent != nil {
+		sent()
 	}
 	l.revoke(id)
 	return nil

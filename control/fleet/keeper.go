@@ -203,6 +203,11 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.leave(context.WithoutCancel(ctx))
 			return nil
 		}
+		if s != nil {
+			// For good: its lease is given back below, and a renewal that is
+			// answered late must not put the deadline off.
+			k.lapse(s)
+		}
 		if !k.awaitApplied(ctx) {
 			continue
 		}
@@ -613,6 +618,13 @@ func (k *Keeper) lose(s *session, why string) bool {
 	k.setAddresses()
 	k.o.Changed(true)
 	return true
+}
+
+// lapse ends a session whose deadline has passed.
+func (k *Keeper) lapse(s *session) {
+	if k.lose(s, "the lease was not renewed in time") {
+		k.stats.lapses.Add(1)
+	}
 }
 
 // leave gives the share up at the end.

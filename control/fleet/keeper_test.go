@@ -421,6 +421,44 @@ func TestSuspendedHost(t *testing.T) {
 	})
 }
 
+// TestLateRenewal has a renewal answered after the deadline that it puts off, and
+// after the node has begun to ask for a new lease: it holds nothing by the one
+// that it gives back.
+func TestLateRenewal(t *testing.T) {
+	inWorld(t, func(w *world) {
+		var stopped atomic.Int64
+		base := time.Now()
+		a := w.mustJoin("a", "az1", func(_ *node, o *Options) {
+			o.Clock = func() time.Duration { return time.Since(base) + time.Duration(stopped.Load()) }
+		})
+		a.link.mu.Lock()
+		a.link.slow = ttl / 10
+		a.link.mu.Unlock()
+		time.Sleep(2*ttl + 10*time.Millisecond) // a renewal is under way
+		w.wants(a, everything, true)
+		var early atomic.Bool
+		first := true
+		a.link.mu.Lock()
+		a.link.sent = func() {
+			if first {
+				early.Store(a.Division().Serves(eip1) || a.Holds(eip1))
+			}
+			first = false
+		}
+		a.link.mu.Unlock()
+		stopped.Store(int64(ttl * 2 / 3))
+		a.wake()
+		time.Sleep(ttl)
+		if early.Load() {
+			t.Error("the lease is given back, and the engines have not heard of it")
+		}
+		w.wants(a, everything, true)
+		if st := a.Stats(); st.Lapses != 1 {
+			t.Errorf("%d lapses", st.Lapses)
+		}
+	})
+}
+
 func TestSinceBoot(t *testing.T) {
 	if before := SinceBoot(); before <= 0 || SinceBoot() < before {
 		t.Errorf("the clock reads %v and then less", before)

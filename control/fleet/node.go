@@ -110,9 +110,7 @@ func (k *Keeper) register(ctx context.Context, table store.Table[record]) (*sess
 	})
 	go func() {
 		s.watch()
-		if k.lose(s, "the lease was not renewed in time") {
-			k.stats.lapses.Add(1)
-		}
+		k.lapse(s)
 	}()
 	return s, nil
 }
