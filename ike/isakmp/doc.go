@@ -4,8 +4,8 @@
 // out, and the reverse. It opens no socket, reads no clock, keeps no state of
 // an exchange and holds no key: encryption comes in as a function.
 //
-// It shares nothing with package wire, the codec of IKEv2: the two have payload
-// numbers in common but not their meaning.
+// It shares only the reading of fields, package octets, with package wire, the
+// codec of IKEv2: the two have payload numbers in common but not their meaning.
 //
 // Everything that arrives is hostile. Parsers never panic, check each length
 // before use, refuse what exceeds the limits in limits.go, and copy what they

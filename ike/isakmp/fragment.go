@@ -3,6 +3,8 @@ package isakmp
 import (
 	"encoding/binary"
 	"fmt"
+
+	"github.com/vpngw/vpngw/ike/octets"
 )
 
 const (
@@ -18,12 +20,12 @@ const (
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~                         Fragment Data                         ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseFragment(c *cursor) *Fragment {
-	p := &Fragment{ID: c.uint16("fragment ID"), Number: c.uint8("fragment number")}
-	p.Last = c.uint8("flags")&fragmentLast != 0
-	p.Data = c.filled("fragment data")
+func parseFragment(c *octets.Cursor) *Fragment {
+	p := &Fragment{ID: c.Uint16("fragment ID"), Number: c.Uint8("fragment number")}
+	p.Last = c.Uint8("flags")&fragmentLast != 0
+	p.Data = filled(c, "fragment data")
 	if p.Number == 0 || int(p.Number) > MaxFragments {
-		c.fail("fragment number %d, not 1 to %d", p.Number, MaxFragments)
+		c.Fail("fragment number %d, not 1 to %d", p.Number, MaxFragments)
 	}
 	return p
 }

@@ -3,6 +3,7 @@ package isakmp
 import (
 	"fmt"
 
+	"github.com/vpngw/vpngw/ike/octets"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -159,49 +160,50 @@ func (p *NATOA) Type() PayloadType {
 
 // parsePayload reads one payload's body.
 func parsePayload(t PayloadType, body []byte) (p Payload, err *Error) {
-	c := &cursor{rest: body}
+	c := octets.NewCursor(body)
 	switch t {
 	case TypeSA:
-		p = parseSA(c)
+		p = parseSA(c, body)
 	case TypeKE:
-		p = &KE{Data: c.filled("public value")}
+		p = &KE{Data: filled(c, "public value")}
 	case TypeID:
 		p = parseID(c)
 	case TypeHash:
-		p = &Hash{Data: c.filled("hash")}
+		p = &Hash{Data: filled(c, "hash")}
 	case TypeNonce:
 		if n := len(body); n < MinNonce || n > MaxNonce {
-			c.fail("a nonce of %d octets, not %d to %d", n, MinNonce, MaxNonce)
+			c.Fail("a nonce of %d octets, not %d to %d", n, MinNonce, MaxNonce)
 		}
-		p = &Nonce{Data: c.remainder()}
+		p = &Nonce{Data: c.Remainder()}
 	case TypeNotify:
 		p = parseNotify(c)
 	case TypeDelete:
 		p = parseDelete(c)
 	case TypeVendorID:
-		p = &VendorID{Data: c.remainder()}
+		p = &VendorID{Data: c.Remainder()}
 	case TypeNATD, TypeNATDDraft:
-		p = &NATD{Draft: t == TypeNATDDraft, Data: c.filled("hash")}
+		p = &NATD{Draft: t == TypeNATDDraft, Data: filled(c, "hash")}
 	case TypeNATOA, TypeNATOADraft:
-		p = &NATOA{Draft: t == TypeNATOADraft, Data: c.remainder()}
+		p = &NATOA{Draft: t == TypeNATOADraft, Data: c.Remainder()}
 	case TypeFragment:
 		p = parseFragment(c)
 	default:
-		p = &Unknown{PayloadType: t, Body: c.remainder()}
+		p = &Unknown{PayloadType: t, Body: c.Remainder()}
 	}
-	c.end()
-	if c.err != nil {
-		return nil, c.err
+	c.End()
+	if c.Failed() {
+		offset, reason := c.Fault()
+		return nil, malformed(offset, "%s", reason)
 	}
 	return p, nil
 }
 
-// filled is remainder for what may not be empty.
-func (c *cursor) filled(what string) []byte {
-	if len(c.rest) == 0 {
-		c.fail("no %s", what)
+// filled returns the remainder, for what may not be empty.
+func filled(c *octets.Cursor, what string) []byte {
+	if c.Len() == 0 {
+		c.Fail("no %s", what)
 	}
-	return c.remainder()
+	return c.Remainder()
 }
 
 func appendFilled(b, data []byte, what string) ([]byte, error) {

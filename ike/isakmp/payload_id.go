@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/vpngw/vpngw/ike/octets"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -44,9 +45,9 @@ func (*ID) Type() PayloadType { return TypeID }
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~                     Identification Data                       ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseID(c *cursor) *ID {
-	p := &ID{IDType: IDType(c.uint8("ID type")), Protocol: c.uint8("protocol"), Port: c.uint16("port")}
-	p.Data = c.remainder()
+func parseID(c *octets.Cursor) *ID {
+	p := &ID{IDType: IDType(c.Uint8("ID type")), Protocol: c.Uint8("protocol"), Port: c.Uint16("port")}
+	p.Data = c.Remainder()
 	return p
 }
 

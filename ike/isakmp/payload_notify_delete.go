@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/vpngw/vpngw/ike/octets"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -33,13 +34,13 @@ func (p *Notify) String() string { return "N(" + p.NotifyType.String() + ")" }
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~                       Notification Data                       ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseNotify(c *cursor) *Notify {
-	c.uint32("DOI")
-	p := &Notify{Protocol: ipsec.Protocol(c.uint8("protocol"))}
-	spiSize := int(c.uint8("SPI size"))
-	p.NotifyType = NotifyType(c.uint16("notify type"))
-	p.SPI = c.bytes(spiSize, "SPI")
-	p.Data = c.remainder()
+func parseNotify(c *octets.Cursor) *Notify {
+	c.Uint32("DOI")
+	p := &Notify{Protocol: ipsec.Protocol(c.Uint8("protocol"))}
+	spiSize := int(c.Uint8("SPI size"))
+	p.NotifyType = NotifyType(c.Uint16("notify type"))
+	p.SPI = c.Bytes(spiSize, "SPI")
+	p.Data = c.Remainder()
 	return p
 }
 
@@ -93,22 +94,22 @@ func spiSize(p ipsec.Protocol) int {
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~               Security Parameter Index(es) (SPI)              ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseDelete(c *cursor) *Delete {
-	c.uint32("DOI")
-	p := &Delete{Protocol: ipsec.Protocol(c.uint8("protocol"))}
-	size, count := int(c.uint8("SPI size")), int(c.uint16("number of SPIs"))
+func parseDelete(c *octets.Cursor) *Delete {
+	c.Uint32("DOI")
+	p := &Delete{Protocol: ipsec.Protocol(c.Uint8("protocol"))}
+	size, count := int(c.Uint8("SPI size")), int(c.Uint16("number of SPIs"))
 	switch want := spiSize(p.Protocol); {
-	case c.err != nil:
+	case c.Failed():
 		return p
 	case want == 0:
-		c.fail("deletion of an SA of %s", p.Protocol)
+		c.Fail("deletion of an SA of %s", p.Protocol)
 	case size != want:
-		c.fail("deletion of %s with an SPI of %d octets", p.Protocol, size)
+		c.Fail("deletion of %s with an SPI of %d octets", p.Protocol, size)
 	case count > MaxDeleteSPIs:
-		c.fail("deletion of %d SAs, more than %d", count, MaxDeleteSPIs)
+		c.Fail("deletion of %d SAs, more than %d", count, MaxDeleteSPIs)
 	}
-	for i := 0; i < count && c.err == nil; i++ {
-		p.SPIs = append(p.SPIs, c.bytes(size, "SPI"))
+	for i := 0; i < count && !c.Failed(); i++ {
+		p.SPIs = append(p.SPIs, c.Bytes(size, "SPI"))
 	}
 	return p
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vpngw/vpngw/ike/octets"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -87,24 +88,24 @@ func (a Attribute) Number() (v uint64, ok bool) {
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	!                        SPI (variable)                         !
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseSA(c *cursor) *SA {
-	sa := &SA{Raw: append([]byte(nil), c.rest...)}
-	if doi := c.uint32("DOI"); c.err == nil && doi != doiIPsec {
-		c.fail("DOI %d", doi)
+func parseSA(c *octets.Cursor, body []byte) *SA {
+	sa := &SA{Raw: append([]byte(nil), body...)}
+	if doi := c.Uint32("DOI"); !c.Failed() && doi != doiIPsec {
+		c.Fail("DOI %d", doi)
 	}
-	if situation := c.uint32("situation"); c.err == nil && situation != situationIdentityOnly {
-		c.fail("situation %#x", situation)
+	if situation := c.Uint32("situation"); !c.Failed() && situation != situationIdentityOnly {
+		c.Fail("situation %#x", situation)
 	}
-	for c.err == nil {
+	for !c.Failed() {
 		if len(sa.Proposals) == MaxProposals {
-			c.fail("more than %d proposals", MaxProposals)
+			c.Fail("more than %d proposals", MaxProposals)
 			break
 		}
-		more := c.uint8("proposal")
-		c.take(1, "proposal")
-		body := c.sub(int(c.uint16("proposal length"))-4, "proposal")
+		more := c.Uint8("proposal")
+		c.Take(1, "proposal")
+		body := c.Sub(int(c.Uint16("proposal length"))-4, "proposal")
 		proposal := parseProposal(body)
-		if c.err = body.err; c.err != nil {
+		if c.Failed() {
 			break
 		}
 		sa.Proposals = append(sa.Proposals, proposal)
@@ -112,42 +113,42 @@ func parseSA(c *cursor) *SA {
 			break
 		}
 		if more != moreProposals {
-			c.fail("proposal followed by substructure %d", more)
+			c.Fail("proposal followed by substructure %d", more)
 		}
 	}
 	return sa
 }
 
-func parseProposal(c *cursor) Proposal {
-	p := Proposal{Number: c.uint8("proposal number"), Protocol: ipsec.Protocol(c.uint8("protocol"))}
-	spiSize, transforms := int(c.uint8("SPI size")), int(c.uint8("number of transforms"))
+func parseProposal(c *octets.Cursor) Proposal {
+	p := Proposal{Number: c.Uint8("proposal number"), Protocol: ipsec.Protocol(c.Uint8("protocol"))}
+	spiSize, transforms := int(c.Uint8("SPI size")), int(c.Uint8("number of transforms"))
 	switch {
-	case c.err != nil:
+	case c.Failed():
 	case (p.Protocol == ipsec.ProtocolESP || p.Protocol == ipsec.ProtocolAH) && spiSize != 4:
-		c.fail("%s proposal with an SPI of %d octets", p.Protocol, spiSize)
+		c.Fail("%s proposal with an SPI of %d octets", p.Protocol, spiSize)
 	case transforms == 0:
-		c.fail("proposal without transforms")
+		c.Fail("proposal without transforms")
 	case transforms > MaxTransforms:
-		c.fail("%d transforms, more than %d", transforms, MaxTransforms)
+		c.Fail("%d transforms, more than %d", transforms, MaxTransforms)
 	}
-	p.SPI = c.bytes(spiSize, "SPI")
+	p.SPI = c.Bytes(spiSize, "SPI")
 	for i := range transforms {
-		if c.err != nil {
+		if c.Failed() {
 			return p
 		}
-		more := c.uint8("transform")
-		c.take(1, "transform")
-		body := c.sub(int(c.uint16("transform length"))-4, "transform")
+		more := c.Uint8("transform")
+		c.Take(1, "transform")
+		body := c.Sub(int(c.Uint16("transform length"))-4, "transform")
 		t := parseTransform(body)
-		if c.err = body.err; c.err != nil {
+		if c.Failed() {
 			return p
 		}
 		if last := i == transforms-1; last && more != lastSubstruct || !last && more != moreTransforms {
-			c.fail("transform %d of %d followed by substructure %d", i+1, transforms, more)
+			c.Fail("transform %d of %d followed by substructure %d", i+1, transforms, more)
 		}
 		p.Transforms = append(p.Transforms, t)
 	}
-	c.end()
+	c.End()
 	return p
 }
 
@@ -158,27 +159,27 @@ func parseProposal(c *cursor) Proposal {
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~                        SA Attributes                          ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseTransform(c *cursor) Transform {
-	t := Transform{Number: c.uint8("transform number"), ID: c.uint8("transform ID")}
-	c.take(2, "reserved field")
+func parseTransform(c *octets.Cursor) Transform {
+	t := Transform{Number: c.Uint8("transform number"), ID: c.Uint8("transform ID")}
+	c.Take(2, "reserved field")
 	t.Attributes = parseAttributes(c)
 	return t
 }
 
 // parseAttributes reads attributes to the end (RFC 2408, section 3.3).
-func parseAttributes(c *cursor) (list []Attribute) {
-	for c.err == nil && len(c.rest) > 0 {
+func parseAttributes(c *octets.Cursor) (list []Attribute) {
+	for !c.Failed() && c.Len() > 0 {
 		if len(list) == MaxAttributes {
-			c.fail("more than %d attributes", MaxAttributes)
+			c.Fail("more than %d attributes", MaxAttributes)
 			break
 		}
-		kind := c.uint16("attribute type")
+		kind := c.Uint16("attribute type")
 		length := 2
 		if kind&attributeTV == 0 {
-			length = int(c.uint16("attribute length"))
+			length = int(c.Uint16("attribute length"))
 		}
-		value := c.bytes(length, "attribute value")
-		if c.err == nil {
+		value := c.Bytes(length, "attribute value")
+		if !c.Failed() {
 			list = append(list, Attribute{AttributeType(kind &^ attributeTV), value})
 		}
 	}
@@ -187,11 +188,13 @@ func parseAttributes(c *cursor) (list []Attribute) {
 
 // ParseAttributes reads a list of attributes, the data of some notifications.
 func ParseAttributes(b []byte) ([]Attribute, error) {
-	c := &cursor{rest: b}
-	if list := parseAttributes(c); c.err == nil {
-		return list, nil
+	c := octets.NewCursor(b)
+	list := parseAttributes(c)
+	if c.Failed() {
+		offset, reason := c.Fault()
+		return nil, malformed(offset, "%s", reason)
 	}
-	return nil, c.err
+	return list, nil
 }
 
 // AppendAttributes appends a list of attributes.

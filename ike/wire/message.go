@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/vpngw/vpngw/ike/octets"
 )
 
 // Message is an IKEv2 message.
@@ -132,7 +134,7 @@ func parseEnvelope(kind, first PayloadType, body []byte, offset int, last bool) 
 
 // parsePayload reads one payload's body.
 func parsePayload(t PayloadType, critical bool, body []byte) (p Payload, err *Error) {
-	c := &cursor{rest: body}
+	c := octets.NewCursor(body)
 	switch t {
 	case TypeSA:
 		p = parseSA(c)
@@ -168,11 +170,12 @@ func parsePayload(t PayloadType, critical bool, body []byte) (p Payload, err *Er
 			e.Notify = UnsupportedCriticalPayload
 			return nil, e
 		}
-		return &Unknown{PayloadType: t, Body: c.remainder()}, nil
+		return &Unknown{PayloadType: t, Body: c.Remainder()}, nil
 	}
-	c.end()
-	if c.err != nil {
-		return nil, c.err
+	c.End()
+	if c.Failed() {
+		offset, reason := c.Fault()
+		return nil, syntaxError(offset, "%s", reason)
 	}
 	return p, nil
 }

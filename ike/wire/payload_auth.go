@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+
+	"github.com/vpngw/vpngw/ike/octets"
 )
 
 // Type returns TypeIDi or TypeIDr.
@@ -46,13 +48,13 @@ func printable(b []byte) string {
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~                   Identification Data                         ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseID(c *cursor, responder bool) *ID {
-	p := &ID{Responder: responder, IDType: IDType(c.uint8("identity type"))}
-	copy(p.reserved[:], c.take(len(p.reserved), "reserved field"))
-	p.Data = c.remainder()
-	if c.err == nil {
+func parseID(c *octets.Cursor, responder bool) *ID {
+	p := &ID{Responder: responder, IDType: IDType(c.Uint8("identity type"))}
+	copy(p.reserved[:], c.Take(len(p.reserved), "reserved field"))
+	p.Data = c.Remainder()
+	if !c.Failed() {
 		if err := p.check(); err != nil {
-			c.fail("%v", err)
+			c.Fail("%v", err)
 		}
 	}
 	return p
@@ -91,11 +93,11 @@ func (*Auth) Type() PayloadType { return TypeAuth }
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~                      Authentication Data                      ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseAuth(c *cursor) *Auth {
-	p := &Auth{Method: AuthMethod(c.uint8("method"))}
-	c.take(3, "reserved field")
-	if p.Data = c.remainder(); p.Data == nil {
-		c.fail("no authentication data")
+func parseAuth(c *octets.Cursor) *Auth {
+	p := &Auth{Method: AuthMethod(c.Uint8("method"))}
+	c.Take(3, "reserved field")
+	if p.Data = c.Remainder(); p.Data == nil {
+		c.Fail("no authentication data")
 	}
 	return p
 }
@@ -112,8 +114,8 @@ func (*Cert) Type() PayloadType { return TypeCert }
 
 // parseCert reads a certificate: its encoding, then its octets (RFC 7296,
 // section 3.6).
-func parseCert(c *cursor) *Cert {
-	return &Cert{Encoding: c.uint8("encoding"), Data: c.remainder()}
+func parseCert(c *octets.Cursor) *Cert {
+	return &Cert{Encoding: c.Uint8("encoding"), Data: c.Remainder()}
 }
 
 func (p *Cert) appendBody(b []byte) ([]byte, error) {
@@ -125,8 +127,8 @@ func (*CertReq) Type() PayloadType { return TypeCertReq }
 
 // parseCertReq reads a certificate request: an encoding, then the authorities
 // (RFC 7296, section 3.7).
-func parseCertReq(c *cursor) *CertReq {
-	return &CertReq{Encoding: c.uint8("encoding"), Authorities: c.remainder()}
+func parseCertReq(c *octets.Cursor) *CertReq {
+	return &CertReq{Encoding: c.Uint8("encoding"), Authorities: c.Remainder()}
 }
 
 func (p *CertReq) appendBody(b []byte) ([]byte, error) {
@@ -141,10 +143,10 @@ const eapHeaderLen = 4
 
 // parseEAP reads an EAP message, whose own length must be the payload's
 // (RFC 7296, section 3.16).
-func parseEAP(c *cursor) *EAP {
-	p := &EAP{Message: c.remainder()}
+func parseEAP(c *octets.Cursor) *EAP {
+	p := &EAP{Message: c.Remainder()}
 	if err := p.check(); err != nil {
-		c.fail("%v", err)
+		c.Fail("%v", err)
 	}
 	return p
 }

@@ -3,6 +3,8 @@ package wire
 import (
 	"encoding/binary"
 	"fmt"
+
+	"github.com/vpngw/vpngw/ike/octets"
 )
 
 // Type returns TypeConfig.
@@ -16,16 +18,16 @@ func (*Config) Type() PayloadType { return TypeConfig }
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~                             Value                             ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseConfig(c *cursor) *Config {
-	p := &Config{ConfigType: ConfigType(c.uint8("configuration type"))}
-	c.take(3, "reserved field")
-	for c.err == nil && len(c.rest) > 0 {
+func parseConfig(c *octets.Cursor) *Config {
+	p := &Config{ConfigType: ConfigType(c.Uint8("configuration type"))}
+	c.Take(3, "reserved field")
+	for !c.Failed() && c.Len() > 0 {
 		if len(p.Attributes) == MaxConfigAttributes {
-			c.fail("more than %d attributes", MaxConfigAttributes)
+			c.Fail("more than %d attributes", MaxConfigAttributes)
 			break
 		}
-		kind := c.uint16("attribute type") & 0x7fff
-		value := c.bytes(int(c.uint16("attribute length")), "attribute value")
+		kind := c.Uint16("attribute type") & 0x7fff
+		value := c.Bytes(int(c.Uint16("attribute length")), "attribute value")
 		p.Attributes = append(p.Attributes, ConfigAttribute{Type: kind, Value: value})
 	}
 	return p

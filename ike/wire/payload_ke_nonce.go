@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vpngw/vpngw/ike/octets"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -22,11 +23,11 @@ func (p *KE) String() string { return "KE(" + ipsec.Group(p.Group).String() + ")
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~                       Key Exchange Data                       ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseKE(c *cursor) *KE {
-	p := &KE{Group: c.uint16("group")}
-	c.take(2, "reserved field")
-	if p.Data = c.remainder(); p.Data == nil {
-		c.fail("no key exchange data")
+func parseKE(c *octets.Cursor) *KE {
+	p := &KE{Group: c.Uint16("group")}
+	c.Take(2, "reserved field")
+	if p.Data = c.Remainder(); p.Data == nil {
+		c.Fail("no key exchange data")
 	}
 	return p
 }
@@ -43,12 +44,12 @@ func (p *KE) appendBody(b []byte) ([]byte, error) {
 func (*Nonce) Type() PayloadType { return TypeNonce }
 
 // parseNonce reads a nonce: all of the body (RFC 7296, section 3.9).
-func parseNonce(c *cursor) *Nonce {
-	if n := len(c.rest); n < MinNonce || n > MaxNonce {
-		c.fail("a nonce of %d octets, not %d to %d", n, MinNonce, MaxNonce)
+func parseNonce(c *octets.Cursor) *Nonce {
+	if n := c.Len(); n < MinNonce || n > MaxNonce {
+		c.Fail("a nonce of %d octets, not %d to %d", n, MinNonce, MaxNonce)
 		return nil
 	}
-	return &Nonce{Data: c.remainder()}
+	return &Nonce{Data: c.Remainder()}
 }
 
 func (p *Nonce) appendBody(b []byte) ([]byte, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/vpngw/vpngw/ike/octets"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -25,15 +26,15 @@ func (p *Notify) String() string { return "N(" + p.NotifyType.String() + ")" }
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~                       Notification Data                       ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseNotify(c *cursor) *Notify {
-	p := &Notify{Protocol: ipsec.Protocol(c.uint8("protocol"))}
-	spiSize := int(c.uint8("SPI size"))
-	p.NotifyType = NotifyType(c.uint16("notify type"))
-	p.SPI = c.bytes(spiSize, "SPI")
+func parseNotify(c *octets.Cursor) *Notify {
+	p := &Notify{Protocol: ipsec.Protocol(c.Uint8("protocol"))}
+	spiSize := int(c.Uint8("SPI size"))
+	p.NotifyType = NotifyType(c.Uint16("notify type"))
+	p.SPI = c.Bytes(spiSize, "SPI")
 	if spiSize == 0 {
 		p.Protocol = 0
 	}
-	p.Data = c.remainder()
+	p.Data = c.Remainder()
 	return p
 }
 
@@ -68,27 +69,27 @@ func (p *Delete) String() string {
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~               Security Parameter Index(es) (SPI)              ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseDelete(c *cursor) *Delete {
-	p := &Delete{Protocol: ipsec.Protocol(c.uint8("protocol"))}
-	size, count := int(c.uint8("SPI size")), int(c.uint16("number of SPIs"))
+func parseDelete(c *octets.Cursor) *Delete {
+	p := &Delete{Protocol: ipsec.Protocol(c.Uint8("protocol"))}
+	size, count := int(c.Uint8("SPI size")), int(c.Uint16("number of SPIs"))
 	switch {
-	case c.err != nil:
+	case c.Failed():
 		return p
 	case p.Protocol == ipsec.ProtocolIKE:
 		if size != 0 || count != 0 {
-			c.fail("deletion of the IKE SA with %d SPIs of %d octets", count, size)
+			c.Fail("deletion of the IKE SA with %d SPIs of %d octets", count, size)
 		}
 	case p.Protocol != ipsec.ProtocolESP && p.Protocol != ipsec.ProtocolAH:
-		c.fail("deletion of an SA of %s", p.Protocol)
+		c.Fail("deletion of an SA of %s", p.Protocol)
 	case size != 4:
-		c.fail("deletion of %s with an SPI of %d octets", p.Protocol, size)
+		c.Fail("deletion of %s with an SPI of %d octets", p.Protocol, size)
 	case count > MaxDeleteSPIs:
-		c.fail("deletion of %d SAs, more than %d", count, MaxDeleteSPIs)
+		c.Fail("deletion of %d SAs, more than %d", count, MaxDeleteSPIs)
 	}
-	for i := 0; i < count && c.err == nil; i++ {
-		p.SPIs = append(p.SPIs, ipsec.SPI(c.uint32("SPI")))
+	for i := 0; i < count && !c.Failed(); i++ {
+		p.SPIs = append(p.SPIs, ipsec.SPI(c.Uint32("SPI")))
 	}
-	c.end()
+	c.End()
 	return p
 }
 
@@ -120,6 +121,6 @@ func (*VendorID) Type() PayloadType { return TypeVendorID }
 
 // parseVendorID reads a vendor's octets: all of the body (RFC 7296, section
 // 3.12).
-func parseVendorID(c *cursor) *VendorID { return &VendorID{Data: c.remainder()} }
+func parseVendorID(c *octets.Cursor) *VendorID { return &VendorID{Data: c.Remainder()} }
 
 func (p *VendorID) appendBody(b []byte) ([]byte, error) { return append(b, p.Data...), nil }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/vpngw/vpngw/ike/octets"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -48,20 +49,19 @@ const (
 // A transform with an attribute that is not known cannot be agreed on and is
 // left out; a proposal that has lost all transforms of a type that way is left
 // out, too (section 3.3.6). So the list may come out empty.
-func parseSA(c *cursor) *SA {
+func parseSA(c *octets.Cursor) *SA {
 	sa := &SA{}
-	for count := 0; c.err == nil; count++ {
+	for count := 0; !c.Failed(); count++ {
 		if count == MaxProposals {
-			c.fail("more than %d proposals", MaxProposals)
+			c.Fail("more than %d proposals", MaxProposals)
 			break
 		}
-		more := c.uint8("proposal")
-		c.take(1, "proposal")
-		length := int(c.uint16("proposal length"))
-		body := c.sub(length-4, "proposal")
+		more := c.Uint8("proposal")
+		c.Take(1, "proposal")
+		length := int(c.Uint16("proposal length"))
+		body := c.Sub(length-4, "proposal")
 		proposal, usable := parseProposal(body)
-		if body.err != nil {
-			c.err = body.err
+		if c.Failed() {
 			break
 		}
 		if usable {
@@ -71,43 +71,43 @@ func parseSA(c *cursor) *SA {
 			break
 		}
 		if more != moreProposals {
-			c.fail("proposal followed by substructure %d", more)
+			c.Fail("proposal followed by substructure %d", more)
 		}
 	}
 	return sa
 }
 
-func parseProposal(c *cursor) (p ipsec.Proposal, usable bool) {
-	p.Number = c.uint8("proposal number")
-	p.Protocol = ipsec.Protocol(c.uint8("protocol"))
-	spiSize := int(c.uint8("SPI size"))
-	transforms := int(c.uint8("number of transforms"))
+func parseProposal(c *octets.Cursor) (p ipsec.Proposal, usable bool) {
+	p.Number = c.Uint8("proposal number")
+	p.Protocol = ipsec.Protocol(c.Uint8("protocol"))
+	spiSize := int(c.Uint8("SPI size"))
+	transforms := int(c.Uint8("number of transforms"))
 	switch {
-	case c.err != nil:
+	case c.Failed():
 	case p.Protocol == ipsec.ProtocolIKE && spiSize != 0 && spiSize != 8,
 		(p.Protocol == ipsec.ProtocolESP || p.Protocol == ipsec.ProtocolAH) && spiSize != 4:
-		c.fail("%s proposal with an SPI of %d octets", p.Protocol, spiSize)
+		c.Fail("%s proposal with an SPI of %d octets", p.Protocol, spiSize)
 	case transforms == 0:
-		c.fail("proposal without transforms")
+		c.Fail("proposal without transforms")
 	case transforms > MaxTransforms:
-		c.fail("%d transforms, more than %d", transforms, MaxTransforms)
+		c.Fail("%d transforms, more than %d", transforms, MaxTransforms)
 	}
-	p.SPI = c.bytes(spiSize, "SPI")
+	p.SPI = c.Bytes(spiSize, "SPI")
 	lost := map[ipsec.TransformType]bool{}
 	for i := range transforms {
-		if c.err != nil {
+		if c.Failed() {
 			return p, false
 		}
-		more := c.uint8("transform")
-		c.take(1, "transform")
-		length := int(c.uint16("transform length"))
-		body := c.sub(length-4, "transform")
+		more := c.Uint8("transform")
+		c.Take(1, "transform")
+		length := int(c.Uint16("transform length"))
+		body := c.Sub(length-4, "transform")
 		t, known := parseTransform(body)
-		if c.err = body.err; c.err != nil {
+		if c.Failed() {
 			return p, false
 		}
 		if last := i == transforms-1; last && more != lastSubstruct || !last && more != moreTransforms {
-			c.fail("transform %d of %d followed by substructure %d", i+1, transforms, more)
+			c.Fail("transform %d of %d followed by substructure %d", i+1, transforms, more)
 		}
 		if known {
 			p.Transforms = append(p.Transforms, t)
@@ -115,13 +115,13 @@ func parseProposal(c *cursor) (p ipsec.Proposal, usable bool) {
 			lost[t.Type] = true
 		}
 	}
-	c.end()
+	c.End()
 	for t := range lost {
 		if len(p.Of(t)) == 0 {
 			return p, false
 		}
 	}
-	return p, c.err == nil
+	return p, !c.Failed()
 }
 
 // parseTransform reads one transform (section 3.3.2) and its attributes
@@ -134,20 +134,20 @@ func parseProposal(c *cursor) (p ipsec.Proposal, usable bool) {
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~                      Transform Attributes                     ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-func parseTransform(c *cursor) (t ipsec.Transform, known bool) {
-	t.Type = ipsec.TransformType(c.uint8("transform type"))
-	c.take(1, "transform")
-	t.ID = c.uint16("transform ID")
+func parseTransform(c *octets.Cursor) (t ipsec.Transform, known bool) {
+	t.Type = ipsec.TransformType(c.Uint8("transform type"))
+	c.Take(1, "transform")
+	t.ID = c.Uint16("transform ID")
 	known = true
-	for n := 0; len(c.rest) > 0 && c.err == nil; n++ {
+	for n := 0; c.Len() > 0 && !c.Failed(); n++ {
 		if n == MaxTransformAttributes {
-			c.fail("more than %d attributes of a transform", MaxTransformAttributes)
+			c.Fail("more than %d attributes of a transform", MaxTransformAttributes)
 			break
 		}
-		kind := c.uint16("attribute type")
-		value := c.uint16("attribute value")
+		kind := c.Uint16("attribute type")
+		value := c.Uint16("attribute value")
 		if kind&attributeTV == 0 {
-			c.take(int(value), "attribute value")
+			c.Take(int(value), "attribute value")
 		}
 		if kind == attributeTV|attributeKeyLength && value != 0 && t.KeyBits == 0 {
 			t.KeyBits = value

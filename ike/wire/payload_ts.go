@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/vpngw/vpngw/ike/octets"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -46,39 +47,38 @@ const tsFixedLen = 8
 //
 // Selectors of other types cannot be agreed on and are left out, so the list
 // may come out empty.
-func parseTS(c *cursor, responder bool) *TS {
+func parseTS(c *octets.Cursor, responder bool) *TS {
 	p := &TS{Responder: responder}
-	count := int(c.uint8("number of selectors"))
-	c.take(3, "reserved field")
+	count := int(c.Uint8("number of selectors"))
+	c.Take(3, "reserved field")
 	switch {
-	case c.err != nil:
+	case c.Failed():
 	case count == 0:
-		c.fail("no selectors")
+		c.Fail("no selectors")
 	case count > MaxSelectors:
-		c.fail("%d selectors, more than %d", count, MaxSelectors)
+		c.Fail("%d selectors, more than %d", count, MaxSelectors)
 	}
-	for i := 0; i < count && c.err == nil; i++ {
-		kind := c.uint8("selector type")
-		protocol := c.uint8("IP protocol")
-		body := c.sub(int(c.uint16("selector length"))-4, "selector")
-		if c.err = body.err; c.err != nil || kind != tsIPv4AddrRange && kind != tsIPv6AddrRange {
+	for i := 0; i < count && !c.Failed(); i++ {
+		kind := c.Uint8("selector type")
+		protocol := c.Uint8("IP protocol")
+		body := c.Sub(int(c.Uint16("selector length"))-4, "selector")
+		if c.Failed() || kind != tsIPv4AddrRange && kind != tsIPv6AddrRange {
 			continue
 		}
-		ts := ipsec.TrafficSelector{Protocol: protocol, StartPort: body.uint16("port"), EndPort: body.uint16("port")}
+		ts := ipsec.TrafficSelector{Protocol: protocol, StartPort: body.Uint16("port"), EndPort: body.Uint16("port")}
 		size := 4
 		if kind == tsIPv6AddrRange {
 			size = 16
 		}
-		ts.Start, _ = netip.AddrFromSlice(body.take(size, "address"))
-		ts.End, _ = netip.AddrFromSlice(body.take(size, "address"))
-		body.end()
+		ts.Start, _ = netip.AddrFromSlice(body.Take(size, "address"))
+		ts.End, _ = netip.AddrFromSlice(body.Take(size, "address"))
+		body.End()
 		if !ts.Valid() {
-			body.fail("an empty range")
+			body.Fail("an empty range")
 		}
-		c.err = body.err
 		p.Selectors = append(p.Selectors, ts)
 	}
-	c.end()
+	c.End()
 	return p
 }
 
