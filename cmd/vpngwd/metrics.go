@@ -81,7 +81,9 @@ var (
 	descLapses    = desc("fleet_lapses_total", "Leases of this node that were not renewed in time.")
 
 	descPasses    = desc("reconcile_passes_total", "Passes over all objects.")
-	descPassFails = desc("reconcile_failures_total", "Objects and engines that a pass could not apply, over all passes.")
+	descPassFails = desc("reconcile_failures_total", "What passes could not apply and the store did not take.")
+	descRetrying  = desc("reconcile_retrying_gateways", "Gateways that the last pass could not apply, each of which is tried again by a backoff of its own.")
+	descWaiting   = desc("reconcile_waiting_gateways", "Gateways of which something waits to be written to the store.")
 	descPassTime  = desc("reconcile_last_duration_seconds", "How long the last pass took.")
 	descPassWhen  = desc("reconcile_last_timestamp_seconds", "When the last pass began, in Unix time.")
 )
@@ -192,6 +194,8 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	r := c.figures.reconciler()
 	counter(descPasses, r.Passes)
 	counter(descPassFails, r.Failures)
+	gauge(descRetrying, float64(r.Retrying))
+	gauge(descWaiting, float64(r.Waiting))
 	gauge(descPassTime, r.LastDuration.Seconds())
 	gauge(descPassWhen, float64(r.LastPass.UnixMilli())/1000)
 }

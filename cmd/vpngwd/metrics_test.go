@@ -38,7 +38,7 @@ func (f *figures) handler() http.Handler {
 		lostEvents:  func() uint64 { return 2 },
 		sockets:     func() udp.Stats { return udp.Stats{Keepalives: 5} },
 		reconciler: func() reconcile.Stats {
-			return reconcile.Stats{Passes: 6, Failures: 7, LastDuration: 1500 * time.Millisecond, LastPass: time.Unix(8, 0)}
+			return reconcile.Stats{Passes: 6, Failures: 7, Retrying: 2, Waiting: 3, LastDuration: 1500 * time.Millisecond, LastPass: time.Unix(8, 0)}
 		},
 		probes: func() []reconcile.Probe { return f.probes },
 	}, func(context.Context) error { return f.ready }, slog.New(slog.DiscardHandler))
@@ -109,6 +109,7 @@ func TestMetrics(t *testing.T) {
 		`vpngw_ike_dropped_total{reason="unknown SPI"} 3`,
 		`vpngw_socket_datagrams_total{kind="keepalive"} 5`,
 		`vpngw_reconcile_passes_total 6`, `vpngw_reconcile_failures_total 7`,
+		`vpngw_reconcile_retrying_gateways 2`, `vpngw_reconcile_waiting_gateways 3`,
 		`vpngw_reconcile_last_duration_seconds 1.5`, `vpngw_reconcile_last_timestamp_seconds 8`,
 	)
 	if !strings.Contains(body, "vpngw_build_info{") {

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/vpngw/vpngw/control"
@@ -41,8 +42,33 @@ func (r *Reconciler) withdraw(d *control.Division) {
 		r.Logger.Error("nothing was withdrawn; the sockets are fenced all the same", "error", err)
 		return
 	}
-	r.apply(r.plan(r.snapshot, hostAddresses, d))
+	p := r.plan(r.snapshot, hostAddresses, d)
+	r.forget(p)
+	r.apply(p)
 	r.applied(d)
+}
+
+// forget takes back what is to be written of objects that are another node's
+// now: it would overwrite what that node says.
+func (r *Reconciler) forget(p *plan) {
+	if p.division == r.division || r.Fleet == nil {
+		return
+	}
+	r.told = nil
+	mine := maps.Clone(p.tended)
+	for id, g := range p.gateways {
+		mine[id] = p.division.Reports(g.gateway)
+	}
+	for _, g := range p.clients.gateways {
+		mine[g.gateway.ID] = g.tended
+		if g.server != nil {
+			mine[g.server.ID] = g.tended
+		}
+	}
+	for i := range p.snapshot.Monitors {
+		mine[p.snapshot.Monitors[i].ID] = r.finalizes(p, &p.snapshot.Monitors[i])
+	}
+	r.queues.retain(func(object string) bool { return mine[object] })
 }
 
 // lost tells whether a tunnel or a server of clients stands that is not this

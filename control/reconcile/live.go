@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/nqa"
-	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/ike/sa"
 )
 
@@ -21,8 +19,7 @@ type live struct {
 	connection control.Connection
 	place      place
 	journal    journal
-	stored     control.ConnectionStatus // as the store has it
-	next       control.ConnectionStatus // to be stored
+	stored     control.ConnectionStatus // as the store has it, or the queue
 
 	fault    error // of the last pass
 	observed int64 // generation that the last pass applied, or failed to
@@ -35,7 +32,7 @@ type live struct {
 	failure   *sa.Event      // the last one, until it is healed
 
 	monitor       *control.Monitor      // nil: the connection has none
-	monitorStatus control.MonitorStatus // as the store has it
+	monitorStatus control.MonitorStatus // as the store has it, or the queue
 }
 
 // condition is what the key exchange says of a connection.
@@ -94,7 +91,7 @@ func (r *Reconciler) meet(ctx context.Context, p *plan) {
 			l = &live{stored: status, applied: status.Applied, resets: status.Resets}
 			lines, err := r.Objects.Log(ctx, c.Project, c.ID)
 			if err != nil {
-				p.errs = append(p.errs, fmt.Errorf("connection %s: log: %w", c.ID, err))
+				p.fail(c.GatewayID, fmt.Errorf("connection %s: log: %w", c.ID, err))
 			}
 			l.journal.restore(lines)
 			r.subjects[c.ID] = l
@@ -232,8 +229,7 @@ func (r *Reconciler) record(now time.Time, e sa.Event) {
 	}
 }
 
-// drain records the events at hand. It is called between writes to the store,
-// which take their time: the channel of events has an end.
+// drain records the events at hand.
 func (r *Reconciler) drain() {
 	for {
 		select {
@@ -273,9 +269,9 @@ func (r *Reconciler) concerned(e sa.Event) []*live {
 	return open
 }
 
-// observe compares the engines with what was reported, and writes the status
-// of each connection that changed.
-func (r *Reconciler) observe(ctx context.Context) error {
+// observe compares the engines with what was reported, and has the status of
+// each connection that changed written.
+func (r *Reconciler) observe() error {
 	now := time.Now()
 	conditions := r.conditions()
 	for id, since := range r.leaving {
@@ -304,24 +300,15 @@ func (r *Reconciler) observe(ctx context.Context) error {
 	if err == nil {
 		routes = r.routed()
 	}
-	var changed []*live
-	var storeErr error
 	for id, l := range r.subjects {
 		if l.observed == 0 {
 			continue
 		}
 		l.routes = routes[id]
-		if l.renew(now, l.status(r.division.Name())) {
-			changed = append(changed, l)
-		}
-		if storeErr == nil {
-			storeErr = r.reportMonitor(ctx, l, r.tunnels[id])
-		}
+		r.report(l, now, l.status(r.division.Name()))
+		r.reportMonitor(l, r.tunnels[id])
 	}
-	if storeErr == nil {
-		storeErr = r.storeStatuses(ctx, changed)
-	}
-	return errors.Join(err, storeErr)
+	return err
 }
 
 // routed returns the destinations that are routed into the tunnel of each
@@ -356,69 +343,35 @@ func (r *Reconciler) routed() map[string][]netip.Prefix {
 	return all
 }
 
-// renew takes over a status as the one to be stored, and tells whether it is
-// another one than the store has.
-func (l *live) renew(now time.Time, status control.ConnectionStatus) bool {
+// report has the status of a connection written if it is another one than the
+// store has.
+func (r *Reconciler) report(l *live, now time.Time, status control.ConnectionStatus) {
 	if reflect.DeepEqual(status, l.stored) {
-		return false
+		return
 	}
 	if status.State != l.stored.State {
 		status.LastChange = now.UTC()
 	}
-	l.next = status
-	return true
+	l.stored = status
+	c := &l.connection
+	r.queues.put(c.GatewayID, task{
+		key: "status of connection " + c.ID, object: c.ID,
+		status: &control.Report[control.ConnectionStatus]{Project: c.Project, ID: c.ID, Value: status},
+	})
 }
 
-// storeBatch is how many statuses or logs are written between two looks at the
-// channel of events, which has an end.
-const storeBatch = 64
-
-// storeStatuses writes the statuses that are to be stored. It stops where the
-// store fails: each attempt may take as long as the store's patience.
-func (r *Reconciler) storeStatuses(ctx context.Context, changed []*live) error {
-	for batch := range slices.Chunk(changed, storeBatch) {
-		var reports []control.Report[control.ConnectionStatus]
-		for _, l := range batch {
-			reports = append(reports, control.Report[control.ConnectionStatus]{Project: l.connection.Project, ID: l.connection.ID, Value: l.next})
-		}
-		var failure error
-		for i, err := range r.Objects.SetConnectionStatuses(ctx, reports) {
-			switch {
-			case err == nil:
-				batch[i].stored = batch[i].next
-			case !errors.Is(err, store.ErrNotFound):
-				failure = fmt.Errorf("status of connection %s: %w", batch[i].connection.ID, err)
-			}
-		}
-		r.drain()
-		if failure != nil {
-			return failure
-		}
-	}
-	return nil
-}
-
-// storeLogs writes the logs that have new lines.
-func (r *Reconciler) storeLogs(ctx context.Context) {
+// storeLogs has the logs written that have new lines.
+func (r *Reconciler) storeLogs() {
 	r.logsStored = time.Now()
-	var changed []*live
 	for _, l := range r.subjects {
-		if l.journal.changed {
-			changed = append(changed, l)
+		if !l.journal.changed {
+			continue
 		}
-	}
-	for batch := range slices.Chunk(changed, storeBatch) {
-		var reports []control.Report[[]control.LogLine]
-		for _, l := range batch {
-			reports = append(reports, control.Report[[]control.LogLine]{Project: l.connection.Project, ID: l.connection.ID, Value: l.journal.stored()})
-		}
-		for i, err := range r.Objects.SetLogs(ctx, reports) {
-			if err != nil && !errors.Is(err, store.ErrNotFound) {
-				r.Logger.Error("log was not stored", "connection", batch[i].connection.ID, "error", err)
-				continue
-			}
-			batch[i].journal.changed = false
-		}
-		r.drain()
+		l.journal.changed = false
+		c := &l.connection
+		r.queues.put(c.GatewayID, task{
+			key: "log of connection " + c.ID, object: c.ID,
+			log: &control.Report[[]control.LogLine]{Project: c.Project, ID: c.ID, Value: l.journal.stored()},
+		})
 	}
 }

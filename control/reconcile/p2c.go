@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/control"
-	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/dataplane/route"
 	"github.com/vpngw/vpngw/sslvpn"
 )
@@ -246,7 +245,7 @@ func (r *Reconciler) applyClients(p *plan) {
 		p.clients.fault(network.server, cmp.Or(why, err, errors.New("the engine does not run it")))
 	}
 	if err != nil && !failed {
-		p.errs = append(p.errs, fmt.Errorf("client-to-cloud servers: %w", err))
+		p.fail("", fmt.Errorf("client-to-cloud servers: %w", err))
 	}
 	r.networks = p.clients.networks
 	r.placeLogs(p)
@@ -281,91 +280,69 @@ func (r *routing) all(tunnels []*tunnel, of func(id string) carriage, networks [
 
 // renewCertificates has our own CAs sign what is due. The pass that the change
 // starts gives it to the engine.
-func (r *Reconciler) renewCertificates(ctx context.Context, p *plan) {
+func (r *Reconciler) renewCertificates(p *plan) {
 	for _, g := range p.clients.gateways {
 		if g.endpoint == nil {
 			continue
 		}
-		renewed, err := r.Objects.RenewServerCertificate(ctx, g.server.Project, g.server.ID, g.gateway.EIP.Address, time.Now())
-		if renewed {
-			r.Logger.Info("certificate of a server renewed", "server", g.server.ID)
-		}
-		if err != nil {
-			p.errs = append(p.errs, fmt.Errorf("server %s: renew its certificate: %w", g.server.ID, err))
-		}
+		server, eip := g.server.Meta, g.gateway.EIP.Address
+		r.queues.put(g.gateway.ID, task{key: "certificate of server " + server.ID, object: server.ID, write: func(ctx context.Context) error {
+			renewed, err := r.Objects.RenewServerCertificate(ctx, server.Project, server.ID, eip, time.Now())
+			if err != nil {
+				return fmt.Errorf("server %s: renew its certificate: %w", server.ID, err)
+			}
+			if renewed {
+				r.Logger.Info("certificate of a server renewed", "server", server.ID)
+			}
+			return nil
+		}})
 	}
 }
 
-// finalizeClients removes the gateways that were asked to go: their endpoints
-// are not in the engine any more.
-func (r *Reconciler) finalizeClients(ctx context.Context, p *plan) {
-	p.clients.gateways = slices.DeleteFunc(p.clients.gateways, func(g *clientGateway) bool {
-		if !g.gateway.DeletionRequested || !g.tended {
-			return false
-		}
-		if err := r.Objects.FinalizeP2CGateway(ctx, g.gateway.Project, g.gateway.ID); err != nil {
-			p.errs = append(p.errs, fmt.Errorf("gateway %s: finalize: %w", g.gateway.ID, err))
-			return false
-		}
-		r.Logger.Info("client-to-cloud gateway deleted", "gateway", g.gateway.ID)
-		return true
-	})
-}
-
-// reportClients writes the statuses of client-to-cloud gateways and servers
-// that changed. A gateway is in force when this node has its address, a server
-// when the engine runs it.
-func (r *Reconciler) reportClients(ctx context.Context, p *plan) {
-	for _, g := range p.clients.gateways {
-		if g.gateway.DeletionRequested || !g.tended {
-			continue
-		}
-		r.reportClientGateway(ctx, p, g)
-		if g.server != nil {
-			r.reportClientServer(ctx, p, g)
-		}
-	}
-}
-
-func (r *Reconciler) reportClientGateway(ctx context.Context, p *plan, g *clientGateway) {
-	old := p.snapshot.P2CGatewayStatus[g.gateway.ID]
+// reportClientGateway has the status of a gateway written if it changed. It is
+// in force when this node has its address.
+func (r *Reconciler) reportClientGateway(p *plan, g *clientGateway) control.P2CGatewayStatus {
+	id := g.gateway.ID
+	old := toldOf(r, p, id, p.snapshot.P2CGatewayStatus)
 	status := control.P2CGatewayStatus{
 		Observed: g.gateway.Generation, AppliedAt: old.AppliedAt, LastChange: old.LastChange, Fault: g.missing != nil,
 	}
 	if g.missing != nil {
 		status.Message = g.missing.Error()
-		p.errs = append(p.errs, fmt.Errorf("gateway %s: %w", g.gateway.ID, g.missing))
+		p.fail(id, fmt.Errorf("gateway %s: %w", id, g.missing))
 	} else if status.AppliedAt.IsZero() {
 		status.AppliedAt = time.Now().UTC()
 	}
 	if reflect.DeepEqual(status, old) {
-		return
+		return old
 	}
 	status.LastChange = time.Now().UTC()
-	err := r.Objects.SetP2CGatewayStatus(ctx, g.gateway.Project, g.gateway.ID, status)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		p.errs = append(p.errs, fmt.Errorf("gateway %s: status: %w", g.gateway.ID, err))
-	}
+	r.tell(id, g.gateway.Meta, func(ctx context.Context) error {
+		return r.Objects.SetP2CGatewayStatus(ctx, g.gateway.Project, id, status)
+	})
+	return status
 }
 
-func (r *Reconciler) reportClientServer(ctx context.Context, p *plan, g *clientGateway) {
+// reportClientServer has the status of a server written if it changed. It is in
+// force when the engine runs it.
+func (r *Reconciler) reportClientServer(p *plan, g *clientGateway) control.ServerStatus {
 	id, fault := g.server.ID, p.clients.faults[g.server.ID]
-	old := p.snapshot.ServerStatus[id]
+	old := toldOf(r, p, id, p.snapshot.ServerStatus)
 	status := control.ServerStatus{
 		Observed: g.server.Generation, AppliedAt: old.AppliedAt, LastChange: old.LastChange, Fault: fault != nil,
 	}
 	if fault != nil {
 		status.Message = fault.Error()
-		p.errs = append(p.errs, fmt.Errorf("server %s: %w", id, fault))
+		p.fail(g.gateway.ID, fmt.Errorf("server %s: %w", id, fault))
 	} else if status.AppliedAt.IsZero() && g.endpoint != nil {
 		status.AppliedAt = time.Now().UTC()
 	}
 	if reflect.DeepEqual(status, old) {
-		return
+		return old
 	}
 	status.LastChange = time.Now().UTC()
-	err := r.Objects.SetServerStatus(ctx, g.server.Project, id, status)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		p.errs = append(p.errs, fmt.Errorf("server %s: status: %w", id, err))
-	}
+	r.tell(g.gateway.ID, g.server.Meta, func(ctx context.Context) error {
+		return r.Objects.SetServerStatus(ctx, g.server.Project, id, status)
+	})
+	return status
 }

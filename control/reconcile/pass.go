@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/control"
-	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ipsec"
 )
@@ -29,7 +28,7 @@ type plan struct {
 	division  *control.Division
 	tended    map[string]bool  // connections that this node answers for
 	faults    map[string]error // of connections
-	errs      []error          // that concern no single object
+	failures  map[string]error // of anything else, by gateway; under the empty id those of none
 	unserved  []error          // of addresses
 	addresses map[netip.Addr]bool
 	clients   *clients
@@ -46,6 +45,11 @@ type gatewayPlan struct {
 // fault notes why a connection cannot be applied. It may be called again.
 func (p *plan) fault(id string, err error) { p.faults[id] = errors.Join(p.faults[id], err) }
 
+// fail notes what went wrong for a gateway, or with the empty id for none.
+func (p *plan) fail(gateway string, err error) {
+	p.failures[gateway] = errors.Join(p.failures[gateway], err)
+}
+
 // faultOfRoute notes what a route could not be set for: a connection, or the
 // clients of a server.
 func (p *plan) faultOfRoute(id string, err error) {
@@ -56,69 +60,78 @@ func (p *plan) faultOfRoute(id string, err error) {
 	p.fault(id, err)
 }
 
-// pass applies all objects. It returns the revision that it read, and an error
-// when something is to be tried again. The revision is negative when nothing
-// could be read.
-func (r *Reconciler) pass(ctx context.Context) (revision int64, err error) {
+// pass applies all objects. It returns the revision that it read, negative when
+// nothing could be read, and what is to be tried again, by gateway.
+func (r *Reconciler) pass(ctx context.Context) (revision int64, failures map[string]error) {
 	start := time.Now()
 	division := r.presentDivision()
 	r.withdraw(division)
 	snapshot, err := r.Objects.Snapshot(ctx)
 	if err != nil {
-		r.count(start, 1)
-		return -1, err
+		return -1, r.passed(start, map[string]error{"": err})
+	}
+	if r.snapshot == nil || r.retries[""] != nil {
+		r.queues.hurry() // the store may have been away
 	}
 	r.snapshot = snapshot
 	hostAddresses, err := r.HostAddresses()
 	if err != nil {
 		// Not to know is not to have none.
-		r.count(start, 1)
-		return snapshot.Revision, fmt.Errorf("addresses of this node: %w", err)
+		return snapshot.Revision, r.passed(start, map[string]error{"": fmt.Errorf("addresses of this node: %w", err)})
 	}
 	p := r.plan(snapshot, hostAddresses, division)
+	r.forget(p)
 	r.meet(ctx, p)
-	r.meetMonitors(ctx, p)
+	r.meetMonitors(p)
 	r.apply(p)
 	r.applied(division)
 	r.number()
-	r.finalize(ctx, p)
-	r.reportGateways(ctx, p)
-	r.renewCertificates(ctx, p)
-	r.finalizeClients(ctx, p)
-	r.reportClients(ctx, p)
+	r.finalize(p)
+	r.told = r.reportAll(p)
+	r.renewCertificates(p)
 	r.resets(p)
 	for id, live := range r.subjects {
 		live.apply(p.faults[id])
 	}
 	r.ready.Store(true)
-
-	errs := p.errs
-	for _, id := range slices.Sorted(maps.Keys(p.faults)) {
-		errs = append(errs, fmt.Errorf("connection %s: %w", id, p.faults[id]))
-	}
-	for _, id := range slices.Sorted(maps.Keys(snapshot.Unreadable)) {
-		errs = append(errs, fmt.Errorf("object %s: %w", id, snapshot.Unreadable[id]))
-	}
 	for _, id := range slices.Sorted(maps.Keys(snapshot.DamagedStatus)) {
 		r.Logger.Warn("status was damaged and is written anew", "object", id, "error", snapshot.DamagedStatus[id])
 	}
-	r.count(start, len(errs))
-	return snapshot.Revision, errors.Join(errs...)
+	return snapshot.Revision, r.passed(start, p.allFailures())
 }
 
-func (r *Reconciler) count(start time.Time, failures int) {
-	r.counts.mu.Lock()
-	defer r.counts.mu.Unlock()
-	r.counts.Passes++
-	r.counts.Failures += uint64(failures)
-	r.counts.LastDuration = time.Since(start)
-	r.counts.LastPass = start
+// passed counts a pass and what it could not apply.
+func (r *Reconciler) passed(start time.Time, failures map[string]error) map[string]error {
+	r.count(func(s *Stats) {
+		s.Passes++
+		s.LastDuration, s.LastPass = time.Since(start), start
+		s.Retrying = len(failures)
+		for _, err := range failures {
+			s.Failures += uint64(len(split(err)))
+		}
+	})
+	return failures
+}
+
+// allFailures returns all that is to be tried again, by gateway.
+func (p *plan) allFailures() map[string]error {
+	gateways := make(map[string]string, len(p.snapshot.Connections)) // by connection
+	for i := range p.snapshot.Connections {
+		gateways[p.snapshot.Connections[i].ID] = p.snapshot.Connections[i].GatewayID
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.faults)) {
+		p.fail(gateways[id], fmt.Errorf("connection %s: %w", id, p.faults[id]))
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.snapshot.Unreadable)) {
+		p.fail(gateways[id], fmt.Errorf("object %s: %w", id, p.snapshot.Unreadable[id]))
+	}
+	return p.failures
 }
 
 // plan translates all connections that are this node's.
 func (r *Reconciler) plan(snapshot *control.Snapshot, hostAddresses map[netip.Addr]bool, division *control.Division) *plan {
 	p := &plan{
-		snapshot: snapshot, gateways: make(map[string]*gatewayPlan), faults: make(map[string]error),
+		snapshot: snapshot, gateways: make(map[string]*gatewayPlan), faults: make(map[string]error), failures: make(map[string]error),
 		addresses: make(map[netip.Addr]bool), host: hostAddresses, division: division, tended: make(map[string]bool),
 	}
 	inventory := r.inventory.Load()
@@ -301,8 +314,9 @@ func (r *Reconciler) applySockets(p *plan) {
 		addresses[r.tunnels[id].connection.Local] = true
 	}
 	err := r.Sockets.SetAddresses(slices.SortedFunc(maps.Keys(addresses), netip.Addr.Compare))
-	p.unserved = split(err)
-	p.errs = append(p.errs, p.unserved...)
+	if p.unserved = split(err); err != nil {
+		p.fail("", err)
+	}
 	for _, tn := range p.tunnels {
 		if err := p.socketFault(tn.connection.Local); err != nil {
 			p.fault(tn.id, fmt.Errorf("vgw_ip: %w", err))
@@ -328,7 +342,7 @@ func (p *plan) blame(err error, words map[string]string) {
 			return
 		}
 	}
-	p.errs = append(p.errs, err)
+	p.fail("", err)
 }
 
 // mentions tells whether an error has a word in its text.
@@ -373,7 +387,7 @@ func (r *Reconciler) applyDevices(p *plan) {
 func (r *Reconciler) applyRoutes(p *plan) {
 	routes := r.routing.all(slices.Concat(p.tunnels, p.closed), r.carriage, r.networks)
 	if rest := routes.blame(r.Router.Set(routes.State), p.faultOfRoute); rest != nil {
-		p.errs = append(p.errs, rest)
+		p.fail("", rest)
 	}
 	r.routes = routes.State
 }
@@ -395,73 +409,115 @@ func (r *Reconciler) reroute() error {
 	return r.Router.Set(routes.State)
 }
 
-// finalize removes the objects that were asked to go and are gone from the
-// engines.
-func (r *Reconciler) finalize(ctx context.Context, p *plan) {
+// finalize has the objects removed that were asked to go and are gone from the
+// engines. A gateway goes when all its connections have.
+func (r *Reconciler) finalize(p *plan) {
 	left := make(map[string]bool) // gateways with connections
 	for i := range p.snapshot.Connections {
 		c := &p.snapshot.Connections[i]
-		if c.DeletionRequested && r.tunnels[c.ID] == nil && p.tended[c.ID] {
-			err := r.Objects.FinalizeConnection(ctx, c.Project, c.ID)
-			if err == nil {
-				delete(r.subjects, c.ID)
-				r.Logger.Info("connection deleted", "connection", c.ID)
-				continue
-			}
-			p.fault(c.ID, fmt.Errorf("finalize: %w", err))
-		}
 		left[c.GatewayID] = true
+		if c.DeletionRequested && r.tunnels[c.ID] == nil && p.tended[c.ID] {
+			r.remove(c.GatewayID, "connection", c.Meta, r.Objects.FinalizeConnection)
+		}
 	}
 	for _, g := range p.gateways {
 		if g.gateway.DeletionRequested && !left[g.gateway.ID] && p.division.Reports(g.gateway) {
-			if err := r.Objects.FinalizeGateway(ctx, g.gateway.Project, g.gateway.ID); err != nil {
-				p.errs = append(p.errs, fmt.Errorf("gateway %s: finalize: %w", g.gateway.ID, err))
-				continue
-			}
-			delete(p.gateways, g.gateway.ID)
-			r.Logger.Info("gateway deleted", "gateway", g.gateway.ID)
+			r.remove(g.gateway.ID, "gateway", g.gateway.Meta, r.Objects.FinalizeGateway)
+		}
+	}
+	for _, g := range p.clients.gateways {
+		// The endpoint of such a gateway is not in the engine any more.
+		if g.gateway.DeletionRequested && g.tended {
+			r.remove(g.gateway.ID, "client-to-cloud gateway", g.gateway.Meta, r.Objects.FinalizeP2CGateway)
 		}
 	}
 }
 
-// reportGateways writes the status of gateways that changed. A gateway is in
-// force when this node serves one of its addresses.
-func (r *Reconciler) reportGateways(ctx context.Context, p *plan) {
+// remove has an object finalised.
+func (r *Reconciler) remove(gateway, what string, m control.Meta, finalize func(ctx context.Context, project, id string) error) {
+	r.queues.put(gateway, task{key: "finalize " + m.ID, object: m.ID, write: func(ctx context.Context) error {
+		if err := finalize(ctx, m.Project, m.ID); err != nil {
+			return fmt.Errorf("finalize %s %s: %w", what, m.ID, err)
+		}
+		r.Logger.Info(what+" deleted", "id", m.ID)
+		return nil
+	}})
+}
+
+// reportAll has the statuses of gateways and servers written that changed, and
+// returns all that this node reports.
+func (r *Reconciler) reportAll(p *plan) (told map[string]any) {
+	told = make(map[string]any)
 	for _, g := range p.gateways {
-		if !p.division.Reports(g.gateway) {
-			continue
-		}
-		old := p.snapshot.GatewayStatus[g.gateway.ID]
-		status := control.GatewayStatus{Observed: g.gateway.Generation, AppliedAt: old.AppliedAt, LastChange: old.LastChange}
-		for slot, local := range g.local {
-			if g.elsewhere[slot] {
-				continue
-			}
-			if missing := g.missing[slot]; missing != nil {
-				status.Message = join("; ", status.Message, fmt.Sprintf("address %d: %v", slot+1, missing))
-			} else if err := p.socketFault(local); err != nil {
-				g.local[slot] = netip.Addr{}
-				status.Message = join("; ", status.Message, fmt.Sprintf("address %d: %v", slot+1, err))
-			}
-		}
-		served := func(slot int) bool { return g.local[slot].IsValid() || g.elsewhere[slot] }
-		if status.Fault = !served(0) && !served(1); status.Fault {
-			p.errs = append(p.errs, fmt.Errorf("gateway %s: %s", g.gateway.ID, status.Message))
-		} else if status.AppliedAt.IsZero() {
-			status.AppliedAt = time.Now().UTC()
-		}
-		if !status.Fault {
-			status.Routes = localRoutes(g.gateway, p.host)
-		}
-		if g.gateway.DeletionRequested || reflect.DeepEqual(status, old) {
-			continue
-		}
-		status.LastChange = time.Now().UTC()
-		err := r.Objects.SetGatewayStatus(ctx, g.gateway.Project, g.gateway.ID, status)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			p.errs = append(p.errs, fmt.Errorf("gateway %s: status: %w", g.gateway.ID, err))
+		if p.division.Reports(g.gateway) && !g.gateway.DeletionRequested {
+			told[g.gateway.ID] = r.reportGateway(p, g)
 		}
 	}
+	for _, g := range p.clients.gateways {
+		if g.gateway.DeletionRequested || !g.tended {
+			continue
+		}
+		told[g.gateway.ID] = r.reportClientGateway(p, g)
+		if g.server != nil {
+			told[g.server.ID] = r.reportClientServer(p, g)
+		}
+	}
+	return told
+}
+
+// toldOf returns the status that was given to the queues last, or the one that
+// the store has. A damaged one is none.
+func toldOf[T any](r *Reconciler, p *plan, id string, stored map[string]T) T {
+	if told, ok := r.told[id].(T); ok && p.snapshot.DamagedStatus[id] == nil {
+		return told
+	}
+	return stored[id]
+}
+
+// reportGateway has the status of a gateway written if it changed. A gateway is
+// in force when this node serves one of its addresses.
+func (r *Reconciler) reportGateway(p *plan, g *gatewayPlan) control.GatewayStatus {
+	id := g.gateway.ID
+	old := toldOf(r, p, id, p.snapshot.GatewayStatus)
+	status := control.GatewayStatus{Observed: g.gateway.Generation, AppliedAt: old.AppliedAt, LastChange: old.LastChange}
+	for slot, local := range g.local {
+		if g.elsewhere[slot] {
+			continue
+		}
+		if missing := g.missing[slot]; missing != nil {
+			status.Message = join("; ", status.Message, fmt.Sprintf("address %d: %v", slot+1, missing))
+		} else if err := p.socketFault(local); err != nil {
+			g.local[slot] = netip.Addr{}
+			status.Message = join("; ", status.Message, fmt.Sprintf("address %d: %v", slot+1, err))
+		}
+	}
+	served := func(slot int) bool { return g.local[slot].IsValid() || g.elsewhere[slot] }
+	if status.Fault = !served(0) && !served(1); status.Fault {
+		p.fail(id, fmt.Errorf("gateway %s: %s", id, status.Message))
+	} else if status.AppliedAt.IsZero() {
+		status.AppliedAt = time.Now().UTC()
+	}
+	if !status.Fault {
+		status.Routes = localRoutes(g.gateway, p.host)
+	}
+	if reflect.DeepEqual(status, old) {
+		return old
+	}
+	status.LastChange = time.Now().UTC()
+	r.tell(id, g.gateway.Meta, func(ctx context.Context) error {
+		return r.Objects.SetGatewayStatus(ctx, g.gateway.Project, id, status)
+	})
+	return status
+}
+
+// tell has the status of an object written.
+func (r *Reconciler) tell(gateway string, m control.Meta, write func(context.Context) error) {
+	r.queues.put(gateway, task{key: "status of " + m.ID, object: m.ID, write: func(ctx context.Context) error {
+		if err := write(ctx); err != nil {
+			return fmt.Errorf("status of %s: %w", m.ID, err)
+		}
+		return nil
+	}})
 }
 
 // localRoutes returns the routes to the local subnets of a gateway, each with

@@ -2,8 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,7 +9,6 @@ import (
 
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/nqa"
-	"github.com/vpngw/vpngw/control/store"
 )
 
 // Prober measures whether addresses answer, and how fast.
@@ -116,18 +113,20 @@ func (r *Reconciler) carriage(id string) carriage {
 	return carries
 }
 
-// meetMonitors gives the connections their monitors, and finalises those that
-// were asked to go: from here on nothing probes for them.
-func (r *Reconciler) meetMonitors(ctx context.Context, p *plan) {
+// meetMonitors gives the connections their monitors, and has those finalised
+// that were asked to go: from here on nothing probes for them.
+func (r *Reconciler) meetMonitors(p *plan) {
 	for _, l := range r.subjects {
 		l.monitor = nil
 	}
 	for i := range p.snapshot.Monitors {
 		m := &p.snapshot.Monitors[i]
 		if m.DeletionRequested && r.finalizes(p, m) {
-			if err := r.Objects.FinalizeMonitor(ctx, m.Project, m.ID); err != nil {
-				p.errs = append(p.errs, fmt.Errorf("monitor %s: finalize: %w", m.ID, err))
+			gateway := ""
+			if l := r.subjects[m.ConnectionID]; l != nil {
+				gateway = l.connection.GatewayID
 			}
+			r.remove(gateway, "monitor", m.Meta, r.Objects.FinalizeMonitor)
 			continue
 		}
 		if l := r.subjects[m.ConnectionID]; l != nil {
@@ -146,10 +145,10 @@ func (r *Reconciler) finalizes(p *plan, m *control.Monitor) bool {
 	return orphaned && p.division.IsSteward()
 }
 
-// reportMonitor writes the status of a connection's monitor when it changed.
-func (r *Reconciler) reportMonitor(ctx context.Context, l *live, tn *tunnel) error {
+// reportMonitor has the status of a connection's monitor written if it changed.
+func (r *Reconciler) reportMonitor(l *live, tn *tunnel) {
 	if l.monitor == nil || l.monitor.DeletionRequested {
-		return nil
+		return
 	}
 	status := control.MonitorStatus{Observed: l.monitor.Generation, Destination: l.monitorStatus.Destination}
 	if tn != nil {
@@ -158,15 +157,11 @@ func (r *Reconciler) reportMonitor(ctx context.Context, l *live, tn *tunnel) err
 		}
 	}
 	if status == l.monitorStatus {
-		return nil
-	}
-	err := r.Objects.SetMonitorStatus(ctx, l.monitor.Project, l.monitor.ID, status)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("status of monitor %s: %w", l.monitor.ID, err)
+		return
 	}
 	l.monitorStatus = status
-	return nil
+	m := l.monitor.Meta
+	r.tell(l.connection.GatewayID, m, func(ctx context.Context) error {
+		return r.Objects.SetMonitorStatus(ctx, m.Project, m.ID, status)
+	})
 }

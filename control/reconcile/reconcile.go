@@ -4,12 +4,14 @@
 //
 //	objects ──▶ pass ──▶ sockets, devices, routes, key exchange
 //	   ▲                                        │
-//	   └── status, log ◀── observe ◀── events, snapshot
+//	   └── queues ◀── status, log ◀── observe ◀── events, snapshot
 //
 // It is the only package that speaks both the words of the API and those of
 // the engines. A pass always starts from all objects and applies everything;
 // the engines leave alone what is unchanged. An object that cannot be applied
-// gets a status that says why, and does not keep back the others.
+// gets a status that says why, and does not keep back the others: each gateway
+// is tried again by a backoff of its own, and writes to the store, which may
+// take their time, wait in a queue of its own.
 package reconcile
 
 import (
@@ -123,8 +125,9 @@ type Reconciler struct {
 	routes        route.State          // as set last
 	targets       []nqa.Target         // as applied last
 	subjects      map[string]*live     // every connection, by id
-	retry         time.Duration        // zero: the last pass did all
-	trouble       string               // of the last pass
+	retries       retries              // what passes could not apply
+	queues        *queues              // what is to be written
+	told          map[string]any       // statuses of gateways and servers, as given to the queues last, by id
 	recorded      bool                 // some event, since work was made due for it
 	logsStored    time.Time
 	division      *control.Division // of the last pass
@@ -140,7 +143,9 @@ type counts struct {
 // Stats are figures about the loop, for metrics.
 type Stats struct {
 	Passes       uint64
-	Failures     uint64 // of objects and engines, over all passes
+	Failures     uint64 // of objects and engines, over all passes, and of writes
+	Retrying     int    // gateways that the last pass could not apply
+	Waiting      int    // gateways of which something is to be written
 	LastDuration time.Duration
 	LastPass     time.Time
 }
@@ -155,9 +160,11 @@ func New(o Options) *Reconciler {
 		tunnels:    make(map[string]*tunnel),
 		leaving:    make(map[string]time.Time),
 		subjects:   make(map[string]*live),
+		retries:    make(retries),
 
 		clientDevices: newNumbers(firstClientDevice, clientDeviceCount),
 	}
+	r.queues = newQueues(o.Objects, o.Logger, func() { r.count(func(s *Stats) { s.Failures++ }) })
 	r.inventory.Store(o.Inventory)
 	return r
 }
@@ -188,9 +195,18 @@ func (r *Reconciler) Ready() bool { return r.ready.Load() }
 
 // Stats returns the figures so far.
 func (r *Reconciler) Stats() Stats {
+	waiting := r.queues.waiting()
 	r.counts.mu.Lock()
 	defer r.counts.mu.Unlock()
+	r.counts.Waiting = waiting
 	return r.counts.Stats
+}
+
+// count changes the figures.
+func (r *Reconciler) count(change func(*Stats)) {
+	r.counts.mu.Lock()
+	defer r.counts.mu.Unlock()
+	change(&r.counts.Stats)
 }
 
 // Run works until ctx ends. Then it takes everything down: peers are told,
@@ -223,25 +239,29 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		work, done := context.WithCancel(ctx)
 		r.interrupt.Store(&done)
 		if due.take(duePass, now) {
-			revision, err := r.pass(work)
+			revision, failures := r.pass(work)
 			if revision >= 0 && changes == nil {
 				// What could not be applied is no reason to miss what changes.
-				watch, watchErr := r.Objects.Watch(ctx, revision)
-				if errors.Is(watchErr, store.ErrCompacted) {
+				watch, err := r.Objects.Watch(ctx, revision)
+				switch {
+				case errors.Is(err, store.ErrCompacted):
 					due.at(duePass, now) // changed under our feet
-				} else {
-					changes, err = watch, errors.Join(err, watchErr)
+				case err != nil:
+					failures[""] = errors.Join(failures[""], err)
+				default:
+					changes = watch
 				}
 			}
 			if work.Err() == nil {
-				due.at(duePass, now.Add(r.pause(ctx, err)))
+				r.retries.note(ctx, now, failures, r.Logger)
+				due.at(duePass, r.retries.next(now.Add(fullPass)))
 				due.at(dueObserve, now)
 			} else {
 				due.at(duePass, now) // interrupted
 			}
 		}
 		if due.take(dueObserve, now) {
-			if err := r.observe(work); err != nil && work.Err() == nil {
+			if err := r.observe(); err != nil {
 				r.Logger.Warn("not everything that was seen could be acted on", "error", err)
 				due.at(duePass, time.Now().Add(retryMin))
 			}
@@ -254,7 +274,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			}
 		}
 		if due.take(dueStore, now) {
-			r.storeLogs(work)
+			r.storeLogs()
 		}
 		done()
 		if r.recorded {
@@ -289,37 +309,19 @@ func (r *Reconciler) takeDown(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("the node was not left as it was: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, takeDownMax)
-	defer cancel()
-	r.storeLogs(ctx)
-	var changed []*live
+	r.storeLogs()
 	for _, l := range r.subjects {
 		status := l.stored
 		status.State, status.Message, status.Diagnosis = control.ConnectionUnknown, "the node that serves it is stopped", nil
 		status.Routes = nil
-		if l.renew(time.Now(), status) {
-			changed = append(changed, l)
-		}
+		r.report(l, time.Now(), status)
 	}
-	if storeErr := r.storeStatuses(ctx, changed); storeErr != nil {
+	ctx, cancel := context.WithTimeout(ctx, takeDownMax)
+	defer cancel()
+	if storeErr := r.queues.close(ctx); storeErr != nil {
 		r.Logger.Warn("not every status says that the node is stopped", "error", storeErr)
 	}
 	return err
-}
-
-// pause is the time until the next pass without a change.
-func (r *Reconciler) pause(ctx context.Context, err error) time.Duration {
-	if err == nil || ctx.Err() != nil {
-		r.retry, r.trouble = 0, ""
-		return fullPass
-	}
-	r.retry = min(max(2*r.retry, retryMin), retryMax)
-	level := slog.LevelDebug
-	if err.Error() != r.trouble {
-		r.trouble, level = err.Error(), slog.LevelWarn
-	}
-	r.Logger.Log(ctx, level, "not everything could be applied", "retry_in", r.retry, "error", err)
-	return r.retry
 }
 
 // Work that falls due.

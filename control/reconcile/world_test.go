@@ -267,6 +267,7 @@ type world struct {
 	stop    func() // stops the Reconciler and waits for it
 	path    string
 	db      *store.Bolt
+	faults  *faultyStore // before db
 	objects *control.Objects
 	service *control.Service
 	engines *engines
@@ -298,7 +299,8 @@ func (w *world) open() {
 	if err != nil {
 		w.Fatal(err)
 	}
-	w.objects = control.NewObjects(w.db, key)
+	w.faults = &faultyStore{Store: w.db}
+	w.objects = control.NewObjects(w.faults, key)
 	w.service, err = control.NewService(control.ServiceOptions{Objects: w.objects, Inventory: inventory(w.T)})
 	if err != nil {
 		w.Fatal(err)
