@@ -22,12 +22,20 @@ const (
 	// time over which those of all are spread at the start, up to startSpreadMax.
 	startSpread    = 5 * time.Millisecond
 	startSpreadMax = 2 * time.Second
-	// crossing is how far apart two IKE SAs that each end began may have been set
-	// up and still have crossed: as long as a message may take with repetitions.
-	crossing = 200 * time.Second
+	// crossing is how long after one IKE SA was set up the other end may have begun
+	// one that crosses it: it may have to repeat its first message, and gives that up
+	// after attemptGrace when it has an IKE SA.
+	crossing = 15 * time.Second
+	// contactDelay is how much later than we the peer may have authenticated an IKE
+	// SA, or it us: as long as a message may take with repetitions.
+	contactDelay = 200 * time.Second
 	// attemptGrace is how long an attempt of ours may go without an answer beside
 	// an IKE SA that stands.
 	attemptGrace = 10 * time.Second
+	// replacedGrace is how long the end that has not begun the better one of two IKE
+	// SAs leaves it to the other to end the worse. That one knows when it has all
+	// children: our answers may have to be repeated.
+	replacedGrace = 30 * time.Second
 )
 
 // connection is one configured connection: it keeps IKE SAs with the peer up
@@ -165,19 +173,29 @@ func (c *connection) keepBest(now time.Time, live []*peer) {
 		c.recheck.Stop()
 		c.recheck = nil
 	}
+	recheckIn := func(wait time.Duration) {
+		if c.recheck == nil {
+			c.recheck = time.AfterFunc(wait, best.in.wake)
+		}
+	}
+	patience := replacedGrace - now.Sub(best.settled)
 	for _, p := range live {
 		switch {
 		case p == best:
 		case p.up.at.IsZero():
 			wait := attemptGrace - now.Sub(best.up.at)
 			switch {
-			case p.answered:
+			case p.answered, p.born.After(best.up.at): // it is to replace what stands
 			case wait > 0:
-				c.recheck = time.AfterFunc(wait, best.in.wake)
+				recheckIn(wait)
 			default:
 				p.terminateLocked(sa.ReasonIKEReplaced)
 			}
-		case best.up.toldAlone(p.up), best.outlived(p):
+		case best.up.toldAlone(p.up):
+			p.terminateLocked(sa.ReasonIKEReplaced)
+		case best.outlived(p) && !best.up.initiator && patience > 0:
+			recheckIn(patience)
+		case best.outlived(p):
 			p.terminateLocked(sa.ReasonIKEReplaced)
 		case best.probed.Before(p.up.at) || best.probed.Before(best.up.at):
 			best.probed = now
@@ -201,7 +219,7 @@ func (p *peer) outlived(o *peer) bool {
 // end has lost the older one, that choice may be wrong: the liveness check in
 // keepBest then tells.
 func (a contact) supersedes(b contact) bool {
-	if a.initiator != b.initiator && a.at.Sub(b.at).Abs() < crossing {
+	if a.crossed(b) {
 		if a.initialContact != b.initialContact {
 			return a.initialContact
 		}
@@ -210,11 +228,23 @@ func (a contact) supersedes(b contact) bool {
 	return a.at.After(b.at)
 }
 
+// crossed reports whether each end began one of two IKE SAs, and the later one
+// before it had the other, as far as that can be told.
+func (a contact) crossed(b contact) bool {
+	if a.initiator == b.initiator {
+		return false
+	}
+	if a.at.After(b.at) {
+		a, b = b, a
+	}
+	return b.begun.Sub(a.at) < crossing
+}
+
 // toldAlone reports whether the peer has said, with an IKE SA that it began
 // later, that it knows nothing of another one (RFC 7296, section 2.4).
 func (a contact) toldAlone(b contact) bool {
 	return a.initialContact && !a.initiator && a.at.After(b.at) &&
-		(!b.initiator || a.at.Sub(b.at) >= crossing)
+		(!b.initiator || a.at.Sub(b.at) >= contactDelay)
 }
 
 // updatePeer tells a peer of the connection's present configuration.

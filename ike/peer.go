@@ -59,6 +59,7 @@ type peer struct {
 	live        bool        // has an IKE SA that is not gone
 	up          contact     // zero until authenticated
 	childrenUp  int
+	settled     time.Time // when the last of its children, or the IKE SA, was up
 	answered    bool      // the peer has an SPI, so more than an attempt of ours
 	lastSeen    time.Time // of an authenticated message
 	probed      time.Time // when keepBest last asked for one
@@ -69,6 +70,7 @@ type peer struct {
 // contact is what the choice between two IKE SAs of one connection rests on
 // (see connection.review). Both ends know the same.
 type contact struct {
+	begun          time.Time // of its first message
 	at             time.Time // of authentication; zero: not yet
 	spi            uint64    // the initiator's
 	initiator      bool      // we
@@ -275,6 +277,8 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 			if err := p.s.policies.remove(p, a.ID); err != nil {
 				p.s.log.Error("the data plane keeps a policy", "error", err)
 			}
+		case sa.Replace:
+			p.s.replace(p)
 		case sa.Emit:
 			p.emit(a.Event)
 		}
@@ -335,7 +339,7 @@ func (s *Server) claimSA(id ipsec.SAID, p *peer) {
 // emit notes an event and hands it on.
 func (p *peer) emit(e sa.Event) {
 	if e.Kind == sa.IKEUp {
-		p.contact = contact{at: time.Now(), spi: e.InitiatorSPI, initiator: e.Initiator, initialContact: e.InitialContact}
+		p.contact = contact{begun: p.born, at: time.Now(), spi: e.InitiatorSPI, initiator: e.Initiator, initialContact: e.InitialContact}
 		if e.Initiator {
 			p.contact.initialContact = p.saidInitialContact.Load()
 		}
@@ -376,10 +380,13 @@ func (p *peer) publish() {
 		}
 	}
 	p.counted = drops
-	children := 0
+	children, settled := 0, p.contact.at
 	for _, c := range status.Children {
 		if c.State == sa.Established || c.State == sa.Rekeying {
 			children++
+		}
+		if c.Established.After(settled) {
+			settled = c.Established
 		}
 	}
 
@@ -387,7 +394,7 @@ func (p *peer) publish() {
 	s.mu.Lock()
 	p.live = len(status.IKE) > 0
 	p.answered = slices.ContainsFunc(status.IKE, func(i sa.IKEStatus) bool { return i.ResponderSPI != 0 })
-	p.childrenUp = children
+	p.childrenUp, p.settled = children, settled
 	for _, i := range status.IKE {
 		if i.LastSeen.After(p.lastSeen) {
 			p.lastSeen = i.LastSeen

@@ -148,6 +148,7 @@ type ikeConfig struct {
 	Retransmit       retransmitConfig `yaml:"retransmit"`
 	MaxLifetime      time.Duration    `yaml:"max_lifetime"`
 	MaxChildLifetime time.Duration    `yaml:"max_child_lifetime"`
+	AuthLifetime     time.Duration    `yaml:"authentication_lifetime"`
 }
 
 type retransmitConfig struct {
@@ -466,6 +467,7 @@ func (c *config) checkEngines(p *problems) {
 	}
 	c.checkLifetime(p, "ike.max_lifetime", c.IKE.MaxLifetime)
 	c.checkLifetime(p, "ike.max_child_lifetime", c.IKE.MaxChildLifetime)
+	c.checkLifetime(p, "ike.authentication_lifetime", c.IKE.AuthLifetime)
 	r := c.IKE.Retransmit
 	if r == (retransmitConfig{}) {
 		return // the key exchange has defaults of its own

@@ -24,7 +24,7 @@ api:
   users: [{name: alice, domain: d, password: pass-word, role: readonly, project_id: p1, project_name: one}]
 metrics: {listen: 127.0.0.1:9090}
 dataplane: {backend: auto}
-ike: {retransmit: {initial: 1s, factor: 1.5, tries: 3}, max_lifetime: 1h, max_child_lifetime: 10m}
+ike: {retransmit: {initial: 1s, factor: 1.5, tries: 3}, max_lifetime: 1h, max_child_lifetime: 10m, authentication_lifetime: 4h}
 inventory:
   availability_zones: [az1, az2]
   vpcs: [{id: v1, cidr: 10.10.0.0/16, subnets: [{id: s1, cidr: 10.10.0.0/24}]}]
@@ -143,6 +143,7 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"eip", "address: 203.0.113.10", "address: gateway", "gateway"},
 		{"same eip", "bandwidth_mbps: 300}", "bandwidth_mbps: 300}, {id: e2, address: 203.0.113.10}", "has the address 203.0.113.10 of inventory.eips[0]"},
 		{"lifetime", "max_lifetime: 1h", "max_lifetime: 4s", "ike.max_lifetime"},
+		{"authentication lifetime", "authentication_lifetime: 4h", "authentication_lifetime: 1s", "ike.authentication_lifetime"},
 		{"child lifetime", "max_child_lifetime: 10m", "max_child_lifetime: -1s", "ike.max_child_lifetime"},
 		{"factor", "factor: 1.5", "factor: 0.5", "ike.retransmit.factor"},
 		{"initial", "initial: 1s", "initial: 1ms", "ike.retransmit.initial"},

@@ -95,7 +95,7 @@ func (d *daemon) open(ctx context.Context) error {
 		Clients: d.clients, ClientLog: d.clientLog,
 		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, Farewell: d.farewell,
 		ForceEncap: c.Dataplane.ForceEncapsulation,
-		Lifetimes:  reconcile.LifetimeLimits{IKE: c.IKE.MaxLifetime, Child: c.IKE.MaxChildLifetime},
+		Lifetimes:  reconcile.LifetimeLimits{IKE: c.IKE.MaxLifetime, Child: c.IKE.MaxChildLifetime, Authentication: c.IKE.AuthLifetime},
 		PID:        os.Getpid(), Logger: d.log.With("part", "reconcile"),
 	})
 	if err := d.openAPI(objects); err != nil {

@@ -77,7 +77,11 @@ func newTranslator(forceEncap bool, limits LifetimeLimits) *translator {
 // LifetimeLimits are a node's upper limits of SA lifetimes, whatever longer ones
 // connections ask for. Zero is none. In IKEv2 each end rekeys by its own
 // lifetime, so that the shorter one counts (RFC 7296, section 2.8).
-type LifetimeLimits struct{ IKE, Child time.Duration }
+type LifetimeLimits struct {
+	IKE, Child time.Duration
+	// Authentication is for how long an authentication of IKEv2 holds.
+	Authentication time.Duration
+}
 
 func (l LifetimeLimits) ike(seconds int) time.Duration { return atMost(l.IKE, seconds) }
 
@@ -161,9 +165,10 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 			Remote:     s.customer.Address(),
 			Initiate:   s.customer.Address().IsValid(),
 			LocalID:    local, RemoteID: remote,
-			PSK:       []byte(c.PSK.Reveal()),
-			Proposals: []ipsec.Proposal{ike},
-			Lifetime:  t.limits.ike(c.IKE.LifetimeSeconds),
+			PSK:          []byte(c.PSK.Reveal()),
+			Proposals:    []ipsec.Proposal{ike},
+			Lifetime:     t.limits.ike(c.IKE.LifetimeSeconds),
+			AuthLifetime: t.limits.Authentication,
 			DPD: sa.DPD{
 				Interval:    time.Duration(c.IKE.DPD.IntervalSeconds) * time.Second,
 				Timeout:     time.Duration(c.IKE.DPD.TimeoutSeconds) * time.Second,

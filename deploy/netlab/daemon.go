@@ -61,6 +61,8 @@ type DaemonOptions struct {
 	// ShortLives makes the daemon rekey CHILD_SAs about every five seconds and
 	// IKE SAs about every ten.
 	ShortLives bool
+	// ShortTrust makes an authentication hold for so long; zero: for ever.
+	ShortTrust time.Duration
 }
 
 // StartDaemon starts the vpngwd whose program file is given and waits until it
@@ -127,6 +129,9 @@ inventory:
 	}
 	if o.ShortLives {
 		ike = append(ike, "max_lifetime: 13s", "max_child_lifetime: 7s")
+	}
+	if o.ShortTrust > 0 {
+		ike = append(ike, fmt.Sprintf("authentication_lifetime: %s", o.ShortTrust))
 	}
 	fmt.Fprintf(&b, "ike: {%s}\n", strings.Join(ike, ", "))
 	if d.KeyDir != "" {

@@ -27,9 +27,16 @@ type SwanConnection struct {
 	// comes down.
 	Initiate bool
 
-	// ReauthTime is the rekey time of an ISAKMP SA, of IKEv1.
+	// ReauthTime is the rekey time of an ISAKMP SA in IKEv1.
 	RekeyTime, ReauthTime, ChildRekeyTime time.Duration
 	DPD                                   time.Duration
+
+	// Unique is what becomes of other IKE SAs of the same peer: "no", "keep",
+	// "replace", "never".
+	Unique string
+	// OverTime is how long an SA goes on after its rekey is due.
+	OverTime time.Duration
+	Mobike   bool
 }
 
 // SwanChild is one CHILD_SA configuration.
@@ -47,19 +54,25 @@ func SwanConfig(connections ...SwanConnection) string {
 		if c.V1 {
 			version = 1
 		}
-		fmt.Fprintf(&b, "  %s {\n    version = %d\n    mobike = no\n", c.Name, version)
+		fmt.Fprintf(&b, "  %s {\n    version = %d\n", c.Name, version)
 		set := func(key string, value any, given bool) {
 			if given {
 				fmt.Fprintf(&b, "    %s = %v\n", key, value)
 			}
 		}
+		set("mobike", "no", !c.Mobike)
+		set("unique", c.Unique, c.Unique != "")
 		set("aggressive", "yes", c.Aggressive)
 		set("local_addrs", c.Local, c.Local.IsValid())
 		set("remote_addrs", c.Remote, c.Remote.IsValid())
 		set("proposals", c.Proposal, c.Proposal != "")
 		set("rekey_time", seconds(c.RekeyTime), c.RekeyTime > 0)
 		set("reauth_time", seconds(c.ReauthTime), c.ReauthTime > 0)
-		set("over_time", "5s", c.ReauthTime > 0) // the default, a tenth, rounds to nothing
+		over := c.OverTime
+		if over == 0 && c.ReauthTime > 0 {
+			over = 5 * time.Second // the default, a tenth, rounds to nothing
+		}
+		set("over_time", seconds(over), over > 0)
 		set("dpd_delay", seconds(c.DPD), c.DPD > 0)
 		set("keyingtries", 0, c.Initiate)
 		for _, side := range []struct{ name, id string }{{"local", c.LocalID}, {"remote", c.RemoteID}} {

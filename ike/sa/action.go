@@ -7,7 +7,8 @@ import (
 )
 
 // Action is something that the caller performs for a machine. The set is
-// closed: Send, AddSA, UpdateSA, DeleteSA, AddPolicy, DeletePolicy, Emit.
+// closed: Send, AddSA, UpdateSA, DeleteSA, AddPolicy, DeletePolicy, Replace,
+// Emit.
 type Action interface{ action() }
 
 // Send sends an IKE datagram. Port 4500 at either end means that the
@@ -41,6 +42,11 @@ type AddPolicy struct{ Policy ipsec.Policy }
 // removes a policy with its last one.
 type DeletePolicy struct{ ID ipsec.PolicyID }
 
+// Replace asks for another IKE SA with the peer, set up by a machine of its own
+// beside this one, which the caller terminates as soon as the other one has all
+// it has: make before break. The machine goes on as before meanwhile.
+type Replace struct{}
+
 // Emit reports an event.
 type Emit struct{ Event Event }
 
@@ -50,4 +56,5 @@ func (UpdateSA) action()     {}
 func (DeleteSA) action()     {}
 func (AddPolicy) action()    {}
 func (DeletePolicy) action() {}
+func (Replace) action()      {}
 func (Emit) action()         {}

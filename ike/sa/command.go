@@ -7,8 +7,8 @@ import (
 )
 
 // Command is something that a machine is told by its surroundings. The set is
-// closed: Update, Terminate, RekeyIKE, RekeyChild, Probe, Acquire, Expired,
-// Moved, Adopt, Refused.
+// closed: Update, Terminate, RekeyIKE, Reauthenticate, RekeyChild, Probe,
+// Acquire, Expired, Moved, Adopt, Refused.
 type Command interface{ command() }
 
 // Update gives the machine a new configuration of its connection. A new PSK
@@ -25,6 +25,11 @@ type Terminate struct{ Reason Reason }
 
 // RekeyIKE replaces the IKE SA now.
 type RekeyIKE struct{}
+
+// Reauthenticate has the peer authenticate itself anew, and us, without a gap in
+// traffic. In IKEv2 the machine answers with Replace, or where only the peer can
+// begin, asks it to (RFC 4478). In IKEv1 it is RekeyIKE.
+type Reauthenticate struct{}
 
 // RekeyChild replaces a child now, or sets it up where it is down.
 type RekeyChild struct{ ReqID uint32 }
@@ -64,13 +69,14 @@ type Refused struct {
 	Err    error
 }
 
-func (Update) command()     {}
-func (Terminate) command()  {}
-func (RekeyIKE) command()   {}
-func (RekeyChild) command() {}
-func (Probe) command()      {}
-func (Acquire) command()    {}
-func (Expired) command()    {}
-func (Moved) command()      {}
-func (Adopt) command()      {}
-func (Refused) command()    {}
+func (Update) command()         {}
+func (Terminate) command()      {}
+func (RekeyIKE) command()       {}
+func (Reauthenticate) command() {}
+func (RekeyChild) command()     {}
+func (Probe) command()          {}
+func (Acquire) command()        {}
+func (Expired) command()        {}
+func (Moved) command()          {}
+func (Adopt) command()          {}
+func (Refused) command()        {}

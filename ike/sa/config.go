@@ -98,7 +98,11 @@ type Connection struct {
 
 	Proposals []ipsec.Proposal // IKE, in order of preference
 	Lifetime  time.Duration    // of the IKE SA; it is rekeyed ahead of its end
-	DPD       DPD
+	// AuthLifetime is how long an authentication holds in IKEv2: the IKE SA is
+	// replaced by a new one ahead of its end, make before break, and the peer told
+	// (RFC 4478). Zero: for ever.
+	AuthLifetime time.Duration
+	DPD          DPD
 	// ForceEncap asks for UDP encapsulation where no NAT is, by a NAT
 	// detection hash that cannot match (RFC 7296, section 2.23).
 	ForceEncap bool
@@ -122,8 +126,8 @@ func (c *Connection) Validate() error {
 		return errors.New("identities: both are needed")
 	case len(c.PSK) == 0:
 		return errors.New("pre-shared key: empty")
-	case c.Lifetime < 0 || c.DPD.Interval < 0 || c.DPD.Timeout < 0:
-		return errors.New("lifetime and DPD: must not be negative")
+	case c.Lifetime < 0 || c.AuthLifetime < 0 || c.DPD.Interval < 0 || c.DPD.Timeout < 0:
+		return errors.New("lifetimes and DPD: must not be negative")
 	case len(c.Children) == 0:
 		return errors.New("children: at least one is needed")
 	}

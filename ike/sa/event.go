@@ -84,6 +84,7 @@ const (
 	ReasonIKEReplaced     Reason = "phase1 sa replace"
 	ReasonChildReplaced   Reason = "phase2 sa replace"
 	ReasonExchangeTimeout Reason = "exchange timeout"
+	ReasonReauthTimeout   Reason = "re-auth timeout"
 )
 
 // Diagnosis is the full story of a failure: in which exchange, the parameter

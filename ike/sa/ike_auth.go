@@ -70,6 +70,7 @@ func (x *ikeAuth) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 	}
 	s.establish(m.now)
 	m.established(s, false)
+	m.heedAuthLifetime(msg)
 	switch _, ok := wire.Find[*wire.SA](msg); {
 	case refused:
 		x.childRefused(m, refusedChild(x.kind(), refusal, &x.offer.slot.cfg, x.offer.proposals, false))
@@ -163,6 +164,8 @@ func (m *Machine) established(s *ikeSA, initialContact bool) {
 	if s.path.natLocal {
 		m.keepaliveAt = m.now.Add(keepaliveInterval)
 	}
+	m.began, m.authAt = s.initiator, m.now
+	m.limitAuthentication()
 }
 
 // answerAuth answers IKE_AUTH: it finds the connection by the identities,
@@ -205,6 +208,9 @@ func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
 	payloads := []wire.Payload{own, &wire.Auth{
 		Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, false, h.response, h.ni, own.AuthOctets()),
 	}}
+	if c.AuthLifetime > 0 {
+		payloads = append(payloads, lifetimeNotify(c.AuthLifetime))
+	}
 	_, initialContact := msg.Notify(wire.InitialContact)
 	m.established(s, initialContact)
 	r := reply{payloads: payloads}

@@ -53,6 +53,7 @@ func (x *deleteChild) unanswered(s *ikeSA, o *outstanding) { s.dead(o) }
 // it passes over; the answer may be empty.
 func (s *ikeSA) answerInformational(msg *wire.Message) reply {
 	m := s.m
+	m.heedAuthLifetime(msg)
 	deletes := wire.All[*wire.Delete](msg)
 	var diagnosis *Diagnosis
 	if _, ok := msg.Notify(wire.AuthenticationFailed); ok {

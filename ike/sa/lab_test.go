@@ -75,6 +75,7 @@ type end struct {
 	events   []Event
 	used     map[ipsec.SAID]ipsec.SAState
 	spis     uint32
+	replaces int // Replace actions
 	// refuse, when set, makes the data plane refuse an action.
 	refuse  func(Action) error
 	missing map[any]bool // what was refused, by SAID or PolicyID
@@ -196,6 +197,9 @@ func (e *end) perform(actions []Action) {
 			}
 			delete(e.policies, a.ID)
 			e.note("- policy %s", a.ID)
+		case Replace:
+			e.replaces++
+			e.note("asks for a replacement")
 		case Emit:
 			e.events = append(e.events, a.Event)
 			e.note("%s", describe(a.Event))

@@ -21,6 +21,11 @@ type Machine struct {
 
 	ikes    []*ikeSA // oldest first
 	current *ikeSA   // carries our requests; nil when the peer is gone
+
+	began     bool      // we began the first IKE SA
+	authAt    time.Time // of its authentication
+	reauthAt  time.Time // it is to be replaced
+	authEndAt time.Time // the authentication holds no longer
 }
 
 // Datagram is an IKE message with its addresses, without a non-ESP marker.
@@ -107,6 +112,8 @@ func (m *Machine) Do(now time.Time, cmd Command) []Action {
 		m.terminate(c.Reason, nil)
 	case RekeyIKE:
 		m.rekeyIKE()
+	case Reauthenticate:
+		m.reauthenticate()
 	case RekeyChild:
 		m.rekeySlot(c.ReqID)
 	case Probe:

@@ -36,6 +36,8 @@ func (m *Machine) timers(visit func(timer)) {
 	m.childTimers(visit)
 	when(&m.dpdAt, m.checkLiveness)
 	when(&m.keepaliveAt, m.keepalive)
+	when(&m.reauthAt, m.reauthenticate)
+	when(&m.authEndAt, m.authExpired)
 }
 
 // childTimers visits the timers of children.

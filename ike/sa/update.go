@@ -12,8 +12,11 @@ func (m *Machine) update(next *Connection) {
 		m.terminate(ReasonConfigModify, nil)
 		return
 	}
-	dpd := m.conn.DPD != next.DPD
+	dpd, lifetime := m.conn.DPD != next.DPD, m.conn.AuthLifetime != next.AuthLifetime
 	m.conn = next
+	if lifetime && m.Established() {
+		m.limitAuthentication()
+	}
 	m.updateChildren(next.Children)
 	if dpd && m.Established() && next.DPD.Interval > 0 {
 		m.dpdAt = m.lastSeen.Add(next.DPD.Interval)

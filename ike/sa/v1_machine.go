@@ -116,7 +116,7 @@ func (m *MachineV1) Do(now time.Time, cmd Command) []Action {
 		m.update(c.Connection)
 	case Terminate:
 		m.terminate(c.Reason, nil)
-	case RekeyIKE:
+	case RekeyIKE, Reauthenticate:
 		if m.current != nil {
 			m.current.rekeyDue()
 		}
