@@ -21,7 +21,7 @@ type Failure struct {
 // noteFailure folds a diagnosis, and reports whether it is worth a line of
 // log: the first, and each time the count has doubled.
 func (c *connection) noteFailure(d *sa.Diagnosis, now time.Time) bool {
-	if c.failure == nil || c.failure.Diagnosis != *d {
+	if c.failure == nil || !c.failure.Diagnosis.Same(d) {
 		c.failure = &Failure{Diagnosis: *d, First: now}
 	}
 	c.failure.Count++
@@ -51,7 +51,7 @@ func (c *connection) noteUnproven(d *sa.Diagnosis, now time.Time) (log, tell boo
 	if c.unproven == nil {
 		c.unproven = rate.NewLimiter(rate.Every(unprovenEvery), unprovenBurst)
 	}
-	same := c.failure != nil && c.failure.Diagnosis.Reason == d.Reason &&
+	same := c.failure != nil && c.failure.Diagnosis.Reason == d.Reason && c.failure.Diagnosis.Code() == d.Code() &&
 		c.failure.Diagnosis.Exchange == d.Exchange && c.failure.Diagnosis.Parameter == d.Parameter
 	tell = c.unproven.AllowN(now, 1)
 	if !same {
@@ -65,7 +65,7 @@ func (c *connection) noteUnproven(d *sa.Diagnosis, now time.Time) (log, tell boo
 	if !tell {
 		return false, false
 	}
-	news := c.failure.Diagnosis != *d
+	news := !c.failure.Diagnosis.Same(d)
 	c.failure.Diagnosis = *d
 	return news || doubled(c.failure.Count), true
 }

@@ -57,6 +57,9 @@ type MismatchError struct {
 	Type     TransformType // zero when no proposal was for the wanted protocol
 	Ours     []Transform
 	Theirs   []Transform
+
+	// OurList and TheirList are the lists that have nothing in common.
+	OurList, TheirList []Proposal
 }
 
 func (e *MismatchError) Error() string {
@@ -73,6 +76,7 @@ func (e *MismatchError) Error() string {
 // always a *MismatchError.
 func Choose(ours, theirs []Proposal) (Proposal, error) {
 	best, bestDepth := &MismatchError{}, -1
+	defer func() { best.OurList, best.TheirList = ours, theirs }()
 	if len(ours) > 0 {
 		best.Protocol = ours[0].Protocol
 	}
@@ -106,7 +110,7 @@ func match(our, their Proposal) (chosen Proposal, mismatch *MismatchError, depth
 	for _, their := range their.Transforms {
 		if !slices.Contains(transformOrder, their.Type) {
 			// A type that we do not know cannot be agreed on (RFC 7296, 3.3.6).
-			return Proposal{}, &MismatchError{our.Protocol, their.Type, nil, []Transform{their}}, depth
+			return Proposal{}, &MismatchError{Protocol: our.Protocol, Type: their.Type, Theirs: []Transform{their}}, depth
 		}
 	}
 	for _, t := range transformOrder {
@@ -123,7 +127,7 @@ func match(our, their Proposal) (chosen Proposal, mismatch *MismatchError, depth
 		}
 		i := slices.IndexFunc(mine, func(tr Transform) bool { return slices.Contains(yours, tr) })
 		if i < 0 {
-			return Proposal{}, &MismatchError{our.Protocol, t, mine, yours}, depth
+			return Proposal{}, &MismatchError{Protocol: our.Protocol, Type: t, Ours: mine, Theirs: yours}, depth
 		}
 		depth++
 		explicit := slices.Contains(their.Transforms, mine[i])

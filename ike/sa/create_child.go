@@ -533,7 +533,7 @@ func (m *Machine) makeChild(s *ikeSA, msg *wire.Message, req childRequest, f slo
 	}
 	if n := m.childrenOf(f.slot); n >= maxChildren {
 		return nil, nil, &childRefusal{wire.NoAdditionalSAs, nil, f.slot, &Diagnosis{
-			Reason: ReasonRekeyFail, Exchange: msg.Exchange.String(), Parameter: "CHILD_SA", Ours: fmt.Sprintf("at most %d", maxChildren),
+			Reason: ReasonRekeyFail, Cause: CauseLimit, Exchange: msg.Exchange.String(), Parameter: "CHILD_SA", Ours: fmt.Sprintf("at most %d", maxChildren),
 			Detail: "the peer asks for more SAs of one child than it may have at a time",
 		}}
 	}

@@ -69,6 +69,8 @@ func mismatchDiagnosis(reason Reason, x wire.ExchangeType, err error) *Diagnosis
 	}
 	d.Parameter = mismatch.Type.String()
 	d.Ours, d.Theirs = ipsec.TransformList(mismatch.Ours), ipsec.TransformList(mismatch.Theirs)
+	d.Cause = causeOfType(reason, mismatch.Type == ipsec.TransformGroup)
+	d.Offers = &Offers{Of: offerOf(reason, x), Ours: mismatch.OurList, Theirs: mismatch.TheirList}
 	if mismatch.Type == ipsec.TransformGroup && reason == ReasonPhase1Proposal {
 		d.Reason = ReasonResponderDH
 	}
@@ -89,17 +91,21 @@ func groupList(list []ipsec.Proposal) string {
 
 // refusedInit is for an error in answer to IKE_SA_INIT or a rekey of the IKE SA.
 func refusedInit(n *wire.Notify, ours []ipsec.Proposal) *Diagnosis {
-	d := &Diagnosis{Reason: ReasonPhase1Proposal, Exchange: wire.IKESAInit.String(), Parameter: "proposal", Ours: proposalList(ours)}
+	d := &Diagnosis{
+		Reason: ReasonPhase1Proposal, Exchange: wire.IKESAInit.String(), Parameter: "proposal", Ours: proposalList(ours),
+		Offers: &Offers{Of: OfferIKE, Ours: ours},
+	}
 	switch n.NotifyType {
 	case wire.NoProposalChosen:
 		d.Detail = "the peer accepts none of our proposals, or knows no connection for our address"
 	case wire.InvalidMajorVersion:
-		d.Reason, d.Parameter, d.Ours = ReasonVersion, "IKE version", "2"
+		d.Reason, d.Parameter, d.Ours, d.Offers = ReasonVersion, "IKE version", "2", nil
 		d.Detail = "the peer does not speak IKEv2"
 	case wire.InvalidSyntax:
-		d.Reason, d.Parameter, d.Ours = ReasonMalformedPayload, "", ""
+		d.Reason, d.Parameter, d.Ours, d.Offers = ReasonMalformedPayload, "", "", nil
 		d.Detail = "the peer found our request malformed"
 	default:
+		d.Cause, d.Offers = CauseRefusedByPeer, nil
 		d.Detail = "the peer answered with " + n.NotifyType.String()
 	}
 	return d
@@ -117,10 +123,11 @@ func refusedAuth(n *wire.Notify, c *Connection, esp []ipsec.Proposal) *Diagnosis
 	case wire.NoProposalChosen:
 		d.Reason, d.Parameter, d.Ours = ReasonPhase2Proposal, "proposal", proposalList(esp)
 		d.Detail = "the peer accepts none of our ESP proposals"
+		d.Offers = &Offers{Of: OfferFirstChild, Ours: esp}
 	case wire.InvalidSyntax:
 		d.Reason, d.Detail = ReasonMalformedPayload, "the peer found our request malformed"
 	default:
-		d.Reason, d.Parameter = ReasonAuthentication, "IKE_AUTH request"
+		d.Reason, d.Cause, d.Parameter = ReasonAuthentication, CauseRefusedByPeer, "IKE_AUTH request"
 		d.Detail = "the peer answered with " + n.NotifyType.String()
 	}
 	return d
@@ -143,20 +150,25 @@ func refusedChild(x wire.ExchangeType, n *wire.Notify, cfg *Child, esp []ipsec.P
 	case wire.NoProposalChosen:
 		d.Reason, d.Parameter, d.Ours = ReasonPhase2Proposal, "proposal", proposalList(esp)
 		d.Detail = "the peer accepts none of our ESP proposals"
+		d.Offers = &Offers{Of: offerOf(ReasonPhase2Proposal, x), Ours: esp}
 	case wire.InvalidKEPayload:
-		d.Reason, d.Parameter, d.Ours = ReasonPhase2Proposal, "PFS group", groupList(esp)
+		d.Reason, d.Cause, d.Parameter, d.Ours = ReasonPhase2Proposal, CausePFS, "PFS group", groupList(esp)
+		d.Offers = &Offers{Of: OfferChild, Ours: esp}
 		if g, ok := wantedGroup(n); ok {
 			d.Theirs = ipsec.Group(g).String()
+			d.Offers.Theirs = withGroup(esp, g)
 		}
 	case wire.TSUnacceptable, wire.SinglePairRequired:
 		d.Reason, d.Parameter = ReasonFlow, "traffic selectors"
 		d.Ours = flowText(cfg.Local, cfg.Remote)
 		d.Detail = "the peer accepts none of our traffic selectors"
+		d.Flows = &Flows{Ours: []Flow{{cfg.Local, cfg.Remote}}}
 		if n.NotifyType == wire.SinglePairRequired {
+			d.Cause = CauseSinglePair
 			d.Detail = "the peer takes one pair of traffic selectors a child only"
 		}
 	default:
-		d.Reason, d.Parameter = ReasonPhase2Proposal, "CHILD_SA"
+		d.Reason, d.Cause, d.Parameter = ReasonPhase2Proposal, CauseRefusedByPeer, "CHILD_SA"
 		if rekey {
 			d.Reason = ReasonRekeyFail
 		}
@@ -165,42 +177,47 @@ func refusedChild(x wire.ExchangeType, n *wire.Notify, cfg *Child, esp []ipsec.P
 	return d
 }
 
-// flow is the selectors of a child, seen from here.
-type flow struct{ local, remote []ipsec.TrafficSelector }
-
-func (f flow) String() string {
-	return "local " + ipsec.SelectorList(f.local) + ", remote " + ipsec.SelectorList(f.remote)
-}
-
-func flowText(local, remote []ipsec.TrafficSelector) string { return flow{local, remote}.String() }
+func flowText(local, remote []ipsec.TrafficSelector) string { return Flow{local, remote}.String() }
 
 // flowDiagnosis is for a peer whose selectors fit no configured child.
 func (m *core) flowDiagnosis(exchange string, local, remote []ipsec.TrafficSelector) *Diagnosis {
-	ours := make([]flow, len(m.slots))
-	for i, k := range m.slots {
-		ours[i] = flow{k.cfg.Local, k.cfg.Remote}
+	f := &Flows{Theirs: Flow{local, remote}}
+	for _, k := range m.slots {
+		f.Ours = append(f.Ours, Flow{k.cfg.Local, k.cfg.Remote})
 	}
-	return &Diagnosis{
-		Reason: ReasonFlow, Exchange: exchange, Parameter: "traffic selectors",
-		Ours: ipsec.List(ours, "; "), Theirs: flowText(local, remote),
+	d := &Diagnosis{
+		Reason: ReasonFlow, Cause: f.cause(), Exchange: exchange, Parameter: "traffic selectors",
+		Ours: ipsec.List(f.Ours, "; "), Theirs: f.Theirs.String(), Flows: f,
 		Detail: "the peer's selectors, shown from our side, share nothing with a configured pair",
 	}
+	switch d.Cause {
+	case CauseSwapped:
+		d.Detail = "the peer has local and remote exchanged: its selectors, shown from our side, fit a configured pair the other way round"
+	case CauseMirrored:
+		d.Detail = "both ends name one network as their own: the peer's selectors are not the mirror image of a configured pair"
+	default:
+	}
+	return d
 }
 
 // selectorDiagnosis is for an answer that goes beyond what we asked for.
 func selectorDiagnosis(x wire.ExchangeType, cfg *Child, local, remote []ipsec.TrafficSelector) *Diagnosis {
 	return &Diagnosis{
-		Reason: ReasonFlow, Exchange: x.String(), Parameter: "traffic selectors",
+		Reason: ReasonFlow, Cause: CauseNegotiatedAway, Exchange: x.String(), Parameter: "traffic selectors",
 		Ours: flowText(cfg.Local, cfg.Remote), Theirs: flowText(local, remote),
 		Detail: "the peer answered with selectors that we did not offer",
 	}
 }
 
-// identityDiagnosis tells of an identity that differs.
-func identityDiagnosis(parameter string, ours, theirs Identity) *Diagnosis {
+// identityDiagnosis tells of an identity that differs: the peer's, or ours.
+func identityDiagnosis(cause Cause, ours, theirs Identity) *Diagnosis {
+	parameter := "peer identity"
+	if cause == CauseLocalID {
+		parameter = "local identity"
+	}
 	return &Diagnosis{
-		Reason: ReasonConfigID, Exchange: wire.IKEAuth.String(), Parameter: parameter,
-		Ours: ours.String(), Theirs: theirs.String(),
+		Reason: ReasonConfigID, Cause: cause, Exchange: wire.IKEAuth.String(), Parameter: parameter,
+		Ours: ours.String(), Theirs: theirs.String(), Identity: theirs,
 	}
 }
 
@@ -218,11 +235,55 @@ func unreachable(s *ikeSA, o *outstanding) *Diagnosis {
 		Detail: fmt.Sprintf("no answer to %s request %d, sent %d times to %s from %s",
 			o.kind(), o.id, o.tries+1, s.path.remote, s.path.local),
 	}
-	if o.kind() == wire.IKEAuth && s.path.remote.Port() == portNAT {
-		d.Detail += "; UDP port 4500 may be blocked"
+	if largest := largestOf(o.datagrams); largest > fragmentSize {
+		d.Cause, d.Parameter = CauseFragments, "message size"
+		d.Detail += fmt.Sprintf("; it has %d octets, and IP fragments may be dropped on the way", largest)
+	} else if o.kind() == wire.IKEAuth {
+		d.Cause = CauseSilence
+		if s.path.remote.Port() == portNAT {
+			d.Cause, d.Parameter = CauseUDP4500, "UDP port 4500"
+			d.Detail += "; UDP port 4500 may be blocked"
+		}
+	} else if s.authenticated {
+		d.Cause = CauseDeadPeer
 	}
 	if s.handshake != nil && s.handshake.hint != nil {
 		d.Detail += "; an unprotected answer said " + s.handshake.hint.NotifyType.String()
+	}
+	return d
+}
+
+func largestOf(datagrams [][]byte) int {
+	largest := 0
+	for _, b := range datagrams {
+		largest = max(largest, len(b))
+	}
+	return largest
+}
+
+// neverWentOn is for an initiator of which nothing usable has come after its
+// IKE_SA_INIT request.
+func (s *ikeSA) neverWentOn() *Diagnosis {
+	d := &Diagnosis{
+		Reason: ReasonExchangeTimeout, Cause: CauseSilence, Exchange: wire.IKEAuth.String(), Parameter: "IKE_AUTH request",
+		Detail: fmt.Sprintf("%s sent IKE_SA_INIT and nothing usable after it; UDP port 4500 or IP fragments may be blocked", s.path.remote),
+	}
+	switch {
+	case !s.reassemblyAt.IsZero():
+		d.Cause, d.Parameter = CauseFragments, "message size"
+		d.Detail = fmt.Sprintf("of the IKE_AUTH request of %s some fragments have come and others have not", s.path.remote)
+	case s.path.encap:
+		d.Cause, d.Parameter = CauseUDP4500, "UDP port 4500"
+		d.Detail = fmt.Sprintf("%s sent IKE_SA_INIT to port 500 and, with a NAT on the way, has to go on at port 4500, where nothing came", s.path.remote)
+	}
+	return d
+}
+
+// provenIdentity adds to a diagnosis of identities whether the key is right.
+func provenIdentity(d *Diagnosis, proven bool) *Diagnosis {
+	d.Detail = "the pre-shared key is right: only the identity differs"
+	if !proven {
+		d.Detail = "the proof does not fit our pre-shared key either"
 	}
 	return d
 }

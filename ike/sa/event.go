@@ -91,11 +91,30 @@ const (
 // that differs, and both values as far as they are known.
 type Diagnosis struct {
 	Reason    Reason
+	Cause     Cause  // empty: that of the reason; see Code
 	Exchange  string // "IKE_SA_INIT", "IKE_AUTH", …; of IKEv1 "main mode", "quick mode", …
 	Parameter string // "encryption algorithm", "pre-shared key", "peer identity", "traffic selectors", …
 	Ours      string // empty when a value is secret or has no meaning
 	Theirs    string // empty when the peer did not tell
 	Detail    string // one sentence for a person, without a full stop
+
+	// What a remedy can be worked out from, as far as it is known.
+	Offers   *Offers  // of proposals
+	Flows    *Flows   // of traffic selectors
+	Identity Identity // what the peer calls itself or, CauseLocalID, us
+}
+
+// Code returns the cause.
+func (d *Diagnosis) Code() Cause {
+	if d.Cause != "" {
+		return d.Cause
+	}
+	return d.Reason.Cause()
+}
+
+// Same reports whether two diagnoses tell the same.
+func (d *Diagnosis) Same(o *Diagnosis) bool {
+	return d.Code() == o.Code() && d.String() == o.String()
 }
 
 // String reads "phase1 proposal mismatch: encryption algorithm differs in

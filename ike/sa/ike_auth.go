@@ -65,7 +65,7 @@ func (x *ikeAuth) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 		return
 	}
 	if peer != c.RemoteID {
-		s.rejectPeer(identityDiagnosis("peer identity", c.RemoteID, peer))
+		s.rejectPeer(provenIdentity(identityDiagnosis(CausePeerID, c.RemoteID, peer), true))
 		return
 	}
 	s.establish(m.now)
@@ -127,7 +127,7 @@ func (x *ikeAuth) unanswered(s *ikeSA, o *outstanding) { s.m.fail(unreachable(s,
 func (s *ikeSA) authenticate(c *Connection, auth *wire.Auth, peer *wire.ID, message, nonce []byte) *Diagnosis {
 	if auth.Method != wire.AuthSharedKey {
 		return &Diagnosis{
-			Reason: ReasonAuthentication, Exchange: wire.IKEAuth.String(), Parameter: "authentication method",
+			Reason: ReasonAuthentication, Cause: CauseAuthMethod, Exchange: wire.IKEAuth.String(), Parameter: "authentication method",
 			Ours: "pre-shared key", Theirs: methodName(auth.Method),
 		}
 	}
@@ -136,7 +136,7 @@ func (s *ikeSA) authenticate(c *Connection, auth *wire.Auth, peer *wire.ID, mess
 		return nil
 	}
 	return &Diagnosis{
-		Reason: ReasonAuthentication, Exchange: wire.IKEAuth.String(), Parameter: "pre-shared key",
+		Reason: ReasonAuthentication, Cause: CausePSK, Exchange: wire.IKEAuth.String(), Parameter: "pre-shared key",
 		Detail: fmt.Sprintf("the pre-shared keys of the two ends differ; the peer is %s", identity(peer)),
 	}
 }
@@ -183,7 +183,7 @@ func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
 		diagnosis = &Diagnosis{Reason: ReasonMalformedMessage, Exchange: wire.IKEAuth.String(), Detail: "the peer's request has no identity"}
 	case !okAuth:
 		diagnosis = &Diagnosis{
-			Reason: ReasonAuthentication, Exchange: wire.IKEAuth.String(), Parameter: "authentication method",
+			Reason: ReasonAuthentication, Cause: CauseAuthMethod, Exchange: wire.IKEAuth.String(), Parameter: "authentication method",
 			Ours: "pre-shared key", Theirs: "EAP",
 		}
 	default:
@@ -291,10 +291,12 @@ func (s *ikeSA) selectConnection(msg *wire.Message, peer *wire.ID, auth *wire.Au
 // compare holds an IKE_AUTH request against a candidate.
 func (s *ikeSA) compare(c *Connection, msg *wire.Message, peer *wire.ID, auth *wire.Auth) (fit, *Diagnosis) {
 	if id := identity(peer); id != c.RemoteID {
-		return fitsAddress, identityDiagnosis("peer identity", c.RemoteID, id)
+		proven := s.authenticate(c, auth, peer, s.handshake.request, s.handshake.nr) == nil
+		return fitsAddress, provenIdentity(identityDiagnosis(CausePeerID, c.RemoteID, id), proven)
 	}
 	if id, ok := msg.ID(true); ok && identity(id) != c.LocalID {
-		return fitsPeerID, identityDiagnosis("local identity", c.LocalID, identity(id))
+		proven := s.authenticate(c, auth, peer, s.handshake.request, s.handshake.nr) == nil
+		return fitsPeerID, provenIdentity(identityDiagnosis(CauseLocalID, c.LocalID, identity(id)), proven)
 	}
 	if _, err := ipsec.Choose(c.Proposals, []ipsec.Proposal{s.proposal}); err != nil {
 		return fitsIdentities, mismatchDiagnosis(ReasonPhase1Proposal, wire.IKEAuth, err)

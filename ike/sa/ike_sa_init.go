@@ -179,10 +179,11 @@ func (x ikeSAInit) otherGroup(s *ikeSA, n *wire.Notify) {
 	g, ok := wantedGroup(n)
 	if !ok || g == h.group || !offers(s.m.conn.Proposals, g) {
 		d := refusedInit(n, s.m.conn.Proposals)
-		d.Reason, d.Parameter = ReasonInitiatorDH, ipsec.TransformGroup.String()
+		d.Reason, d.Cause, d.Parameter = ReasonInitiatorDH, CauseIKEGroup, ipsec.TransformGroup.String()
 		d.Ours = groupList(s.m.conn.Proposals)
 		if ok {
 			d.Theirs = ipsec.Group(g).String()
+			d.Offers = &Offers{Of: OfferIKE, Ours: s.m.conn.Proposals, Theirs: withGroup(s.m.conn.Proposals, g)}
 		}
 		x.remember(s, d)
 		return
@@ -462,10 +463,7 @@ func (s *ikeSA) halfOpenTimeout() {
 	m := s.m
 	var d *Diagnosis
 	if m.conn = m.expected(s.path.remote.Addr()); m.conn != nil {
-		d = &Diagnosis{
-			Reason: ReasonExchangeTimeout, Exchange: wire.IKEAuth.String(), Parameter: "IKE_AUTH request",
-			Detail: fmt.Sprintf("%s sent IKE_SA_INIT and nothing usable after it; UDP port 4500 or IP fragments may be blocked", s.path.remote),
-		}
+		d = s.neverWentOn()
 	}
 	m.end(ReasonExchangeTimeout, d)
 }

@@ -304,11 +304,13 @@ func (s *ISAKMPSA) hint(msg *isakmp.Message) {
 // refusedBy is for an error in answer to a message of phase 1.
 func (s *ISAKMPSA) refusedBy(n *isakmp.Notify) *Diagnosis {
 	c, p := s.m.conn, s.phase1
-	d := &Diagnosis{Reason: ReasonPhase1Proposal, Exchange: s.mode.String(), Parameter: "proposal", Ours: proposalList(phase1Sets(c.Proposals))}
+	sets := phase1Sets(c.Proposals)
+	d := &Diagnosis{Reason: ReasonPhase1Proposal, Exchange: s.mode.String(), Parameter: "proposal", Ours: proposalList(sets)}
 	authenticating := p.awaits == 6
 	switch n.NotifyType {
 	case isakmp.NoProposalChosen:
 		d.Detail = fmt.Sprintf("the peer accepts none of our proposals, or knows no connection for our address in %s", s.mode)
+		d.Offers = &Offers{Of: OfferPhase1, Ours: sets}
 	case isakmp.InvalidMajorVersion, isakmp.InvalidMinorVersion:
 		d.Reason, d.Parameter, d.Ours = ReasonVersion, "IKE version", "1"
 		d.Detail = "the peer does not speak IKEv1"
@@ -316,7 +318,7 @@ func (s *ISAKMPSA) refusedBy(n *isakmp.Notify) *Diagnosis {
 		d.Reason, d.Parameter, d.Ours = ReasonMode, "mode of phase 1", s.mode.String()
 		d.Detail = "the peer does not take this mode"
 	case isakmp.InvalidIDInformation:
-		d.Reason, d.Parameter, d.Ours = ReasonConfigID, "local identity", c.LocalID.String()
+		d.Reason, d.Cause, d.Parameter, d.Ours = ReasonConfigID, CauseLocalID, "local identity", c.LocalID.String()
 		d.Detail = "the peer knows no connection for our identity"
 	case isakmp.PayloadMalformed, isakmp.InvalidHashInformation, isakmp.InvalidPayloadType:
 		if !authenticating {
@@ -330,7 +332,7 @@ func (s *ISAKMPSA) refusedBy(n *isakmp.Notify) *Diagnosis {
 		d.Ours = fmt.Sprintf("local %s, peer %s", c.LocalID, c.RemoteID)
 		d.Detail = "the peer rejected our identity or our pre-shared key and does not say which"
 	default:
-		d.Detail = "the peer answered with " + n.NotifyType.String()
+		d.Cause, d.Detail = CauseRefusedByPeer, "the peer answered with "+n.NotifyType.String()
 	}
 	return d
 }

@@ -271,8 +271,10 @@ func (s *ISAKMPSA) unreachable() *Diagnosis {
 	switch number {
 	case 1:
 		d.Detail += "; the peer may know no connection for our address, or want another version or mode of IKE"
+	case 3:
+		d.Cause = CauseSilence
 	case 5:
-		d.Parameter = "pre-shared key"
+		d.Cause, d.Parameter = CausePSK, "pre-shared key"
 		d.Detail += "; the pre-shared keys of the two ends may differ"
 		if s.path.remote.Port() == portNAT {
 			d.Detail += ", or UDP port 4500 be blocked"
@@ -384,7 +386,7 @@ func (s *ISAKMPSA) setKeys(k *isakmpKeys) {
 // configured one.
 func (s *ISAKMPSA) checkIdentity(c *Connection, id *isakmp.ID) *Diagnosis {
 	if peer := identityV1(id); peer != c.RemoteID {
-		d := identityDiagnosis("peer identity", c.RemoteID, peer)
+		d := identityDiagnosis(CausePeerID, c.RemoteID, peer)
 		d.Exchange = s.mode.String()
 		return d
 	}
@@ -404,7 +406,7 @@ func (s *ISAKMPSA) rejectPeer(d *Diagnosis) error {
 // pskDiagnosis tells that the keys differ, and what shows it.
 func (s *ISAKMPSA) pskDiagnosis(how string) *Diagnosis {
 	return &Diagnosis{
-		Reason: ReasonAuthentication, Exchange: s.mode.String(), Parameter: "pre-shared key",
+		Reason: ReasonAuthentication, Cause: CausePSK, Exchange: s.mode.String(), Parameter: "pre-shared key",
 		Detail: "the pre-shared keys of the two ends differ: " + how,
 	}
 }

@@ -465,6 +465,7 @@ func proposalDiagnosis(reason Reason, x isakmp.ExchangeType, err error) *Diagnos
 	var mismatch *ipsec.MismatchError
 	switch {
 	case errors.As(err, &method):
+		d.Reason, d.Cause = ReasonAuthentication, CauseAuthMethod
 		d.Parameter, d.Ours, d.Theirs = "authentication method", "pre-shared key", method.String()
 	case errors.As(err, &encap):
 		d.Reason = ReasonEncapsulation
@@ -472,6 +473,11 @@ func proposalDiagnosis(reason Reason, x isakmp.ExchangeType, err error) *Diagnos
 	case errors.As(err, &mismatch) && mismatch.Type != 0:
 		d.Parameter = mismatch.Type.String()
 		d.Ours, d.Theirs = ipsec.TransformList(mismatch.Ours), ipsec.TransformList(mismatch.Theirs)
+		d.Cause = causeOfType(reason, mismatch.Type == ipsec.TransformGroup)
+		d.Offers = &Offers{Of: OfferPhase1, Ours: mismatch.OurList, Theirs: mismatch.TheirList}
+		if reason == ReasonPhase2Proposal {
+			d.Offers.Of = OfferQuickMode
+		}
 		switch {
 		case mismatch.Type == ipsec.TransformPRF:
 			d.Parameter = "hash algorithm"

@@ -194,7 +194,7 @@ func (q *quickMode) sameSelectors(msg *isakmp.Message) *Diagnosis {
 		}
 	}
 	d := &Diagnosis{
-		Reason: ReasonFlow, Exchange: isakmp.QuickMode.String(), Parameter: "traffic selectors",
+		Reason: ReasonFlow, Cause: CauseNegotiatedAway, Exchange: isakmp.QuickMode.String(), Parameter: "traffic selectors",
 		Ours: flowText(cfg.Local, cfg.Remote), Theirs: idList(ids), Detail: "the peer answered with selectors that we did not ask for",
 	}
 	return d
@@ -277,16 +277,19 @@ func (q *quickMode) refusal(n *isakmp.Notify) *Diagnosis {
 	d := &Diagnosis{Exchange: isakmp.QuickMode.String()}
 	switch n.NotifyType {
 	case isakmp.NoProposalChosen, isakmp.BadProposalSyntax, isakmp.AttributesNotSupported, isakmp.InvalidTransformID:
-		d.Reason, d.Parameter, d.Ours = ReasonPhase2Proposal, "proposal", proposalList(q.slot.phase2Sets())
+		sets := q.slot.phase2Sets()
+		d.Reason, d.Parameter, d.Ours = ReasonPhase2Proposal, "proposal", proposalList(sets)
 		d.Detail = "the peer accepts none of our ESP proposals"
+		d.Offers = &Offers{Of: OfferQuickMode, Ours: sets}
 	case isakmp.InvalidIDInformation:
 		d.Reason, d.Parameter, d.Ours = ReasonFlow, "traffic selectors", flowText(cfg.Local, cfg.Remote)
 		d.Detail = "the peer has no such pair of traffic selectors"
+		d.Flows = &Flows{Ours: []Flow{{cfg.Local, cfg.Remote}}}
 	case isakmp.InvalidKeyInformation:
-		d.Reason, d.Parameter, d.Ours = ReasonPhase2Proposal, "PFS group", groupList(cfg.Proposals)
+		d.Reason, d.Cause, d.Parameter, d.Ours = ReasonPhase2Proposal, CausePFS, "PFS group", groupList(cfg.Proposals)
 		d.Detail = "the peer refused our key exchange"
 	default:
-		d.Reason, d.Parameter = ReasonPhase2Proposal, "CHILD_SA"
+		d.Reason, d.Cause, d.Parameter = ReasonPhase2Proposal, CauseRefusedByPeer, "CHILD_SA"
 		d.Detail = "the peer answered with " + n.NotifyType.String()
 	}
 	return d

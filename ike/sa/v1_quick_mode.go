@@ -224,7 +224,7 @@ func (q *quickMode) repeat() {
 	}
 	sent := q.flight.sent
 	d := &Diagnosis{
-		Reason: ReasonMaxTransmit, Exchange: isakmp.QuickMode.String(), Parameter: "CHILD_SA",
+		Reason: ReasonMaxTransmit, Cause: CauseSilence, Exchange: isakmp.QuickMode.String(), Parameter: "CHILD_SA",
 		Detail: fmt.Sprintf("no answer to message %d of quick mode %08x, sent %d times to %s", q.awaits-1, q.id, q.flight.tries+1, s.path.remote),
 	}
 	q.end()

@@ -99,7 +99,7 @@ func (q *quickMode) take(msg *isakmp.Message) ([]isakmp.Payload, *quickRefusal) 
 	}
 	if m.childrenOf(q.slot) >= maxChildren {
 		return nil, &quickRefusal{isakmp.NoProposalChosen, spi, q.slot, &Diagnosis{
-			Reason: ReasonRekeyFail, Exchange: isakmp.QuickMode.String(), Parameter: "CHILD_SA", Ours: fmt.Sprintf("at most %d", maxChildren),
+			Reason: ReasonRekeyFail, Cause: CauseLimit, Exchange: isakmp.QuickMode.String(), Parameter: "CHILD_SA", Ours: fmt.Sprintf("at most %d", maxChildren),
 			Detail: "the peer asks for more SAs of one child than it may have at a time",
 		}}
 	}
