@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -58,6 +59,9 @@ type DaemonOptions struct {
 	// RawESP leaves ESP as IP protocol 50 where no NAT is; else the userspace
 	// data plane asks for UDP encapsulation everywhere.
 	RawESP bool
+	// CustomerGateways is how many a project may have; zero means the daemon's
+	// default.
+	CustomerGateways int
 	// ShortLives makes the daemon rekey CHILD_SAs about every five seconds and
 	// IKE SAs about every ten.
 	ShortLives bool
@@ -134,6 +138,9 @@ inventory:
 		ike = append(ike, fmt.Sprintf("authentication_lifetime: %s", o.ShortTrust))
 	}
 	fmt.Fprintf(&b, "ike: {%s}\n", strings.Join(ike, ", "))
+	if o.CustomerGateways > 0 {
+		fmt.Fprintf(&b, "limits: {customer_gateways: %d}\n", o.CustomerGateways)
+	}
 	if d.KeyDir != "" {
 		fmt.Fprintf(&b, "debug: {key_log_dir: %s}\n", d.KeyDir)
 	}
@@ -176,14 +183,11 @@ func (d *Daemon) get(ctx context.Context, path string) (string, error) {
 		return "", err
 	}
 	defer answer.Body.Close()
-	var b strings.Builder
-	if err := answer.Write(&b); err != nil {
-		return "", err
+	page, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = errors.New(answer.Status)
 	}
-	if answer.StatusCode != http.StatusOK {
-		return b.String(), errors.New(answer.Status)
-	}
-	return b.String(), nil
+	return string(page), err
 }
 
 // Metrics returns the daemon's metrics in Prometheus's text format.

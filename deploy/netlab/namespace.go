@@ -109,34 +109,40 @@ func (n *Namespace) Input(ctx context.Context, input string, args ...string) (st
 // DialContext connects from inside the namespace. The address is a literal: a
 // name would be resolved outside.
 func (n *Namespace) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
+	var conn net.Conn
+	err := n.Inside(func() (err error) {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+// Inside calls do on a thread that is in the namespace: the sockets it opens
+// belong there for good.
+func (n *Namespace) Inside(do func() error) error {
+	done := make(chan error, 1)
 	// A goroutine of its own, so that a thread which cannot be brought back
 	// ends with it.
 	go func() {
 		runtime.LockOSThread()
 		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			done <- result{err: err}
+			done <- err
 			return
 		}
 		defer unix.Close(home) //nolint:errcheck // read only
 		if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
-			done <- result{err: fmt.Errorf("enter namespace %s: %w", n.Name, err)}
+			done <- fmt.Errorf("enter namespace %s: %w", n.Name, err)
 			return
 		}
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, network, address)
+		err = do()
 		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread()
 		}
-		done <- result{conn, err}
+		done <- err
 	}()
-	r := <-done
-	return r.conn, r.err
+	return <-done
 }
 
 // run runs a command to its end. The error carries what it wrote to standard

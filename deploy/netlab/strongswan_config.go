@@ -43,6 +43,9 @@ type SwanConnection struct {
 type SwanChild struct {
 	Name          string
 	Local, Remote []netip.Prefix
+	// Mark is that of the child's policies and of the packets they are for, as
+	// a VTI device of this key has it; zero is none.
+	Mark uint32
 }
 
 // SwanConfig renders a swanctl.conf.
@@ -86,6 +89,9 @@ func SwanConfig(connections ...SwanConnection) string {
 		for _, child := range c.Children {
 			fmt.Fprintf(&b, "      %s {\n        mode = tunnel\n", child.Name)
 			fmt.Fprintf(&b, "        local_ts = %s\n        remote_ts = %s\n", prefixes(child.Local), prefixes(child.Remote))
+			if child.Mark != 0 {
+				fmt.Fprintf(&b, "        mark_in = %d\n        mark_out = %[1]d\n", child.Mark)
+			}
 			if c.ESPProposal != "" {
 				fmt.Fprintf(&b, "        esp_proposals = %s\n", c.ESPProposal)
 			}

@@ -33,6 +33,7 @@ type SwanChildSA struct {
 	Encryption, Integrity string
 	EncryptionBits, Group string
 	BytesIn, BytesOut     uint64
+	PacketsIn, PacketsOut uint64
 	Local, Remote         []string // traffic selectors
 }
 
@@ -112,6 +113,8 @@ func (v *viciSection) child() SwanChildSA {
 		Group:          v.values["dh-group"],
 		BytesIn:        number("bytes-in"),
 		BytesOut:       number("bytes-out"),
+		PacketsIn:      number("packets-in"),
+		PacketsOut:     number("packets-out"),
 		Local:          slices.Clone(v.lists["local-ts"]),
 		Remote:         slices.Clone(v.lists["remote-ts"]),
 	}

@@ -1,0 +1,124 @@
+package interop
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Versions and modes of IKE.
+const (
+	v1Main       = "v1 main"
+	v1Aggressive = "v1 aggressive"
+	v2           = "v2"
+)
+
+// Who begins.
+const (
+	byGateway = "gateway"
+	byPeer    = "peer"
+)
+
+// noHash is the hash of an ESP proposal whose cipher authenticates itself.
+const noHash = "-"
+
+// noPFS is the API's word for CHILD_SAs without a key exchange of their own.
+const noPFS = "disable"
+
+// The parameters of a cell, with the words of the API.
+var (
+	modes      = []string{v1Main, v1Aggressive, v2}
+	initiators = []string{byGateway, byPeer}
+	ciphers    = []string{"3des", "aes-128", "aes-192", "aes-256", "aes-128-gcm-16", "aes-256-gcm-16"}
+	hashes     = []string{"md5", "sha1", "sha2-256", "sha2-384", "sha2-512"}
+	espHashes  = append([]string{noHash}, hashes...)
+	groups     = []string{"group1", "group2", "group5", "group14", "group15", "group16", "group19", "group20", "group21"}
+	pfsGroups  = append([]string{noPFS}, groups...)
+	paths      = []string{"direct", "NAT"}
+	styles     = []string{"policy", "route"}
+)
+
+var parameters = [][]string{modes, initiators, ciphers, hashes, groups, ciphers, espHashes, pfsGroups, paths, styles}
+
+// cell is one tunnel. A member is empty while its choice is open.
+type cell struct {
+	Number                  int // from 1, of its array
+	Mode, Initiator         string
+	Cipher, Hash, Group     string // of the IKE SA; the hash of an AEAD is the PRF's
+	ESPCipher, ESPHash, PFS string
+	Path, Style             string
+}
+
+func (c cell) v1() bool  { return c.Mode == v1Main || c.Mode == v1Aggressive }
+func (c cell) nat() bool { return c.Path == "NAT" }
+
+// name is the connection's, and that of its configuration at the peer.
+func (c cell) name() string { return fmt.Sprintf("cell-%d", c.Number) }
+
+// fields are those of a row of the array, in its order.
+func (c *cell) fields() []*string {
+	return []*string{&c.Mode, &c.Initiator, &c.Cipher, &c.Hash, &c.Group, &c.ESPCipher, &c.ESPHash, &c.PFS, &c.Path, &c.Style}
+}
+
+// String names the choices in the order of the page's columns.
+func (c cell) String() string {
+	var words []string
+	for _, f := range c.fields() {
+		words = append(words, *f)
+	}
+	return strings.Join(words, " | ")
+}
+
+func isAEAD(cipher string) bool { return strings.Contains(cipher, "gcm") }
+
+// limit is something that cannot be, whoever the peer is or for one peer.
+type limit struct {
+	why    string
+	broken func(c cell) bool // must be false where a choice that matters is open
+}
+
+// protocolLimits are those of the protocols themselves.
+var protocolLimits = []limit{
+	{"no RFC has an AEAD in phase 1 of IKEv1", func(c cell) bool { return c.v1() && isAEAD(c.Cipher) }},
+	{"an AEAD has no hash in ESP", func(c cell) bool { return isAEAD(c.ESPCipher) && c.ESPHash != "" && c.ESPHash != noHash }},
+	{"other ciphers have one", func(c cell) bool { return c.ESPCipher != "" && !isAEAD(c.ESPCipher) && c.ESPHash == noHash }},
+}
+
+// libreswanLimits are what libreswan 4.10 refuses in its configuration.
+var libreswanLimits = []limit{
+	{"group 1 and 2 are not built in", func(c cell) bool {
+		return c.Group == "group1" || c.Group == "group2" || c.PFS == "group1" || c.PFS == "group2"
+	}},
+	{"IKEv1 has no PFS with elliptic curves", func(c cell) bool {
+		return c.v1() && (c.PFS == "group19" || c.PFS == "group20" || c.PFS == "group21")
+	}},
+}
+
+// cells returns the covering array within the limits.
+func cells(limits ...limit) []cell {
+	sizes := make([]int, len(parameters))
+	for i, p := range parameters {
+		sizes[i] = len(p)
+	}
+	var all []cell
+	for _, row := range coveringArray(sizes, func(row []int) bool { return allows(fromRow(row), limits) }) {
+		c := fromRow(row)
+		c.Number = len(all) + 1
+		all = append(all, c)
+	}
+	return all
+}
+
+func allows(c cell, limits []limit) bool {
+	return !slices.ContainsFunc(slices.Concat(protocolLimits, limits), func(l limit) bool { return l.broken(c) })
+}
+
+func fromRow(row []int) cell {
+	var c cell
+	for i, f := range c.fields() {
+		if row[i] != unset {
+			*f = parameters[i][row[i]]
+		}
+	}
+	return c
+}

@@ -1,0 +1,373 @@
+//go:build e2e
+
+package interop
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vpngw/vpngw/cmd/vpnctl/client"
+	"github.com/vpngw/vpngw/cmd/vpnctl/declare"
+	"github.com/vpngw/vpngw/deploy/netlab"
+)
+
+// patience is how long one step of one cell may take while the machine does
+// much else.
+const patience = time.Minute
+
+// matrix is one run of cells.
+type matrix struct {
+	*world
+	routers []*router
+	peers   []peer // of the routers
+	ids     map[int]string
+	failed  map[int]string // by number of the cell, the first defect
+	// rawESP tells that ESP is in UDP only where there is a NAT.
+	rawESP bool
+}
+
+// The peer is strongSwan with ESP in userspace, whose one device takes one cell
+// for any traffic: each route-based cell has a router of its own.
+func TestStrongSwanUserspace(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	array := cells()
+	w := newWorld(ctx, t, netlab.DaemonOptions{CustomerGateways: len(array)})
+	m := &matrix{world: w}
+	w.translate(array)
+	var shared []cell
+	for _, c := range array {
+		if c.Style == "policy" {
+			shared = append(shared, c)
+			continue
+		}
+		m.add(w.connect(fmt.Sprintf("router%d", c.Number), []cell{c}), &strongSwan{})
+	}
+	m.add(w.connect("router", shared), &strongSwan{})
+	m.run(array)
+	m.report("strongSwan with ESP in userspace", array)
+}
+
+// one runs the array against one peer on one router.
+func one(t *testing.T, title string, array []cell, p peer) {
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	w := newWorld(ctx, t, netlab.DaemonOptions{CustomerGateways: len(array), RawESP: true})
+	m := &matrix{world: w, rawESP: true}
+	w.translate(array)
+	m.add(w.connect("router", array), p)
+	m.run(array)
+	m.report(title, array)
+}
+
+// add starts a peer on a router.
+func (m *matrix) add(r *router, p peer) {
+	m.t.Helper()
+	m.routers, m.peers = append(m.routers, r), append(m.peers, p)
+	m.check(p.start(m.ctx, r))
+}
+
+// fail notes the first defect of a cell.
+func (m *matrix) fail(c cell, format string, args ...any) {
+	if _, known := m.failed[c.Number]; !known {
+		m.failed[c.Number] = fmt.Sprintf(format, args...)
+	}
+}
+
+// run brings all cells up and looks at each.
+func (m *matrix) run(array []cell) {
+	m.t.Helper()
+	m.failed, m.ids = map[int]string{}, map[int]string{}
+	begun := time.Now()
+	step := func(name string) {
+		m.t.Logf("%s: %v", name, time.Since(begun).Round(time.Millisecond))
+		begun = time.Now()
+	}
+	m.declare(array)
+	step("declared")
+	m.initiate()
+	step("begun by the peers")
+	m.waitUp(array)
+	step("up")
+	m.rekey()
+	step("rekeyed")
+	before := m.figures()
+	for number, err := range m.exchange(m.routers) {
+		m.fail(array[number-1], "%v", err)
+	}
+	step("traffic")
+	m.compare(before)
+	step("compared")
+	m.end(array)
+	step("ended")
+}
+
+// each calls do for every cell with its peer, some at a time.
+func (m *matrix) each(do func(p peer, c cell) error) {
+	type outcome struct {
+		c   cell
+		err error
+	}
+	var all []outcome
+	var mu sync.Mutex
+	var wait sync.WaitGroup
+	slots := make(chan struct{}, atOnce)
+	for i, r := range m.routers {
+		for _, c := range r.cells {
+			slots <- struct{}{}
+			wait.Go(func() {
+				defer func() { <-slots }()
+				err := do(m.peers[i], c)
+				mu.Lock()
+				all = append(all, outcome{c, err})
+				mu.Unlock()
+			})
+		}
+	}
+	wait.Wait()
+	for _, o := range all {
+		if o.err != nil {
+			m.fail(o.c, "%v", o.err)
+		}
+	}
+}
+
+// declare makes the gateway and the connections of all cells through the API.
+func (m *matrix) declare(array []cell) {
+	m.t.Helper()
+	file := &declare.File{Gateways: []declare.Gateway{{
+		Name: "cloud", VPCID: netlab.VPC, ConnectSubnet: netlab.Subnet1,
+		LocalSubnets: []string{cloudSubnets[0].String(), cloudSubnets[1].String()},
+		EIP1:         &declare.EIP{ID: netlab.EIP1}, EIP2: &declare.EIP{ID: netlab.EIP2},
+	}}}
+	for _, c := range array {
+		customer, connection := c.declaration()
+		file.CustomerGateways = append(file.CustomerGateways, customer)
+		file.Connections = append(file.Connections, connection)
+	}
+	a := declare.Applier{Client: m.api, Every: 20 * time.Millisecond, Report: func(c declare.Change) {
+		if number, ok := strings.CutPrefix(c.Name, "cell-"); ok && c.Kind.Name == client.Connections.Name {
+			n, _ := strconv.Atoi(number)
+			m.ids[n] = c.ID
+		}
+	}}
+	m.check(a.Apply(m.ctx, file))
+}
+
+// declaration is the cell in the words of the API.
+func (c cell) declaration() (declare.CustomerGateway, declare.Connection) {
+	customer := declare.CustomerGateway{Name: c.name(), IDType: "ip", IDValue: c.public().String()}
+	if c.roaming() {
+		customer.IDType, customer.IDValue = "fqdn", c.name()+".customer.test"
+	}
+	ike := &declare.IKEPolicy{
+		IKEVersion: "v2", EncryptionAlgorithm: c.Cipher, AuthenticationAlgorithm: c.Hash, DHGroup: c.Group,
+		PeerIDType: "ip", PeerID: c.id(),
+	}
+	if c.named() {
+		ike.PeerIDType = "fqdn"
+	}
+	if c.v1() {
+		ike.IKEVersion, ike.Phase1NegotiationMode = "v1", strings.TrimPrefix(c.Mode, "v1 ")
+	}
+	ipsec := &declare.IPsecPolicy{EncryptionAlgorithm: c.ESPCipher, PFS: c.PFS, AuthenticationAlgorithm: "sha2-256"}
+	if c.ESPHash != noHash {
+		ipsec.AuthenticationAlgorithm = c.ESPHash
+	}
+	connection := declare.Connection{
+		Name: c.name(), Gateway: "cloud", CustomerGateway: c.name(), VGWIP: netlab.EIP1, PSK: c.psk(),
+		PeerSubnets: []string{c.subnet().String()}, IKEPolicy: ike, IPsecPolicy: ipsec,
+	}
+	if c.gateway() == gatewayNATed {
+		connection.VGWIP = netlab.EIP2
+	}
+	if c.Style == "policy" {
+		connection.Style = "policy"
+		connection.PolicyRules = []declare.PolicyRule{{Source: cloudSubnets[0].String(), Destination: []string{c.subnet().String()}}}
+		return customer, connection
+	}
+	connection.Style = "static"
+	connection.TunnelLocalAddress = fmt.Sprintf("169.254.%d.1/30", c.Number)
+	connection.TunnelPeerAddress = fmt.Sprintf("169.254.%d.2/30", c.Number)
+	return customer, connection
+}
+
+// initiate begins the cells that are the peers' to begin.
+func (m *matrix) initiate() {
+	m.each(func(p peer, c cell) error {
+		if c.Initiator != byPeer {
+			return nil
+		}
+		if err := p.initiate(m.ctx, c); err != nil {
+			return fmt.Errorf("the peer cannot begin: %w", err)
+		}
+		return nil
+	})
+}
+
+// figure names one of the daemon's metrics of a connection.
+func (m *matrix) figure(name string, c cell, labels string) string {
+	return fmt.Sprintf("vpngw_connection_%s{connection=%q%s}", name, m.ids[c.Number], labels)
+}
+
+// figures returns the daemon's metrics by name and labels.
+func (m *matrix) figures() map[string]string {
+	m.t.Helper()
+	page, err := m.daemon.Metrics(m.ctx)
+	m.check(err)
+	figures := map[string]string{}
+	for line := range strings.Lines(page) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "} "); ok {
+			figures[name+"}"] = value
+		}
+	}
+	return figures
+}
+
+// waitUp waits until each cell has one IKE SA and one CHILD_SA.
+func (m *matrix) waitUp(array []cell) {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.ctx, patience)
+	defer cancel()
+	var down []cell
+	_ = netlab.Poll(ctx, 200*time.Millisecond, func() (bool, error) {
+		figures := m.figures()
+		down = slices.DeleteFunc(slices.Clone(array), func(c cell) bool {
+			return figures[m.figure("ike_sas", c, "")] == "1" && figures[m.figure("child_sas", c, "")] == "1"
+		})
+		return len(down) == 0, nil
+	})
+	for _, c := range down {
+		lines, err := m.api.Log(m.ctx, m.ids[c.Number])
+		m.check(err)
+		var text []string
+		for _, l := range lines[:min(3, len(lines))] {
+			text = append(text, l.Text)
+		}
+		m.fail(c, "not up: %s", strings.Join(text, "\n    "))
+	}
+}
+
+// rekey renews the CHILD_SAs of IKEv2: the first comes without the key exchange
+// that PFS asks for (RFC 7296, section 1.2).
+func (m *matrix) rekey() {
+	m.t.Helper()
+	m.each(func(p peer, c cell) error {
+		if c.v1() || m.failed[c.Number] != "" {
+			return nil
+		}
+		if err := p.rekeyChild(m.ctx, c); err != nil {
+			return fmt.Errorf("the peer cannot rekey: %w", err)
+		}
+		return nil
+	})
+}
+
+// compare looks at what the peers say of each cell, and at both ends' counters
+// since before.
+func (m *matrix) compare(before map[string]string) {
+	m.t.Helper()
+	after := m.figures()
+	for i, r := range m.routers {
+		views, err := m.peers[i].tunnels(m.ctx)
+		m.check(err)
+		for _, c := range r.cells {
+			v, ok := views[c.name()]
+			if !ok || v.ikeSAs != 1 || v.childSAs != 1 {
+				m.fail(c, "the peer has %d IKE SAs and %d CHILD_SAs, want one each", v.ikeSAs, v.childSAs)
+				continue
+			}
+			if defect := v.differs(c); defect != "" {
+				m.fail(c, "%s", defect)
+			}
+			if want := c.nat() || !m.rawESP; v.encapsulated != want {
+				m.fail(c, "ESP is in UDP by the peer: %v, want %v", v.encapsulated, want)
+			}
+			for _, direction := range []string{"in", "out"} {
+				label := fmt.Sprintf(",direction=%q", direction)
+				packets, octets := m.figure("packets_total", c, label), m.figure("bytes_total", c, label)
+				have := fmt.Sprintf("%d packets, %d octets", difference(before[packets], after[packets]), difference(before[octets], after[octets]))
+				if want := fmt.Sprintf("%d packets, %d octets", exchangedPackets, exchangedOctets()); have != want {
+					m.fail(c, "the gateway counts %s %s, want %s", have, direction, want)
+				}
+			}
+		}
+	}
+}
+
+// difference is that of two counters as Prometheus writes them.
+func difference(before, after string) int {
+	b, _ := strconv.ParseFloat(before, 64)
+	a, _ := strconv.ParseFloat(after, 64)
+	return int(a - b)
+}
+
+// differs says what of a cell the peer sees otherwise.
+func (v view) differs(c cell) string {
+	for _, x := range []struct{ what, have, want string }{
+		{"who began", v.initiator, c.Initiator},
+		{"the IKE SA's cipher", v.cipher, c.Cipher},
+		{"the IKE SA's hash", v.hash, c.Hash},
+		{"the IKE SA's group", v.group, c.Group},
+		{"the CHILD_SA's cipher", v.espCipher, c.ESPCipher},
+		{"the CHILD_SA's hash", v.espHash, c.ESPHash},
+		{"the group of PFS", v.pfs, c.PFS},
+	} {
+		if x.have != x.want {
+			return fmt.Sprintf("%s is %q by the peer, want %q", x.what, x.have, x.want)
+		}
+	}
+	for _, x := range []counters{v.in, v.out} {
+		if x.packets != uint64(exchangedPackets) || x.octets != uint64(exchangedOctets()) {
+			return fmt.Sprintf("the peer counts %d packets and %d octets, want %d and %d", x.packets, x.octets, exchangedPackets, exchangedOctets())
+		}
+	}
+	return ""
+}
+
+// end deletes the connections through the API; the peers have to see that.
+func (m *matrix) end(array []cell) {
+	m.t.Helper()
+	for _, c := range array {
+		m.check(m.api.Delete(m.ctx, client.Connections, m.ids[c.Number]))
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, patience)
+	defer cancel()
+	for i, r := range m.routers {
+		var left map[string]view
+		err := netlab.Poll(ctx, 200*time.Millisecond, func() (_ bool, err error) {
+			left, err = m.peers[i].tunnels(m.ctx)
+			return len(left) == 0, err
+		})
+		if err == nil {
+			continue
+		}
+		for _, c := range r.cells {
+			if _, there := left[c.name()]; there {
+				m.fail(c, "the peer does not see the end")
+			}
+		}
+	}
+}
+
+// report fails the test for each cell that has a defect.
+func (m *matrix) report(title string, array []cell) {
+	m.t.Helper()
+	for _, c := range array {
+		if defect, failed := m.failed[c.Number]; failed {
+			m.t.Errorf("%d: %s: %s", c.Number, c, defect)
+		}
+	}
+	m.t.Logf("%s: %d of %d cells pass", title, len(array)-len(m.failed), len(array))
+	if len(m.failed) > 0 {
+		for _, p := range m.peers {
+			m.t.Logf("peer:\n%s", p.log())
+		}
+	}
+}

@@ -1,0 +1,73 @@
+//go:build e2e
+
+package interop
+
+import (
+	"context"
+
+	"github.com/vpngw/vpngw/deploy/netlab"
+)
+
+// peer is the IPsec of another maker on a router.
+type peer interface {
+	// start starts it with the configuration of all the router's cells, none of
+	// which it begins by itself.
+	start(ctx context.Context, r *router) error
+	// initiate begins a cell and waits until it is up.
+	initiate(ctx context.Context, c cell) error
+	// rekeyChild renews the keys of a cell's CHILD_SA.
+	rekeyChild(ctx context.Context, c cell) error
+	// tunnels returns what stands, by the name of the cell.
+	tunnels(ctx context.Context) (map[string]view, error)
+	// log is what it tells of itself.
+	log() string
+}
+
+// view is a cell as the peer sees it.
+type view struct {
+	ikeSAs, childSAs        int
+	initiator               string
+	cipher, hash, group     string // of the IKE SA, in the words of the API
+	espCipher, espHash, pfs string
+	encapsulated            bool
+	in, out                 counters
+}
+
+// counters are of inner traffic; packets are zero where the peer does not count
+// them.
+type counters struct{ packets, octets uint64 }
+
+// strongSwan is the peer of netlab.
+type strongSwan struct {
+	daemon *netlab.StrongSwan
+	// routes tells how a route-based cell is made: with VTI devices where the
+	// kernel has ESP; the userspace has one device for all.
+	vti bool
+}
+
+// The words of strongSwan's configuration and of its lists.
+var (
+	swanCiphers = map[string]string{
+		"3des": "3des", "aes-128": "aes128", "aes-192": "aes192", "aes-256": "aes256",
+		"aes-128-gcm-16": "aes128gcm16", "aes-256-gcm-16": "aes256gcm16",
+	}
+	swanHashes = map[string]string{"md5": "md5", "sha1": "sha1", "sha2-256": "sha256", "sha2-384": "sha384", "sha2-512": "sha512"}
+	swanGroups = map[string]string{
+		"group1": "modp768", "group2": "modp1024", "group5": "modp1536", "group14": "modp2048", "group15": "modp3072",
+		"group16": "modp4096", "group19": "ecp256", "group20": "ecp384", "group21": "ecp521",
+	}
+	swanListedCiphers = map[string]string{
+		"3DES_CBC": "3des", "AES_CBC-128": "aes-128", "AES_CBC-192": "aes-192", "AES_CBC-256": "aes-256",
+		"AES_GCM_16-128": "aes-128-gcm-16", "AES_GCM_16-256": "aes-256-gcm-16",
+	}
+	swanListedHashes = map[string]string{
+		"":            noHash,
+		"HMAC_MD5_96": "md5", "HMAC_SHA1_96": "sha1", "HMAC_SHA2_256_128": "sha2-256", "HMAC_SHA2_384_192": "sha2-384", "HMAC_SHA2_512_256": "sha2-512",
+		"PRF_HMAC_MD5": "md5", "PRF_HMAC_SHA1": "sha1", "PRF_HMAC_SHA2_256": "sha2-256", "PRF_HMAC_SHA2_384": "sha2-384", "PRF_HMAC_SHA2_512": "sha2-512",
+	}
+	swanListedGroups = map[string]string{
+		"":         noPFS,
+		"MODP_768": "group1", "MODP_1024": "group2", "MODP_1536": "group5", "MODP_2048": "group14", "MODP_3072": "group15",
+		"MODP_4096": "group16", "ECP_256": "group19", "ECP_384": "group20", "ECP_521": "group21",
+	}
+)
