@@ -11,6 +11,13 @@ import (
 const (
 	// lingerTime is how long a deleted child still receives what was under way.
 	lingerTime = 5 * time.Second
+	// yieldTime is how long a child that another one has taken over from goes on to
+	// receive before the peer is told to delete it: what we have sent on it is then
+	// through.
+	yieldTime = 2 * time.Second
+	// sendDelay is how long it is left to traffic to show that the peer has a child
+	// whose traffic another one carries so far.
+	sendDelay = 3 * time.Second
 	// probeInterval is how often we look whether the peer uses a new SA.
 	probeInterval = 500 * time.Millisecond
 	// Bounds of the wait before a child that failed is tried again.
@@ -26,6 +33,7 @@ type slot struct {
 	wanted   bool // traffic or a command asked for it
 	up       bool // reported to be up
 	failures int
+	pursuits int // how often more is yet asked for than the peer gives; see pursue
 	retryAt  time.Time
 	policies []ipsec.Policy
 }
@@ -45,6 +53,7 @@ type childSA struct {
 	nonce     []byte     // the lower one of its exchange (rekey collisions)
 
 	hasIn, hasOut bool // installed in the data plane
+	outdated      bool // negotiated for another configuration of the slot
 	refused       bool // in part or whole, by the data plane
 	told          bool // the peer knows of it
 	rekeys        bool // it follows another child
@@ -64,7 +73,7 @@ type childSA struct {
 	rekeyAt, expireAt time.Time
 	redundantAt       time.Time // see redundantTimeout
 	probeAt           time.Time // see probeInterval
-	sendAt            time.Time // IKEv1: it sends from then on
+	sendAt            time.Time // it sends from then on; see awaitUse
 	goneAt            time.Time // see lingerTime
 }
 
@@ -93,6 +102,11 @@ func (c *childSA) counts() bool {
 // up reports whether the slot has a child.
 func (m *core) up(k *slot) bool {
 	return slices.ContainsFunc(m.children, func(c *childSA) bool { return c.slot == k && c.counts() })
+}
+
+// upToDate reports whether the slot has a child as it is configured.
+func (m *core) upToDate(k *slot) bool {
+	return slices.ContainsFunc(m.children, func(c *childSA) bool { return c.slot == k && c.counts() && !c.outdated })
 }
 
 // carries reports whether the slot still has a child with an outbound SA.
@@ -229,6 +243,10 @@ func (c *childSA) completed() {
 	}
 	c.slot.up = true
 	c.m.emit(Emit{c.event(kind)})
+	if c.outdated && !c.slot.removed {
+		c.slot.retryAt = c.m.now
+	}
+	c.m.dismiss()
 }
 
 func (c *childSA) add(d ipsec.Direction) {
@@ -332,13 +350,37 @@ func (k *slot) prune(c *childSA) {
 	for _, p := range append(c.policies(ipsec.In), c.policies(ipsec.Out)...) {
 		keep[p.PolicyID] = true
 	}
+	var gone []ipsec.PolicyID
 	k.policies = slices.DeleteFunc(k.policies, func(p ipsec.Policy) bool {
-		if keep[p.PolicyID] {
-			return false
+		if !keep[p.PolicyID] {
+			gone = append(gone, p.PolicyID)
 		}
-		c.m.emit(DeletePolicy{p.PolicyID})
-		return true
+		return !keep[p.PolicyID]
 	})
+	c.m.deletePolicies(gone)
+}
+
+// deletePolicies removes policies that a slot no longer has. What another slot
+// protects by the same policy is that one's from now on.
+func (m *core) deletePolicies(ids []ipsec.PolicyID) {
+	for _, id := range ids {
+		if heir := m.policy(id); heir != nil {
+			m.emit(AddPolicy{*heir})
+		} else {
+			m.emit(DeletePolicy{id})
+		}
+	}
+}
+
+func (m *core) policy(id ipsec.PolicyID) *ipsec.Policy {
+	for _, k := range slices.Concat(m.slots, m.retired) {
+		for i := range k.policies {
+			if k.policies[i].PolicyID == id {
+				return &k.policies[i]
+			}
+		}
+	}
+	return nil
 }
 
 // redirect puts new outer addresses into the policies.
@@ -354,10 +396,12 @@ func (k *slot) redirect(m *core, p *path) {
 
 // unprotect removes all policies.
 func (k *slot) unprotect(m *core) {
-	for _, p := range k.policies {
-		m.emit(DeletePolicy{p.PolicyID})
+	ids := make([]ipsec.PolicyID, len(k.policies))
+	for i := range k.policies {
+		ids[i] = k.policies[i].PolicyID
 	}
 	k.policies = nil
+	m.deletePolicies(ids)
 }
 
 // dropChild ends a child that the peer has ended, too. What follows it takes
@@ -426,11 +470,13 @@ func (m *core) lost(c *childSA, reason Reason, d *Diagnosis) {
 		c.slot.failures = 0 // it did well for long enough
 	}
 	m.restore(c.slot)
+	m.dismiss()
 }
 
-// restore plans a child that went down to be set up again.
+// restore plans a child that went down to be set up again, or one that is not as
+// it is configured to be replaced.
 func (m *core) restore(k *slot) {
-	if k.removed || k.busy || m.up(k) || m.conn == nil || !m.conn.Initiate && !k.wanted {
+	if k.removed || k.busy || m.upToDate(k) || m.conn == nil || !m.conn.Initiate && !k.wanted && !m.up(k) && !m.inherits(k) {
 		return
 	}
 	k.retryAt = m.now.Add(m.backoff(k))
@@ -443,9 +489,10 @@ func (m *core) backoff(k *slot) time.Duration {
 	return m.jitter(wait)
 }
 
-// retry sets a child up that is wanted and not there.
+// retry sets a child up that is wanted and not there, or not as it is
+// configured.
 func (m *core) retry(k *slot) {
-	if k.removed || k.busy || m.up(k) || !m.ike.Established() {
+	if k.removed || k.busy || m.upToDate(k) || !m.ike.Established() {
 		return
 	}
 	m.ike.createChild(k)

@@ -11,11 +11,17 @@ import (
 // Acquire, Expired, Moved, Adopt, Refused.
 type Command interface{ command() }
 
-// Update gives the machine a new configuration of its connection. A new PSK
-// counts from the next IKE_AUTH, DPD at once, lifetimes and IKE proposals from
-// the next rekey. A child whose selectors, proposals or interface differ is
-// deleted and, where the connection initiates, set up anew; the others are left
-// alone. A change for which Connection.SameIdentity is false ends the machine.
+// Update gives the machine a new configuration of its connection. DPD counts at
+// once, lifetimes from the next rekey. A child whose selectors or proposals differ
+// goes on until another one, as configured, has taken over; so does one that is no
+// longer configured while its traffic is another one's that is not up. The others
+// are left alone.
+//
+// In IKEv2 another IKE SA, with the new configuration, is the caller's to begin
+// where EffectOf says so: here a new PSK counts from the next IKE_AUTH, IKE proposals
+// from the next rekey. In IKEv1 the machine negotiates it by itself. A change that
+// the machine cannot follow ends it: of an address, and in IKEv2 of an identity or
+// the encapsulation.
 type Update struct{ Connection *Connection }
 
 // Terminate deletes the IKE SA and with it all children. The SAs are removed

@@ -21,6 +21,7 @@ type core struct {
 	pending []func()
 
 	slots    []*slot // configured children, in their order
+	retired  []*slot // configured no more; see dismiss
 	children []*childSA
 	lastSeen time.Time // a sign of life of the peer, by IKE or ESP
 	drops    [dropReasons]uint64
@@ -34,7 +35,8 @@ type ikeLayer interface {
 	Established() bool
 	// reachable reports whether the peer can be told of a change.
 	reachable() bool
-	// createChild begins an exchange for a child that is not there.
+	// createChild begins an exchange for a child that is not there, or not as it
+	// is configured.
 	createChild(k *slot)
 	// replaceChild begins an exchange for the successor of a child.
 	replaceChild(c *childSA)
@@ -142,6 +144,7 @@ func (m *core) childStatus() []ChildStatus {
 			In: c.inID(), Out: c.outID(), Proposal: c.proposal,
 			Local: slices.Clone(c.local), Remote: slices.Clone(c.remote),
 			Established: c.established, RekeyAt: c.rekeyAt, ExpireAt: c.expireAt,
+			Outdated: c.outdated || c.slot.removed,
 		})
 	}
 	return list

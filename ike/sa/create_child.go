@@ -35,6 +35,7 @@ func (m *core) newNonce() ([]byte, error) {
 // CREATE_CHILD_SA, or its rekeying form.
 type childOffer struct {
 	slot      *slot
+	cfg       Child // of the slot, as it was then
 	in        ipsec.SPI
 	proposals []ipsec.Proposal
 }
@@ -46,7 +47,7 @@ func (m *Machine) offerChild(s *ikeSA, k *slot, groups bool) (childOffer, error)
 	if err != nil {
 		return childOffer{}, err
 	}
-	o := childOffer{slot: k, in: in}
+	o := childOffer{slot: k, cfg: k.cfg, in: in}
 	for i, p := range k.proposals(groups) {
 		p.Number = uint8(i + 1)
 		p.SPI = binary.BigEndian.AppendUint32(nil, uint32(in))
@@ -74,8 +75,8 @@ func (k *slot) proposals(groups bool) []ipsec.Proposal {
 // selectors returns the TSi and TSr payloads of the offer.
 func (o *childOffer) selectors() []wire.Payload {
 	return []wire.Payload{
-		&wire.TS{Selectors: o.slot.cfg.Local},
-		&wire.TS{Responder: true, Selectors: o.slot.cfg.Remote},
+		&wire.TS{Selectors: o.cfg.Local},
+		&wire.TS{Responder: true, Selectors: o.cfg.Remote},
 	}
 }
 
@@ -151,7 +152,8 @@ func (o *childOffer) accept(s *ikeSA, msg *wire.Message, p ipsec.Proposal, share
 		return c, malformedChild(msg, errors.New("the answer has no traffic selectors"))
 	}
 	c.local, c.remote = tsi.Selectors, tsr.Selectors
-	cfg := o.slot.cfg
+	c.outdated = !o.cfg.sameSA(&o.slot.cfg)
+	cfg := o.cfg
 	if len(c.local) == 0 || len(c.remote) == 0 || !ipsec.Covers(cfg.Local, c.local) || !ipsec.Covers(cfg.Remote, c.remote) {
 		return c, selectorDiagnosis(msg.Exchange, &cfg, c.local, c.remote)
 	}
@@ -201,7 +203,7 @@ func (x *createChild) moot(m *Machine) bool {
 	if x.old != nil {
 		return x.old.state != Established && (x.rounds == 0 || x.old.state != Rekeying)
 	}
-	return x.slot.removed || m.up(x.slot)
+	return x.slot.removed || m.upToDate(x.slot)
 }
 
 func (x *createChild) request(s *ikeSA) ([]wire.Payload, bool) {
@@ -292,7 +294,7 @@ func (x *createChild) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 		s.m.deleteChild(c, ReasonConfigModify, nil)
 		return
 	}
-	c.rekeys = x.old != nil
+	c.rekeys = x.old != nil || s.m.carries(c.slot)
 	x.complete(s.m, c)
 }
 
@@ -449,7 +451,11 @@ func (m *Machine) answeredChild(c, old *childSA) {
 			other.redundantAt = m.now.Add(duplicateTimeout)
 		}
 	}
-	if !c.rekeys {
+	switch {
+	case c.rekeys:
+	case m.inherits(c.slot) && m.env.QuerySA != nil:
+		c.awaitUse()
+	default:
 		c.addOut()
 	}
 }

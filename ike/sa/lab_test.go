@@ -33,6 +33,7 @@ type lab struct {
 	ciphers    map[uint64][2]wire.Cipher // by initiator SPI: initiator's, responder's
 	names      map[string]string         // readable names of SPIs
 	up         bool                      // both ends have been up: traffic must flow
+	flow       [2]netip.Addr             // the only traffic, at a and at b; else all that there are policies for
 	nat        *nat
 }
 
@@ -577,7 +578,7 @@ func (l *lab) send(from, to *end) {
 	l.t.Helper()
 	protected := 0
 	for _, p := range from.policies {
-		if p.Direction != ipsec.Out {
+		if p.Direction != ipsec.Out || l.flow[0].IsValid() && p.PolicyID != l.winner(from) {
 			continue
 		}
 		protected++
@@ -611,6 +612,26 @@ func (l *lab) send(from, to *end) {
 	if protected == 0 {
 		l.t.Errorf("%s protects nothing any more\n%s", from.name, l.transcript.String())
 	}
+}
+
+// winner returns the policy that the watched flow falls under at an end: the
+// narrowest.
+func (l *lab) winner(from *end) (best ipsec.PolicyID) {
+	host := func(a netip.Addr) []ipsec.TrafficSelector {
+		return []ipsec.TrafficSelector{ipsec.SelectorFromPrefix(netip.PrefixFrom(a, a.BitLen()))}
+	}
+	here, there := host(l.flow[0]), host(l.flow[1])
+	if from == l.b {
+		here, there = there, here
+	}
+	for id := range from.policies {
+		local, remote := []ipsec.TrafficSelector{id.Local}, []ipsec.TrafficSelector{id.Remote}
+		if id.Direction == ipsec.Out && ipsec.Covers(local, here) && ipsec.Covers(remote, there) &&
+			(best.Direction == 0 || ipsec.Covers([]ipsec.TrafficSelector{best.Local}, local) && ipsec.Covers([]ipsec.TrafficSelector{best.Remote}, remote)) {
+			best = id
+		}
+	}
+	return best
 }
 
 // settled checks that each end has just one IKE SA and one pair of ESP SAs for

@@ -32,6 +32,10 @@ func (c *childSA) rekeyDue() {
 		return
 	}
 	c.rekeyAt = time.Time{}
+	if c.outdated {
+		m.retry(c.slot)
+		return
+	}
 	c.slot.busy = true
 	m.ike.replaceChild(c)
 }
@@ -106,6 +110,12 @@ func (c *childSA) probe() {
 	c.probeAt = c.m.now.Add(probeInterval)
 }
 
+// awaitUse leaves it to the peer to show by its traffic that it has a child, while
+// another one carries ours, but not for long.
+func (c *childSA) awaitUse() {
+	c.probeAt, c.sendAt = c.m.now.Add(probeInterval), c.m.now.Add(sendDelay)
+}
+
 // redundant deletes a child that another one has replaced, when the peer has
 // not done so.
 func (c *childSA) redundant() {
@@ -159,6 +169,7 @@ func (x *createChild) replace(m *Machine, c *childSA) {
 	if old != nil && old.state != Deleted {
 		m.deleteChild(old, ReasonChildReplaced, nil)
 	}
+	m.takeOver(c)
 }
 
 // servedBeside reports whether the slot of a new child has another one, beside

@@ -29,6 +29,9 @@ type IKEStatus struct {
 
 	Established, RekeyAt, ExpireAt time.Time // zero: not yet, never
 	LastSeen                       time.Time // of an authenticated IKE message
+	// Outdated: it is not as the connection has it now, and goes on until one is
+	// that is, or to the end of its life.
+	Outdated bool
 }
 
 // ChildStatus is one CHILD_SA. While it is rekeyed there are two.
@@ -42,4 +45,7 @@ type ChildStatus struct {
 	Local, Remote []ipsec.TrafficSelector
 
 	Established, RekeyAt, ExpireAt time.Time
+	// Outdated: it is not as the connection has it now, and goes on until one is
+	// that is.
+	Outdated bool
 }

@@ -24,6 +24,9 @@ type MachineV1 struct {
 	// meant the connection that it is of.
 	fresh *ISAKMPSA
 	meant *Connection
+	// refusals counts the negotiations in a row that gave no ISAKMP SA as the
+	// connection has it now.
+	refusals int
 	// orphanedAt is when the children end that have no ISAKMP SA any more, and
 	// orphanedBy why that one ended.
 	orphanedAt time.Time
@@ -207,6 +210,7 @@ func (m *MachineV1) Status() Status {
 			Established: s.established, RekeyAt: s.rekeyAt, ExpireAt: s.expireAt, LastSeen: s.lastSeen,
 		}
 		if m.conn != nil {
+			ike.Outdated = s.outdated()
 			ike.LocalID, ike.RemoteID = m.conn.LocalID, m.conn.RemoteID
 		}
 		st.IKE = append(st.IKE, ike)
@@ -242,17 +246,39 @@ func (m *MachineV1) reportOn(s *ISAKMPSA, d *Diagnosis) {
 
 // update goes over to a new configuration of the connection.
 func (m *MachineV1) update(next *Connection) {
-	if m.conn == nil || !m.conn.SameIdentity(next) {
+	if m.conn == nil || !next.IKEv1() || m.conn.EffectOf(next) == EffectDrop {
 		m.terminate(ReasonConfigModify, nil)
 		return
 	}
-	dpd := m.conn.DPD != next.DPD
+	dpd, renew := m.conn.DPD != next.DPD, !m.conn.sameIKE(next)
 	m.conn = next
 	m.updateChildren(next.Children)
+	if renew {
+		m.renew()
+	}
 	if dpd && m.Established() && next.DPD.Interval > 0 {
 		m.dpdAt = m.lastSeen.Add(next.DPD.Interval)
 	}
 }
+
+// renew negotiates an ISAKMP SA as the connection has it now. The one in use stays
+// until there is another one, or to the end of its life.
+func (m *MachineV1) renew() {
+	if a := m.attempt; a != nil {
+		a.close()
+		m.attempt = nil
+	}
+	m.refusals = 0
+	switch {
+	case m.current == nil && !m.orphanedAt.IsZero():
+		m.negotiateAt = m.now
+	case m.current != nil && m.current.outdated():
+		m.current.rekeyDue()
+	}
+}
+
+// outdated reports whether the SA is not as the connection has it now.
+func (s *ISAKMPSA) outdated() bool { return s.conn != nil && !s.conn.sameIKE(s.m.conn) }
 
 // terminate ends everything, with a DELETE to the peer where it knows of us. It
 // is not answered, so that nothing is waited for.

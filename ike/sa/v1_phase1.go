@@ -257,7 +257,12 @@ func (s *ISAKMPSA) fail(d *Diagnosis) {
 		m.negotiateAt, m.negotiatePath = m.now.Add(m.jitter(minRetry)), s.path
 		return
 	}
-	m.current.rekeyAt = m.now.Add(m.jitter(maxRetry))
+	wait := maxRetry
+	if m.current.outdated() {
+		wait = min(minRetry<<min(m.refusals, 10), maxRetry)
+		m.refusals++
+	}
+	m.current.rekeyAt = m.now.Add(m.jitter(wait))
 }
 
 // unreachable tells which message has brought no answer.

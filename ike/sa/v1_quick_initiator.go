@@ -10,10 +10,15 @@ import (
 	"github.com/vpngw/vpngw/ipsec"
 )
 
-// createChild plans a new CHILD_SA.
+// createChild plans a new CHILD_SA. One that is not as it is configured is then
+// followed as in a rekey, of which IKEv1 says nothing to the peer.
 func (m *MachineV1) createChild(k *slot) {
 	k.busy, k.retryAt = true, time.Time{}
-	m.queue = append(m.queue, &quickMode{initiator: true, slot: k})
+	q := &quickMode{initiator: true, slot: k}
+	if i := slices.IndexFunc(m.children, func(c *childSA) bool { return c.slot == k && c.outdated && c.state == Established }); i >= 0 {
+		q.old = m.children[i]
+	}
+	m.queue = append(m.queue, q)
 }
 
 // replaceChild plans a rekey.
@@ -44,7 +49,7 @@ func (q *quickMode) moot(m *MachineV1) bool {
 	if q.old != nil {
 		return q.old.state != Established
 	}
-	return q.slot.removed || m.up(q.slot)
+	return q.slot.removed || m.upToDate(q.slot)
 }
 
 // begin sends the first message.
@@ -59,7 +64,7 @@ func (q *quickMode) begin(s *ISAKMPSA) {
 		q.failed(&Diagnosis{Reason: ReasonDataPlane, Exchange: isakmp.QuickMode.String(), Parameter: "CHILD_SA", Detail: err.Error()})
 		return
 	}
-	q.slot.busy = true
+	q.slot.busy, q.cfg = true, q.slot.cfg
 	if q.old != nil {
 		q.old.setState(Rekeying)
 	}
@@ -137,7 +142,7 @@ func (q *quickMode) accept(msg *isakmp.Message) (*childSA, *Diagnosis) {
 	if err := singleChoice(answer); err != nil {
 		return bad(err)
 	}
-	ch, err := choosePhase2(q.slot, answer)
+	ch, err := choosePhase2(&slot{cfg: q.cfg}, answer)
 	if err != nil {
 		return nil, proposalDiagnosis(ReasonPhase2Proposal, isakmp.QuickMode, err)
 	}
@@ -172,7 +177,8 @@ func (q *quickMode) accept(msg *isakmp.Message) (*childSA, *Diagnosis) {
 		c.replaces = q.old.in
 	}
 	c.initiator, c.nonce = true, bytes.Clone(lowestNonce(q.ni, q.nr))
-	c.local, c.remote = slices.Clone(q.slot.cfg.Local), slices.Clone(q.slot.cfg.Remote)
+	c.local, c.remote = slices.Clone(q.cfg.Local), slices.Clone(q.cfg.Remote)
+	c.outdated = !q.cfg.sameSA(&q.slot.cfg)
 	told := toldLifetime(msg, isakmp.Phase2LifeType, isakmp.Phase2LifeDuration)
 	c.agreed = agree(q.slot.cfg.Lifetime, ch.life.atMost(told))
 	return c, nil
@@ -181,7 +187,7 @@ func (q *quickMode) accept(msg *isakmp.Message) (*childSA, *Diagnosis) {
 // sameSelectors checks that the peer answered with the selectors that we asked
 // for, which IKEv1 does not let it change.
 func (q *quickMode) sameSelectors(msg *isakmp.Message) *Diagnosis {
-	cfg := q.slot.cfg
+	cfg := q.cfg
 	ids := isakmp.All[*isakmp.ID](msg)
 	if len(ids) == 0 {
 		return nil
@@ -236,7 +242,9 @@ func (q *quickMode) confirm() {
 		m.deleteChild(c, ReasonConfigModify, nil)
 	case old != nil && old.hasOut && (old.state == Rekeying || old.state == Rekeyed) && m.env.QuerySA != nil:
 		old.successor = c
-		c.probeAt, c.sendAt = m.now.Add(probeInterval), m.now.Add(sendDelay)
+		c.awaitUse()
+	case m.inherits(q.slot) && m.env.QuerySA != nil:
+		c.awaitUse()
 	default:
 		c.addOut()
 	}
@@ -254,7 +262,7 @@ func (q *quickMode) again(wait time.Duration) {
 	m := q.s.m
 	switch {
 	case q.old == nil:
-		if !q.slot.removed && !m.up(q.slot) && (m.conn.Initiate || q.slot.wanted) {
+		if !q.slot.removed && !m.upToDate(q.slot) && (m.conn.Initiate || q.slot.wanted || m.inherits(q.slot)) {
 			q.slot.retryAt = m.now.Add(wait)
 		}
 	case q.old.state == Rekeying || q.old.state == Established:

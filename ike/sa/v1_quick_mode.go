@@ -28,9 +28,6 @@ const (
 	maxQuickModes = 8
 	// maxAnswered is how many of the peer's may be.
 	maxAnswered = 64
-	// sendDelay is how long the initiator of a rekey leaves it to traffic to show
-	// that the responder is ready.
-	sendDelay = 3 * time.Second
 	// supersedeTime is how long a child stays after one of ours has followed it.
 	supersedeTime = 10 * time.Second
 	// crossingChildren is how far apart two children that each end began may have
@@ -49,6 +46,7 @@ type quickMode struct {
 	id        uint32
 	initiator bool
 	slot      *slot
+	cfg       Child    // of the slot, as it was at our first message
 	old       *childSA // to be followed; nil for a new child
 
 	in     ipsec.SPI

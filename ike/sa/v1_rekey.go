@@ -32,7 +32,7 @@ func (m *MachineV1) authenticated(s *ISAKMPSA, c *Connection, contact bool) {
 	s.halfOpenAt, s.refusedAt = time.Time{}, time.Time{}
 	s.setState(Established)
 	s.established, s.lastSeen = m.now, m.now
-	s.contact = contact
+	s.contact, s.conn = contact, c
 	// The end that got the last message knows that the peer has all others.
 	s.confirmed = s.initiator == (s.mode == isakmp.IdentityProtection)
 	s.notifyFirst = c.DPD.NotifyFirst

@@ -16,6 +16,7 @@ import (
 // Env.Handover).
 type ISAKMPSA struct {
 	m          *MachineV1
+	conn       *Connection // as it was authenticated for; nil before
 	state      State
 	initiator  bool   // we began it
 	spii, spir uint64 // the cookies; spir is zero until the responder told it

@@ -89,7 +89,7 @@ func (m *MachineV1) reuse(c *childSA) {
 // that is gone: the ends may have differed in which of two they keep.
 func (m *MachineV1) revive() {
 	for _, c := range slices.Backward(m.children) {
-		if c.state != Rekeyed || !c.hasOut || slices.ContainsFunc(m.children, func(o *childSA) bool { return o.slot == c.slot && o.counts() }) {
+		if c.state != Rekeyed || !c.hasOut || c.slot.removed || slices.ContainsFunc(m.children, func(o *childSA) bool { return o.slot == c.slot && o.counts() }) {
 			continue
 		}
 		m.reuse(c)
