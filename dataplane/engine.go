@@ -48,7 +48,8 @@ type Engine struct {
 	// What packets see.
 	inbound   inboundSAD
 	deviceMap atomic.Pointer[map[uint32]*device]
-	senders   sync.Pool // of *outbound
+	senders   sync.Pool    // of *outbound
+	held      atomic.Int64 // octets that wait for larval SAs
 
 	countersMu sync.Mutex
 	counters   map[*counters]struct{} // guarded by countersMu
@@ -57,7 +58,7 @@ type Engine struct {
 	mu       sync.Mutex
 	closed   bool                        // guarded by mu, as all below
 	sas      map[ipsec.SAID]*association // both directions
-	reserved map[ipsec.SAID]time.Time    // SPIs that wait for their SA, since when
+	reserved map[ipsec.SAID]*larval      // SPIs that wait for their SA
 	policies map[ipsec.PolicyID]*policy  // both directions
 	requests map[uint32]*request         // by ReqID
 	tables   map[uint32]*table           // by IfID
@@ -82,7 +83,7 @@ func New(o Options) (*Engine, error) {
 		options: o, log: o.Logger, events: newEvents(),
 		counters: map[*counters]struct{}{},
 		sas:      map[ipsec.SAID]*association{},
-		reserved: map[ipsec.SAID]time.Time{},
+		reserved: map[ipsec.SAID]*larval{},
 		policies: map[ipsec.PolicyID]*policy{},
 		requests: map[uint32]*request{},
 		tables:   map[uint32]*table{},
@@ -149,9 +150,9 @@ func (e *Engine) tick(now time.Time) {
 	if !e.closed {
 		e.reopenBroken()
 	}
-	for id, since := range e.reserved {
-		if now.Sub(since) >= reservation {
-			delete(e.reserved, id)
+	for id, l := range e.reserved {
+		if now.Sub(l.since) >= reservation {
+			e.release(id)
 		}
 	}
 	e.mu.Unlock()
@@ -177,6 +178,9 @@ func (e *Engine) Close() error {
 	e.publishDevices(map[uint32]*device{})
 	for _, a := range e.sas {
 		e.remove(a)
+	}
+	for id := range e.reserved {
+		e.release(id)
 	}
 	return errors.Join(errs...)
 }

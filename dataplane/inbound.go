@@ -48,8 +48,7 @@ func (e *Engine) newInbound() udp.Receiver {
 func (in *inbound) ReceiveESP(from *udp.Origin, packet []byte) {
 	spi := ipsec.SPI(binary.BigEndian.Uint32(packet))
 	if in.sa == nil || in.id.SPI != spi || in.id.Dst != from.Local.Addr() {
-		if !in.enter(ipsec.SAID{Dst: from.Local.Addr(), SPI: spi}) {
-			in.counters.drop(reasonUnknownSPI)
+		if id := (ipsec.SAID{Dst: from.Local.Addr(), SPI: spi}); !in.enter(id) && !in.wait(id, from, packet) {
 			return
 		}
 	}
@@ -74,7 +73,7 @@ func (in *inbound) ReceiveESP(from *udp.Origin, packet []byte) {
 func (in *inbound) enter(id ipsec.SAID) bool {
 	in.leave()
 	sa := in.e.inbound.get(id)
-	if sa == nil {
+	if sa == nil || sa.larval != nil {
 		return false
 	}
 	in.sa, in.id = sa, id
@@ -91,6 +90,21 @@ func (in *inbound) enter(id ipsec.SAID) bool {
 	}
 	in.joiner = in.touched[at].joiner
 	return true
+}
+
+// wait keeps a packet whose SA is still negotiated, or counts it as nobody's. It
+// reports whether the SA is there after all and was entered.
+func (in *inbound) wait(id ipsec.SAID, from *udp.Origin, packet []byte) (entered bool) {
+	if sa := in.e.inbound.get(id); sa != nil {
+		if sa.larval != nil && sa.larval.hold(&in.e.held, from, packet) {
+			return false
+		}
+		entered = in.enter(id)
+	}
+	if !entered {
+		in.counters.drop(reasonUnknownSPI)
+	}
+	return entered
 }
 
 // leave gives back what enter took.

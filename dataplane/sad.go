@@ -16,8 +16,9 @@ import (
 	"github.com/vpngw/vpngw/ipsec/esp"
 )
 
-// association is one SA of the SAD. Either in or out is set.
+// association is one SA of the SAD. Either in or out is set, or larval alone.
 type association struct {
+	larval  *larval
 	id      atomic.Pointer[ipsec.SAID]
 	in      *esp.Inbound
 	out     *esp.Outbound
@@ -101,9 +102,6 @@ func (d *inboundSAD) set(id ipsec.SAID, sa *association) {
 	p.Store(&next)
 }
 
-// reservation is how long an allocated SPI waits for its SA.
-const reservation = 5 * time.Minute
-
 // AllocSPI implements ipsec.Backend.
 func (e *Engine) AllocSPI(local netip.Addr) (ipsec.SPI, error) {
 	local = local.Unmap()
@@ -116,10 +114,10 @@ func (e *Engine) AllocSPI(local netip.Addr) (ipsec.SPI, error) {
 		var b [4]byte
 		rand.Read(b[:])
 		id := ipsec.SAID{Dst: local, SPI: ipsec.SPI(binary.BigEndian.Uint32(b[:]))}
-		if id.SPI < 256 || e.sas[id] != nil || !e.reserved[id].IsZero() {
+		if id.SPI < 256 || e.sas[id] != nil || e.reserved[id] != nil {
 			continue
 		}
-		e.reserved[id] = time.Now()
+		e.reserve(id)
 		return id.SPI, nil
 	}
 	return 0, fmt.Errorf("allocate SPI for %s: none is free", local)
@@ -132,28 +130,41 @@ func (e *Engine) AddSA(sa ipsec.SA) error {
 	if err != nil {
 		return fmt.Errorf("add SA: %w", err)
 	}
+	held, err := e.add(a, sa.ReqID)
+	if err != nil {
+		return fmt.Errorf("add SA: %w", err)
+	}
+	e.replay(held)
+	return nil
+}
+
+// add puts an SA into the SAD. It returns the packets that have waited for it.
+func (e *Engine) add(a *association, reqID uint32) ([]heldPacket, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	id := a.record.ID()
 	if e.closed {
-		return fmt.Errorf("add SA: %w", errClosed)
+		return nil, errClosed
 	}
 	if e.sas[id] != nil {
-		return fmt.Errorf("add SA: %s: %w", id, ipsec.ErrExists)
+		return nil, fmt.Errorf("%s: %w", id, ipsec.ErrExists)
 	}
 	a.added = time.Now()
 	a.seen = a.added
-	a.request = e.useRequest(sa.ReqID)
-	delete(e.reserved, id)
+	a.request = e.useRequest(reqID)
 	e.sas[id] = a
 	if a.in != nil {
 		e.inbound.set(id, a)
-		return nil
+		if l := e.reserved[id]; l != nil {
+			delete(e.reserved, id)
+			return l.end(&e.held), nil
+		}
+		return nil, nil
 	}
 	e.measurePath(a)
 	a.request.add(a)
 	e.fitMTU(a.ifID)
-	return nil
+	return nil, nil
 }
 
 // newAssociation checks an SA and prepares its ciphers.
