@@ -285,6 +285,40 @@ func (m *Manager) changeAddress(message, flags int, link netlink.Link, a Address
 	return err
 }
 
+// sharesSubnet reports whether the device of an IPv4 address has another one in its
+// subnet, to which the kernel makes the new one secondary.
+func (k *kernel) sharesSubnet(a Address) bool {
+	for other := range k.addresses {
+		if a.Prefix.Addr().Is4() && other.Link == a.Link && other.Prefix.Masked() == a.Prefix.Masked() {
+			return true
+		}
+	}
+	return false
+}
+
+// Of linux/ip.h and linux/if_link.h.
+const (
+	devconfPromoteSecondaries = 20 // IPV4_DEVCONF_PROMOTE_SECONDARIES
+	iflaInetConf              = 1  // IFLA_INET_CONF
+)
+
+// promoteSecondaries has a device keep its secondary addresses, and the routes over
+// it, when the primary one goes.
+func (m *Manager) promoteSecondaries(link netlink.Link) error {
+	req := m.request(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(link.Attrs().Index)
+	req.AddData(msg)
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	conf := spec.AddRtAttr(unix.AF_INET, nil).AddRtAttr(iflaInetConf, nil)
+	conf.AddRtAttr(devconfPromoteSecondaries, nl.Uint32Attr(1))
+	req.AddData(spec)
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		return fmt.Errorf("device %s: promote secondary addresses: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
 func (m *Manager) addressRequest(message, flags int, link netlink.Link, a Address, protocol uint8) *nl.NetlinkRequest {
 	req := m.request(message, flags|unix.NLM_F_ACK)
 	msg := nl.NewIfAddrmsg(familyOf(a.Prefix.Addr()))

@@ -65,7 +65,8 @@ func (m *Manager) Close() {
 // brings their devices up. What is right already is not touched. New routes
 // come before old ones go, drops before others, and routes before the rules
 // that lead to them, so that traffic neither lacks a route nor takes a shorter
-// one in between.
+// one in between. Where traffic has a way already, as when a destination is split
+// or joined, it is not dropped in between either.
 //
 // Set goes on past what fails. The error joins one for each object that could
 // not be set, and names it.
@@ -154,19 +155,27 @@ func (m *Manager) addAddresses(have *kernel, want State) (errs []error) {
 		if _, there := have.addresses[a]; there {
 			continue
 		}
-		link, ok := have.links[a.Link]
-		err := fmt.Errorf("device %s: does not exist", a.Link)
-		if ok {
-			m.makeRoom(have, want, link, a)
-			err = m.changeAddress(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, link, a)
-		}
-		if err != nil {
+		if err := m.addAddress(have, want, a); err != nil {
 			errs = append(errs, fmt.Errorf("address %s: add: %w", a, err))
 			continue
 		}
 		m.added[a] = true
 	}
 	return errs
+}
+
+func (m *Manager) addAddress(have *kernel, want State, a Address) error {
+	link, ok := have.links[a.Link]
+	if !ok {
+		return fmt.Errorf("device %s: does not exist", a.Link)
+	}
+	m.makeRoom(have, want, link, a)
+	if have.sharesSubnet(a) {
+		if err := m.promoteSecondaries(link); err != nil {
+			return err
+		}
+	}
+	return m.changeAddress(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, link, a)
 }
 
 // makeRoom deletes what is in the way of a new address: IPv6 has an address once
@@ -211,9 +220,8 @@ var errForeign = errors.New("another of this destination, table and metric exist
 // open.
 func (m *Manager) setRoutes(have *kernel, want State) (stay map[routeKey]bool, errs []error) {
 	stay = map[routeKey]bool{}
-	// Drops come first: no packet may take a shorter way in between.
 	routes := append(slices.Clone(want.Routes), have.spares(want)...)
-	slices.SortStableFunc(routes, func(a, b Route) int { return cmp.Compare(installOrder(a), installOrder(b)) })
+	slices.SortStableFunc(routes, func(a, b Route) int { return cmp.Compare(have.installOrder(a), have.installOrder(b)) })
 	for _, r := range routes {
 		old, there := have.routes[r.key()]
 		conflict := have.host.check(r, want)
@@ -259,19 +267,42 @@ func (k *kernel) spares(want State) (throws []Route) {
 	return throws
 }
 
-func installOrder(r Route) int {
-	switch r.Type {
-	case Throw:
+// installOrder has drops come first: no packet may take a shorter way in between.
+// But where a wider route of ours leads the packets now, they do not take another
+// one, and the drop comes last.
+func (k *kernel) installOrder(r Route) int {
+	switch {
+	case r.Type == Throw:
 		return 0
+	case r.Type == Unicast:
+		return 2
+	}
+	for key, wider := range k.routes {
+		if wider.Type == Unicast && key.table == r.Table && key.dst.Bits() < r.Dst.Bits() && key.dst.Contains(r.Dst.Addr()) {
+			return 3
+		}
+	}
+	return 1
+}
+
+// deleteOrder has a drop go ahead of the route that it lies under, and what is
+// spared from a route go after it.
+func deleteOrder(r Route) int {
+	switch r.Type {
 	case Blackhole:
-		return 1
+		return 0
+	case Throw:
+		return 2
 	case Unicast:
 	}
-	return 2
+	return 1
 }
 
 func (m *Manager) deleteRoutes(have *kernel, stay map[routeKey]bool) (errs []error) {
-	for _, key := range slices.SortedFunc(maps.Keys(have.routes), compareKeys) {
+	order := func(a, b routeKey) int {
+		return cmp.Or(cmp.Compare(deleteOrder(have.routes[a].Route), deleteOrder(have.routes[b].Route)), compareKeys(a, b))
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(have.routes), order) {
 		if stay[key] {
 			continue
 		}
