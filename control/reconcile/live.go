@@ -29,6 +29,7 @@ type live struct {
 	condition condition
 	routes    []netip.Prefix // into the tunnel
 	verdict   nqa.Verdict    // of the probe inside the tunnel
+	carried   bool           // traffic, ever since the tunnel came up or its peer answered
 	failure   *sa.Event      // the last one, until it is healed
 
 	monitor       *control.Monitor      // nil: the connection has none
@@ -167,7 +168,7 @@ func (l *live) status(node string) control.ConnectionStatus {
 			s.Message = fmt.Sprintf("%d of %d CHILD_SAs are up", l.condition.children, l.condition.wanted)
 			l.explain(&s)
 		}
-		if l.connection.EnableNQA && l.verdict != nqa.Reachable {
+		if l.connection.EnableNQA && l.verdict != nqa.Reachable && !l.carried {
 			s.Message = join("; ", s.Message, fmt.Sprintf(
 				"no traffic is routed into the tunnel: probes to %s are not answered", l.connection.TunnelPeer.Addr()))
 		}
@@ -296,6 +297,9 @@ func (r *Reconciler) observe() error {
 		r.Logger.Error("not everything is probed", "error", err)
 	}
 	err := r.reroute()
+	for id, l := range r.subjects {
+		l.carried = r.carriage(id) == carries
+	}
 	var routes map[string][]netip.Prefix
 	if err == nil {
 		routes = r.routed()

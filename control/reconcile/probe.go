@@ -107,10 +107,12 @@ func (r *Reconciler) carriage(id string) carriage {
 	switch {
 	case l == nil || !l.condition.up():
 		return idle
-	case tn != nil && tn.probed && l.verdict != nqa.Reachable:
-		return withdrawn
+	case tn == nil || !tn.probed || l.verdict == nqa.Reachable:
+		return carries
+	case l.verdict == nqa.Unknown && l.carried:
+		return carries // as before it was probed, or probed there
 	}
-	return carries
+	return withdrawn
 }
 
 // meetMonitors gives the connections their monitors, and has those finalised

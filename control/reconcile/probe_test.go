@@ -95,6 +95,20 @@ func TestNQAWithdrawsRoutes(t *testing.T) {
 		if got := w.engines.prober.probed(); len(got) != 0 {
 			t.Errorf("probed: %q", got)
 		}
+
+		// One that carries when the option is set goes on to, until its peer is known
+		// not to answer.
+		if _, err := w.service.UpdateConnection(w.ctx, project, second, control.ConnectionUpdate{EnableNQA: ptr(true)}); err != nil {
+			t.Fatal(err)
+		}
+		want("second")
+		w.settle()
+		want("second")
+		if m := w.show(second).Status.Message; m != "" {
+			t.Errorf("message %q", m)
+		}
+		w.engines.prober.say(probe(second), nqa.Unreachable)
+		want("first") // which may come up again
 	})
 }
 
