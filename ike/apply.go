@@ -122,6 +122,11 @@ func cloneConnection(c *sa.Connection) *sa.Connection {
 	d := *c
 	d.Local, d.Remote = c.Local.Unmap(), c.Remote.Unmap()
 	d.PSK = slices.Clone(c.PSK)
+	if c.PPK != nil {
+		ppk := *c.PPK
+		ppk.Key = slices.Clone(ppk.Key)
+		d.PPK = &ppk
+	}
 	d.Proposals = cloneProposals(c.Proposals)
 	d.Children = slices.Clone(c.Children)
 	for i := range d.Children {
@@ -204,6 +209,9 @@ func (s *Server) applyPolicies(want map[string]*sa.Connection) []error {
 func (s *Server) retire(c *connection) error {
 	s.steps.Lock()
 	clear(c.cfg.PSK)
+	if c.cfg.PPK != nil {
+		clear(c.cfg.PPK.Key)
+	}
 	s.steps.Unlock()
 	if _, err := s.policies.release(c); err != nil {
 		return fmt.Errorf("connection %q: %w", c.cfg.Name, err)

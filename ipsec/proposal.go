@@ -37,11 +37,29 @@ func (p Proposal) Get(t TransformType) (tr Transform, ok bool) {
 	return Transform{}, false
 }
 
-// Without returns a copy of the proposal that lacks one transform type. The
-// ESP proposals of an IKE_AUTH exchange go without groups.
+// Without returns a copy of the proposal that lacks one transform type.
 func (p Proposal) Without(t TransformType) Proposal {
 	p.Transforms = slices.DeleteFunc(slices.Clone(p.Transforms), func(tr Transform) bool { return tr.Type == t })
 	return p
+}
+
+// WithoutKeyExchange returns a copy of the proposal that lacks the key exchange
+// methods. The ESP proposals of an IKE_AUTH exchange go without them.
+func (p Proposal) WithoutKeyExchange() Proposal {
+	p.Transforms = slices.DeleteFunc(slices.Clone(p.Transforms), func(tr Transform) bool { return tr.Type.IsKeyExchange() })
+	return p
+}
+
+// Additional returns the methods of the additional key exchanges of a chosen
+// proposal, in their order. Those that are NONE are left out.
+func (p Proposal) Additional() []uint16 {
+	var methods []uint16
+	for t := TransformAdditional1; t.IsAdditional(); t++ {
+		if tr, ok := p.Get(t); ok && tr.ID != GroupNone {
+			methods = append(methods, tr.ID)
+		}
+	}
+	return methods
 }
 
 // String lists the algorithms as "ESP: AES-CBC-256, HMAC-SHA2-256-128, no ESN".
@@ -100,7 +118,9 @@ func Choose(ours, theirs []Proposal) (Proposal, error) {
 // transformOrder is the order in which types are matched, and so the order in
 // which a mismatch is blamed.
 var transformOrder = []TransformType{
-	TransformEncryption, TransformIntegrity, TransformPRF, TransformGroup, TransformESN,
+	TransformEncryption, TransformIntegrity, TransformPRF, TransformGroup,
+	TransformAdditional1, TransformAdditional2, TransformAdditional3, TransformAdditional4,
+	TransformAdditional5, TransformAdditional6, TransformAdditional7, TransformESN,
 }
 
 // match intersects two proposals. depth counts the types that agreed before
@@ -125,7 +145,7 @@ func match(our, their Proposal) (chosen Proposal, mismatch *MismatchError, depth
 		if len(mine) == 0 && len(yours) == 0 {
 			continue
 		}
-		i := slices.IndexFunc(mine, func(tr Transform) bool { return slices.Contains(yours, tr) })
+		i := slices.IndexFunc(mine, func(tr Transform) bool { return slices.Contains(yours, tr) && !chosen.repeats(tr) })
 		if i < 0 {
 			return Proposal{}, &MismatchError{Protocol: our.Protocol, Type: t, Ours: mine, Theirs: yours}, depth
 		}
@@ -138,8 +158,16 @@ func match(our, their Proposal) (chosen Proposal, mismatch *MismatchError, depth
 	return chosen, nil, depth
 }
 
+// repeats reports whether a method of an additional key exchange is chosen
+// already: all of them have to differ (RFC 9370, section 2.2.1).
+func (p Proposal) repeats(tr Transform) bool {
+	return tr.Type.IsAdditional() && tr.ID != GroupNone && slices.ContainsFunc(p.Transforms, func(have Transform) bool {
+		return have.Type.IsKeyExchange() && have.ID == tr.ID
+	})
+}
+
 // withDefault spells out what an absent transform means: no integrity, no
-// group, and for ESP no extended sequence numbers.
+// group, no additional key exchange, and for ESP no extended sequence numbers.
 func withDefault(t TransformType, p Protocol, list []Transform) []Transform {
 	if len(list) > 0 {
 		return list
@@ -147,8 +175,8 @@ func withDefault(t TransformType, p Protocol, list []Transform) []Transform {
 	switch {
 	case t == TransformIntegrity:
 		return []Transform{Integrity(IntegrityNone)}
-	case t == TransformGroup && p != ProtocolIKE:
-		return []Transform{Group(GroupNone)}
+	case t == TransformGroup && p != ProtocolIKE, t.IsAdditional():
+		return []Transform{{Type: t, ID: GroupNone}}
 	case t == TransformESN && p != ProtocolIKE:
 		return []Transform{ESN(false)}
 	}

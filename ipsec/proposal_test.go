@@ -147,8 +147,8 @@ func TestChooseMismatch(t *testing.T) {
 		{
 			"type of no name",
 			[]Proposal{esp(0, gcm128)},
-			[]Proposal{esp(1, gcm128, Transform{Type: 6, ID: 1})},
-			"ESP: no common transform type 6: we have none, the peer has transform type 6 1",
+			[]Proposal{esp(1, gcm128, Transform{Type: 13, ID: 1})},
+			"ESP: no common transform type 13: we have none, the peer has transform type 13 1",
 		},
 		{
 			"key length missing",

@@ -35,7 +35,25 @@ const (
 	TransformIntegrity  TransformType = 3
 	TransformGroup      TransformType = 4 // key exchange method, "Diffie-Hellman group"
 	TransformESN        TransformType = 5
+	// Key exchanges that follow the one of TransformGroup, whose secrets are
+	// mixed with its (RFC 9370): up to seven.
+	TransformAdditional1 TransformType = 6
+	TransformAdditional2 TransformType = 7
+	TransformAdditional3 TransformType = 8
+	TransformAdditional4 TransformType = 9
+	TransformAdditional5 TransformType = 10
+	TransformAdditional6 TransformType = 11
+	TransformAdditional7 TransformType = 12
 )
+
+// IsAdditional reports whether the type is an additional key exchange (RFC 9370).
+func (t TransformType) IsAdditional() bool {
+	return t >= TransformAdditional1 && t <= TransformAdditional7
+}
+
+// IsKeyExchange reports whether the identifiers of the type are key exchange
+// methods.
+func (t TransformType) IsKeyExchange() bool { return t == TransformGroup || t.IsAdditional() }
 
 // String returns the name used in logs and diagnoses.
 func (t TransformType) String() string {
@@ -50,6 +68,9 @@ func (t TransformType) String() string {
 		return "DH group"
 	case TransformESN:
 		return "extended sequence numbers"
+	case TransformAdditional1, TransformAdditional2, TransformAdditional3, TransformAdditional4,
+		TransformAdditional5, TransformAdditional6, TransformAdditional7:
+		return fmt.Sprintf("additional key exchange %d", t-TransformAdditional1+1)
 	}
 	return fmt.Sprintf("transform type %d", uint8(t))
 }
@@ -87,6 +108,7 @@ const (
 	GroupECP384     uint16 = 20
 	GroupECP521     uint16 = 21
 	GroupCurve25519 uint16 = 31
+	GroupMLKEM768   uint16 = 36
 
 	ESNDisabled uint16 = 0
 	ESNEnabled  uint16 = 1
@@ -113,6 +135,12 @@ func Integrity(id uint16) Transform { return Transform{Type: TransformIntegrity,
 
 // Group returns a key exchange transform.
 func Group(id uint16) Transform { return Transform{Type: TransformGroup, ID: id} }
+
+// Additional returns the transform of the n-th additional key exchange, n from 1
+// to 7.
+func Additional(n int, id uint16) Transform {
+	return Transform{Type: TransformAdditional1 + TransformType(n-1), ID: id}
+}
 
 // ESN returns the transform that offers (true) or declines (false) extended
 // sequence numbers.
@@ -155,12 +183,16 @@ var transformNames = map[Transform]string{
 	Group(GroupECP384):                        "ECP-384 (group 20)",
 	Group(GroupECP521):                        "ECP-521 (group 21)",
 	Group(GroupCurve25519):                    "CURVE25519 (group 31)",
+	Group(GroupMLKEM768):                      "ML-KEM-768 (method 36)",
 	ESN(false):                                "no ESN",
 	ESN(true):                                 "ESN",
 }
 
 // String returns the name used in logs and diagnoses, such as "AES-CBC-256".
 func (t Transform) String() string {
+	if t.Type.IsAdditional() {
+		return Group(t.ID).String()
+	}
 	if name, ok := transformNames[t]; ok {
 		return name
 	}

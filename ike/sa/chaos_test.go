@@ -13,6 +13,7 @@ func TestChaos(t *testing.T) {
 	for name, c := range map[string]chaos{
 		"long":   {first: 160, seeds: 50, rounds: 1, steps: 150, commands: 40},
 		"rounds": {first: 1, seeds: 20, rounds: 6, steps: 200, commands: 4},
+		"hybrid": {first: 1, seeds: 40, rounds: 2, steps: 200, commands: 30, edit: hybrid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for seed := c.first; seed < c.first+c.seeds; seed++ {
@@ -30,6 +31,7 @@ func TestChaos(t *testing.T) {
 type chaos struct {
 	first, seeds            uint64
 	rounds, steps, commands int
+	edit                    func(*Connection)
 }
 
 // maxLosses is how often one datagram may be lost: less than would end an SA.
@@ -38,6 +40,9 @@ const maxLosses = 2
 func (c chaos) run(t *testing.T, seed uint64) {
 	l := newLab(t, seed)
 	a := connA()
+	if c.edit != nil {
+		c.edit(a)
+	}
 	second(a)
 	b := mirror(a, "ba")
 	b.Initiate = seed%2 == 0

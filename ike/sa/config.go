@@ -95,6 +95,7 @@ type Connection struct {
 
 	LocalID, RemoteID Identity
 	PSK               []byte
+	PPK               *PPK // nil: none; IKEv2 only
 
 	Proposals []ipsec.Proposal // IKE, in order of preference
 	Lifetime  time.Duration    // of the IKE SA; it is rekeyed ahead of its end
@@ -130,6 +131,9 @@ func (c *Connection) Validate() error {
 		return errors.New("lifetimes and DPD: must not be negative")
 	case len(c.Children) == 0:
 		return errors.New("children: at least one is needed")
+	}
+	if err := c.PPK.validate(); err != nil {
+		return err
 	}
 	if err := validProposals(ipsec.ProtocolIKE, c.Proposals); err != nil {
 		return err
@@ -203,6 +207,8 @@ func validProposals(protocol ipsec.Protocol, list []ipsec.Proposal) error {
 			return fmt.Errorf("%s proposals: an AEAD cipher takes no integrity algorithm", protocol)
 		case protocol == ipsec.ProtocolIKE && len(p.Of(ipsec.TransformPRF)) == 0:
 			return fmt.Errorf("%s proposals: no pseudorandom function", protocol)
+		case protocol == ipsec.ProtocolESP && offersAdditional([]ipsec.Proposal{p}) && firstGroup([]ipsec.Proposal{p}) == ipsec.GroupNone:
+			return fmt.Errorf("%s proposals: an additional key exchange needs a DH group", protocol)
 		case protocol == ipsec.ProtocolIKE && !offers([]ipsec.Proposal{p}, firstGroup([]ipsec.Proposal{p})):
 			return fmt.Errorf("%s proposals: no DH group", protocol)
 		}
@@ -228,8 +234,10 @@ func supported(protocol ipsec.Protocol, t ipsec.Transform) bool {
 		return ok || !ike && t.ID == ipsec.GroupNone
 	case ipsec.TransformESN:
 		return !ike && t.ID <= ipsec.ESNEnabled
+	default:
+		_, isGroup := groups[t.ID]
+		return t.Type.IsAdditional() && (isGroup || isKEM(t.ID) || t.ID == ipsec.GroupNone)
 	}
-	return false
 }
 
 // SameIdentity reports whether a live IKE SA of the connection can serve the

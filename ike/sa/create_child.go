@@ -62,7 +62,7 @@ func (k *slot) proposals(groups bool) []ipsec.Proposal {
 	list := make([]ipsec.Proposal, len(k.cfg.Proposals))
 	for i, p := range k.cfg.Proposals {
 		if !groups {
-			p = p.Without(ipsec.TransformGroup)
+			p = p.WithoutKeyExchange()
 		}
 		if len(p.Of(ipsec.TransformESN)) == 0 {
 			p.Transforms = append(slices.Clone(p.Transforms), ipsec.ESN(false))
@@ -137,14 +137,14 @@ func (m *core) childrenOf(k *slot) int {
 // accept makes the CHILD_SA that the peer's answer to an offer describes.
 // Nothing is installed yet. On failure the child is returned where it is
 // known well enough to be deleted.
-func (o *childOffer) accept(s *ikeSA, msg *wire.Message, p ipsec.Proposal, shared, ni, nr []byte) (*childSA, *Diagnosis) {
+func (o *childOffer) accept(s *ikeSA, msg *wire.Message, p ipsec.Proposal, k keyMaterial) (*childSA, *Diagnosis) {
 	spi, err := s.m.newOut(p)
 	if err != nil {
 		return nil, malformedChild(msg, err)
 	}
 	c := &childSA{
 		m: &s.m.core, slot: o.slot, state: Connecting, initiator: true, in: o.in, out: spi,
-		path: s.path, proposal: p, nonce: bytes.Clone(lowestNonce(ni, nr)), told: true,
+		path: s.path, proposal: p, nonce: bytes.Clone(lowestNonce(k.ni, k.nr)), told: true,
 	}
 	tsi, ok := msg.TS(false)
 	tsr, okr := msg.TS(true)
@@ -157,7 +157,7 @@ func (o *childOffer) accept(s *ikeSA, msg *wire.Message, p ipsec.Proposal, share
 	if len(c.local) == 0 || len(c.remote) == 0 || !ipsec.Covers(cfg.Local, c.local) || !ipsec.Covers(cfg.Remote, c.remote) {
 		return c, selectorDiagnosis(msg.Exchange, &cfg, c.local, c.remote)
 	}
-	if c.keys, err = s.keys.newChildKeys(p, shared, ni, nr); err != nil {
+	if c.keys, err = s.keys.newChildKeys(p, k); err != nil {
 		return c, malformedChild(msg, err)
 	}
 	return c, nil
@@ -175,6 +175,12 @@ type createChild struct {
 	group  uint16 // of kex; the peer may have asked for it
 	kex    keyExchange
 	rounds int
+
+	// What the peer has answered, and what follows that.
+	answer   *wire.Message
+	proposal ipsec.Proposal
+	shared   []byte
+	followup followup
 }
 
 // createChild plans a new CHILD_SA.
@@ -188,15 +194,24 @@ func (m *Machine) replaceChild(c *childSA) {
 	m.current.enqueue(&createChild{slot: c.slot, old: c})
 }
 
-// wipe drops the private value, of which each request has its own.
+// wipe drops the private value, of which each request has its own, and the
+// secrets.
 func (x *createChild) wipe() {
 	if x.kex != nil {
 		x.kex.wipe()
 		x.kex = nil
 	}
+	clear(x.shared)
+	x.shared = nil
+	x.followup.wipe()
 }
 
-func (x *createChild) kind() wire.ExchangeType { return wire.CreateChildSA }
+func (x *createChild) kind() wire.ExchangeType {
+	if x.answer != nil {
+		return wire.IKEFollowupKE
+	}
+	return wire.CreateChildSA
+}
 
 // moot reports whether there is no need for the exchange any more.
 func (x *createChild) moot(m *Machine) bool {
@@ -208,6 +223,9 @@ func (x *createChild) moot(m *Machine) bool {
 
 func (x *createChild) request(s *ikeSA) ([]wire.Payload, bool) {
 	x.slot.busy = false
+	if x.answer != nil {
+		return x.followUp(s)
+	}
 	if x.moot(s.m) {
 		return nil, false
 	}
@@ -230,6 +248,17 @@ func (x *createChild) request(s *ikeSA) ([]wire.Payload, bool) {
 		payloads = append(payloads, &wire.KE{Group: x.group, Data: x.kex.public()})
 	}
 	return append(payloads, x.offer.selectors()...), true
+}
+
+// followUp asks for an additional key exchange.
+func (x *createChild) followUp(s *ikeSA) ([]wire.Payload, bool) {
+	payloads, err := x.followup.request(s.m.env.Rand)
+	if err != nil {
+		s.m.childFailed(x, malformedChild(x.answer, err))
+		return nil, false
+	}
+	x.slot.busy = true
+	return payloads, true
 }
 
 // prepare draws what the request needs.
@@ -273,13 +302,20 @@ func offers(list []ipsec.Proposal, id uint16) bool {
 }
 
 func (x *createChild) response(s *ikeSA, _ Datagram, msg *wire.Message) {
-	defer x.wipe()
 	x.slot.busy = false
 	if n, ok := msg.ErrorNotify(); ok {
+		x.wipe()
 		x.refused(s, n)
 		return
 	}
-	c, d := x.accept(s, msg)
+	err := x.take(msg)
+	if err == nil && x.followup.pending() {
+		x.slot.busy = true
+		s.queue = append([]exchange{x}, s.queue...)
+		return
+	}
+	c, d := x.accept(s, msg, err)
+	x.wipe()
 	if d != nil {
 		if c != nil {
 			// The peer has it and we do not.
@@ -298,25 +334,37 @@ func (x *createChild) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 	x.complete(s.m, c)
 }
 
-// accept makes the child of the answer.
-func (x *createChild) accept(s *ikeSA, msg *wire.Message) (*childSA, *Diagnosis) {
+// take takes the key exchange of an answer.
+func (x *createChild) take(msg *wire.Message) error {
+	if x.answer != nil {
+		return x.followup.take(msg)
+	}
 	p, err := chosen(x.offer.proposals, msg)
 	if err != nil {
-		return nil, malformedChild(msg, err)
+		return err
 	}
-	nonce, _ := wire.Find[*wire.Nonce](msg)
-	var shared []byte
 	if g, _ := p.Get(ipsec.TransformGroup); g.ID != ipsec.GroupNone {
 		ke, ok := wire.Find[*wire.KE](msg)
 		if !ok || x.kex == nil || ke.Group != x.group || g.ID != x.group {
-			return nil, malformedChild(msg, errors.New("the answer's key exchange is of another group"))
+			return errors.New("the answer's key exchange is of another group")
 		}
-		if shared, err = x.kex.shared(ke.Data); err != nil {
-			return nil, malformedChild(msg, err)
+		if x.shared, err = x.kex.shared(ke.Data); err != nil {
+			return err
 		}
-		defer clear(shared)
 	}
-	return x.offer.accept(s, msg, p, shared, x.ni, nonce.Data)
+	x.answer, x.proposal = msg, p
+	return x.followup.begin(p, msg)
+}
+
+// accept makes the child of the answers, the last of which was taken or not.
+func (x *createChild) accept(s *ikeSA, msg *wire.Message, err error) (*childSA, *Diagnosis) {
+	if err != nil {
+		return nil, malformedChild(msg, err)
+	}
+	nonce, _ := wire.Find[*wire.Nonce](x.answer)
+	return x.offer.accept(s, x.answer, x.proposal, keyMaterial{
+		shared: x.shared, ni: x.ni, nr: nonce.Data, additional: x.followup.secrets,
+	})
 }
 
 // refused handles an answer that is an error.
@@ -331,7 +379,8 @@ func (x *createChild) refused(s *ikeSA, n *wire.Notify) {
 	}
 	switch n.NotifyType {
 	case wire.InvalidKEPayload:
-		if g, ok := wantedGroup(n); ok && offers(x.offer.proposals, g) && g != x.group && x.rounds < maxGroupRounds {
+		g, ok := wantedGroup(n)
+		if ok && x.answer == nil && offers(x.offer.proposals, g) && g != x.group && x.rounds < maxGroupRounds {
 			x.rounds++
 			x.group = g
 			x.slot.busy = true
@@ -398,30 +447,62 @@ func (s *ikeSA) answerCreateChild(msg *wire.Message) reply {
 		return refuse(wire.TemporaryFailure) // section 2.25.2
 	}
 	m := s.m
-	var old *childSA
-	if n, ok := msg.Notify(wire.RekeySA); ok {
-		var r reply
-		if old, r = m.rekeyed(n); old == nil {
-			return r
-		}
+	old, no := m.rekeyedBy(msg)
+	if no != nil {
+		return *no
 	}
 	ni, _ := wire.Find[*wire.Nonce](msg)
 	nr, err := m.newNonce()
 	if err != nil {
 		return refuse(wire.TemporaryFailure)
 	}
-	c, answer, no := m.answerChild(s, msg, childRequest{ni: ni.Data, nr: nr, old: old})
-	if no != nil {
-		return m.refuseChild(no)
+	c, answer, refusal := m.answerChild(s, msg, childRequest{ni: ni.Data, nr: nr, old: old})
+	if refusal != nil {
+		return m.refuseChild(refusal)
 	}
 	payloads := []wire.Payload{answer.sa, &wire.Nonce{Data: nr}}
 	if answer.ke != nil {
 		payloads = append(payloads, answer.ke)
 	}
 	payloads = append(payloads, answer.tsi, answer.tsr)
+	if methods := c.proposal.Additional(); len(methods) > 0 {
+		return s.awaitFollowup(payloads, &followedUp{
+			methods: methods,
+			finish: func(last *wire.KE, secrets []byte) reply {
+				answer.keys.additional = secrets
+				return s.finishChild(msg, c, answer, last)
+			},
+			wipe: func() { clear(answer.keys.shared) },
+		})
+	}
+	return s.installChild(c, old, payloads)
+}
+
+// finishChild makes a child whose additional key exchanges are done. What it was
+// agreed for may have gone meanwhile.
+func (s *ikeSA) finishChild(msg *wire.Message, c *childSA, answer *childAnswer, last *wire.KE) reply {
+	m := s.m
+	if s.state != Established || c.slot.removed {
+		return refuse(wire.TemporaryFailure)
+	}
+	old, no := m.rekeyedBy(msg)
+	if no != nil {
+		return *no
+	}
+	if _, err := m.newOut(c.proposal); err != nil {
+		return m.refuseChild(&childRefusal{wire.InvalidSyntax, nil, c.slot, malformedChild(msg, err)})
+	}
+	if err := answer.key(s, c); err != nil {
+		return m.refuseChild(&childRefusal{wire.NoProposalChosen, nil, c.slot, malformedChild(msg, err)})
+	}
+	return s.installChild(c, old, []wire.Payload{last})
+}
+
+// installChild makes a responder's child receive, and answers.
+func (s *ikeSA) installChild(c, old *childSA, payloads []wire.Payload) reply {
 	c.addIn()
 	without := refuse(wire.NoAdditionalSAs)
-	return reply{payloads: payloads, then: func() { m.answeredChild(c, old) }, child: c, without: &without}
+	return reply{payloads: payloads, then: func() { s.m.answeredChild(c, old) }, child: c, without: &without}
 }
 
 // answeredChild goes on when the answer that tells of a child is on its way.
@@ -476,11 +557,24 @@ type childRequest struct {
 	old    *childSA // that is rekeyed
 }
 
-// childAnswer holds the payloads that tell of a child.
+// childAnswer holds the payloads that tell of a child, and what its keys are made
+// of.
 type childAnswer struct {
 	sa       *wire.SA
 	ke       *wire.KE
 	tsi, tsr *wire.TS
+	keys     keyMaterial
+}
+
+// key gives a child its keys and takes it in.
+func (a *childAnswer) key(s *ikeSA, c *childSA) (err error) {
+	defer clear(a.keys.shared)
+	if c.keys, err = s.keys.newChildKeys(c.proposal, a.keys); err != nil {
+		return err
+	}
+	c.path = s.path
+	s.m.children = append(s.m.children, c)
+	return nil
 }
 
 // childRefusal is why there is no child.
@@ -525,12 +619,13 @@ func withoutGroups(list []ipsec.Proposal, first bool) []ipsec.Proposal {
 	}
 	out := make([]ipsec.Proposal, len(list))
 	for i, p := range list {
-		out[i] = p.Without(ipsec.TransformGroup)
+		out[i] = p.WithoutKeyExchange()
 	}
 	return out
 }
 
-// makeChild makes the responder's side of a CHILD_SA.
+// makeChild makes the responder's side of a CHILD_SA. It has no keys yet where
+// additional key exchanges are to come.
 func (m *Machine) makeChild(s *ikeSA, msg *wire.Message, req childRequest, f slotMatch, p ipsec.Proposal) (*childSA, *childAnswer, *childRefusal) {
 	no := func(t wire.NotifyType, parameter string, err error) (*childSA, *childAnswer, *childRefusal) {
 		return nil, nil, &childRefusal{t, nil, f.slot, &Diagnosis{
@@ -548,39 +643,34 @@ func (m *Machine) makeChild(s *ikeSA, msg *wire.Message, req childRequest, f slo
 		return nil, nil, &childRefusal{wire.InvalidSyntax, nil, f.slot, malformedChild(msg, err)}
 	}
 	answer := &childAnswer{tsi: &wire.TS{Selectors: f.remote}, tsr: &wire.TS{Responder: true, Selectors: f.local}}
-	var shared []byte
+	answer.keys = keyMaterial{ni: req.ni, nr: req.nr}
 	if g, _ := p.Get(ipsec.TransformGroup); g.ID != ipsec.GroupNone {
 		ke, ok := wire.Find[*wire.KE](msg)
 		if !ok || ke.Group != g.ID {
 			return nil, nil, &childRefusal{notify: wire.InvalidKEPayload, data: groupData(g.ID)}
 		}
-		kex, err := newKeyExchange(g.ID, m.env.Rand)
+		value, shared, err := answerKeyExchange(g.ID, m.env.Rand, ke.Data)
 		if err != nil {
-			return no(wire.NoProposalChosen, "DH group", err)
-		}
-		defer kex.wipe()
-		answer.ke = &wire.KE{Group: g.ID, Data: kex.public()}
-		if shared, err = kex.shared(ke.Data); err != nil {
 			return nil, nil, &childRefusal{wire.InvalidSyntax, nil, f.slot, malformedChild(msg, err)}
 		}
-		defer clear(shared)
+		answer.ke, answer.keys.shared = &wire.KE{Group: g.ID, Data: value}, shared
 	}
 	in, err := m.env.AllocSPI(s.path.local.Addr())
 	if err != nil {
 		return no(wire.NoAdditionalSAs, "SPI", err)
-	}
-	keys, err := s.keys.newChildKeys(p, shared, req.ni, req.nr)
-	if err != nil {
-		return no(wire.NoProposalChosen, "key material", err)
 	}
 	ours := p
 	ours.SPI = binary.BigEndian.AppendUint32(nil, uint32(in))
 	answer.sa = &wire.SA{Proposals: []ipsec.Proposal{ours}}
 	c := &childSA{
 		m: &m.core, slot: f.slot, state: Connecting, in: in, out: out, path: s.path, proposal: p,
-		local: f.local, remote: f.remote, keys: keys, nonce: bytes.Clone(lowestNonce(req.ni, req.nr)),
+		local: f.local, remote: f.remote, nonce: bytes.Clone(lowestNonce(req.ni, req.nr)),
 	}
-	m.children = append(m.children, c)
+	if len(p.Additional()) == 0 {
+		if err := answer.key(s, c); err != nil {
+			return no(wire.NoProposalChosen, "key material", err)
+		}
+	}
 	return c, answer, nil
 }
 

@@ -160,10 +160,10 @@ func (s *ikeSA) receiveRequest(d Datagram, msg *wire.Message) {
 	case msg.MessageID != s.expectID:
 		s.m.drop(dropOutOfWindow)
 		return
-	case !s.authenticated && (s.initiator || msg.Exchange != wire.IKEAuth):
+	case !s.authenticated && (s.initiator || !s.handshake.awaits(msg.Exchange)):
 		s.m.drop(dropUnauthenticated)
 		return
-	case s.authenticated && msg.Exchange == wire.IKEAuth:
+	case s.authenticated && (msg.Exchange == wire.IKEAuth || msg.Exchange == wire.IKEIntermediate):
 		s.m.drop(dropAuthAgain)
 		return
 	}
@@ -225,7 +225,11 @@ func (s *ikeSA) answer(d Datagram, msg *wire.Message) reply {
 		return s.answerCreateChild(msg)
 	case wire.Informational:
 		return s.answerInformational(msg)
-	case wire.IKESAInit, wire.IKEIntermediate:
+	case wire.IKEIntermediate:
+		return s.answerIntermediate(msg)
+	case wire.IKEFollowupKE:
+		return s.answerFollowupKE(msg)
+	case wire.IKESAInit:
 	}
 	return refuse(wire.InvalidSyntax)
 }

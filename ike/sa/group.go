@@ -15,7 +15,8 @@ import (
 // randSource is where secrets come from, crypto/rand.Reader but in tests.
 type randSource interface{ Read([]byte) (int, error) }
 
-// keyExchange is our half of one Diffie-Hellman exchange.
+// keyExchange is our half of one Diffie-Hellman exchange, or the initiator's half
+// of a key encapsulation.
 type keyExchange interface {
 	// public returns the value for the KE payload.
 	public() []byte
@@ -47,9 +48,13 @@ var groups = map[uint16]group{
 	ipsec.GroupCurve25519: curveGroup(ecdh.X25519(), 32),
 }
 
-// newKeyExchange draws a private value of a group.
+// newKeyExchange draws a private value of a method. Of a KEM it is the
+// initiator's half.
 func newKeyExchange(id uint16, rand randSource) (keyExchange, error) {
 	g, ok := groups[id]
+	if !ok {
+		g, ok = kems[id]
+	}
 	if !ok {
 		return nil, fmt.Errorf("key exchange: %s is not supported", ipsec.Group(id))
 	}

@@ -20,7 +20,8 @@ type ikeAuth struct{ offer childOffer }
 
 func (x *ikeAuth) kind() wire.ExchangeType { return wire.IKEAuth }
 
-// request asks for: IDi, [N(INITIAL_CONTACT)], IDr, AUTH, SA, TSi, TSr.
+// request asks for: IDi, [N(INITIAL_CONTACT)], IDr, AUTH, [N(PPK_IDENTITY),
+// [N(NO_PPK_AUTH)]], SA, TSi, TSr.
 func (x *ikeAuth) request(s *ikeSA) ([]wire.Payload, bool) {
 	m, h := s.m, s.handshake
 	c := m.conn
@@ -29,10 +30,13 @@ func (x *ikeAuth) request(s *ikeSA) ([]wire.Payload, bool) {
 	if m.env.InitialContact != nil && m.env.InitialContact(c) {
 		payloads = append(payloads, &wire.Notify{NotifyType: wire.InitialContact})
 	}
-	payloads = append(payloads, c.RemoteID.payload(true), &wire.Auth{
-		Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, true, h.request, h.nr, id.AuthOctets()),
-	})
-	var err error
+	h.authID = s.nextID
+	auth, err := s.prove(c, id)
+	if err != nil {
+		m.fail(ppkDiagnosis(x.kind(), c.PPK.describe(), "", err.Error()))
+		return nil, false
+	}
+	payloads = append(append(payloads, c.RemoteID.payload(true)), auth...)
 	if x.offer, err = m.offerChild(s, m.slots[0], false); err != nil {
 		m.fail(&Diagnosis{Reason: ReasonDataPlane, Exchange: x.kind().String(), Parameter: "SPI", Detail: err.Error()})
 		return nil, false
@@ -59,7 +63,11 @@ func (x *ikeAuth) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 		return
 	}
 	peer := identity(id)
-	if d := s.authenticate(c, auth, id, h.response, h.ni); d != nil {
+	if d := s.settlePPK(c, msg); d != nil {
+		s.rejectPeer(d)
+		return
+	}
+	if d := s.authenticate(c, auth.Method, proof{keys: s.keys, data: auth.Data}, id); d != nil {
 		// The peer takes the SA for established and has to be told.
 		s.rejectPeer(d)
 		return
@@ -96,7 +104,7 @@ func (x *ikeAuth) child(s *ikeSA, msg *wire.Message, h *handshake) {
 		x.childRefused(m, mismatchDiagnosis(ReasonPhase2Proposal, wire.IKEAuth, err))
 		return
 	}
-	child, d := x.offer.accept(s, msg, p, nil, h.ni, h.nr)
+	child, d := x.offer.accept(s, msg, p, keyMaterial{ni: h.ni, nr: h.nr})
 	if child != nil {
 		m.children = append(m.children, child)
 	}
@@ -122,18 +130,20 @@ func (x *ikeAuth) childRefused(m *Machine, d *Diagnosis) {
 
 func (x *ikeAuth) unanswered(s *ikeSA, o *outstanding) { s.m.fail(unreachable(s, o)) }
 
-// authenticate checks the peer's AUTH payload against a connection's key.
-// message is the peer's IKE_SA_INIT message and nonce our own one.
-func (s *ikeSA) authenticate(c *Connection, auth *wire.Auth, peer *wire.ID, message, nonce []byte) *Diagnosis {
-	if auth.Method != wire.AuthSharedKey {
+// authenticate checks a peer's proof against a connection's key.
+func (s *ikeSA) authenticate(c *Connection, method wire.AuthMethod, p proof, peer *wire.ID) *Diagnosis {
+	if method != wire.AuthSharedKey {
 		return &Diagnosis{
 			Reason: ReasonAuthentication, Cause: CauseAuthMethod, Exchange: wire.IKEAuth.String(), Parameter: "authentication method",
-			Ours: "pre-shared key", Theirs: methodName(auth.Method),
+			Ours: "pre-shared key", Theirs: methodName(method),
 		}
 	}
-	expected := s.keys.pskAuth(c.PSK, !s.initiator, message, nonce, peer.AuthOctets())
-	if hmac.Equal(expected, auth.Data) {
+	of, id := s.handshake.signed(!s.initiator), peer.AuthOctets()
+	if hmac.Equal(p.keys.pskAuth(c.PSK, !s.initiator, of, id), p.data) {
 		return nil
+	}
+	if p.without != nil && hmac.Equal(s.keys.pskAuth(c.PSK, !s.initiator, of, id), p.without) {
+		return ppkDiagnosis(wire.IKEAuth, c.PPK.describe(), "", "the keys of this id differ at the two ends; the pre-shared keys are the same")
 	}
 	return &Diagnosis{
 		Reason: ReasonAuthentication, Cause: CausePSK, Exchange: wire.IKEAuth.String(), Parameter: "pre-shared key",
@@ -174,6 +184,7 @@ func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
 	m, h := s.m, s.handshake
 	s.path.local, s.path.remote = d.Local, d.Remote
 	s.halfOpenAt = time.Time{}
+	h.authID = msg.MessageID
 	id, okID := msg.ID(false)
 	auth, okAuth := wire.Find[*wire.Auth](msg)
 	var diagnosis *Diagnosis
@@ -206,10 +217,13 @@ func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
 	s.establish(m.now)
 	own := c.LocalID.payload(true)
 	payloads := []wire.Payload{own, &wire.Auth{
-		Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, false, h.response, h.ni, own.AuthOctets()),
+		Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, false, h.signed(false), own.AuthOctets()),
 	}}
 	if c.AuthLifetime > 0 {
 		payloads = append(payloads, lifetimeNotify(c.AuthLifetime))
+	}
+	if s.ppk {
+		payloads = append(payloads, &wire.Notify{NotifyType: wire.PPKIdentity})
 	}
 	_, initialContact := msg.Notify(wire.InitialContact)
 	m.established(s, initialContact)
@@ -301,11 +315,18 @@ func (s *ikeSA) compare(c *Connection, msg *wire.Message, peer *wire.ID, auth *w
 	if _, err := ipsec.Choose(c.Proposals, []ipsec.Proposal{s.proposal}); err != nil {
 		return fitsIdentities, mismatchDiagnosis(ReasonPhase1Proposal, wire.IKEAuth, err)
 	}
-	if d := s.authenticate(c, auth, peer, s.handshake.request, s.handshake.nr); d != nil {
+	p, d := s.proof(c, auth, readPPK(msg))
+	if d == nil {
+		d = s.authenticate(c, auth.Method, p, peer)
+	}
+	if d != nil {
 		return fitsProposals, d
 	}
 	if c.ForceEncap && !s.path.encap {
 		return fitsKey, s.handshake.encapDiagnosis()
+	}
+	if p.ppk {
+		s.usePPK(p.keys)
 	}
 	return fitsAll, nil
 }

@@ -135,17 +135,13 @@ func TestReservedOctetsOfIdentity(t *testing.T) {
 			// the initiator waits.
 			s, h, c := l.a.machine().current, l.a.machine().current.handshake, e.conns[0]
 			octets := append([]byte{byte(c.LocalID.Type), 1, 2, 3}, c.LocalID.Data...)
-			message, nonce := h.request, h.nr
-			if !initiator {
-				message, nonce = h.response, h.ni
-			}
 			reserve := func(plain []byte) {
 				i := bytes.Index(plain, append([]byte{byte(c.LocalID.Type), 0, 0, 0}, c.LocalID.Data...))
 				copy(plain[i:], octets)
 			}
 			pair := l.ciphers[s.spii]
 			l.ciphers[s.spii] = [2]wire.Cipher{editing{pair[0], reserve}, editing{pair[1], reserve}}
-			l.tamper(set(&wire.Auth{Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, initiator, message, nonce, octets)}))
+			l.tamper(set(&wire.Auth{Method: wire.AuthSharedKey, Data: s.keys.pskAuth(c.PSK, initiator, h.signed(initiator), octets)}))
 			l.ciphers[s.spii] = pair
 			l.run()
 			if !l.a.machine().Established() || !l.b.machine().Established() {

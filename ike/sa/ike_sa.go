@@ -42,6 +42,7 @@ type ikeSA struct {
 	path          path
 	fragmentation bool
 	authenticated bool // IKE_AUTH is done, on this SA or on one before it
+	ppk           bool // a PPK is in the keys of what follows (RFC 8784)
 
 	handshake *handshake // IKE_SA_INIT and IKE_AUTH, until authenticated
 
@@ -59,6 +60,8 @@ type ikeSA struct {
 
 	// While this SA is being rekeyed: what the peer's exchange made.
 	successor *ikeSA
+	// The peer's exchange whose additional key exchanges are not done yet.
+	followedUp *followedUp
 
 	established, lastSeen time.Time
 
@@ -68,6 +71,7 @@ type ikeSA struct {
 	reassemblyAt      time.Time // incomplete messages are forgotten
 	redundantAt       time.Time // see redundantTimeout
 	forgetAt          time.Time // see repeatWindow
+	followupAt        time.Time // see followupTimeout
 }
 
 // path is where an SA's packets go.
@@ -185,6 +189,7 @@ func (s *ikeSA) close() {
 		discard(s.active.exchange)
 	}
 	s.queue, s.active = nil, nil
+	s.forgetFollowup()
 	s.requests.Reset()
 	s.responses.Reset()
 	if s.handshake != nil {

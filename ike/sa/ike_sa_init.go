@@ -33,7 +33,11 @@ type handshake struct {
 	rounds            int
 	request, response []byte // of IKE_SA_INIT, as they were on the wire
 	fakeNAT           bool
-	natTraversal      bool // of a responder: the initiator supports it
+	intermediate      intermediate
+	authID            uint32   // message id of IKE_AUTH
+	ppk               bool     // both ends have a PPK (RFC 8784)
+	mixed             *ikeKeys // of an initiator: with its PPK, until the peer says whether it has it
+	natTraversal      bool     // of a responder: the initiator supports it
 	// refusal is what to report if no better answer comes, and hint the last
 	// unprotected error notify. Anybody may have sent them.
 	refusal *Diagnosis
@@ -45,6 +49,19 @@ func (h *handshake) wipe() {
 		h.kex.wipe()
 		h.kex = nil
 	}
+	if h.mixed != nil {
+		h.mixed.wipe()
+		h.mixed = nil
+	}
+}
+
+// signed returns what AUTH of the initiator or the responder covers.
+func (h *handshake) signed(initiator bool) signed {
+	of := signed{message: h.response, nonce: h.ni, intermediate: h.intermediate.intAuth(h.authID)}
+	if initiator {
+		of.message, of.nonce = h.request, h.nr
+	}
+	return of
 }
 
 // newSPI draws an SPI for an IKE SA; zero is none.
@@ -88,7 +105,8 @@ func (m *Machine) initiate() {
 	s.enqueue(ikeSAInit{})
 }
 
-// request asks for: [N(COOKIE)], SA, KE, Ni, NAT detection, fragmentation.
+// request asks for: [N(COOKIE)], SA, KE, Ni, NAT detection, fragmentation, and
+// what the connection needs of additional key exchanges and of a PPK.
 func (x ikeSAInit) request(s *ikeSA) ([]wire.Payload, bool) {
 	h := s.handshake
 	var payloads []wire.Payload
@@ -104,6 +122,12 @@ func (x ikeSAInit) request(s *ikeSA) ([]wire.Payload, bool) {
 		nat = nil // the peer then takes us for one without NAT traversal
 	}
 	payloads = append(append(payloads, nat...), &wire.Notify{NotifyType: wire.FragmentationSupported})
+	if offersAdditional(s.m.conn.Proposals) {
+		payloads = append(payloads, &wire.Notify{NotifyType: wire.IntermediateSupported})
+	}
+	if s.m.conn.PPK != nil {
+		payloads = append(payloads, &wire.Notify{NotifyType: wire.UsePPK})
+	}
 	// The octets are signed in IKE_AUTH. Encoding is deterministic, so that
 	// these are the ones that will be sent.
 	h.request, _ = s.message(wire.IKESAInit, false, 0, payloads).Append(nil)
@@ -238,6 +262,14 @@ func (x ikeSAInit) accept(s *ikeSA, d Datagram, msg *wire.Message) *Diagnosis {
 	if msg.ResponderSPI == 0 {
 		return bad(errors.New("no SPI of the responder"))
 	}
+	additional := p.Additional()
+	if _, ok := msg.Notify(wire.IntermediateSupported); !ok && len(additional) > 0 {
+		return bad(errors.New("it chooses an additional key exchange and does not support IKE_INTERMEDIATE"))
+	}
+	_, ppk := msg.Notify(wire.UsePPK)
+	if ours := m.conn.PPK; ours != nil && ours.Required && !ppk {
+		return ppkDiagnosis(wire.IKESAInit, ours.describe(), "none", "the peer does not use one")
+	}
 	supported := s.detectNAT(msg, d.Local, d.Remote)
 	if h.fakeNAT {
 		if !supported {
@@ -268,11 +300,12 @@ func (x ikeSAInit) accept(s *ikeSA, d Datagram, msg *wire.Message) *Diagnosis {
 	_, s.fragmentation = msg.Notify(wire.FragmentationSupported)
 	s.active, s.refusedAt = nil, time.Time{}
 	h.refusal = nil
+	h.intermediate.methods, h.ppk = additional, ppk && m.conn.PPK != nil
 	if s.path.encap {
 		s.path.local = netip.AddrPortFrom(s.path.local.Addr(), portNAT)
 		s.path.remote = netip.AddrPortFrom(s.path.remote.Addr(), portNAT)
 	}
-	s.enqueue(&ikeAuth{})
+	s.afterInit()
 	return nil
 }
 
@@ -332,6 +365,12 @@ func (m *Machine) answerInit(d Datagram) error {
 	p, err := m.chooseForAny(offer.Proposals)
 	if err != nil {
 		return m.refuseInit(s, d, wire.NoProposalChosen, nil, mismatchDiagnosis(ReasonPhase1Proposal, wire.IKESAInit, err))
+	}
+	if _, ok := msg.Notify(wire.IntermediateSupported); !ok && len(p.Additional()) > 0 {
+		return m.refuseInit(s, d, wire.NoProposalChosen, nil, &Diagnosis{
+			Reason: ReasonPhase1Proposal, Exchange: wire.IKESAInit.String(), Parameter: ipsec.TransformAdditional1.String(),
+			Ours: p.String(), Detail: "the peer offers an additional key exchange and does not support IKE_INTERMEDIATE",
+		})
 	}
 	g, _ := p.Get(ipsec.TransformGroup)
 	if ke.Group != g.ID {
@@ -395,13 +434,7 @@ func (m *Machine) refuseInit(s *ikeSA, d Datagram, t wire.NotifyType, data []byt
 func (m *Machine) acceptInit(s *ikeSA, d Datagram, msg *wire.Message, p ipsec.Proposal, public, ni []byte) error {
 	g, _ := p.Get(ipsec.TransformGroup)
 	h := &handshake{group: g.ID, ni: ni, request: bytes.Clone(d.Bytes)}
-	kex, err := newKeyExchange(g.ID, m.env.Rand)
-	if err != nil {
-		return err
-	}
-	defer kex.wipe()
-	value := kex.public()
-	shared, err := kex.shared(public)
+	value, shared, err := answerKeyExchange(g.ID, m.env.Rand, public)
 	if err != nil {
 		return err
 	}
@@ -435,6 +468,12 @@ func (m *Machine) acceptInit(s *ikeSA, d Datagram, msg *wire.Message, p ipsec.Pr
 	if _, ok := msg.Notify(wire.FragmentationSupported); ok {
 		s.fragmentation = true
 		payloads = append(payloads, &wire.Notify{NotifyType: wire.FragmentationSupported})
+	}
+	if h.intermediate.methods = p.Additional(); len(h.intermediate.methods) > 0 {
+		payloads = append(payloads, &wire.Notify{NotifyType: wire.IntermediateSupported})
+	}
+	if _, ok := msg.Notify(wire.UsePPK); ok && slices.ContainsFunc(m.candidates, func(c *Connection) bool { return c.PPK != nil }) {
+		payloads = append(payloads, &wire.Notify{NotifyType: wire.UsePPK})
 	}
 	if h.response, err = s.message(wire.IKESAInit, true, 0, payloads).Append(nil); err != nil {
 		return err

@@ -24,9 +24,10 @@ func firstSeed(p prf, ni, nr, shared []byte) []byte {
 }
 
 // rekeySeed returns SKEYSEED of an IKE SA that follows another one, whose prf
-// and SK_d count: prf(SK_d (old), g^ir (new) | Ni | Nr) (section 2.18).
-func rekeySeed(old *ikeKeys, ni, nr, shared []byte) []byte {
-	return old.prf.sum(old.d, shared, ni, nr)
+// and SK_d count: prf(SK_d (old), g^ir (new) | Ni | Nr | additional) (section
+// 2.18; RFC 9370, section 2.2.4).
+func rekeySeed(old *ikeKeys, shared, ni, nr, additional []byte) []byte {
+	return old.prf.sum(old.d, shared, ni, nr, additional)
 }
 
 // newIKEKeys takes {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} from
@@ -103,18 +104,24 @@ func (k *ikeKeys) ciphers(chosen ipsec.Proposal, rand randSource) (initiator, re
 // keyPad is the constant of section 2.15.
 const keyPad = "Key Pad for IKEv2"
 
+// signed is what AUTH of one side covers beside its identity.
+type signed struct {
+	message      []byte // that side's IKE_SA_INIT message
+	nonce        []byte // the other side's
+	intermediate []byte // IntAuth (RFC 9242, section 3.3.2)
+}
+
 // pskAuth returns the AUTH data of one side with a pre-shared key (section
-// 2.15): prf(prf(PSK, "Key Pad for IKEv2"), message | nonce | prf(SK_p, ID)).
-// message is that side's IKE_SA_INIT message, nonce the other side's, and id that
-// side's identity as wire.ID.AuthOctets has it.
-func (k *ikeKeys) pskAuth(psk []byte, initiator bool, message, nonce, id []byte) []byte {
+// 2.15): prf(prf(PSK, "Key Pad for IKEv2"), message | nonce | prf(SK_p, ID) |
+// IntAuth). id is that side's identity as wire.ID.AuthOctets has it.
+func (k *ikeKeys) pskAuth(psk []byte, initiator bool, of signed, id []byte) []byte {
 	sk := k.pr
 	if initiator {
 		sk = k.pi
 	}
 	secret := k.prf.sum(psk, []byte(keyPad))
 	defer clear(secret)
-	return k.prf.sum(secret, message, nonce, k.prf.sum(sk, id))
+	return k.prf.sum(secret, of.message, of.nonce, k.prf.sum(sk, id), of.intermediate)
 }
 
 // childKeys are the ESP keys of both directions, seen from the initiator of the
@@ -130,9 +137,16 @@ func (k *childKeys) wipe() {
 	}
 }
 
-// newChildKeys cuts KEYMAT = prf+(SK_d, [g^ir (new)] | Ni | Nr) (section 2.17).
-// shared is empty without perfect forward secrecy.
-func (k *ikeKeys) newChildKeys(chosen ipsec.Proposal, shared, ni, nr []byte) (*childKeys, error) {
+// keyMaterial is what the keys of a CHILD_SA are made of, beside SK_d.
+type keyMaterial struct {
+	shared     []byte // g^ir (new); empty without perfect forward secrecy
+	ni, nr     []byte
+	additional []byte // secrets of additional key exchanges, joined
+}
+
+// newChildKeys cuts KEYMAT = prf+(SK_d, [g^ir (new)] | Ni | Nr | [additional])
+// (section 2.17; RFC 9370, section 2.2.4).
+func (k *ikeKeys) newChildKeys(chosen ipsec.Proposal, of keyMaterial) (*childKeys, error) {
 	enc, _ := chosen.Get(ipsec.TransformEncryption)
 	integ, _ := chosen.Get(ipsec.TransformIntegrity)
 	encLen, err := keyLen(enc)
@@ -146,7 +160,7 @@ func (k *ikeKeys) newChildKeys(chosen ipsec.Proposal, shared, ni, nr []byte) (*c
 	if mac.hash == nil && !enc.IsAEAD() {
 		return nil, fmt.Errorf("%s needs an integrity algorithm", enc)
 	}
-	seed := join(shared, ni, nr)
+	seed := join(of.shared, of.ni, of.nr, of.additional)
 	defer clear(seed)
 	material, err := k.prf.plus(k.d, seed, 2*encLen+2*mac.key)
 	if err != nil {

@@ -74,7 +74,7 @@ func checkCAVS(t *testing.T, name string, p prf, v map[string][]byte) {
 	check("DKM(Child SA)", child, err)
 	child, err = p.plus(k.d, join(v["g^ir (new)"], v["Ni"], v["Nr"]), len(v["DKM(Child SA D-H)"]))
 	check("DKM(Child SA D-H)", child, err)
-	check("SKEYSEED(Rekey)", rekeySeed(k, v["Ni"], v["Nr"], v["g^ir (new)"]), nil)
+	check("SKEYSEED(Rekey)", rekeySeed(k, v["g^ir (new)"], v["Ni"], v["Nr"], nil), nil)
 }
 
 // TestKeyOrder checks that keys are dealt out in the order of RFC 7296,
@@ -99,7 +99,7 @@ func TestKeyOrder(t *testing.T) {
 	}
 	esp := ipsec.Proposal{Protocol: ipsec.ProtocolESP, Transforms: []ipsec.Transform{ipsec.Encryption(ipsec.EncryptionAESGCM16, 128)}}
 	stream, _ = f.plus(k.d, join([]byte("shared"), ni, nr), 40)
-	c, err := k.newChildKeys(esp, []byte("shared"), ni, nr)
+	c, err := k.newChildKeys(esp, keyMaterial{shared: []byte("shared"), ni: ni, nr: nr})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestPSKAuth(t *testing.T) {
 	for initiator, sk := range map[bool]string{true: "pi", false: "pr"} {
 		id := f.sum([]byte(sk), []byte{2, 0, 0, 0}, []byte("gw.example"))
 		want := f.sum(f.sum([]byte("secret"), []byte("Key Pad for IKEv2")), join(message, nonce, id))
-		if got := k.pskAuth([]byte("secret"), initiator, message, nonce, FQDNIdentity("gw.example").payload(!initiator).AuthOctets()); !bytes.Equal(got, want) {
+		if got := k.pskAuth([]byte("secret"), initiator, signed{message: message, nonce: nonce}, FQDNIdentity("gw.example").payload(!initiator).AuthOctets()); !bytes.Equal(got, want) {
 			t.Errorf("initiator %t: %x, want %x", initiator, got, want)
 		}
 	}

@@ -31,6 +31,7 @@ type lab struct {
 	// transcript records what goes over the wire and what the ends do.
 	transcript strings.Builder
 	ciphers    map[uint64][2]wire.Cipher // by initiator SPI: initiator's, responder's
+	former     map[uint64][2]wire.Cipher // before the last IKE_INTERMEDIATE
 	names      map[string]string         // readable names of SPIs
 	up         bool                      // both ends have been up: traffic must flow
 	flow       [2]netip.Addr             // the only traffic, at a and at b; else all that there are policies for
@@ -94,7 +95,7 @@ var (
 )
 
 func newLab(t *testing.T, seed uint64) *lab {
-	l := &lab{t: t, now: start, ciphers: map[uint64][2]wire.Cipher{}, names: map[string]string{}}
+	l := &lab{t: t, now: start, ciphers: map[uint64][2]wire.Cipher{}, former: map[uint64][2]wire.Cipher{}, names: map[string]string{}}
 	l.a, l.b = l.newEnd("a", seed, 0x1000), l.newEnd("b", seed, 0x2000)
 	t.Cleanup(func() {
 		for _, e := range []*end{l.a, l.b} {
@@ -149,6 +150,9 @@ func (l *lab) learn(k Keys) {
 	r, errR := newCipher(k.IKE.Encryption, k.IKE.Integrity, k.IKE.SKer, k.IKE.SKar, rand.NewChaCha8([32]byte{}))
 	if errI != nil || errR != nil {
 		l.t.Fatal(errI, errR)
+	}
+	if have, ok := l.ciphers[k.IKE.InitiatorSPI]; ok {
+		l.former[k.IKE.InitiatorSPI] = have
 	}
 	l.ciphers[k.IKE.InitiatorSPI] = [2]wire.Cipher{i, r}
 }
@@ -519,6 +523,9 @@ func (l *lab) print(b []byte) string {
 	}
 	if m.Encrypted() {
 		pair, ok := l.ciphers[m.InitiatorSPI]
+		if m.Exchange == wire.IKEIntermediate && m.Response {
+			pair = l.former[m.InitiatorSPI] // it makes the new keys itself
+		}
 		if !ok {
 			return text + " ?"
 		}

@@ -182,7 +182,7 @@ func (m *Machine) Status() Status {
 			Version: 2,
 			State:   s.state, Initiator: s.initiator, InitiatorSPI: s.spii, ResponderSPI: s.spir,
 			Local: s.path.local, Remote: s.path.remote, Proposal: s.proposal,
-			NATLocal: s.path.natLocal, NATRemote: s.path.natRemote, Encap: s.path.encap, Fragmentation: s.fragmentation,
+			NATLocal: s.path.natLocal, NATRemote: s.path.natRemote, Encap: s.path.encap, Fragmentation: s.fragmentation, PPK: s.ppk,
 			Established: s.established, RekeyAt: s.rekeyAt, ExpireAt: s.expireAt, LastSeen: s.lastSeen,
 		}
 		if m.conn != nil {

@@ -56,6 +56,20 @@ func (m *core) rekeySlot(reqID uint32) {
 	}
 }
 
+// rekeyedBy finds the child that a request is to rekey, if it is to rekey one, or
+// the refusal.
+func (m *Machine) rekeyedBy(msg *wire.Message) (*childSA, *reply) {
+	n, ok := msg.Notify(wire.RekeySA)
+	if !ok {
+		return nil, nil
+	}
+	old, no := m.rekeyed(n)
+	if old == nil {
+		return nil, &no
+	}
+	return old, nil
+}
+
 // rekeyed finds the child that a REKEY_SA notify names by the peer's inbound
 // SPI, or the refusal (section 2.25.1).
 func (m *Machine) rekeyed(n *wire.Notify) (*childSA, reply) {

@@ -36,17 +36,32 @@ type rekeyIKE struct {
 	group  uint16
 	kex    keyExchange
 	rounds int
+
+	// What the peer has answered, and what follows that.
+	answer   *wire.Message
+	proposal ipsec.Proposal
+	shared   []byte
+	followup followup
 }
 
-// wipe drops the private value, of which each request has its own.
+// wipe drops the private value, of which each request has its own, and the
+// secrets.
 func (x *rekeyIKE) wipe() {
 	if x.kex != nil {
 		x.kex.wipe()
 		x.kex = nil
 	}
+	clear(x.shared)
+	x.shared = nil
+	x.followup.wipe()
 }
 
-func (x *rekeyIKE) kind() wire.ExchangeType { return wire.CreateChildSA }
+func (x *rekeyIKE) kind() wire.ExchangeType {
+	if x.answer != nil {
+		return wire.IKEFollowupKE
+	}
+	return wire.CreateChildSA
+}
 
 // rekeyIKE begins a rekey of the IKE SA.
 func (m *Machine) rekeyIKE() {
@@ -64,6 +79,13 @@ func (s *ikeSA) rekeyDue() {
 }
 
 func (x *rekeyIKE) request(s *ikeSA) ([]wire.Payload, bool) {
+	if x.answer != nil {
+		payloads, err := x.followup.request(s.m.env.Rand)
+		if err != nil {
+			x.failed(s, x.unusable(err))
+		}
+		return payloads, err == nil
+	}
 	again := x.rounds > 0 && s.state == Rekeying
 	if s.state != Established && !again {
 		return nil, false
@@ -94,16 +116,23 @@ func (x *rekeyIKE) request(s *ikeSA) ([]wire.Payload, bool) {
 
 func (x *rekeyIKE) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 	m := s.m
-	defer x.wipe()
 	if n, ok := msg.ErrorNotify(); ok {
+		x.wipe()
 		x.refused(s, n)
 		return
 	}
-	n, err := x.accept(s, msg)
+	err := x.take(s, msg)
+	if err == nil && x.followup.pending() {
+		s.queue = append([]exchange{x}, s.queue...)
+		return
+	}
+	defer x.wipe()
+	var n *ikeSA
+	if err == nil {
+		n, err = x.follower(s)
+	}
 	if err != nil {
-		x.failed(s, &Diagnosis{
-			Reason: ReasonRekeyFail, Exchange: x.kind().String(), Parameter: "IKE SA", Detail: "the peer's answer cannot be used: " + err.Error(),
-		})
+		x.failed(s, x.unusable(err))
 		return
 	}
 	m.ikes = append(m.ikes, n)
@@ -125,27 +154,42 @@ func (x *rekeyIKE) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 	s.delete()
 }
 
-// accept makes the IKE SA of the answer.
-func (x *rekeyIKE) accept(s *ikeSA, msg *wire.Message) (*ikeSA, error) {
+func (x *rekeyIKE) unusable(err error) *Diagnosis {
+	return &Diagnosis{
+		Reason: ReasonRekeyFail, Exchange: x.kind().String(), Parameter: "IKE SA", Detail: "the peer's answer cannot be used: " + err.Error(),
+	}
+}
+
+// take takes the key exchange of an answer.
+func (x *rekeyIKE) take(s *ikeSA, msg *wire.Message) error {
+	if x.answer != nil {
+		return x.followup.take(msg)
+	}
 	p, err := chosen(s.m.conn.Proposals, msg)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ke, ok := wire.Find[*wire.KE](msg)
-	nonce, _ := wire.Find[*wire.Nonce](msg)
 	if g, _ := p.Get(ipsec.TransformGroup); !ok || ke.Group != x.group || g.ID != x.group {
-		return nil, errors.New("the key exchange is of another group")
+		return errors.New("the key exchange is of another group")
 	}
-	shared, err := x.kex.shared(ke.Data)
+	if x.shared, err = x.kex.shared(ke.Data); err != nil {
+		return err
+	}
+	x.answer, x.proposal = msg, p
+	return x.followup.begin(p, msg)
+}
+
+// follower makes the IKE SA of the answers.
+func (x *rekeyIKE) follower(s *ikeSA) (*ikeSA, error) {
+	spir, err := ikeSPI(x.proposal)
 	if err != nil {
 		return nil, err
 	}
-	defer clear(shared)
-	spir, err := ikeSPI(p)
-	if err != nil {
-		return nil, err
-	}
-	return s.follower(p, true, x.spi, spir, shared, x.ni, nonce.Data)
+	nonce, _ := wire.Find[*wire.Nonce](x.answer)
+	return s.follower(x.proposal, rekeyed{
+		initiator: true, spii: x.spi, spir: spir, ni: x.ni, nr: nonce.Data, shared: x.shared, additional: x.followup.secrets,
+	})
 }
 
 // ikeSPI reads the SPI of an IKE proposal in a rekey.
@@ -160,19 +204,28 @@ func ikeSPI(p ipsec.Proposal) (uint64, error) {
 	return spi, nil
 }
 
+// rekeyed is what the two ends have said in a rekey.
+type rekeyed struct {
+	initiator  bool // we began it
+	spii, spir uint64
+	ni, nr     []byte
+	shared     []byte
+	additional []byte // secrets of additional key exchanges, joined
+}
+
 // follower makes the IKE SA that follows this one.
-func (s *ikeSA) follower(p ipsec.Proposal, initiator bool, spii, spir uint64, shared, ni, nr []byte) (*ikeSA, error) {
-	if err := checkNonce(p, ni); err != nil {
+func (s *ikeSA) follower(p ipsec.Proposal, r rekeyed) (*ikeSA, error) {
+	if err := checkNonce(p, r.ni); err != nil {
 		return nil, err
 	}
-	if err := checkNonce(p, nr); err != nil {
+	if err := checkNonce(p, r.nr); err != nil {
 		return nil, err
 	}
 	n := &ikeSA{
-		m: s.m, state: Connecting, initiator: initiator, spii: spii, spir: spir,
-		path: s.path, fragmentation: s.fragmentation,
+		m: s.m, state: Connecting, initiator: r.initiator, spii: r.spii, spir: r.spir,
+		path: s.path, fragmentation: s.fragmentation, ppk: s.ppk,
 	}
-	if err := n.setKeys(p, rekeySeed(s.keys, ni, nr, shared), ni, nr); err != nil {
+	if err := n.setKeys(p, rekeySeed(s.keys, r.shared, r.ni, r.nr, r.additional), r.ni, r.nr); err != nil {
 		return nil, err
 	}
 	n.establish(s.m.now)
@@ -187,7 +240,8 @@ func (x *rekeyIKE) refused(s *ikeSA, n *wire.Notify) {
 	}
 	switch n.NotifyType {
 	case wire.InvalidKEPayload:
-		if g, ok := wantedGroup(n); ok && offers(s.m.conn.Proposals, g) && g != x.group && x.rounds < maxGroupRounds {
+		g, ok := wantedGroup(n)
+		if ok && x.answer == nil && offers(s.m.conn.Proposals, g) && g != x.group && x.rounds < maxGroupRounds {
 			x.rounds++
 			x.group = g
 			s.queue = append([]exchange{x}, s.queue...)
@@ -224,11 +278,8 @@ func (x *rekeyIKE) unanswered(s *ikeSA, o *outstanding) {
 // answerRekeyIKE answers the peer's exchange.
 func (s *ikeSA) answerRekeyIKE(msg *wire.Message) reply {
 	m := s.m
-	if s.state != Established && s.state != Rekeying || s.successor != nil || s.busyWithChild() {
-		return refuse(wire.TemporaryFailure) // section 2.25.2
-	}
-	if len(m.ikes) >= maxIKE {
-		return refuse(wire.NoAdditionalSAs)
+	if no := s.refusesRekey(); no != nil {
+		return *no
 	}
 	offer, _ := wire.Find[*wire.SA](msg)
 	ni, _ := wire.Find[*wire.Nonce](msg)
@@ -248,55 +299,81 @@ func (s *ikeSA) answerRekeyIKE(msg *wire.Message) reply {
 	if !ok || ke.Group != g.ID {
 		return refuse(wire.InvalidKEPayload, groupData(g.ID)...)
 	}
-	n, payloads, err := s.followPeer(p, ke.Data, ni.Data)
+	r, payloads, err := s.answerKE(p, ke.Data, ni.Data)
 	if err != nil {
 		m.drop(dropRekeyIKE)
 		return refuse(wire.InvalidSyntax)
 	}
-	m.ikes = append(m.ikes, n)
+	if methods := p.Additional(); len(methods) > 0 {
+		return s.awaitFollowup(payloads, &followedUp{
+			methods: methods,
+			finish: func(last *wire.KE, secrets []byte) reply {
+				if no := s.refusesRekey(); no != nil {
+					return *no
+				}
+				r.additional = secrets
+				return s.followPeer(p, r, []wire.Payload{last})
+			},
+			wipe: func() { clear(r.shared) },
+		})
+	}
+	defer clear(r.shared)
+	return s.followPeer(p, r, payloads)
+}
+
+// refusesRekey returns the refusal of a rekey that cannot be now (section
+// 2.25.2), if so.
+func (s *ikeSA) refusesRekey() *reply {
+	var r reply
+	switch {
+	case s.state != Established && s.state != Rekeying || s.successor != nil || s.busyWithChild():
+		r = refuse(wire.TemporaryFailure)
+	case len(s.m.ikes) >= maxIKE:
+		r = refuse(wire.NoAdditionalSAs)
+	default:
+		return nil
+	}
+	return &r
+}
+
+// answerKE does the responder's part of the key exchange.
+func (s *ikeSA) answerKE(p ipsec.Proposal, public, ni []byte) (r rekeyed, payloads []wire.Payload, err error) {
+	m := s.m
+	r.ni = ni
+	if r.spii, err = ikeSPI(p); err != nil {
+		return r, nil, err
+	}
+	if r.nr, err = m.newNonce(); err != nil {
+		return r, nil, err
+	}
+	if r.spir, err = m.newSPI(); err != nil {
+		return r, nil, err
+	}
+	g, _ := p.Get(ipsec.TransformGroup)
+	var value []byte
+	if value, r.shared, err = answerKeyExchange(g.ID, m.env.Rand, public); err != nil {
+		return r, nil, err
+	}
+	ours := p
+	ours.SPI = binary.BigEndian.AppendUint64(nil, r.spir)
+	return r, []wire.Payload{
+		&wire.SA{Proposals: []ipsec.Proposal{ours}}, &wire.Nonce{Data: r.nr}, &wire.KE{Group: g.ID, Data: value},
+	}, nil
+}
+
+// followPeer makes the responder's side of the new IKE SA.
+func (s *ikeSA) followPeer(p ipsec.Proposal, r rekeyed, payloads []wire.Payload) reply {
+	n, err := s.follower(p, r)
+	if err != nil {
+		s.m.drop(dropRekeyIKE)
+		return refuse(wire.InvalidSyntax)
+	}
+	s.m.ikes = append(s.m.ikes, n)
 	s.successor = n
 	if s.state == Established {
 		s.awaitDelete()
 	}
 	return reply{payloads: payloads}
-}
-
-// followPeer makes the responder's side of the new IKE SA and its answer.
-func (s *ikeSA) followPeer(p ipsec.Proposal, public, ni []byte) (*ikeSA, []wire.Payload, error) {
-	m := s.m
-	spii, err := ikeSPI(p)
-	if err != nil {
-		return nil, nil, err
-	}
-	g, _ := p.Get(ipsec.TransformGroup)
-	kex, err := newKeyExchange(g.ID, m.env.Rand)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer kex.wipe()
-	value := kex.public()
-	shared, err := kex.shared(public)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer clear(shared)
-	nr, err := m.newNonce()
-	if err != nil {
-		return nil, nil, err
-	}
-	spir, err := m.newSPI()
-	if err != nil {
-		return nil, nil, err
-	}
-	n, err := s.follower(p, false, spii, spir, shared, ni, nr)
-	if err != nil {
-		return nil, nil, err
-	}
-	ours := p
-	ours.SPI = binary.BigEndian.AppendUint64(nil, spir)
-	return n, []wire.Payload{
-		&wire.SA{Proposals: []ipsec.Proposal{ours}}, &wire.Nonce{Data: nr}, &wire.KE{Group: g.ID, Data: value},
-	}, nil
 }
 
 // busyWithChild reports whether a request of ours about a child is under way on

@@ -26,6 +26,7 @@ type IKEStatus struct {
 	NATLocal, NATRemote        bool // a NAT is in front of us, of the peer
 	Encap                      bool // ESP goes in UDP
 	Fragmentation              bool // RFC 7383 was agreed on
+	PPK                        bool // a post-quantum pre-shared key was agreed on (RFC 8784)
 
 	Established, RekeyAt, ExpireAt time.Time // zero: not yet, never
 	LastSeen                       time.Time // of an authenticated IKE message

@@ -122,10 +122,10 @@ func (x *abandoned) request(*ikeSA) ([]wire.Payload, bool) { return nil, false }
 func (x *abandoned) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 	defer x.wipe()
 	r, ok := x.of.(*rekeyIKE)
-	if !ok {
+	if !ok || r.take(s, msg) != nil || r.followup.pending() {
 		return
 	}
-	if n, err := r.accept(s, msg); err == nil {
+	if n, err := r.follower(s); err == nil {
 		s.m.ikes = append(s.m.ikes, n)
 		n.delete()
 	}

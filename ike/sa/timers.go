@@ -31,6 +31,7 @@ func (m *Machine) timers(visit func(timer)) {
 		when(&s.refusedAt, s.refused)
 		when(&s.reassemblyAt, s.forgetFragments)
 		when(&s.redundantAt, s.redundant)
+		when(&s.followupAt, s.forgetFollowup)
 		when(&s.forgetAt, func() { s.forgetAt = m.now }) // finish forgets it
 	}
 	m.childTimers(visit)

@@ -22,6 +22,8 @@ func (c *Connection) validVersion() error {
 	switch {
 	case c.Version > 2:
 		return fmt.Errorf("version: there is no IKE of version %d", c.Version)
+	case c.PPK != nil && c.IKEv1():
+		return errors.New("PPK: is of IKEv2 only")
 	case c.Aggressive && !c.IKEv1():
 		return errors.New("aggressive mode: is of IKEv1 only")
 	case !c.IKEv1():
@@ -37,7 +39,7 @@ func inIKEv1(list []ipsec.Proposal) error {
 			aeadIKE := p.Protocol == ipsec.ProtocolIKE && t.IsAEAD()
 			chacha := t.Type == ipsec.TransformEncryption && t.ID == ipsec.EncryptionChaCha20Poly1305
 			curve := t.Type == ipsec.TransformGroup && t.ID == ipsec.GroupCurve25519
-			if aeadIKE || chacha || curve {
+			if aeadIKE || chacha || curve || t.Type.IsAdditional() {
 				return fmt.Errorf("%s proposals: %s is not defined for IKEv1", p.Protocol, t)
 			}
 		}

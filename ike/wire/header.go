@@ -18,6 +18,7 @@ const (
 	CreateChildSA   ExchangeType = 36
 	Informational   ExchangeType = 37
 	IKEIntermediate ExchangeType = 43 // RFC 9242
+	IKEFollowupKE   ExchangeType = 44 // RFC 9370
 )
 
 // String returns the name of the RFC, such as "IKE_SA_INIT".
@@ -33,6 +34,8 @@ func (t ExchangeType) String() string {
 		return "INFORMATIONAL"
 	case IKEIntermediate:
 		return "IKE_INTERMEDIATE"
+	case IKEFollowupKE:
+		return "IKE_FOLLOWUP_KE"
 	}
 	return fmt.Sprintf("exchange %d", uint8(t))
 }

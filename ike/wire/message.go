@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,6 +24,9 @@ type Message struct {
 	clear         int // payloads that stood outside of the Encrypted payload
 	envelope      envelope
 	authenticated bool
+	// Of IKE_INTERMEDIATE: the header with the generic one of the Encrypted
+	// payload, and what was inside, as they came. See IntAuthOctets.
+	head, inner []byte
 }
 
 // envelope is the Encrypted payload of a parsed message.
@@ -218,12 +222,18 @@ func (m *Message) unseal(raw []byte, c Cipher) ([]byte, error) {
 	if err != nil {
 		return nil, &Error{Payload: m.envelope.kind, Offset: m.envelope.offset, Reason: err.Error()}
 	}
+	if m.Exchange == IKEIntermediate && m.clear == 0 {
+		m.head = bytes.Clone(raw[:HeaderLen+payloadHeaderLen])
+	}
 	return plain, nil
 }
 
 // openInner adds the payloads of an authentic plaintext.
 func (m *Message) openInner(plain []byte) error {
 	m.authenticated = true
+	if m.Exchange == IKEIntermediate {
+		m.inner = plain
+	}
 	inner, nested, err := parseChain(m.envelope.first, plain, 0)
 	if err != nil {
 		return err

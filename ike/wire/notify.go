@@ -26,6 +26,7 @@ const (
 	UnexpectedNATDetected      NotifyType = 41 // RFC 4555
 	TemporaryFailure           NotifyType = 43
 	ChildSANotFound            NotifyType = 44
+	StateNotFound              NotifyType = 47 // RFC 9370
 
 	InitialContact            NotifyType = 16384
 	SetWindowSize             NotifyType = 16385
@@ -51,6 +52,10 @@ const (
 	FragmentationSupported    NotifyType = 16430 // RFC 7383
 	SignatureHashAlgorithms   NotifyType = 16431 // RFC 7427
 	UsePPK                    NotifyType = 16435 // RFC 8784
+	PPKIdentity               NotifyType = 16436 // RFC 8784
+	NoPPKAuth                 NotifyType = 16437 // RFC 8784
+	IntermediateSupported     NotifyType = 16438 // RFC 9242
+	AdditionalKeyExchange     NotifyType = 16441 // RFC 9370
 )
 
 // IsError reports whether the notify refuses something.
@@ -76,6 +81,7 @@ var notifyNames = map[NotifyType]string{
 	UnexpectedNATDetected:      "UNEXPECTED_NAT_DETECTED",
 	TemporaryFailure:           "TEMPORARY_FAILURE",
 	ChildSANotFound:            "CHILD_SA_NOT_FOUND",
+	StateNotFound:              "STATE_NOT_FOUND",
 	InitialContact:             "INITIAL_CONTACT",
 	SetWindowSize:              "SET_WINDOW_SIZE",
 	AdditionalTSPossible:       "ADDITIONAL_TS_POSSIBLE",
@@ -100,6 +106,10 @@ var notifyNames = map[NotifyType]string{
 	FragmentationSupported:     "IKEV2_FRAGMENTATION_SUPPORTED",
 	SignatureHashAlgorithms:    "SIGNATURE_HASH_ALGORITHMS",
 	UsePPK:                     "USE_PPK",
+	PPKIdentity:                "PPK_IDENTITY",
+	NoPPKAuth:                  "NO_PPK_AUTH",
+	IntermediateSupported:      "INTERMEDIATE_EXCHANGE_SUPPORTED",
+	AdditionalKeyExchange:      "ADDITIONAL_KEY_EXCHANGE",
 }
 
 // String returns the name of the RFC, such as "NO_PROPOSAL_CHOSEN".

@@ -84,6 +84,27 @@ var rules = map[kind][]rule{
 		{TypeNotify, 0, many, !inside},
 		{TypeVendorID, 0, many, inside},
 	},
+	// RFC 9242, section 3.2, with the key exchange of RFC 9370, section 2.2.2.
+	{IKEIntermediate, false}: {
+		{TypeKE, 0, 1, inside},
+		{TypeNotify, 0, many, inside},
+		{TypeVendorID, 0, many, inside},
+	},
+	{IKEIntermediate, true}: {
+		{TypeKE, 0, 1, inside},
+		{TypeNotify, 0, many, !inside},
+		{TypeVendorID, 0, many, inside},
+	},
+	{IKEFollowupKE, false}: {
+		{TypeKE, 1, 1, inside},
+		{TypeNotify, 0, many, inside},
+		{TypeVendorID, 0, many, inside},
+	},
+	{IKEFollowupKE, true}: {
+		{TypeKE, 1, 1, inside},
+		{TypeNotify, 0, many, !inside},
+		{TypeVendorID, 0, many, inside},
+	},
 	{Informational, false}: {
 		{TypeNotify, 0, many, inside},
 		{TypeDelete, 0, many, inside},
@@ -115,6 +136,9 @@ func (m *Message) Check() error {
 	refuses := m.refuses()
 	if m.Exchange != IKESAInit && !m.authenticated && (!m.Response || !refuses || m.Encrypted()) {
 		return dropError(HeaderLen, "%s without protection", &m.Header)
+	}
+	if m.Exchange == IKEIntermediate && m.Encrypted() && m.clear > 0 {
+		return syntaxError(HeaderLen, "payloads in the clear in %s", &m.Header)
 	}
 	counts, bare := map[PayloadType]int{}, map[PayloadType]bool{}
 	for i, p := range m.Payloads {
@@ -163,12 +187,18 @@ func (m *Message) checkHeader() error {
 		return dropError(8, "%s with an SPI of the responder", &m.Header)
 	case m.Exchange != IKESAInit && m.ResponderSPI == 0:
 		return dropError(8, "%s without an SPI of the responder", &m.Header)
-	case (m.Exchange == IKESAInit || m.Exchange == IKEAuth) && m.Initiator == m.Response:
+	case beforeAuth(m.Exchange) && m.Initiator == m.Response:
 		return dropError(19, "%s from the wrong side", &m.Header)
-	case m.Exchange == IKEAuth && m.MessageID == 0:
+	case m.Exchange != IKESAInit && beforeAuth(m.Exchange) && m.MessageID == 0:
 		return dropError(20, "%s has an id of IKE_SA_INIT", &m.Header)
 	}
 	return nil
+}
+
+// beforeAuth reports whether an exchange is one of those that end with the
+// authentication, which are all begun by the initiator of the IKE SA.
+func beforeAuth(t ExchangeType) bool {
+	return t == IKESAInit || t == IKEIntermediate || t == IKEAuth
 }
 
 // refuses reports whether a response lacks its payloads for a reason: an error

@@ -74,7 +74,15 @@ func TestCheck(t *testing.T) {
 		{name: "delete in the clear beside an error", exchange: Informational, response: true, clear: true, payloads: append(byType(TypeDelete), refusal), want: "not encrypted", notify: InvalidSyntax},
 		{name: "informational with SA", exchange: Informational, payloads: byType(TypeSA), want: "no place", notify: InvalidSyntax},
 		{name: "informational without responder SPI", exchange: Informational, edit: func(h *Header) { h.ResponderSPI = 0 }, want: "without an SPI"},
-		{name: "another exchange", exchange: IKEIntermediate, want: "not known", notify: InvalidSyntax},
+		{name: "intermediate", exchange: IKEIntermediate, payloads: byType(TypeKE, TypeNotify)},
+		{name: "intermediate in the clear", exchange: IKEIntermediate, clear: true, payloads: byType(TypeKE), want: "without protection"},
+		{name: "intermediate from the responder", exchange: IKEIntermediate, edit: func(h *Header) { h.Initiator = false }, want: "wrong side"},
+		{name: "intermediate with identity", exchange: IKEIntermediate, payloads: byType(TypeIDi), want: "no place", notify: InvalidSyntax},
+		{name: "followup", exchange: IKEFollowupKE, payloads: byType(TypeKE, TypeNotify)},
+		{name: "followup by the responder", exchange: IKEFollowupKE, payloads: byType(TypeKE, TypeNotify), edit: func(h *Header) { h.Initiator = false }},
+		{name: "followup without KE", exchange: IKEFollowupKE, payloads: byType(TypeNotify), want: "missing", notify: InvalidSyntax},
+		{name: "followup response that refuses", exchange: IKEFollowupKE, response: true, payloads: []Payload{refusal}},
+		{name: "another exchange", exchange: 45, want: "not known", notify: InvalidSyntax},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
