@@ -1,5 +1,7 @@
 package sa
 
+import "github.com/vpngw/vpngw/ipsec"
+
 // Cause is the code of what is at fault: a closed set, of which each has one
 // remedy. Where a Reason has the words of the API's log, a Cause tells apart what
 // is to be done.
@@ -11,8 +13,10 @@ const (
 	CauseIKEGroup       Cause = "ike-group"            // DH group of the IKE SA
 	CauseChildProposal  Cause = "esp-proposal"         // algorithms of ESP
 	CausePFS            Cause = "pfs"                  // DH group of a CHILD_SA
+	CauseAdditional     Cause = "additional-exchange"  // additional key exchange of the IKE SA or of a CHILD_SA
 	CauseUnknownToPeer  Cause = "unknown-to-peer"      // the peer has nothing for our address
 	CausePSK            Cause = "pre-shared-key"       //
+	CausePPK            Cause = "post-quantum-key"     // one end has none, or another one
 	CausePeerID         Cause = "peer-identity"        // the peer names itself otherwise than we expect
 	CauseLocalID        Cause = "local-identity"       // the peer expects another name of us
 	CauseKeyOrIdentity  Cause = "key-or-identity"      // refused by the peer, which does not say for which
@@ -44,7 +48,7 @@ const (
 
 // Causes are all of them.
 var Causes = []Cause{
-	CauseIKEProposal, CauseIKEGroup, CauseChildProposal, CausePFS, CauseUnknownToPeer, CausePSK, CausePeerID, CauseLocalID,
+	CauseIKEProposal, CauseIKEGroup, CauseChildProposal, CausePFS, CauseAdditional, CauseUnknownToPeer, CausePSK, CausePPK, CausePeerID, CauseLocalID,
 	CauseKeyOrIdentity, CauseAuthMethod, CauseSelectors, CauseSwapped, CauseMirrored, CauseSinglePair, CauseVersion, CauseMode,
 	CauseEncapsulation, CauseUnreachable, CauseUDP4500, CauseFragments, CauseSilence, CauseUnknownPeer, CauseMalformed,
 	CauseRekey, CauseLimit, CauseDataPlane, CauseDeadPeer, CausePeerClosed, CauseConfiguration, CauseExpired, CauseReplaced,
@@ -84,9 +88,11 @@ var causeOf = map[Reason]Cause{
 func (r Reason) Cause() Cause { return causeOf[r] }
 
 // causeOfType is the cause of a transform type on which proposals differ.
-func causeOfType(reason Reason, group bool) Cause {
+func causeOfType(reason Reason, t ipsec.TransformType) Cause {
 	switch {
-	case !group:
+	case t.IsAdditional():
+		return CauseAdditional
+	case t != ipsec.TransformGroup:
 		return ""
 	case reason == ReasonPhase2Proposal:
 		return CausePFS

@@ -69,7 +69,7 @@ func mismatchDiagnosis(reason Reason, x wire.ExchangeType, err error) *Diagnosis
 	}
 	d.Parameter = mismatch.Type.String()
 	d.Ours, d.Theirs = ipsec.TransformList(mismatch.Ours), ipsec.TransformList(mismatch.Theirs)
-	d.Cause = causeOfType(reason, mismatch.Type == ipsec.TransformGroup)
+	d.Cause = causeOfType(reason, mismatch.Type)
 	d.Offers = &Offers{Of: offerOf(reason, x), Ours: mismatch.OurList, Theirs: mismatch.TheirList}
 	if mismatch.Type == ipsec.TransformGroup && reason == ReasonPhase1Proposal {
 		d.Reason = ReasonResponderDH

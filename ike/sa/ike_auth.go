@@ -304,20 +304,23 @@ func (s *ikeSA) selectConnection(msg *wire.Message, peer *wire.ID, auth *wire.Au
 
 // compare holds an IKE_AUTH request against a candidate.
 func (s *ikeSA) compare(c *Connection, msg *wire.Message, peer *wire.ID, auth *wire.Auth) (fit, *Diagnosis) {
+	p, d := s.proof(c, auth, readPPK(msg))
+	defer func() {
+		if p.ppk && s.keys != p.keys {
+			p.keys.wipe()
+		}
+	}()
+	if d == nil {
+		d = s.authenticate(c, auth.Method, p, peer)
+	}
 	if id := identity(peer); id != c.RemoteID {
-		proven := s.authenticate(c, auth, peer, s.handshake.request, s.handshake.nr) == nil
-		return fitsAddress, provenIdentity(identityDiagnosis(CausePeerID, c.RemoteID, id), proven)
+		return fitsAddress, provenIdentity(identityDiagnosis(CausePeerID, c.RemoteID, id), d == nil)
 	}
 	if id, ok := msg.ID(true); ok && identity(id) != c.LocalID {
-		proven := s.authenticate(c, auth, peer, s.handshake.request, s.handshake.nr) == nil
-		return fitsPeerID, provenIdentity(identityDiagnosis(CauseLocalID, c.LocalID, identity(id)), proven)
+		return fitsPeerID, provenIdentity(identityDiagnosis(CauseLocalID, c.LocalID, identity(id)), d == nil)
 	}
 	if _, err := ipsec.Choose(c.Proposals, []ipsec.Proposal{s.proposal}); err != nil {
 		return fitsIdentities, mismatchDiagnosis(ReasonPhase1Proposal, wire.IKEAuth, err)
-	}
-	p, d := s.proof(c, auth, readPPK(msg))
-	if d == nil {
-		d = s.authenticate(c, auth.Method, p, peer)
 	}
 	if d != nil {
 		return fitsProposals, d

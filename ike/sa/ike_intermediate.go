@@ -132,7 +132,7 @@ func (x *ikeIntermediate) unanswered(s *ikeSA, o *outstanding) { s.m.fail(unreac
 
 func (x *ikeIntermediate) diagnosis(err error) *Diagnosis {
 	return &Diagnosis{
-		Reason: ReasonPhase1Proposal, Exchange: x.kind().String(), Parameter: ipsec.TransformAdditional1.String(), Detail: err.Error(),
+		Reason: ReasonPhase1Proposal, Cause: CauseAdditional, Exchange: x.kind().String(), Parameter: ipsec.TransformAdditional1.String(), Detail: err.Error(),
 	}
 }
 

@@ -368,7 +368,7 @@ func (m *Machine) answerInit(d Datagram) error {
 	}
 	if _, ok := msg.Notify(wire.IntermediateSupported); !ok && len(p.Additional()) > 0 {
 		return m.refuseInit(s, d, wire.NoProposalChosen, nil, &Diagnosis{
-			Reason: ReasonPhase1Proposal, Exchange: wire.IKESAInit.String(), Parameter: ipsec.TransformAdditional1.String(),
+			Reason: ReasonPhase1Proposal, Cause: CauseAdditional, Exchange: wire.IKESAInit.String(), Parameter: ipsec.TransformAdditional1.String(),
 			Ours: p.String(), Detail: "the peer offers an additional key exchange and does not support IKE_INTERMEDIATE",
 		})
 	}

@@ -38,7 +38,7 @@ func (o *Offers) Accepts(ours ipsec.Proposal) bool {
 func (o *Offers) view(p ipsec.Proposal) []ipsec.Proposal {
 	switch o.Of {
 	case OfferFirstChild:
-		return []ipsec.Proposal{p.Without(ipsec.TransformGroup)}
+		return []ipsec.Proposal{p.WithoutKeyExchange()}
 	case OfferPhase1:
 		return phase1Sets([]ipsec.Proposal{p})
 	case OfferIKE, OfferChild, OfferQuickMode:

@@ -78,7 +78,7 @@ func (s *ikeSA) usePPK(mixed *ikeKeys) {
 // ppkDiagnosis tells that the two ends disagree about a PPK.
 func ppkDiagnosis(x wire.ExchangeType, ours, theirs, detail string) *Diagnosis {
 	return &Diagnosis{
-		Reason: ReasonAuthentication, Exchange: x.String(), Parameter: "post-quantum pre-shared key",
+		Reason: ReasonAuthentication, Cause: CausePPK, Exchange: x.String(), Parameter: "post-quantum pre-shared key",
 		Ours: ours, Theirs: theirs, Detail: detail,
 	}
 }

@@ -473,7 +473,7 @@ func proposalDiagnosis(reason Reason, x isakmp.ExchangeType, err error) *Diagnos
 	case errors.As(err, &mismatch) && mismatch.Type != 0:
 		d.Parameter = mismatch.Type.String()
 		d.Ours, d.Theirs = ipsec.TransformList(mismatch.Ours), ipsec.TransformList(mismatch.Theirs)
-		d.Cause = causeOfType(reason, mismatch.Type == ipsec.TransformGroup)
+		d.Cause = causeOfType(reason, mismatch.Type)
 		d.Offers = &Offers{Of: OfferPhase1, Ours: mismatch.OurList, Theirs: mismatch.TheirList}
 		if reason == ReasonPhase2Proposal {
 			d.Offers.Of = OfferQuickMode
