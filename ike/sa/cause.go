@@ -79,6 +79,7 @@ var causeOf = map[Reason]Cause{
 	ReasonConfigModify:    CauseConfiguration,
 	ReasonIKEHardExpiry:   CauseExpired,
 	ReasonChildHardExpiry: CauseExpired,
+	ReasonReauthTimeout:   CauseExpired,
 	ReasonIKEReplaced:     CauseReplaced,
 	ReasonChildReplaced:   CauseReplaced,
 	ReasonExchangeTimeout: CauseSilence,
