@@ -99,6 +99,15 @@ func (d *Division) Carries(g *Gateway) bool {
 	return d == nil || g.HAMode != ActiveStandby || d.Active[g.ID] == d.Node
 }
 
+// Carrier returns the node that carries a gateway, empty for none at the moment,
+// if one node at a time does: in a fleet, that of an active-standby gateway.
+func (d *Division) Carrier(g *Gateway) (node string, one bool) {
+	if d == nil || g.HAMode != ActiveStandby {
+		return "", false
+	}
+	return d.Active[g.ID], true
+}
+
 // Reports tells whether this node writes the status of a gateway: it carries
 // the gateway, or serves the first of the addresses that are served, or no node
 // can and this one is the steward.

@@ -2,6 +2,7 @@ package control
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -95,6 +96,11 @@ type Gateway struct {
 
 	EIPs             [2]EIPBinding `json:"eips,omitzero"`               // public only, by Slot - 1
 	AccessPrivateIPs [2]netip.Addr `json:"access_private_ips,omitzero"` // private only, by Slot - 1
+
+	// Version is that of the daemon which the gateway was created or confirmed
+	// on last; empty: none is known.
+	Version string   `json:"version,omitempty"`
+	Upgrade *Upgrade `json:"upgrade,omitempty"` // nil: none is under way
 }
 
 // EIPBinding is an EIP bound to a gateway.
@@ -124,6 +130,11 @@ func (g *Gateway) Address(s Slot) netip.Addr {
 		return g.AccessPrivateIPs[s-1]
 	}
 	return g.EIPs[s-1].Address
+}
+
+// addresses returns those that the gateway has, as peers see them.
+func (g *Gateway) addresses() []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{g.Address(Slot1), g.Address(Slot2)}, func(a netip.Addr) bool { return !a.IsValid() })
 }
 
 // SlotOf returns the slot that the API means by vgwIP.
@@ -188,10 +199,24 @@ func (g *Gateway) State(s GatewayStatus) GatewayState {
 		return GatewayPendingCreate
 	case s.Observed < g.Generation:
 		return GatewayPendingUpdate
+	case g.Upgrade != nil:
+		return upgradeState(g.Upgrade, GatewayUpgrading, GatewayPendingUpgradeConfirm, GatewayRollingBack)
 	case s.Fault:
 		return GatewayFault
 	}
 	return GatewayActive
+}
+
+// upgradeState returns the state that goes with the phase of an upgrade.
+func upgradeState[T any](u *Upgrade, upgrading, confirming, back T) T {
+	switch u.Phase {
+	case PhaseRollingBack:
+		return back
+	case PhaseConfirming:
+		return confirming
+	case PhaseUpgrading:
+	}
+	return upgrading
 }
 
 // GatewayCreate is a request for a gateway. A nil member was not sent.

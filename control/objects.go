@@ -54,6 +54,7 @@ type Objects struct {
 	monitorStatus    store.Table[MonitorStatus]
 	connectionLog    store.Table[[]LogLine]
 	results          store.Table[storedResult]
+	jobs             store.Table[Job]
 
 	p2c p2cTables
 
@@ -81,6 +82,7 @@ func NewObjects(s store.Store, key *SealingKey) *Objects {
 		connectionStatus: store.NewSharedTable[ConnectionStatus](s, prefixConnectionStatus),
 		connectionLog:    store.NewTable[[]LogLine](s, prefixConnectionLog),
 		results:          store.NewTable[storedResult](s, prefixClientTokens),
+		jobs:             store.NewTable[Job](s, prefixJobs),
 		p2c:              newP2CTables(s),
 	}
 }
@@ -313,7 +315,7 @@ func (o *Objects) FinalizeGateway(ctx context.Context, project, id string) error
 		}
 		key := project + "/" + id
 		tx.ops = append(tx.ops, o.gateways.Delete(key), o.gatewayStatus.Delete(key))
-		return nil
+		return tx.removeJobs(g.Meta)
 	})
 }
 

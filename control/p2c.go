@@ -28,10 +28,15 @@ type P2CGateway struct {
 	MaxConnections      int        `json:"max_connections"` // clients online at the same time, 1 to 500
 	EnterpriseProjectID string     `json:"enterprise_project_id"`
 	LogConfig           *LogConfig `json:"log_config,omitempty"` // nil: connections are logged nowhere but here
+
+	// Version is that of the daemon which the gateway was created or confirmed
+	// on last; empty: none is known.
+	Version string   `json:"version,omitempty"`
+	Upgrade *Upgrade `json:"upgrade,omitempty"` // nil: none is under way
 }
 
 // P2CGatewayState is the status of a client-to-cloud gateway as the API shows
-// it. Those of upgrades are missing: a gateway runs the version of the daemon.
+// it.
 type P2CGatewayState string
 
 // States of a client-to-cloud gateway.
@@ -42,6 +47,10 @@ const (
 	P2CActive        P2CGatewayState = "ACTIVE"
 	P2CFault         P2CGatewayState = "FAULT"
 	P2CFrozen        P2CGatewayState = "FROZEN"
+
+	P2CUpgrading             P2CGatewayState = "UPGRADING"
+	P2CPendingUpgradeConfirm P2CGatewayState = "PENDING_UPGRADE_CONFIRM"
+	P2CRollingBack           P2CGatewayState = "ROLLING_BACK"
 )
 
 // State derives what the API shows. The zero P2CGatewayStatus means that there
@@ -56,6 +65,8 @@ func (g *P2CGateway) State(s P2CGatewayStatus) P2CGatewayState {
 		return P2CPendingCreate
 	case s.Observed < g.Generation:
 		return P2CPendingUpdate
+	case g.Upgrade != nil:
+		return upgradeState(g.Upgrade, P2CUpgrading, P2CPendingUpgradeConfirm, P2CRollingBack)
 	case s.Fault:
 		return P2CFault
 	}

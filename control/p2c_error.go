@@ -65,7 +65,7 @@ func gatewayInState(state P2CGatewayState) *Error {
 		return refuse("VPN.0508", "The gateway is being deleted.")
 	case P2CFault:
 		return p2cRefusal("VPN.0510", http.StatusInternalServerError, "The gateway status is abnormal.")
-	case P2CFrozen, P2CActive:
+	case P2CFrozen, P2CActive, P2CUpgrading, P2CPendingUpgradeConfirm, P2CRollingBack:
 	}
 	return p2cRefusal("VPN.0511", http.StatusInternalServerError, "The gateway is not ready.")
 }

@@ -236,6 +236,12 @@ func (w *world) inState(t *testing.T, id string, state P2CGatewayState) {
 			status.Fault = true
 		case P2CFrozen:
 			g.Frozen = true
+		case P2CUpgrading:
+			g.Upgrade = &Upgrade{Phase: PhaseUpgrading}
+		case P2CPendingUpgradeConfirm:
+			g.Upgrade = &Upgrade{Phase: PhaseConfirming}
+		case P2CRollingBack:
+			g.Upgrade = &Upgrade{Phase: PhaseRollingBack}
 		case P2CActive:
 		}
 		return tx.putP2CGateway(g)

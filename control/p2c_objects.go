@@ -195,7 +195,7 @@ func (o *Objects) FinalizeP2CGateway(ctx context.Context, project, id string) er
 			key := project + "/" + id
 			tx.ops = append(append(tx.ops, below...), servers...)
 			tx.ops = append(tx.ops, o.p2c.gateways.Delete(key), o.p2c.gatewayStatus.Delete(key))
-			return nil
+			return tx.removeJobs(g.Meta)
 		})
 		if err != nil {
 			return err

@@ -147,14 +147,14 @@ func (s *Service) addConnection(tx *transaction, project string, req *Connection
 }
 
 // gatewayTakesConnections refuses changes to connections while their gateway
-// is being worked on or frozen.
+// is being worked on, upgraded or frozen.
 func (tx *transaction) gatewayTakesConnections(g *Gateway) error {
 	status, err := tx.gatewayStatus(g.Meta)
 	if err != nil {
 		return err
 	}
 	state := g.State(status)
-	if strings.HasPrefix(string(state), "PENDING_") || state == GatewayFreezed {
+	if strings.HasPrefix(string(state), "PENDING_") || state == GatewayFreezed || g.Upgrade != nil {
 		return NotReady("GATEWAY", g.ID, gerund(string(state)))
 	}
 	return nil

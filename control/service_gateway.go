@@ -19,6 +19,7 @@ type GatewayView struct {
 	// are one group.
 	UsedGroups       int
 	SupportedFlavors []Flavor // that the gateway may be changed to
+	Upgradable       bool     // there is a newer version to go to
 }
 
 // GatewayFilter restricts a list. A zero member matches everything.
@@ -66,6 +67,7 @@ func (s *Service) CreateGateway(ctx context.Context, project string, req Gateway
 		if err != nil {
 			return err
 		}
+		d.Version = s.version
 		view = s.viewGateway(d.Gateway, GatewayStatus{}, nil)
 		return tx.putGateway(d.Gateway)
 	})
@@ -260,6 +262,7 @@ func (s *Service) viewGateway(g Gateway, status GatewayStatus, connections []Con
 		State:            g.State(status),
 		ConnectionLimit:  s.limits.OfFlavor(g.Flavor),
 		SupportedFlavors: supportedFlavors(&g),
+		Upgradable:       g.Upgrade == nil && s.upgradeTarget(g.Version, g.addresses()...) != "",
 	}
 	perPeer := map[string]int{}
 	for _, c := range connectionsOf(g.ID, connections) {

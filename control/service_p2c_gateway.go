@@ -15,7 +15,9 @@ type P2CGatewayView struct {
 	// was taken away.
 	BoundEIP    *EIPBinding
 	Connections int // clients that this node knows to be connected
-	Version     string
+	// RunningVersion is that of the node which serves the gateway.
+	RunningVersion string
+	Upgradable     bool // there is a newer version to go to
 }
 
 // CreateP2CGateway performs CreateP2cVgw.
@@ -54,6 +56,7 @@ func (s *Service) CreateP2CGateway(ctx context.Context, project string, req P2CG
 		if err != nil {
 			return err
 		}
+		d.Version = s.version
 		created = d.Meta
 		return tx.putP2CGateway(d.P2CGateway)
 	})
@@ -107,7 +110,11 @@ func (s *Service) ListP2CGateways(ctx context.Context, project string, page Page
 }
 
 func (s *Service) viewP2CGateway(g P2CGateway, status P2CGatewayStatus) P2CGatewayView {
-	v := P2CGatewayView{P2CGateway: g, Status: status, State: g.State(status), Version: s.version}
+	v := P2CGatewayView{P2CGateway: g, Status: status, State: g.State(status), RunningVersion: s.version}
+	if d := s.division(); d != nil && d.OwnerOf(g.EIP.Address) != "" {
+		v.RunningVersion = d.Nodes[d.OwnerOf(g.EIP.Address)].Version
+	}
+	v.Upgradable = g.Upgrade == nil && s.upgradeTarget(g.Version, g.EIP.Address) != ""
 	if s.hasEIP(&g) {
 		v.BoundEIP = &v.EIP
 	}
@@ -200,13 +207,4 @@ func (s *Service) P2CZones(_ context.Context, project string) ([]string, error) 
 		return nil, err
 	}
 	return slices.Clone(s.inventory.Load().AvailabilityZones), nil
-}
-
-// UpgradeP2CGateway performs UpgradeP2cVpnGateway: as with UpgradeGateway, there
-// never is a newer version to go to.
-func (s *Service) UpgradeP2CGateway(ctx context.Context, project, id string, action UpgradeAction) error {
-	if _, err := s.read(ctx).readyP2CGateway(project, id, P2CActive); err != nil {
-		return err
-	}
-	return noUpgrade(action)
 }

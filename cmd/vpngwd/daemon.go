@@ -93,7 +93,7 @@ func (d *daemon) open(ctx context.Context) error {
 	d.reconciler = reconcile.New(reconcile.Options{
 		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
 		Clients: d.clients, ClientLog: d.clientLog,
-		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, Farewell: d.farewell,
+		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, Farewell: d.farewell, Version: version,
 		ForceEncap: c.Dataplane.ForceEncapsulation,
 		Lifetimes:  reconcile.LifetimeLimits{IKE: c.IKE.MaxLifetime, Child: c.IKE.MaxChildLifetime, Authentication: c.IKE.AuthLifetime},
 		PID:        os.Getpid(), Logger: d.log.With("part", "reconcile"),

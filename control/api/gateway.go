@@ -210,6 +210,9 @@ func gatewayAnswer(v *control.GatewayView, in answerOf) Vgw {
 		g.SupportedFlavors = &flavors
 		g.SupportedFeatures = &[]string{"query_connection_log"}
 		g.UpgradeInfo = pointer(Unready)
+		if v.Upgradable {
+			g.UpgradeInfo = pointer(Ready)
+		}
 	}
 	return g
 }

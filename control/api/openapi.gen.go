@@ -882,6 +882,51 @@ func (e SslProtocol) Valid() bool {
 	}
 }
 
+// Defines values for SubJobJobType.
+const (
+	PrepareResource SubJobJobType = "prepare_resource"
+	UpgradeWorker1  SubJobJobType = "upgrade_worker_1"
+	UpgradeWorker2  SubJobJobType = "upgrade_worker_2"
+)
+
+// Valid indicates whether the value is a known member of the SubJobJobType enum.
+func (e SubJobJobType) Valid() bool {
+	switch e {
+	case PrepareResource:
+		return true
+	case UpgradeWorker1:
+		return true
+	case UpgradeWorker2:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SubJobStatus.
+const (
+	SubJobFail      SubJobStatus = "fail"
+	SubJobInit      SubJobStatus = "init"
+	SubJobSuccess   SubJobStatus = "success"
+	SubJobUpgrading SubJobStatus = "upgrading"
+)
+
+// Valid indicates whether the value is a known member of the SubJobStatus enum.
+func (e SubJobStatus) Valid() bool {
+	switch e {
+	case SubJobFail:
+		return true
+	case SubJobInit:
+		return true
+	case SubJobSuccess:
+		return true
+	case SubJobUpgrading:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for TemplateAuthentication.
 const (
 	TemplateAuthenticationSha2256 TemplateAuthentication = "sha2-256"
@@ -2126,12 +2171,16 @@ type Job struct {
 	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
 	CreatedAt Time `json:"created_at"`
 
+	// ErrorMessage Why the job has failed.
+	ErrorMessage *string `json:"error_message,omitempty"`
+
 	// FinishedAt UTC, as 2024-12-24T07:08:32.730Z.
 	FinishedAt *Time      `json:"finished_at,omitempty"`
 	ID         string     `json:"id"`
 	JobType    JobJobType `json:"job_type"`
 	ResourceID string     `json:"resource_id"`
 	Status     JobStatus  `json:"status"`
+	SubJobs    *[]SubJob  `json:"sub_jobs,omitempty"`
 }
 
 // JobJobType defines model for Job.JobType.
@@ -2299,7 +2348,7 @@ type P2CVgw struct {
 	UpdatedAt   Time              `json:"updated_at"`
 	UpgradeInfo P2CVgwUpgradeInfo `json:"upgrade_info"`
 
-	// Version Of the daemon.
+	// Version Of the node that serves the gateway.
 	Version string `json:"version"`
 	VpcID   string `json:"vpc_id"`
 }
@@ -2595,6 +2644,27 @@ type StaticIP = string
 
 // Style One of policy, static (the default), bgp and policy-template, in any case.
 type Style = string
+
+// SubJob defines model for SubJob.
+type SubJob struct {
+	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
+	CreatedAt    Time   `json:"created_at"`
+	ErrorMessage string `json:"error_message"`
+
+	// FinishedAt UTC, as 2024-12-24T07:08:32.730Z.
+	FinishedAt *Time  `json:"finished_at,omitempty"`
+	ID         string `json:"id"`
+
+	// JobType Finding the nodes, and the move of each of the gateway's addresses.
+	JobType SubJobJobType `json:"job_type"`
+	Status  SubJobStatus  `json:"status"`
+}
+
+// SubJobJobType Finding the nodes, and the move of each of the gateway's addresses.
+type SubJobJobType string
+
+// SubJobStatus defines model for SubJob.Status.
+type SubJobStatus string
 
 // Subnets Networks without host bits, for example 192.168.52.0/24.
 type Subnets = []string

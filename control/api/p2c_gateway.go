@@ -88,25 +88,6 @@ func (h *handlers) ListP2CVgwAvailabilityZones(ctx context.Context, req ListP2CV
 	}, nil
 }
 
-// UpgradeP2CVpnGateway takes a step of an upgrade.
-func (h *handlers) UpgradeP2CVpnGateway(ctx context.Context, req UpgradeP2CVpnGatewayRequestObject) (UpgradeP2CVpnGatewayResponseObject, error) {
-	return nil, h.server.service.UpgradeP2CGateway(ctx, req.ProjectID, req.P2CVgwID, control.UpgradeAction(req.Body.Action))
-}
-
-// ListP2CVpnGatewayJobs lists the jobs of client-to-cloud gateways: none, since
-// upgrades are all that makes them.
-func (h *handlers) ListP2CVpnGatewayJobs(ctx context.Context, req ListP2CVpnGatewayJobsRequestObject) (ListP2CVpnGatewayJobsResponseObject, error) {
-	if req.Params.Limit == nil && value(req.Params.Marker) != "" {
-		return nil, control.Invalid("marker", "wants a limit")
-	}
-	return ListP2CVpnGatewayJobs200JSONResponse{Jobs: []Job{}, RequestID: callOf(ctx).requestID}, nil
-}
-
-// DeleteP2CVpnGatewayJob deletes the record of a job, of which there is none.
-func (h *handlers) DeleteP2CVpnGatewayJob(context.Context, DeleteP2CVpnGatewayJobRequestObject) (DeleteP2CVpnGatewayJobResponseObject, error) {
-	return nil, control.NotFound()
-}
-
 // What frozen_effect says: a frozen gateway can always be deleted.
 const (
 	notFrozen       = 0
@@ -129,10 +110,13 @@ func p2cGatewayAnswer(v *control.P2CGatewayView) P2CVgw {
 		Tags:                    tagsAnswer(v.Tags),
 		AdminStateUp:            !v.Frozen,
 		FrozenEffect:            notFrozen,
-		Version:                 v.Version,
+		Version:                 v.RunningVersion,
 		UpgradeInfo:             P2CUnready,
 		CreatedAt:               control.FormatTime(v.CreatedAt),
 		UpdatedAt:               control.FormatTime(v.UpdatedAt),
+	}
+	if v.Upgradable {
+		g.UpgradeInfo = P2CReady
 	}
 	if v.Frozen {
 		g.FrozenEffect = frozenDeletable

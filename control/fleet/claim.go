@@ -58,18 +58,19 @@ func (v *view) wishes(routers []router) []wish {
 	for i := range gateways {
 		g := &gateways[i]
 		if g.HAMode == control.ActiveStandby {
-			list = append(list, wish{activeClaim(g.ID), v.rank(zoneOf(g, control.Slot1), func(n control.Node) bool {
+			list = append(list, wish{activeClaim(g.ID), v.upgraded(g.Upgrade, v.rank(zoneOf(g, control.Slot1), func(n control.Node) bool {
 				return canHave(n, g.Address(control.Slot1)) || canHave(n, g.Address(control.Slot2))
-			})})
+			}))})
 		}
 		for _, slot := range []control.Slot{control.Slot1, control.Slot2} {
 			a := g.Address(slot)
 			if !a.IsValid() || v.fixedAt(a) != "" {
 				continue
 			}
-			w := wish{addressClaim(a), v.rank(zoneOf(g, slot), floats(a))}
+			w := wish{addressClaim(a), v.upgraded(g.Upgrade, v.rank(zoneOf(g, slot), floats(a)))}
 			if g.HAMode == control.ActiveStandby {
-				// The addresses follow the gateway, once somebody carries it.
+				// The addresses follow the gateway, once somebody carries it. In an
+				// upgrade they leave the old node together with it.
 				active := v.claims[activeClaim(g.ID)].Node
 				if active == "" || slices.Contains(w.candidates, active) {
 					w.candidates = []string{active}
@@ -81,7 +82,7 @@ func (v *view) wishes(routers []router) []wish {
 	for i := range v.objects.P2CGateways {
 		g := &v.objects.P2CGateways[i]
 		if a := g.EIP.Address; a.IsValid() && v.fixedAt(a) == "" {
-			list = append(list, wish{addressClaim(a), v.rank(firstZone(g.AvailabilityZones), floats(a))})
+			list = append(list, wish{addressClaim(a), v.upgraded(g.Upgrade, v.rank(firstZone(g.AvailabilityZones), floats(a)))})
 		}
 	}
 	for _, r := range routers {
@@ -90,6 +91,16 @@ func (v *view) wishes(routers []router) []wish {
 		}
 	}
 	return list
+}
+
+// upgraded returns those of the candidates that have the version which an upgrade
+// wants, or all if none has.
+func (v *view) upgraded(u *control.Upgrade, candidates []string) []string {
+	fit := slices.DeleteFunc(slices.Clone(candidates), func(name string) bool { return v.nodes[name].Version != u.Wanted() })
+	if u == nil || len(fit) == 0 {
+		return candidates
+	}
+	return fit
 }
 
 // rank returns the nodes that can do something, those in a zone first, by name.

@@ -628,6 +628,62 @@ func TestGatewayGone(t *testing.T) {
 	})
 }
 
+// TestUpgrade moves one gateway to the node that has the wanted version, with
+// all its addresses at about the same time, and back. What no node can do stays
+// where it is.
+func TestUpgrade(t *testing.T) {
+	inWorld(t, func(w *world) {
+		var mu sync.Mutex
+		var upgrade *control.Upgrade
+		of := func(version string) func(*node, *Options) {
+			return func(n *node, o *Options) {
+				o.Node.Version = version
+				o.Objects = func(ctx context.Context) (control.Served, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					all := gateways()
+					all[0].Upgrade = upgrade
+					return n.objects(ctx, all)
+				}
+			}
+		}
+		a := w.mustJoin("a", "az1", of("1.0.0"))
+		time.Sleep(time.Second)
+		b := w.mustJoin("b", "az2", of("1.1.0"))
+		set := func(u *control.Upgrade) {
+			mu.Lock()
+			upgrade = u
+			mu.Unlock()
+			w.put(control.ServedPrefixes[0] + "p/any")
+			time.Sleep(releaseDelay + time.Second)
+		}
+		w.wants(a, everything, true)
+
+		set(&control.Upgrade{Phase: control.PhaseUpgrading, From: "1.0.0", To: "9.0.0"})
+		w.wants(a, everything, true)
+		w.wants(b, nil, false)
+		set(&control.Upgrade{Phase: control.PhaseUpgrading, From: "1.0.0", To: "1.1.0"})
+		time.Sleep(releaseDelay) // the address of the router follows
+		w.wants(a, []netip.Addr{eip3, eip4, eip5}, false)
+		w.wants(b, []netip.Addr{eip1, eip2, routerIP}, true)
+		set(&control.Upgrade{Phase: control.PhaseConfirming, From: "1.0.0", To: "1.1.0"})
+		w.wants(b, []netip.Addr{eip1, eip2, routerIP}, true)
+		set(&control.Upgrade{Phase: control.PhaseRollingBack, From: "1.0.0", To: "1.1.0"})
+		time.Sleep(releaseDelay)
+		w.wants(a, everything, true)
+		w.wants(b, nil, false)
+
+		// Confirmed: from then on it stays with whoever has it.
+		set(&control.Upgrade{Phase: control.PhaseUpgrading, From: "1.0.0", To: "1.1.0"})
+		time.Sleep(releaseDelay)
+		set(nil)
+		w.wants(b, []netip.Addr{eip1, eip2, routerIP}, true)
+		b.stop()
+		time.Sleep(time.Second)
+		w.wants(a, everything, true)
+	})
+}
+
 // TestFaults cuts nodes off, stops and starts them at random for hours: never
 // do two hold one address, and after each storm everything is served.
 func TestFaults(t *testing.T) {

@@ -1,10 +1,12 @@
 package reconcile
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/dataplane/route"
@@ -15,6 +17,11 @@ type share struct {
 	mu       sync.Mutex
 	division *control.Division
 	applied  *control.Division
+	versions map[string]string // of the nodes
+}
+
+func (s *share) LeaseLeft(context.Context) (map[string]time.Duration, time.Duration, error) {
+	return nil, 0, nil
 }
 
 func (s *share) Division() *control.Division {
@@ -32,7 +39,10 @@ func (s *share) Applied(d *control.Division) {
 // divide gives the addresses of the gateway to a node, and the gateway itself.
 func (s *share) divide(w *world, gateway, node string) {
 	first, second := netip.MustParseAddr(address1), netip.MustParseAddr(address2)
-	nodes := map[string]control.Node{"one": {Name: "one", Floating: []netip.Addr{first, second}}, "two": {Name: "two", Floating: []netip.Addr{first, second}}}
+	nodes := make(map[string]control.Node)
+	for _, name := range []string{"one", "two"} {
+		nodes[name] = control.Node{Name: name, Version: s.versions[name], Floating: []netip.Addr{first, second}}
+	}
 	d := &control.Division{
 		Node: "one", Nodes: nodes, Steward: "two", Owners: map[netip.Addr]string{}, Active: map[string]string{},
 		Eligible: map[netip.Addr]bool{first: true, second: true},

@@ -88,6 +88,7 @@ func (r *Reconciler) pass(ctx context.Context) (revision int64, failures map[str
 	r.number()
 	r.finalize(p)
 	r.told = r.reportAll(p)
+	r.followUpgrades(p)
 	r.renewCertificates(p)
 	r.resets(p)
 	for id, live := range r.subjects {

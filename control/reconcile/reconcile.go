@@ -82,6 +82,8 @@ type Options struct {
 	Farewell func()
 	// HostAddresses returns the addresses of this node.
 	HostAddresses func() (map[netip.Addr]bool, error)
+	// Version is that of this daemon.
+	Version string
 	// ForceEncap asks for UDP encapsulation of ESP on every connection.
 	ForceEncap bool
 	// Lifetimes limits those of all SAs.
@@ -97,6 +99,7 @@ const (
 	linger       = time.Second            // what a removed tunnel keeps its device, for its peer's answer
 	storeDelay   = time.Second            // so far apart logs are stored, at the least
 	fullPass     = 3 * time.Minute
+	upgradePass  = time.Second // while a gateway is moved to another version
 	retryMin     = time.Second
 	retryMax     = time.Minute
 	takeDownMax  = 5 * time.Second // for writing to the store
@@ -128,6 +131,7 @@ type Reconciler struct {
 	retries       retries              // what passes could not apply
 	queues        *queues              // what is to be written
 	told          map[string]any       // statuses of gateways and servers, as given to the queues last, by id
+	upgrading     bool                 // some gateway is moved to another version
 	recorded      bool                 // some event, since work was made due for it
 	logsStored    time.Time
 	division      *control.Division // of the last pass
@@ -256,6 +260,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 				r.retries.note(ctx, now, failures, r.Logger)
 				due.at(duePass, r.retries.next(now.Add(fullPass)))
 				due.at(dueObserve, now)
+				if r.upgrading {
+					due.at(duePass, now.Add(upgradePass))
+				}
 			} else {
 				due.at(duePass, now) // interrupted
 			}

@@ -273,7 +273,8 @@ type world struct {
 	engines *engines
 	clients *clientEngine
 	r       *Reconciler
-	share   Fleet // nil: the node is alone
+	share   *share // nil: the node is alone
+	version string // of the daemon
 }
 
 // inWorld runs a test in a bubble, with a world that is running.
@@ -301,7 +302,11 @@ func (w *world) open() {
 	}
 	w.faults = &faultyStore{Store: w.db}
 	w.objects = control.NewObjects(w.faults, key)
-	w.service, err = control.NewService(control.ServiceOptions{Objects: w.objects, Inventory: inventory(w.T)})
+	o := control.ServiceOptions{Objects: w.objects, Inventory: inventory(w.T), Version: w.version}
+	if w.share != nil {
+		o.Fleet = w.share
+	}
+	w.service, err = control.NewService(o)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -323,6 +328,10 @@ func (w *world) start(change ...func(*engines)) {
 		c(w.engines)
 	}
 	w.clients = newClientEngine()
+	var division Fleet
+	if w.share != nil {
+		division = w.share
+	}
 	w.r = New(Options{
 		Objects: w.objects, KeyExchange: w.engines, Devices: w.engines, Router: w.engines, Sockets: w.engines,
 		Prober: w.engines.prober, Clients: w.clients, ClientLog: w.clients,
@@ -331,7 +340,7 @@ func (w *world) start(change ...func(*engines)) {
 				w.Error(err)
 			}
 		},
-		Fleet: w.share, ForceEncap: true, PID: 42, Logger: slog.New(slog.DiscardHandler),
+		Fleet: division, Version: w.version, ForceEncap: true, PID: 42, Logger: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(w.ctx)
 	done := make(chan error, 1)

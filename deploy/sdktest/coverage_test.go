@@ -21,11 +21,6 @@ var neverSucceed = map[string]string{
 	"CreateVgwCertificate":      "only gateways of flavor GM have certificates",
 	"ShowVpnGatewayCertificate": "only gateways of flavor GM have certificates",
 	"UpdateVgwCertificate":      "only gateways of flavor GM have certificates",
-	"UpgradeVpnGateway":         "a gateway has the version of its daemon",
-	"DeleteVpnGatewayJob":       "there are no jobs",
-	"UpgradeP2cVpnGateway":      "a gateway has the version of its daemon",
-	"DeleteP2cVpnGatewayJob":    "there are no jobs",
-	"DeleteP2cVgwConnection":    "no client connects here",
 }
 
 // answered has the statuses that each operation of the SDK was answered with.

@@ -108,6 +108,24 @@ func enterNamespace() int {
 // dataDir is where the daemon keeps its store and certificate.
 var dataDir string
 
+// The versions that the daemon is built as: a gateway is upgraded from the first
+// one to the second.
+const (
+	firstVersion  = "1.0.0"
+	secondVersion = "1.1.0"
+)
+
+// daemon is the one that the tests talk to.
+type daemon struct {
+	dir     string
+	process *exec.Cmd
+	exited  chan error
+	output  *os.File
+}
+
+// served is what is running.
+var served daemon
+
 // withDaemon builds the daemon, runs it in the namespace and calls run once it
 // is ready.
 func withDaemon(run func() int) (code int, err error) {
@@ -116,13 +134,18 @@ func withDaemon(run func() int) (code int, err error) {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
-	for _, command := range [][]string{
+	commands := [][]string{
 		{"ip", "link", "set", "lo", "up"},
 		{"ip", "address", "add", eip1 + "/32", "dev", "lo"},
 		{"ip", "address", "add", eip2 + "/32", "dev", "lo"},
 		{"ip", "address", "add", eip3 + "/32", "dev", "lo"},
-		{"go", "build", "-C", "../..", "-o", filepath.Join(dir, "vpngwd"), "./cmd/vpngwd"},
-	} {
+	}
+	for _, version := range []string{firstVersion, secondVersion} {
+		commands = append(commands, []string{
+			"go", "build", "-C", "../..", "-ldflags", "-X main.version=" + version, "-o", filepath.Join(dir, version), "./cmd/vpngwd",
+		})
+	}
+	for _, command := range commands {
 		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
 			return 1, fmt.Errorf("%v: %w: %s", command, err, out)
 		}
@@ -131,36 +154,26 @@ func withDaemon(run func() int) (code int, err error) {
 	if err := os.Mkdir(dataDir, 0o700); err != nil {
 		return 1, err
 	}
-	file := filepath.Join(dir, "vpngw.yaml")
 	keyFile, err := writeCertificate(dir)
 	if err != nil {
 		return 1, err
 	}
 	text := fmt.Appendf(nil, configuration, dataDir, certificateFile, keyFile, filepath.Join(dir, "clients.log"))
-	if err := os.WriteFile(file, text, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "vpngw.yaml"), text, 0o600); err != nil {
 		return 1, err
 	}
-	output, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
+	served = daemon{dir: dir}
+	if served.output, err = os.Create(filepath.Join(dir, "log")); err != nil {
 		return 1, err
 	}
-	defer output.Close()
-	daemon := exec.Command(filepath.Join(dir, "vpngwd"), "--config", file)
-	daemon.Stdout, daemon.Stderr = output, output
-	daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := daemon.Start(); err != nil {
-		return 1, err
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- daemon.Wait() }()
+	defer served.output.Close()
 	defer func() {
 		if code != 0 || err != nil {
-			log, _ := os.ReadFile(output.Name())
+			log, _ := os.ReadFile(served.output.Name())
 			fmt.Fprintf(os.Stderr, "--- log of the daemon:\n%s\n", log)
 		}
 	}()
-	if err := ready(exited); err != nil {
-		_ = daemon.Process.Kill()
+	if err := served.start(firstVersion); err != nil {
 		return 1, err
 	}
 	// Of a part of the tests it is not asked to run every operation.
@@ -168,22 +181,48 @@ func withDaemon(run func() int) (code int, err error) {
 		err = uncovered()
 	}
 	if err != nil {
-		_ = daemon.Process.Kill()
+		_ = served.process.Process.Kill()
 		return 1, err
 	}
-	if err := daemon.Process.Signal(syscall.SIGTERM); err != nil {
-		return 1, fmt.Errorf("stop daemon: %w", err)
-	}
-	select {
-	case err := <-exited:
-		if err != nil {
-			return 1, fmt.Errorf("daemon ended badly: %w", err)
-		}
-	case <-time.After(30 * time.Second):
-		_ = daemon.Process.Kill()
-		return 1, errors.New("daemon does not stop")
+	if err := served.stop(); err != nil {
+		return 1, err
 	}
 	return code, nil
+}
+
+// start runs the daemon of a version and waits until it is ready.
+func (d *daemon) start(version string) error {
+	d.process = exec.Command(filepath.Join(d.dir, version), "--config", filepath.Join(d.dir, "vpngw.yaml"))
+	d.process.Stdout, d.process.Stderr = d.output, d.output
+	d.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := d.process.Start(); err != nil {
+		return err
+	}
+	process, exited := d.process, make(chan error, 1)
+	d.exited = exited
+	go func() { exited <- process.Wait() }()
+	if err := ready(exited); err != nil {
+		_ = process.Process.Kill()
+		return err
+	}
+	return nil
+}
+
+// stop ends the daemon as a service manager does.
+func (d *daemon) stop() error {
+	if err := d.process.Process.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop daemon: %w", err)
+	}
+	select {
+	case err := <-d.exited:
+		if err != nil {
+			return fmt.Errorf("daemon ended badly: %w", err)
+		}
+		return nil
+	case <-time.After(30 * time.Second):
+		_ = d.process.Process.Kill()
+		return errors.New("daemon does not stop")
+	}
 }
 
 // ready waits until the daemon says that it serves.

@@ -10,8 +10,10 @@ import (
 	"math/big"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,7 +34,7 @@ func TestClientToCloud(t *testing.T) {
 	exportProfile(t, client, server)
 	clientCAs(t, client, server)
 	updateServer(t, client, server)
-	clientConnections(t, client, gateway)
+	clientConnections(t, client, gateway, server)
 	p2cTags(t, client, gateway)
 	deleteP2CGateway(t, client, gateway)
 }
@@ -286,12 +288,80 @@ func updateServer(t *testing.T, client *vpn.VpnClient, server string) {
 		"The client CIDR block conflicts with the local CIDR block 10.10.0.0/24.")
 }
 
-func clientConnections(t *testing.T, client *vpn.VpnClient, gateway string) {
+// clientConnections has a stock OpenVPN client connect, and ends its connection.
+func clientConnections(t *testing.T, client *vpn.VpnClient, gateway, server string) {
 	t.Helper()
-	list := ok(client.ListP2cVgwConnections(&model.ListP2cVgwConnectionsRequest{P2cVgwId: gateway, Limit: p(int32(10)), Offset: p(int32(0))}))(t)
-	equal(t, "total_count", list.TotalCount, 0)
+	list := func() *model.ListP2cVgwConnectionsResponse {
+		return ok(client.ListP2cVgwConnections(&model.ListP2cVgwConnectionsRequest{P2cVgwId: gateway, Limit: p(int32(10)), Offset: p(int32(0))}))(t)
+	}
+	equal(t, "total_count", list().TotalCount, 0)
 	_, err := client.DeleteP2cVgwConnection(&model.DeleteP2cVgwConnectionRequest{P2cVgwId: gateway, ConnectionId: vpcID})
 	refused(t, err, http.StatusNotFound, "VPN.0563", "The connection does not exists.")
+
+	const user, password = "traveller", "Password-of-1"
+	ok(client.CreateVpnUser(&model.CreateVpnUserRequest{VpnServerId: server, Body: &model.CreateVpnUserRequestBody{
+		User: &model.CreateVpnUserRequestBodyContent{Name: user, Password: password},
+	}}))(t)
+	nextSecond()
+	profile := *ok(client.ExportClientConfig(&model.ExportClientConfigRequest{VpnServerId: server}))(t).ClientConfig
+	openVPN := startOpenVPN(t, profile, user, password)
+	poll(t, "client", func() string {
+		if *list().TotalCount == 0 {
+			return "PENDING_LOGIN"
+		}
+		return "connected"
+	}, "connected")
+	connected := (*list().Connections)[0]
+	equal(t, "client_user_name", connected.ClientUserName, user)
+	equal(t, "current_connection_number", ok(client.ShowP2cVgw(&model.ShowP2cVgwRequest{P2cVgwId: gateway}))(t).P2cVpnGateway.CurrentConnectionNumber, 1)
+	ended := ok(client.DeleteP2cVgwConnection(&model.DeleteP2cVgwConnectionRequest{P2cVgwId: gateway, ConnectionId: *connected.ConnectionId}))(t)
+	if ended.HttpStatusCode != http.StatusOK {
+		t.Errorf("disconnect answers %d", ended.HttpStatusCode)
+	}
+	select {
+	case <-openVPN:
+	case <-time.After(time.Minute):
+		t.Error("the client does not know that it was disconnected")
+	}
+	poll(t, "client", func() string {
+		if *list().TotalCount > 0 {
+			return "PENDING_LOGOUT"
+		}
+		return "gone"
+	}, "gone")
+}
+
+// startOpenVPN starts a client that sets nothing on this host, and ends when its
+// connection does. The channel is closed then.
+func startOpenVPN(t *testing.T, profile, user, password string) <-chan struct{} {
+	t.Helper()
+	dir := t.TempDir()
+	file, login, log := filepath.Join(dir, "client.ovpn"), filepath.Join(dir, "login"), filepath.Join(dir, "log")
+	for path, text := range map[string]string{file: profile, login: user + "\n" + password + "\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client := exec.Command("openvpn", "--config", file, "--auth-user-pass", login, "--log", log,
+		"--dev", "null", "--ifconfig-noexec", "--route-noexec", "--remap-usr1", "SIGTERM")
+	client.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := client.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = client.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = client.Process.Kill()
+		<-ended
+		if t.Failed() {
+			text, _ := os.ReadFile(log)
+			t.Logf("log of the client:\n%s", text)
+		}
+	})
+	return ended
 }
 
 // p2cTags finds a gateway by its tag, with and without a body.
