@@ -114,6 +114,21 @@ const (
 	ESNEnabled  uint16 = 1
 )
 
+// Transform identifiers of the Chinese national algorithms SM4 (GB/T 32907) and
+// SM3 (GB/T 32905). The registry has no number for them: these are of its range
+// for private use and go over no wire. Only the profile GM/T 0022 of IKEv1
+// negotiates the algorithms, by numbers of its own.
+const (
+	EncryptionSM4CBC   uint16 = 0xfe01
+	EncryptionSM4GCM16 uint16 = 0xfe02 // with a salt, as RFC 4106 has it
+
+	PRFHMACSM3 uint16 = 0xfe01
+
+	IntegrityHMACSM396  uint16 = 0xfe01
+	IntegrityHMACSM3128 uint16 = 0xfe02
+	IntegrityHMACSM3256 uint16 = 0xfe03
+)
+
 // Transform is one algorithm on offer. KeyBits is the Key Length attribute and
 // is zero for algorithms with a fixed key.
 type Transform struct {
@@ -161,17 +176,23 @@ var transformNames = map[Transform]string{
 	Encryption(EncryptionAESGCM16, 192):       "AES-GCM-16-192",
 	Encryption(EncryptionAESGCM16, 256):       "AES-GCM-16-256",
 	Encryption(EncryptionChaCha20Poly1305, 0): "CHACHA20-POLY1305",
+	Encryption(EncryptionSM4CBC, 0):           "SM4-CBC",
+	Encryption(EncryptionSM4GCM16, 0):         "SM4-GCM-16",
 	PRF(PRFHMACMD5):                           "PRF-HMAC-MD5",
 	PRF(PRFHMACSHA1):                          "PRF-HMAC-SHA1",
 	PRF(PRFHMACSHA2256):                       "PRF-HMAC-SHA2-256",
 	PRF(PRFHMACSHA2384):                       "PRF-HMAC-SHA2-384",
 	PRF(PRFHMACSHA2512):                       "PRF-HMAC-SHA2-512",
+	PRF(PRFHMACSM3):                           "PRF-HMAC-SM3",
 	Integrity(IntegrityNone):                  "NONE",
 	Integrity(IntegrityHMACMD596):             "HMAC-MD5-96",
 	Integrity(IntegrityHMACSHA196):            "HMAC-SHA1-96",
 	Integrity(IntegrityHMACSHA2256128):        "HMAC-SHA2-256-128",
 	Integrity(IntegrityHMACSHA2384192):        "HMAC-SHA2-384-192",
 	Integrity(IntegrityHMACSHA2512256):        "HMAC-SHA2-512-256",
+	Integrity(IntegrityHMACSM396):             "HMAC-SM3-96",
+	Integrity(IntegrityHMACSM3128):            "HMAC-SM3-128",
+	Integrity(IntegrityHMACSM3256):            "HMAC-SM3-256",
 	Group(GroupNone):                          "NONE",
 	Group(GroupMODP768):                       "MODP-768 (group 1)",
 	Group(GroupMODP1024):                      "MODP-1024 (group 2)",
@@ -206,5 +227,20 @@ func (t Transform) String() string {
 // no integrity transform beside it (RFC 7296, section 3.3; RFC 5282).
 func (t Transform) IsAEAD() bool {
 	return t.Type == TransformEncryption &&
-		(t.ID == EncryptionAESGCM16 || t.ID == EncryptionChaCha20Poly1305)
+		(t.ID == EncryptionAESGCM16 || t.ID == EncryptionChaCha20Poly1305 || t.ID == EncryptionSM4GCM16)
+}
+
+// IsNational reports whether the transform is an algorithm of the profile
+// GM/T 0022, which no other one takes.
+func (t Transform) IsNational() bool {
+	switch t.Type {
+	case TransformEncryption:
+		return t.ID == EncryptionSM4CBC || t.ID == EncryptionSM4GCM16
+	case TransformPRF:
+		return t.ID == PRFHMACSM3
+	case TransformIntegrity:
+		return t.ID >= IntegrityHMACSM396 && t.ID <= IntegrityHMACSM3256
+	case TransformGroup, TransformESN:
+	}
+	return false
 }

@@ -23,7 +23,7 @@
 //
 // Ciphers are AES-CBC (RFC 3602) and 3DES-CBC (RFC 2451) with HMAC (RFC 2403,
 // 2404, 4868), AES-GCM with a 16 octet ICV (RFC 4106) and ChaCha20-Poly1305
-// (RFC 7634). Sequence numbers are of 32 or, with ESN, of 64 bits.
+// (RFC 7634), SM4-CBC with HMAC-SM3 and SM4-GCM (GM/T 0022). Sequence numbers are of 32 or, with ESN, of 64 bits.
 //
 // An Outbound and an Inbound hold what all workers share: counters, sequence
 // number, replay window. Each worker has its own Sealer and Opener, which hold

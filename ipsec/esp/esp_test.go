@@ -44,6 +44,14 @@ func suites() []suite {
 			all = append(all, c)
 		}
 	}
+	sm4 := ipsec.Encryption(ipsec.EncryptionSM4CBC, 0)
+	all = append(
+		all,
+		suite{enc: ipsec.Encryption(ipsec.EncryptionSM4GCM16, 0), encKey: 20, iv: 8, align: 4, icvL: 16},
+		suite{enc: sm4, encKey: 16, iv: 16, align: 16, integ: ipsec.Integrity(ipsec.IntegrityHMACSM396), integK: 32, icvL: 12},
+		suite{enc: sm4, encKey: 16, iv: 16, align: 16, integ: ipsec.Integrity(ipsec.IntegrityHMACSM3128), integK: 32, icvL: 16},
+		suite{enc: sm4, encKey: 16, iv: 16, align: 16, integ: ipsec.Integrity(ipsec.IntegrityHMACSM3256), integK: 32, icvL: 32},
+	)
 	for i := range all {
 		all[i].name = all[i].enc.String()
 		if all[i].integ.Type != 0 {

@@ -9,10 +9,13 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
+	"encoding"
 	"errors"
 	"fmt"
 	"hash"
 
+	"github.com/emmansun/gmsm/sm3"
+	"github.com/emmansun/gmsm/sm4"
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"github.com/vpngw/vpngw/ipsec"
@@ -76,7 +79,9 @@ func newAEADTransform(sa *ipsec.SA) (*transform, error) {
 	case ipsec.Encryption(ipsec.EncryptionAESGCM16, 128),
 		ipsec.Encryption(ipsec.EncryptionAESGCM16, 192),
 		ipsec.Encryption(ipsec.EncryptionAESGCM16, 256):
-		make, keyLen = newGCM, int(sa.Encryption.KeyBits)/8
+		make, keyLen = func(key []byte) (cipher.AEAD, error) { return newGCM(aes.NewCipher(key)) }, int(sa.Encryption.KeyBits)/8
+	case ipsec.Encryption(ipsec.EncryptionSM4GCM16, 0):
+		make, keyLen = func(key []byte) (cipher.AEAD, error) { return newGCM(sm4.NewCipher(key)) }, sm4.BlockSize
 	case ipsec.Encryption(ipsec.EncryptionChaCha20Poly1305, 0),
 		ipsec.Encryption(ipsec.EncryptionChaCha20Poly1305, 256):
 		make, keyLen = chacha20poly1305.New, chacha20poly1305.KeySize
@@ -96,8 +101,7 @@ func newAEADTransform(sa *ipsec.SA) (*transform, error) {
 	}, nil
 }
 
-func newGCM(key []byte) (cipher.AEAD, error) {
-	block, err := aes.NewCipher(key)
+func newGCM(block cipher.Block, err error) (cipher.AEAD, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +116,8 @@ func newCBCTransform(sa *ipsec.SA) (*transform, error) {
 		ipsec.Encryption(ipsec.EncryptionAESCBC, 256):
 	case ipsec.Encryption(ipsec.Encryption3DES, 0):
 		make, keyLen = des.NewTripleDESCipher, 24
+	case ipsec.Encryption(ipsec.EncryptionSM4CBC, 0):
+		make, keyLen = sm4.NewCipher, sm4.BlockSize
 	default:
 		return nil, fmt.Errorf("encryption %s: %w", sa.Encryption, ipsec.ErrUnsupported)
 	}
@@ -148,6 +154,12 @@ func newMAC(alg ipsec.Transform, key []byte) (hash.Cloner, int, error) {
 		make, keyLen, icvLen = sha512.New384, sha512.Size384, 24
 	case ipsec.IntegrityHMACSHA2512256:
 		make, keyLen, icvLen = sha512.New, sha512.Size, 32
+	case ipsec.IntegrityHMACSM396:
+		make, keyLen, icvLen = newSM3, sm3.Size, 12
+	case ipsec.IntegrityHMACSM3128:
+		make, keyLen, icvLen = newSM3, sm3.Size, 16
+	case ipsec.IntegrityHMACSM3256:
+		make, keyLen, icvLen = newSM3, sm3.Size, 32
 	case ipsec.IntegrityNone:
 		return nil, 0, errors.New("integrity: a cipher without authentication needs an integrity algorithm")
 	default:
@@ -168,6 +180,34 @@ func newMAC(alg ipsec.Transform, key []byte) (hash.Cloner, int, error) {
 		return nil, 0, fmt.Errorf("integrity %s: %w", alg, err)
 	}
 	return cloner, icvLen, nil
+}
+
+// sm3Hash gives the hash of its package the method Clone: by its state, which the
+// package can write and read.
+type sm3Hash struct{ sm3State }
+
+type sm3State interface {
+	hash.Hash
+	encoding.BinaryMarshaler
+	encoding.BinaryUnmarshaler
+}
+
+func newSM3() hash.Hash {
+	h := sm3.New()
+	if state, ok := h.(sm3State); ok {
+		return sm3Hash{state}
+	}
+	return h
+}
+
+func (h sm3Hash) Clone() (hash.Cloner, error) {
+	state, err := h.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	defer clear(state)
+	clone := sm3Hash{sm3.New().(sm3State)}
+	return clone, clone.UnmarshalBinary(state)
 }
 
 // checkKey compares lengths only: an error must not show key material.

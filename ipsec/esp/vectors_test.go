@@ -150,7 +150,7 @@ func TestESNOverICV(t *testing.T) {
 }
 
 func FuzzOpen(f *testing.F) {
-	algorithms := []suite{suites()[0], suites()[3], suites()[6], suites()[19]}
+	algorithms := []suite{suites()[0], suites()[3], suites()[6], suites()[19], suites()[24], suites()[25]}
 	for i, s := range algorithms {
 		out, _ := pair(f, s.sa(i%2 == 0))
 		f.Add(uint8(i), mustSeal(f, out.NewSealer(), counting(0x45, 40)))
