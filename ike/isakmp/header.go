@@ -64,6 +64,7 @@ type Header struct {
 	Exchange                   ExchangeType
 	Encrypted                  bool
 	Commit                     bool   // the sender asks to wait for a CONNECTED notify
+	Minor                      uint8  // version: zero, or 1 in the profile GM/T 0022
 	MessageID                  uint32 // zero in phase 1
 	Length                     uint32 // octets, header included
 }
@@ -75,7 +76,7 @@ const (
 	flagCommit     = 0x02
 )
 
-const version = 0x10 // 1.0
+const version = 0x10 // 1.0; the low half is the minor version
 
 // ParseHeader reads the header of a datagram and checks its version, and that
 // the length in it is the datagram's. The error is always an *Error.
@@ -93,6 +94,7 @@ func ParseHeader(b []byte) (Header, error) {
 		Exchange:     ExchangeType(b[18]),
 		Encrypted:    b[19]&flagEncryption != 0,
 		Commit:       b[19]&flagCommit != 0,
+		Minor:        b[17] & 0x0f,
 		MessageID:    binary.BigEndian.Uint32(b[20:]),
 		Length:       binary.BigEndian.Uint32(b[24:]),
 	}
@@ -113,7 +115,7 @@ func (h *Header) Append(b []byte) []byte {
 	}
 	b = binary.BigEndian.AppendUint64(b, h.InitiatorSPI)
 	b = binary.BigEndian.AppendUint64(b, h.ResponderSPI)
-	b = append(b, byte(h.NextPayload), version, byte(h.Exchange), flags)
+	b = append(b, byte(h.NextPayload), version|h.Minor&0x0f, byte(h.Exchange), flags)
 	b = binary.BigEndian.AppendUint32(b, h.MessageID)
 	return binary.BigEndian.AppendUint32(b, h.Length)
 }

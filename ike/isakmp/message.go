@@ -121,6 +121,20 @@ func (m *Message) Signed(apart bool) []byte {
 	return signed
 }
 
+// Pieces splits a chain that Chain or Signed returned into its payloads, each
+// with its generic header.
+func Pieces(chain []byte) (list [][]byte) {
+	for len(chain) >= payloadHeaderLen {
+		length := int(binary.BigEndian.Uint16(chain[2:]))
+		if length < payloadHeaderLen || length > len(chain) {
+			return list
+		}
+		list = append(list, chain[:length])
+		chain = chain[length:]
+	}
+	return list
+}
+
 // Chain returns payloads one after the other, each under its generic header.
 // after is the type of the payload that follows the last one; zero: none.
 func Chain(list []Payload, after PayloadType) ([]byte, error) {

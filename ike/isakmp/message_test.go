@@ -29,6 +29,7 @@ func everyPayload() []Payload {
 		&Delete{Protocol: ipsec.ProtocolIKE, SPIs: [][]byte{make([]byte, 16)}},
 		&VendorID{Data: VendorNATT.Data}, &NATD{Data: nonce}, &NATD{Draft: true, Data: nonce}, &NATOA{Data: nonce},
 		&Fragment{ID: 7, Number: 2, Last: true, Data: []byte("piece")},
+		&Cert{Encoding: CertX509KeyExchange, Data: []byte("certificate")}, &Signature{Data: []byte{5}}, &SymmetricKey{Data: []byte{6}},
 		&Unknown{PayloadType: 200, Body: []byte("?")},
 	}
 }
@@ -67,7 +68,7 @@ func TestMessage(t *testing.T) {
 			list = append(list, p)
 		}
 	}
-	m := Message{Header: Header{InitiatorSPI: 1, ResponderSPI: 2, Exchange: QuickMode, MessageID: 3}, Payloads: list}
+	m := Message{Header: Header{InitiatorSPI: 1, ResponderSPI: 2, Exchange: QuickMode, Minor: 1, MessageID: 3}, Payloads: list}
 	flip := func(b []byte) {
 		for i := range b {
 			b[i] ^= 0x55
@@ -92,7 +93,7 @@ func TestMessage(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 		}
-		if len(got.Payloads) != len(list) || got.InitiatorSPI != 1 || got.ResponderSPI != 2 || got.MessageID != 3 {
+		if len(got.Payloads) != len(list) || got.InitiatorSPI != 1 || got.ResponderSPI != 2 || got.MessageID != 3 || got.Minor != 1 {
 			t.Errorf("%s: got %s", name, got)
 		}
 		chain, err := Chain(list, NoNextPayload)
@@ -101,6 +102,10 @@ func TestMessage(t *testing.T) {
 		}
 		if !bytes.Equal(got.chain, chain) {
 			t.Errorf("%s: the chain differs", name)
+		}
+		pieces := Pieces(chain)
+		if len(pieces) != len(list) || !bytes.Equal(bytes.Join(pieces, nil), chain) {
+			t.Errorf("%s: %d pieces of %d payloads", name, len(pieces), len(list))
 		}
 	}
 }

@@ -26,6 +26,8 @@ const (
 	TypeVendorID  PayloadType = 13
 	TypeNATD      PayloadType = 20 // RFC 3947
 	TypeNATOA     PayloadType = 21
+	// Of the profile GM/T 0022, in the range for private use.
+	TypeSymmetricKey PayloadType = 128
 	// Numbers of the drafts draft-ietf-ipsec-nat-t-ike-02 and -03.
 	TypeNATDDraft  PayloadType = 130
 	TypeNATOADraft PayloadType = 131
@@ -35,7 +37,7 @@ const (
 var payloadNames = map[PayloadType]string{
 	NoNextPayload: "none", TypeSA: "SA", TypeKE: "KE", TypeID: "ID", TypeCert: "CERT", TypeCertReq: "CR",
 	TypeHash: "HASH", TypeSignature: "SIG", TypeNonce: "NONCE", TypeNotify: "N", TypeDelete: "D", TypeVendorID: "VID",
-	TypeNATD: "NAT-D", TypeNATOA: "NAT-OA", TypeNATDDraft: "NAT-D", TypeNATOADraft: "NAT-OA", TypeFragment: "FRAGMENT",
+	TypeSymmetricKey: "SK", TypeNATD: "NAT-D", TypeNATOA: "NAT-OA", TypeNATDDraft: "NAT-D", TypeNATOADraft: "NAT-OA", TypeFragment: "FRAGMENT",
 }
 
 // String returns the notation of the RFCs, such as "NAT-D".
@@ -90,6 +92,27 @@ type Hash struct{ Data []byte }
 // Nonce is 8 to 256 octets.
 type Nonce struct{ Data []byte }
 
+// Cert carries a certificate (RFC 2408, section 3.9).
+type Cert struct {
+	Encoding CertEncoding
+	Data     []byte
+}
+
+// CertEncoding is the kind of a certificate.
+type CertEncoding uint8
+
+// Certificates of X.509 by what their keys are for.
+const (
+	CertX509Signature   CertEncoding = 4
+	CertX509KeyExchange CertEncoding = 5
+)
+
+// Signature authenticates (RFC 2408, section 3.12).
+type Signature struct{ Data []byte }
+
+// SymmetricKey is a key that is encrypted for its receiver (GM/T 0022).
+type SymmetricKey struct{ Data []byte }
+
 // VendorID names an implementation or something it can do.
 type VendorID struct{ Data []byte }
 
@@ -133,6 +156,15 @@ func (*Hash) Type() PayloadType { return TypeHash }
 // Type returns TypeNonce.
 func (*Nonce) Type() PayloadType { return TypeNonce }
 
+// Type returns TypeCert.
+func (*Cert) Type() PayloadType { return TypeCert }
+
+// Type returns TypeSignature.
+func (*Signature) Type() PayloadType { return TypeSignature }
+
+// Type returns TypeSymmetricKey.
+func (*SymmetricKey) Type() PayloadType { return TypeSymmetricKey }
+
 // Type returns TypeVendorID.
 func (*VendorID) Type() PayloadType { return TypeVendorID }
 
@@ -170,6 +202,12 @@ func parsePayload(t PayloadType, body []byte) (p Payload, err *Error) {
 		p = parseID(c)
 	case TypeHash:
 		p = &Hash{Data: filled(c, "hash")}
+	case TypeCert:
+		p = &Cert{Encoding: CertEncoding(c.Uint8("certificate encoding")), Data: c.Remainder()}
+	case TypeSignature:
+		p = &Signature{Data: filled(c, "signature")}
+	case TypeSymmetricKey:
+		p = &SymmetricKey{Data: filled(c, "encrypted key")}
 	case TypeNonce:
 		if n := len(body); n < MinNonce || n > MaxNonce {
 			c.Fail("a nonce of %d octets, not %d to %d", n, MinNonce, MaxNonce)
@@ -216,6 +254,18 @@ func appendFilled(b, data []byte, what string) ([]byte, error) {
 func (p *KE) appendBody(b []byte) ([]byte, error)   { return appendFilled(b, p.Data, "public value") }
 func (p *Hash) appendBody(b []byte) ([]byte, error) { return appendFilled(b, p.Data, "hash") }
 func (p *NATD) appendBody(b []byte) ([]byte, error) { return appendFilled(b, p.Data, "hash") }
+
+func (p *Signature) appendBody(b []byte) ([]byte, error) {
+	return appendFilled(b, p.Data, "signature")
+}
+
+func (p *SymmetricKey) appendBody(b []byte) ([]byte, error) {
+	return appendFilled(b, p.Data, "encrypted key")
+}
+
+func (p *Cert) appendBody(b []byte) ([]byte, error) {
+	return append(append(b, byte(p.Encoding)), p.Data...), nil
+}
 
 func (p *Nonce) appendBody(b []byte) ([]byte, error) {
 	if n := len(p.Data); n < MinNonce || n > MaxNonce {

@@ -33,6 +33,8 @@ const (
 	Phase1LifeType     AttributeType = 11
 	Phase1LifeDuration AttributeType = 12
 	Phase1KeyLength    AttributeType = 14
+	// Phase1Asymmetric is the asymmetric algorithm (GM/T 0022).
+	Phase1Asymmetric AttributeType = 20
 )
 
 // Attributes of a phase 2 transform (RFC 2407, section 4.5).
