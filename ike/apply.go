@@ -121,7 +121,7 @@ func (s *Server) applied(name string) *sa.Connection {
 func cloneConnection(c *sa.Connection) *sa.Connection {
 	d := *c
 	d.Local, d.Remote = c.Local.Unmap(), c.Remote.Unmap()
-	d.PSK = slices.Clone(c.PSK)
+	d.PSK, d.GM = slices.Clone(c.PSK), c.GM.Clone()
 	if c.PPK != nil {
 		ppk := *c.PPK
 		ppk.Key = slices.Clone(ppk.Key)
@@ -208,10 +208,7 @@ func (s *Server) applyPolicies(want map[string]*sa.Connection) []error {
 // under it.
 func (s *Server) retire(c *connection) error {
 	s.steps.Lock()
-	clear(c.cfg.PSK)
-	if c.cfg.PPK != nil {
-		clear(c.cfg.PPK.Key)
-	}
+	c.cfg.Wipe()
 	s.steps.Unlock()
 	if _, err := s.policies.release(c); err != nil {
 		return fmt.Errorf("connection %q: %w", c.cfg.Name, err)

@@ -317,6 +317,9 @@ func (s *Server) logEvent(e sa.Event) {
 	switch e.Kind {
 	case sa.IKEUp, sa.IKERekeyed:
 		args = append(args, "version", e.Version, "proposal", e.Proposal.String())
+		if e.Variant != "" {
+			args = append(args, "gm", "peer uses "+e.Variant)
+		}
 	case sa.ChildUp, sa.ChildRekeyed:
 		args = append(args, "proposal", e.Proposal.String(), "local_ts", ipsec.SelectorList(e.LocalTS), "remote_ts", ipsec.SelectorList(e.RemoteTS))
 	case sa.IKEDown, sa.ChildDown, sa.PeerMoved, sa.Failed:

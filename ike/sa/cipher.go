@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"hash"
 
+	"github.com/emmansun/gmsm/sm3"
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"github.com/vpngw/vpngw/ike/wire"
@@ -41,6 +42,10 @@ func keyLen(t ipsec.Transform) (int, error) {
 			break
 		}
 		return chacha20poly1305.KeySize + saltLen, nil
+	case ipsec.EncryptionSM4CBC:
+		return gmKeyLen, nil
+	case ipsec.EncryptionSM4GCM16:
+		return gmKeyLen + saltLen, nil
 	case ipsec.Encryption3DES:
 		return 24, nil
 	case ipsec.EncryptionNull:
@@ -62,6 +67,9 @@ var integrities = map[uint16]integrity{
 	ipsec.IntegrityHMACSHA2256128: {sha256.New, 32, 16},
 	ipsec.IntegrityHMACSHA2384192: {sha512.New384, 48, 24},
 	ipsec.IntegrityHMACSHA2512256: {sha512.New, 64, 32},
+	ipsec.IntegrityHMACSM396:      {sm3.New, sm3.Size, 12},
+	ipsec.IntegrityHMACSM3128:     {sm3.New, sm3.Size, 16},
+	ipsec.IntegrityHMACSM3256:     {sm3.New, sm3.Size, 32},
 }
 
 func newIntegrity(t ipsec.Transform) (integrity, error) {
@@ -86,6 +94,9 @@ func newCipher(enc, integ ipsec.Transform, key, integKey []byte, rand randSource
 	}
 	if len(key) != want {
 		return nil, fmt.Errorf("%s: key of %d octets", enc, len(key))
+	}
+	if enc.IsNational() {
+		return nil, fmt.Errorf("%s is not supported for IKEv2", enc)
 	}
 	if enc.IsAEAD() {
 		return newAEADCipher(enc, key)

@@ -17,7 +17,7 @@ func ikeCiphers() [][2]ipsec.Transform {
 		ipsec.Encryption(ipsec.EncryptionAESCBC, 256), ipsec.Encryption(ipsec.Encryption3DES, 0),
 	} {
 		for id := range integrities {
-			if id != ipsec.IntegrityNone {
+			if id != ipsec.IntegrityNone && !ipsec.Integrity(id).IsNational() {
 				list = append(list, [2]ipsec.Transform{enc, ipsec.Integrity(id)})
 			}
 		}

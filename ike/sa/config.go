@@ -37,7 +37,7 @@ func (i Identity) String() string {
 	case wire.IDKeyID:
 		return "key id " + printable(i.Data)
 	case wire.IDDERASN1DN:
-		return "distinguished name " + hexadecimal(i.Data)
+		return "distinguished name " + nameOf([]byte(i.Data))
 	case wire.IDDERASN1GN:
 		return "general name " + hexadecimal(i.Data)
 	}
@@ -96,6 +96,10 @@ type Connection struct {
 	LocalID, RemoteID Identity
 	PSK               []byte
 	PPK               *PPK // nil: none; IKEv2 only
+	// GM makes the connection one of the profile GM/T 0022, with certificates in
+	// the place of a pre-shared key. Identities may then be zero: each end is
+	// named by the subject of its certificate.
+	GM *GM
 
 	Proposals []ipsec.Proposal // IKE, in order of preference
 	Lifetime  time.Duration    // of the IKE SA; it is rekeyed ahead of its end
@@ -123,10 +127,6 @@ func (c *Connection) Validate() error {
 		return fmt.Errorf("remote: %s is not of the family of %s", c.Remote, c.Local)
 	case c.Initiate && !c.Remote.IsValid():
 		return errors.New("remote: an address is needed to initiate")
-	case c.LocalID.Type == 0 || c.RemoteID.Type == 0:
-		return errors.New("identities: both are needed")
-	case len(c.PSK) == 0:
-		return errors.New("pre-shared key: empty")
 	case c.Lifetime < 0 || c.AuthLifetime < 0 || c.DPD.Interval < 0 || c.DPD.Timeout < 0:
 		return errors.New("lifetimes and DPD: must not be negative")
 	case len(c.Children) == 0:
@@ -135,7 +135,7 @@ func (c *Connection) Validate() error {
 	if err := c.PPK.validate(); err != nil {
 		return err
 	}
-	if err := validProposals(ipsec.ProtocolIKE, c.Proposals); err != nil {
+	if err := c.validAuthentication(); err != nil {
 		return err
 	}
 	if err := c.validVersion(); err != nil {
@@ -246,7 +246,7 @@ func supported(protocol ipsec.Protocol, t ipsec.Transform) bool {
 func (c *Connection) SameIdentity(next *Connection) bool {
 	return c.Name == next.Name && c.Local == next.Local && c.Remote == next.Remote &&
 		c.LocalID == next.LocalID && c.RemoteID == next.RemoteID && c.ForceEncap == next.ForceEncap &&
-		c.IKEv1() == next.IKEv1() && c.Aggressive == next.Aggressive
+		c.IKEv1() == next.IKEv1() && c.Aggressive == next.Aggressive && c.GM.sameAuthorities(next.GM)
 }
 
 // DPD is the liveness check (RFC 7296, section 2.4; RFC 3706): after Interval

@@ -32,7 +32,10 @@ type Event struct {
 	InitiatorSPI  uint64
 	ResponderSPI  uint64
 	Version       uint8 // of IKE; zero where no IKE SA is concerned
-	Initiator     bool  // we began the IKE SA, or for a child event the exchange
+	// Variant, of IKEUp and IKERekeyed, is how the peer writes differently from
+	// the configuration, in the profile GM/T 0022; empty where it does not.
+	Variant   string
+	Initiator bool // we began the IKE SA, or for a child event the exchange
 
 	Proposal    ipsec.Proposal // what was agreed
 	In, Out     ipsec.SPI      // of child events

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"hash"
 
+	"github.com/emmansun/gmsm/sm3"
+
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -26,6 +28,7 @@ var prfs = map[uint16]prf{
 	ipsec.PRFHMACSHA2256: {sha256.New, sha256.Size},
 	ipsec.PRFHMACSHA2384: {sha512.New384, sha512.Size384},
 	ipsec.PRFHMACSHA2512: {sha512.New, sha512.Size},
+	ipsec.PRFHMACSM3:     {sm3.New, sm3.Size},
 }
 
 func newPRF(t ipsec.Transform) (prf, error) {

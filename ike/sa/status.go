@@ -23,10 +23,12 @@ type IKEStatus struct {
 	Local, Remote              netip.AddrPort
 	LocalID, RemoteID          Identity
 	Proposal                   ipsec.Proposal
-	NATLocal, NATRemote        bool // a NAT is in front of us, of the peer
-	Encap                      bool // ESP goes in UDP
-	Fragmentation              bool // RFC 7383 was agreed on
-	PPK                        bool // a post-quantum pre-shared key was agreed on (RFC 8784)
+	NATLocal, NATRemote        bool   // a NAT is in front of us, of the peer
+	Encap                      bool   // ESP goes in UDP
+	Fragmentation              bool   // RFC 7383 was agreed on
+	PPK                        bool   // a post-quantum pre-shared key was agreed on (RFC 8784)
+	GM                         bool   // of the profile GM/T 0022
+	Variant                    string // of it, as learned: see Event
 
 	Established, RekeyAt, ExpireAt time.Time // zero: not yet, never
 	LastSeen                       time.Time // of an authenticated IKE message

@@ -63,7 +63,7 @@ func (s *ISAKMPSA) sendProbe() {
 // peer has.
 func (s *ISAKMPSA) sayProbe(t isakmp.NotifyType, seq uint32) {
 	s.informAs([]isakmp.Payload{&isakmp.Notify{
-		Protocol: ipsec.ProtocolIKE, SPI: s.cookies(), NotifyType: t, Data: binary.BigEndian.AppendUint32(nil, seq),
+		Protocol: ipsec.ProtocolIKE, SPI: s.probeSPI(), NotifyType: t, Data: binary.BigEndian.AppendUint32(nil, seq),
 	}}, s.notifyFirst, s.apart)
 }
 

@@ -104,6 +104,7 @@ func (s *ISAKMPSA) receiveInformational(d Datagram, msg *isakmp.Message) {
 		case *isakmp.Notify:
 			if p.NotifyType == isakmp.RUThere || p.NotifyType == isakmp.RUThereAck {
 				s.notifyFirst, s.apart = !hashFirst, apart
+				s.learnProbe(p)
 			}
 			s.notified(d, p)
 		}

@@ -34,6 +34,10 @@ type MachineV1 struct {
 	// negotiateAt is when it is tried again to negotiate one for them.
 	negotiateAt   time.Time
 	negotiatePath path
+	// gmVariant is how the peer writes as far as an SA has shown, and gmTried how
+	// many other variants were tried (GM/T 0022).
+	gmVariant *GMVariant
+	gmTried   int
 }
 
 // InitiateV1 begins an ISAKMP SA with the peer of a connection, which must be
@@ -212,6 +216,7 @@ func (m *MachineV1) Status() Status {
 		if m.conn != nil {
 			ike.Outdated = s.outdated()
 			ike.LocalID, ike.RemoteID = m.conn.LocalID, m.conn.RemoteID
+			s.gmStatus(&ike)
 		}
 		st.IKE = append(st.IKE, ike)
 	}
@@ -251,6 +256,9 @@ func (m *MachineV1) update(next *Connection) {
 		return
 	}
 	dpd, renew := m.conn.DPD != next.DPD, !m.conn.sameIKE(next)
+	if next.GM != nil && m.conn.GM.Variant != next.GM.Variant {
+		m.gmVariant, m.gmTried = nil, 0
+	}
 	m.conn = next
 	m.updateChildren(next.Children)
 	if renew {

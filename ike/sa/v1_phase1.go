@@ -36,6 +36,7 @@ type phase1 struct {
 	sai, idi   []byte // bodies of the initiator's SA and ID payloads
 	iv         []byte
 	fakeNAT    bool
+	gm         *gmPhase1 // of the profile GM/T 0022
 	peerLife   lifetime
 	// refusal is what to report if no better answer comes. Anybody may have
 	// sent what it rests on. told: a responder has reported something.
@@ -50,6 +51,7 @@ func (p *phase1) wipe() {
 	}
 	clear(p.shared)
 	p.shared = nil
+	p.gm.wipe()
 }
 
 // hash returns HASH_I or HASH_R (section 5). id is the body of the ID payload of
@@ -71,7 +73,13 @@ func (m *MachineV1) negotiate(at path) {
 		notifyFirst: c.DPD.NotifyFirst, phase1: &phase1{awaits: 2, fakeNAT: c.ForceEncap},
 	}
 	m.sas, m.attempt = append(m.sas, s), s
+	s.gm = m.beginVariant()
 	if err := s.begin(); err != nil {
+		var refusal *refusalError
+		if errors.As(err, &refusal) {
+			s.fail(refusal.d)
+			return
+		}
 		s.fail(&Diagnosis{Reason: ReasonPhase1Proposal, Exchange: s.mode.String(), Parameter: "proposal", Detail: err.Error()})
 	}
 }
@@ -79,6 +87,9 @@ func (m *MachineV1) negotiate(at path) {
 // begin sends the first message.
 func (s *ISAKMPSA) begin() (err error) {
 	p, c := s.phase1, s.m.conn
+	if c.GM != nil {
+		return s.beginGM()
+	}
 	if s.spii, err = s.m.newSPI(); err != nil {
 		return err
 	}
@@ -136,6 +147,8 @@ func (s *ISAKMPSA) receivePhase1(d Datagram, msg *isakmp.Message) {
 	}
 	var take func(Datagram, *isakmp.Message) error
 	switch main := s.mode == isakmp.IdentityProtection; {
+	case s.gm != nil:
+		take = s.takeGM()
 	case main && s.initiator && p.awaits == 2:
 		take = s.takeChoice
 	case main && !s.initiator && p.awaits == 3:
@@ -241,6 +254,9 @@ func (s *ISAKMPSA) repeatPhase1() {
 // fail ends a negotiation of ours.
 func (s *ISAKMPSA) fail(d *Diagnosis) {
 	m := s.m
+	if s.nextGMVariant(d) {
+		return
+	}
 	if m.current == nil && m.orphanedAt.IsZero() {
 		m.end(d.Reason, d)
 		return
@@ -273,12 +289,14 @@ func (s *ISAKMPSA) unreachable() *Diagnosis {
 		Detail: fmt.Sprintf("no answer to message %d of %s, sent %d times to %s from %s",
 			number, s.mode, s.flight.tries+1, s.path.remote, s.path.local),
 	}
-	switch number {
-	case 1:
+	switch {
+	case s.gm != nil && number > 1:
+		s.gmUnanswered(d, number)
+	case number == 1:
 		d.Detail += "; the peer may know no connection for our address, or want another version or mode of IKE"
-	case 3:
+	case number == 3:
 		d.Cause = CauseSilence
-	case 5:
+	case number == 5:
 		d.Cause, d.Parameter = CausePSK, "pre-shared key"
 		d.Detail += "; the pre-shared keys of the two ends may differ"
 		if s.path.remote.Port() == portNAT {
@@ -340,10 +358,16 @@ func (m *MachineV1) answerFirst(d Datagram) error {
 		}
 		return s.refuseFirst(isakmp.NoProposalChosen, expectedOf(all, remote), d)
 	}
+	if gm := isGMOffer(offer); len(ofProfile(p.candidates, gm)) > 0 {
+		p.candidates = ofProfile(p.candidates, gm)
+	}
 	p.fakeNAT = forcesEncap(p.candidates, remote)
 	s.answered.digest = sha256.Sum256(d.Bytes)
 	if s.mode == isakmp.Aggressive {
 		return s.answerAggressive(msg, offer)
+	}
+	if p.candidates[0].GM != nil {
+		return s.answerGM(msg, offer)
 	}
 	return s.answerMain(msg, offer)
 }
@@ -410,6 +434,9 @@ func (s *ISAKMPSA) rejectPeer(d *Diagnosis) error {
 
 // pskDiagnosis tells that the keys differ, and what shows it.
 func (s *ISAKMPSA) pskDiagnosis(how string) *Diagnosis {
+	if s.gm != nil {
+		return s.gmProofDiagnosis(how)
+	}
 	return &Diagnosis{
 		Reason: ReasonAuthentication, Cause: CausePSK, Exchange: s.mode.String(), Parameter: "pre-shared key",
 		Detail: "the pre-shared keys of the two ends differ: " + how,

@@ -332,6 +332,9 @@ func (k *slot) phase2Sets() (sets []ipsec.Proposal) {
 
 // phase2Offer returns the SA payload for a child with our inbound SPI.
 func (s *ISAKMPSA) phase2Offer(k *slot, in ipsec.SPI) (*isakmp.SA, error) {
+	if s.gm != nil {
+		return s.gmPhase2Offer(k, in), nil
+	}
 	sa := &isakmp.SA{}
 	for i, set := range k.phase2Sets() {
 		t := isakmp.Transform{Number: 1}
@@ -441,7 +444,10 @@ func readPhase2(sa *isakmp.SA) (sets []suite, err error) {
 }
 
 // choosePhase2 chooses from an SA payload of phase 2.
-func choosePhase2(k *slot, sa *isakmp.SA) (choice, error) {
+func (s *ISAKMPSA) choosePhase2(k *slot, sa *isakmp.SA) (choice, error) {
+	if s.gm != nil {
+		return s.chooseGMPhase2(k, sa)
+	}
 	sets, err := readPhase2(sa)
 	if err != nil {
 		return choice{}, err

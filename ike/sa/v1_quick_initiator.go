@@ -142,9 +142,9 @@ func (q *quickMode) accept(msg *isakmp.Message) (*childSA, *Diagnosis) {
 	if err := singleChoice(answer); err != nil {
 		return bad(err)
 	}
-	ch, err := choosePhase2(&slot{cfg: q.cfg}, answer)
+	ch, err := s.choosePhase2(&slot{cfg: q.cfg}, answer)
 	if err != nil {
-		return nil, proposalDiagnosis(ReasonPhase2Proposal, isakmp.QuickMode, err)
+		return nil, gmProposalDiagnosis(ReasonPhase2Proposal, isakmp.QuickMode, err)
 	}
 	q.nr = nonce.Data
 	if d := q.sameSelectors(msg); d != nil {
@@ -277,7 +277,9 @@ func (q *quickMode) again(wait time.Duration) {
 func (q *quickMode) refusedBy(n *isakmp.Notify) {
 	q.slot.busy = false
 	q.end()
-	q.failed(q.refusal(n))
+	d := q.refusal(n)
+	q.s.otherESPNumber(d)
+	q.failed(d)
 }
 
 func (q *quickMode) refusal(n *isakmp.Notify) *Diagnosis {

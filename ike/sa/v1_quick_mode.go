@@ -80,7 +80,7 @@ func (q *quickMode) say(payloads []isakmp.Payload, drawn []byte, repeat bool) er
 	if err != nil {
 		return err
 	}
-	hash := &isakmp.Hash{Data: s.keys.sum(idOctets(q.id), drawn, chain)}
+	hash := &isakmp.Hash{Data: s.quickHash(q.id, drawn, payloads, chain)}
 	return q.send(append([]isakmp.Payload{hash}, payloads...), repeat)
 }
 
@@ -129,7 +129,7 @@ func (s *ISAKMPSA) open(msg *isakmp.Message, iv []byte, drawn []byte) (next []by
 		return nil
 	}
 	hash, ok := isakmp.Find[*isakmp.Hash](msg)
-	if !ok || !hmac.Equal(hash.Data, s.keys.sum(idOctets(msg.MessageID), drawn, msg.Signed(false))) {
+	if !ok || !s.quickHashIs(hash, msg, drawn) {
 		s.m.drop(dropIntegrity)
 		return nil
 	}

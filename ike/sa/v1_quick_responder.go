@@ -93,9 +93,9 @@ func (q *quickMode) take(msg *isakmp.Message) ([]isakmp.Payload, *quickRefusal) 
 		return nil, &quickRefusal{isakmp.InvalidIDInformation, spi, nil, d}
 	}
 	q.slot = m.slots[i]
-	ch, err := choosePhase2(q.slot, offer)
+	ch, err := s.choosePhase2(q.slot, offer)
 	if err != nil {
-		return nil, &quickRefusal{isakmp.NoProposalChosen, spi, q.slot, proposalDiagnosis(ReasonPhase2Proposal, isakmp.QuickMode, err)}
+		return nil, &quickRefusal{isakmp.NoProposalChosen, spi, q.slot, gmProposalDiagnosis(ReasonPhase2Proposal, isakmp.QuickMode, err)}
 	}
 	if m.childrenOf(q.slot) >= maxChildren {
 		return nil, &quickRefusal{isakmp.NoProposalChosen, spi, q.slot, &Diagnosis{

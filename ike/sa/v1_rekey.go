@@ -77,6 +77,7 @@ func (m *MachineV1) take(s *ISAKMPSA) {
 		a.close()
 		m.attempt = nil
 	}
+	m.gmLearned(s)
 	kind := IKEUp
 	if m.current != nil || !m.orphanedAt.IsZero() {
 		kind = IKERekeyed
@@ -100,7 +101,7 @@ func (m *MachineV1) take(s *ISAKMPSA) {
 		}
 	}
 	e := m.event(kind, s)
-	e.InitialContact = s.contact
+	e.InitialContact, e.Variant = s.contact, s.variant()
 	m.emit(Emit{e})
 	m.lastSeen = m.now
 	if m.conn.DPD.Interval > 0 {
@@ -190,7 +191,7 @@ func (s *ISAKMPSA) retire() {
 // rekeyDue begins the negotiation of a successor.
 func (s *ISAKMPSA) rekeyDue() {
 	m := s.m
-	if s == m.current && m.attempt == nil {
+	if s == m.current && m.attempt == nil && m.mayBegin() {
 		m.negotiate(s.path)
 	}
 }
@@ -230,7 +231,7 @@ func (s *ISAKMPSA) leave(reason Reason) {
 	m.current = nil
 	m.dpdAt, m.keepaliveAt = time.Time{}, time.Time{}
 	m.orphanedAt, m.orphanedBy = m.now.Add(orphanTime), reason
-	if m.attempt == nil && (m.conn.Initiate || reason != ReasonPeerRequest) {
+	if m.attempt == nil && m.mayBegin() && (m.conn.Initiate || reason != ReasonPeerRequest) {
 		m.negotiate(at)
 	}
 }

@@ -28,6 +28,10 @@ type ISAKMPSA struct {
 	iv   []byte
 	path path
 
+	// gm is how the peer writes, in the profile GM/T 0022; nil in that of the RFCs.
+	gm     *GMVariant
+	peerID Identity // of the profile GM/T 0022, once it is proved
+
 	natTraversal, natDraft bool // agreed on; by the numbers of the drafts
 	dpd                    bool // the peer answers probes
 	fragmentation          bool // the peer takes fragments
@@ -187,7 +191,11 @@ func (s *ISAKMPSA) timers(visit func(timer)) {
 
 // header returns the header of a message of ours.
 func (s *ISAKMPSA) header(x isakmp.ExchangeType, id uint32) isakmp.Header {
-	return isakmp.Header{InitiatorSPI: s.spii, ResponderSPI: s.spir, Exchange: x, MessageID: id}
+	h := isakmp.Header{InitiatorSPI: s.spii, ResponderSPI: s.spir, Exchange: x, MessageID: id}
+	if s.gm != nil && !s.gm.Version10 {
+		h.Minor = 1
+	}
+	return h
 }
 
 // encode returns a message as datagrams: one, but for large ones to a peer that
