@@ -44,6 +44,14 @@ const (
 	CauseReplaced       Cause = "replaced"             // another SA took its place
 	CauseRefusedByPeer  Cause = "refused-by-peer"      // with an error that names no parameter
 	CauseNegotiatedAway Cause = "answer-not-offered"   // the peer's answer goes beyond what we asked for
+	// Of certificates, in the profile GM/T 0022.
+	CauseTrust       Cause = "certificate-authority" // the peer's certificate is of another authority
+	CauseOwnTrust    Cause = "certificate-refused"   // the peer does not go on after it has seen ours
+	CauseValidity    Cause = "certificate-validity"  // the peer's is not in force
+	CauseOwnValidity Cause = "own-certificate"       // ours is not in force
+	CauseKeyUsage    Cause = "certificate-usage"     // the peer's is for another use
+	CauseEnvelope    Cause = "digital-envelope"      // does not open, or is not signed by who it is from
+	CauseInitiator   Cause = "initiator"             // only the other end may begin
 )
 
 // Causes are all of them.
@@ -53,6 +61,7 @@ var Causes = []Cause{
 	CauseEncapsulation, CauseUnreachable, CauseUDP4500, CauseFragments, CauseSilence, CauseUnknownPeer, CauseMalformed,
 	CauseRekey, CauseLimit, CauseDataPlane, CauseDeadPeer, CausePeerClosed, CauseConfiguration, CauseExpired, CauseReplaced,
 	CauseRefusedByPeer, CauseNegotiatedAway,
+	CauseTrust, CauseOwnTrust, CauseValidity, CauseOwnValidity, CauseKeyUsage, CauseEnvelope, CauseInitiator,
 }
 
 // causeOf is the cause of a reason, where a diagnosis has none of its own.

@@ -303,6 +303,15 @@ func (g *GM) sameAuthorities(next *GM) bool {
 	return g.PeerName == next.PeerName && slices.EqualFunc(g.Authorities, next.Authorities, bytes.Equal)
 }
 
+// same reports whether a negotiation would show and ask for the same.
+func (g *GM) same(next *GM) bool {
+	if g == nil || next == nil {
+		return g == next
+	}
+	return g.sameAuthorities(next) && g.Variant == next.Variant &&
+		bytes.Equal(g.Signing.Certificate, next.Signing.Certificate) && bytes.Equal(g.Encryption.Certificate, next.Encryption.Certificate)
+}
+
 // wipe overwrites the keys.
 func (g *GM) wipe() {
 	if g != nil {

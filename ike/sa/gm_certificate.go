@@ -99,7 +99,7 @@ func (o *gmOwn) inForce(now time.Time) *Diagnosis {
 	for name, c := range map[string]*smx509.Certificate{"signing": o.signing, "encryption": o.encryption} {
 		if now.Before(c.NotBefore) || now.After(c.NotAfter) {
 			return &Diagnosis{
-				Reason: ReasonAuthentication, Exchange: gmExchange.String(), Parameter: "validity of our " + name + " certificate",
+				Reason: ReasonAuthentication, Cause: CauseOwnValidity, Exchange: gmExchange.String(), Parameter: "validity of our " + name + " certificate",
 				Ours: validity(c), Detail: "our certificate is not in force",
 			}
 		}
@@ -170,9 +170,9 @@ func (p *gmPeer) encryptionKey() *ecdsa.PublicKey { return p.encryption.PublicKe
 // trusted checks the peer's certificates against what a connection asks for; nil
 // where all is well. What costs least comes first.
 func (p *gmPeer) trusted(g *GM, now time.Time) *Diagnosis {
-	fail := func(parameter, ours, theirs, detail string) *Diagnosis {
+	fail := func(cause Cause, parameter, ours, theirs, detail string) *Diagnosis {
 		return &Diagnosis{
-			Reason: ReasonAuthentication, Exchange: gmExchange.String(), Parameter: parameter, Ours: ours, Theirs: theirs, Detail: detail,
+			Reason: ReasonAuthentication, Cause: cause, Exchange: gmExchange.String(), Parameter: parameter, Ours: ours, Theirs: theirs, Detail: detail,
 		}
 	}
 	for _, each := range []struct {
@@ -186,11 +186,11 @@ func (p *gmPeer) trusted(g *GM, now time.Time) *Diagnosis {
 	} {
 		switch {
 		case each.c.IsCA:
-			return fail("peer's "+each.name, "not of a certificate authority", "of a certificate authority", "an end may not prove itself as an authority")
+			return fail(CauseKeyUsage, "peer's "+each.name, "not of a certificate authority", "of a certificate authority", "an end may not prove itself as an authority")
 		case each.c.KeyUsage&each.usage == 0:
-			return fail("key usage of the peer's "+each.name, each.wants, usageText(each.c.KeyUsage), "the peer's certificate is for another use")
+			return fail(CauseKeyUsage, "key usage of the peer's "+each.name, each.wants, usageText(each.c.KeyUsage), "the peer's certificate is for another use")
 		case now.Before(each.c.NotBefore) || now.After(each.c.NotAfter):
-			return fail("validity of the peer's "+each.name, "now "+now.UTC().Format(time.RFC3339), validity(each.c), "the peer's certificate is not in force")
+			return fail(CauseValidity, "validity of the peer's "+each.name, "now "+now.UTC().Format(time.RFC3339), validity(each.c), "the peer's certificate is not in force")
 		}
 	}
 	if name := nameOf(p.signing.RawSubject); g.PeerName != "" && name != g.PeerName {
@@ -215,10 +215,10 @@ func (p *gmPeer) trusted(g *GM, now time.Time) *Diagnosis {
 			Roots: roots, Intermediates: above, CurrentTime: now, KeyUsages: []smx509.ExtKeyUsage{smx509.ExtKeyUsageAny},
 		})
 		if err != nil {
-			d := fail("certificate authority", strings.Join(names, "; "), nameOf(each.c.RawIssuer), "the peer's "+each.name+" does not lead to the authority that is configured for it")
+			d := fail(CauseTrust, "certificate authority", strings.Join(names, "; "), nameOf(each.c.RawIssuer), "the peer's "+each.name+" does not lead to the authority that is configured for it")
 			var invalid smx509.CertificateInvalidError
 			if errors.As(err, &invalid) && invalid.Reason == smx509.Expired {
-				d.Parameter, d.Detail = "validity of the certificate authority", "an authority above the peer's "+each.name+" is not in force"
+				d.Cause, d.Parameter, d.Detail = CauseValidity, "validity of the certificate authority", "an authority above the peer's "+each.name+" is not in force"
 			}
 			return d
 		}

@@ -200,14 +200,14 @@ func (e *envelope) signedBy(peer *gmPeer, l *letter, v GMVariant) bool {
 // another certificate of ours, or another form.
 func (s *ISAKMPSA) sealedDiagnosis(own *gmOwn, err error) error {
 	return &refusalError{&Diagnosis{
-		Reason: ReasonAuthentication, Exchange: s.mode.String(), Parameter: "digital envelope",
+		Reason: ReasonAuthentication, Cause: CauseEnvelope, Exchange: s.mode.String(), Parameter: "digital envelope",
 		Ours: "encryption certificate " + own.encryption.SerialNumber.String(), Detail: err.Error() + " with our encryption key",
 	}}
 }
 
 func (s *ISAKMPSA) signatureDiagnosis(peer *gmPeer) error {
 	return &refusalError{&Diagnosis{
-		Reason: ReasonAuthentication, Exchange: s.mode.String(), Parameter: "signature of the peer",
+		Reason: ReasonAuthentication, Cause: CauseEnvelope, Exchange: s.mode.String(), Parameter: "signature of the peer",
 		Theirs: nameOf(peer.signing.RawSubject),
 		Detail: "the signature of the digital envelope is not by the key of the peer's signing certificate",
 	}}
@@ -265,7 +265,7 @@ func (s *ISAKMPSA) gmKeys() error {
 // opened.
 func (s *ISAKMPSA) gmProofDiagnosis(how string) *Diagnosis {
 	return &Diagnosis{
-		Reason: ReasonAuthentication, Exchange: s.mode.String(), Parameter: "keys of phase 1",
+		Reason: ReasonAuthentication, Cause: CauseEnvelope, Exchange: s.mode.String(), Parameter: "keys of phase 1",
 		Detail: "the two ends have made different keys, or the peer does not hold those of its certificates: " + how,
 	}
 }
@@ -274,10 +274,10 @@ func (s *ISAKMPSA) gmProofDiagnosis(how string) *Diagnosis {
 func (s *ISAKMPSA) gmUnanswered(d *Diagnosis, number int) {
 	switch number {
 	case 3:
-		d.Parameter = "certificates"
+		d.Cause, d.Parameter = CauseOwnTrust, "certificates"
 		d.Detail += "; the peer may not trust the issuer of our certificates, or know another subject"
 	case 5:
-		d.Parameter = "keys of phase 1"
+		d.Cause, d.Parameter = CauseEnvelope, "keys of phase 1"
 	}
 }
 

@@ -15,7 +15,7 @@ func (s *ISAKMPSA) answerGM(msg *isakmp.Message, offer *isakmp.SA) error {
 	only := expectedOf(p.candidates, remote)
 	if p.candidates = gmResponders(p.candidates); len(p.candidates) == 0 {
 		return s.refuseFirst(isakmp.NoProposalChosen, only, &Diagnosis{
-			Reason: ReasonMode, Exchange: s.mode.String(), Parameter: "initiator", Ours: "us", Theirs: "the peer",
+			Reason: ReasonMode, Cause: CauseInitiator, Exchange: s.mode.String(), Parameter: "initiator", Ours: "us", Theirs: "the peer",
 			Detail: "the connection is configured so that only this end begins",
 		})
 	}

@@ -149,7 +149,16 @@ func gmProposalDiagnosis(reason Reason, x isakmp.ExchangeType, err error) *Diagn
 	if !errors.As(err, &foreign) {
 		return proposalDiagnosis(reason, x, err)
 	}
-	return &Diagnosis{Reason: reason, Exchange: x.String(), Parameter: foreign.parameter, Ours: foreign.ours, Theirs: foreign.theirs, Detail: foreign.detail}
+	d := &Diagnosis{Reason: reason, Exchange: x.String(), Parameter: foreign.parameter, Ours: foreign.ours, Theirs: foreign.theirs, Detail: foreign.detail}
+	switch foreign.parameter {
+	case "authentication method":
+		d.Cause = CauseAuthMethod
+	case "DH group":
+		d.Cause = CauseIKEGroup
+	case "PFS group":
+		d.Cause = CausePFS
+	}
+	return d
 }
 
 // gmPhase2Offer returns the SA payload for a child with our inbound SPI: one

@@ -38,6 +38,8 @@ func (c *Connection) EffectOf(next *Connection) Effect {
 	switch {
 	case c.Name != next.Name || c.Local != next.Local || c.Remote != next.Remote:
 		return EffectDrop
+	case !c.GM.sameAuthorities(next.GM): // what proved the peer is not trusted any more
+		return EffectDrop
 	case !c.sameIKE(next):
 		return EffectIKE
 	case !slices.EqualFunc(c.Children, next.Children, func(a, b Child) bool { return a.sameSA(&b) }):
@@ -49,7 +51,7 @@ func (c *Connection) EffectOf(next *Connection) Effect {
 // sameIKE reports whether two configurations agree in all that is settled when an
 // IKE SA is set up.
 func (c *Connection) sameIKE(d *Connection) bool {
-	return c.SameIdentity(d) && subtle.ConstantTimeCompare(c.PSK, d.PSK) == 1 && sameProposals(c.Proposals, d.Proposals)
+	return c.SameIdentity(d) && subtle.ConstantTimeCompare(c.PSK, d.PSK) == 1 && sameProposals(c.Proposals, d.Proposals) && c.GM.same(d.GM)
 }
 
 // update goes over to a new configuration of the connection.
