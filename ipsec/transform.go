@@ -240,7 +240,7 @@ func (t Transform) IsNational() bool {
 		return t.ID == PRFHMACSM3
 	case TransformIntegrity:
 		return t.ID >= IntegrityHMACSM396 && t.ID <= IntegrityHMACSM3256
-	case TransformGroup, TransformESN:
+	default:
+		return false
 	}
-	return false
 }
