@@ -20,9 +20,9 @@ import (
 // Discard policy under each pair of selectors of its children, so that nothing
 // passes in the clear while a tunnel is down, and begins its negotiation where
 // it initiates. One that is no longer there is ended with a DELETE, and
-// everything of it removed. A changed one keeps its SAs as far as
-// sa.Update says; where addresses or identities changed, or no IKE SA stands,
-// it is negotiated at once.
+// everything of it removed. Of a changed one go on what sa.EffectOf leaves, and
+// the rest until its successors have taken over (see follow); where addresses
+// changed, or no IKE SA stands, it is negotiated at once.
 //
 // One connection's failure does not hinder the others; the errors are joined.
 // A connection that is refused stays as it was.
@@ -270,27 +270,6 @@ func (c *connection) isGone() bool {
 	}
 	c.released = true
 	return true
-}
-
-// change gives a connection a new configuration.
-func (c *connection) change(cfg *sa.Connection, now time.Time) {
-	same := c.cfg.SameIdentity(cfg)
-	c.cfg, c.changed = cfg, now
-	c.failures = 0
-	standing := false
-	for _, p := range c.peers {
-		switch {
-		case same && !p.up.at.IsZero():
-			c.updatePeer(p)
-			standing = standing || p.live && !p.terminating
-		default:
-			p.terminateLocked(sa.ReasonConfigModify)
-		}
-	}
-	c.stopRetry()
-	if cfg.Initiate && !standing && len(c.peers) > 0 {
-		c.startLocked()
-	}
 }
 
 // startNewLocked begins the negotiation of connections that have none, nor a

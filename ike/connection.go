@@ -36,6 +36,9 @@ const (
 	// SAs leaves it to the other to end the worse. That one knows when it has all
 	// children: our answers may have to be repeated.
 	replacedGrace = 30 * time.Second
+	// messageGrace is how long an initiator of IKEv1 leaves what a new one replaces:
+	// the last message of a quick mode, which is not answered, may be overtaken.
+	messageGrace = 5 * time.Second
 )
 
 // connection is one configured connection: it keeps IKE SAs with the peer up
@@ -44,9 +47,8 @@ const (
 type connection struct {
 	s        *Server
 	cfg      *sa.Connection
-	changed  time.Time // when cfg was applied
-	removed  bool      // configured no more; the peers are ending
-	released bool      // and its Discard policies are removed
+	removed  bool // configured no more; the peers are ending
+	released bool // and its Discard policies are removed
 
 	peers    []*peer // that have found out they are this connection's, oldest first
 	failures int     // in a row, for the delay
@@ -66,7 +68,7 @@ func (c *connection) startLocked() {
 		return
 	}
 	p := c.s.newPeer(time.Now())
-	p.conn, p.live, p.v1 = c, true, c.cfg.IKEv1()
+	p.conn, p.live, p.v1, p.cfg = c, true, c.cfg.IKEv1(), c.cfg
 	c.peers = append(c.peers, p)
 	c.s.peers[p] = true
 	cfg := c.cfg
@@ -126,48 +128,61 @@ func (c *connection) review(now time.Time) {
 	if c.removed || c.s.phase != running {
 		return
 	}
-	var live, up []*peer
+	var live, up, orphans []*peer
 	for _, p := range c.peers {
-		if p.live && !p.terminating {
+		switch {
+		case p.terminating:
+		case p.live && p.up.at.IsZero():
 			live = append(live, p)
-			if !p.up.at.IsZero() {
-				up = append(up, p)
-			}
+		case p.live:
+			live, up = append(live, p), append(up, p)
+		case p.outdated:
+			orphans = append(orphans, p) // children without an IKE SA, of IKEv1
 		}
 	}
-	if slices.ContainsFunc(up, func(p *peer) bool { return p.childrenUp > 0 }) {
+	if slices.ContainsFunc(up, func(p *peer) bool { return p.childrenUp > 0 && !p.outdated }) {
 		c.failures = 0
 	}
-	if len(live) == 0 {
-		if c.cfg.Initiate && c.retry == nil {
-			c.startIn(retryDelay(c.failures))
-			c.failures++
-		}
-		return
+	attempt := len(live) > len(up)
+	served := slices.ContainsFunc(up, func(p *peer) bool { return !p.outdated })
+	if !attempt && !served && c.cfg.Initiate && c.retry == nil {
+		c.startIn(retryDelay(c.failures))
+		c.failures++
 	}
 	if len(up) == 0 {
 		return
 	}
-	c.stopRetry()
-	c.keepBest(now, live)
+	if served {
+		c.stopRetry()
+	}
+	c.keepBest(now, append(live, orphans...))
 }
 
 // best returns the peer whose IKE SA serves the connection, or nil.
 func (c *connection) best() *peer {
 	var best *peer
 	for _, p := range c.peers {
-		if p.live && !p.terminating && !p.up.at.IsZero() && (best == nil || p.up.supersedes(best.up)) {
+		if p.live && !p.terminating && !p.up.at.IsZero() && (best == nil || p.isBetter(best)) {
 			best = p
 		}
 	}
 	return best
 }
 
+// isBetter reports whether a peer's IKE SA is to be kept rather than another one of
+// the same connection.
+func (p *peer) isBetter(o *peer) bool {
+	if p.outdated != o.outdated {
+		return o.outdated
+	}
+	return p.up.supersedes(o.up)
+}
+
 // keepBest ends the other IKE SAs once the best one is known to be complete at
 // both ends, by a sign of life that is later than both. If it gives none, it
 // ends itself. An attempt of ours that the peer has answered is left to its
 // end, since the peer may take it for established already.
-func (c *connection) keepBest(now time.Time, live []*peer) {
+func (c *connection) keepBest(now time.Time, all []*peer) {
 	best := c.best()
 	if c.recheck != nil {
 		c.recheck.Stop()
@@ -179,7 +194,10 @@ func (c *connection) keepBest(now time.Time, live []*peer) {
 		}
 	}
 	patience := replacedGrace - now.Sub(best.settled)
-	for _, p := range live {
+	if best.up.initiator {
+		patience = messageGrace - now.Sub(best.settled) // only of IKEv1
+	}
+	for _, p := range all {
 		switch {
 		case p == best:
 		case p.up.at.IsZero():
@@ -193,7 +211,7 @@ func (c *connection) keepBest(now time.Time, live []*peer) {
 			}
 		case best.up.toldAlone(p.up):
 			p.terminateLocked(sa.ReasonIKEReplaced)
-		case best.outlived(p) && !best.up.initiator && patience > 0:
+		case best.outlived(p) && (!best.up.initiator || best.v1) && patience > 0:
 			recheckIn(patience)
 		case best.outlived(p):
 			p.terminateLocked(sa.ReasonIKEReplaced)
@@ -205,9 +223,14 @@ func (c *connection) keepBest(now time.Time, live []*peer) {
 }
 
 // outlived reports whether a peer's IKE SA is known to be alive since another
-// one was there beside it, with as many children.
+// one was there beside it, with as many children, or where these are of another
+// configuration, with all.
 func (p *peer) outlived(o *peer) bool {
-	return p.lastSeen.After(p.up.at) && p.lastSeen.After(o.up.at) && p.childrenUp >= max(o.childrenUp, 1)
+	children := max(o.childrenUp, 1)
+	if o.outdated && !p.outdated {
+		children = len(p.conn.cfg.Children)
+	}
+	return p.lastSeen.After(p.up.at) && p.lastSeen.After(o.up.at) && p.childrenUp >= children
 }
 
 // supersedes reports whether an IKE SA is to be kept rather than another one
@@ -246,9 +269,6 @@ func (a contact) toldAlone(b contact) bool {
 	return a.initialContact && !a.initiator && a.at.After(b.at) &&
 		(!b.initiator || a.at.Sub(b.at) >= contactDelay)
 }
-
-// updatePeer tells a peer of the connection's present configuration.
-func (c *connection) updatePeer(p *peer) { p.in.command(sa.Update{Connection: c.cfg}) }
 
 // firstContact reports whether an IKE_AUTH request of ours carries
 // INITIAL_CONTACT: there is no other IKE SA of the connection. So the peer

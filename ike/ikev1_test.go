@@ -158,6 +158,9 @@ func TestIKEv1Changes(t *testing.T) {
 		}
 		apply(t, a, atWest)
 		apply(t, b, v2East)
+		if err := a.Reset("c"); err != nil { // else what stands goes on
+			t.Fatal(err)
+		}
 		settleFor(30 * time.Second)
 		if d := onlyDiagnosis(t, b, "c"); d.Reason != sa.ReasonVersion || d.Ours != "2" || d.Theirs != "1" {
 			t.Errorf("IKEv1 to a connection of IKEv2: %s", d.String())

@@ -224,7 +224,7 @@ func wantUp(t *testing.T, name string, a, b *gateway) {
 	for _, g := range []*gateway{a, b} {
 		c := g.connection(t, name)
 		if c.State != Up || len(c.IKE) != 1 || len(c.Children) != 1 {
-			t.Fatalf("%s: %s, %d IKE SAs, %d children, failure %v", g.addr, c.State, len(c.IKE), len(c.Children), c.Failure)
+			t.Fatalf("%s: %s, %d IKE SAs, %d children, failure %v\n%+v", g.addr, c.State, len(c.IKE), len(c.Children), c.Failure, c.Children)
 		}
 	}
 	ca, cb := a.connection(t, name), b.connection(t, name)

@@ -25,6 +25,7 @@ type machine interface {
 	Done() bool
 	SPIs() []uint64
 	Connection() string
+	Configuration() *sa.Connection
 	Status() sa.Status
 	Drops() map[string]uint64
 }
@@ -64,7 +65,13 @@ type peer struct {
 	lastSeen    time.Time // of an authenticated message
 	probed      time.Time // when keepBest last asked for one
 	terminating bool
-	closing     bool // it takes no more commands
+	// cfg is the configuration that the IKE SA was negotiated for, and outdated says
+	// that the connection's is another one for which it takes a new IKE SA. Then
+	// end ends this one with the life it had.
+	cfg      *sa.Connection
+	outdated bool
+	end      *time.Timer
+	closing  bool // it takes no more commands
 }
 
 // contact is what the choice between two IKE SAs of one connection rests on
@@ -171,7 +178,7 @@ func (s *Server) handover(name string, from *peer, isakmp *sa.ISAKMPSA) bool {
 		return false
 	}
 	for _, p := range c.peers {
-		if p != from && p.v1 && !p.terminating && !p.closing {
+		if p != from && p.v1 && !p.terminating && !p.closing && !p.outdated {
 			s.bySPI[isakmp.SPI()] = p
 			p.in.command(sa.Adopt{SA: isakmp})
 			return true
@@ -436,8 +443,9 @@ func (p *peer) bindLocked(name string) {
 	}
 	p.conn = c
 	c.peers = append(c.peers, p)
-	if c.changed.After(p.born) {
-		c.updatePeer(p)
+	p.cfg = p.machine.Configuration()
+	if p.cfg != c.cfg {
+		c.follow(p, p.cfg, time.Now())
 	}
 }
 
@@ -475,6 +483,7 @@ func (p *peer) leave() {
 		delete(s.byInit, p.init)
 	}
 	p.vacateLocked()
+	p.stopEnd()
 	delete(s.peers, p)
 	p.live = false
 	if c := p.conn; c != nil {

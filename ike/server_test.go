@@ -141,36 +141,6 @@ func TestWrongKeyIsDiagnosedAndMended(t *testing.T) {
 	})
 }
 
-func TestKeyAloneLeavesALiveSA(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
-		atWest, atEast := joined("c", 1, west)
-		apply(t, b, atEast)
-		apply(t, a, atWest)
-		settleFor(5 * time.Second)
-		wantUp(t, "c", a, b)
-		before := sortedSPIs(a)
-		atWest.PSK, atEast.PSK = []byte("the next key of ours"), []byte("the next key of ours")
-		apply(t, b, atEast)
-		apply(t, a, atWest)
-		settleFor(time.Minute)
-		if got := sortedSPIs(a); !slices.Equal(got, before) {
-			t.Errorf("SAs changed: %v, %v", before, got)
-		}
-		wantUp(t, "c", a, b)
-		// The next full IKE_AUTH takes the new one.
-		if err := a.Reset("c"); err != nil {
-			t.Fatal(err)
-		}
-		settleFor(30 * time.Second)
-		wantUp(t, "c", a, b)
-		if got := sortedSPIs(a); slices.Equal(got, before) {
-			t.Error("nothing was negotiated")
-		}
-	})
-}
-
 func TestOneConnectionsChangeLeavesAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()

@@ -87,8 +87,12 @@ func (c *ConnectionStatus) add(p *peer) {
 	}
 	c.State = max(c.State, state)
 	st := p.status.Load()
-	c.IKE = append(c.IKE, st.IKE...)
+	for _, ike := range st.IKE {
+		ike.Outdated = ike.Outdated || p.outdated
+		c.IKE = append(c.IKE, ike)
+	}
 	for _, child := range st.Children {
+		child.Outdated = child.Outdated || p.outdated
 		c.Children = append(c.Children, ChildStatus{ChildStatus: child})
 	}
 }

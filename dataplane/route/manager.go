@@ -271,11 +271,12 @@ func (k *kernel) spares(want State) (throws []Route) {
 // But where a wider route of ours leads the packets now, they do not take another
 // one, and the drop comes last.
 func (k *kernel) installOrder(r Route) int {
-	switch {
-	case r.Type == Throw:
+	switch r.Type {
+	case Throw:
 		return 0
-	case r.Type == Unicast:
+	case Unicast:
 		return 2
+	case Blackhole:
 	}
 	for key, wider := range k.routes {
 		if wider.Type == Unicast && key.table == r.Table && key.dst.Bits() < r.Dst.Bits() && key.dst.Contains(r.Dst.Addr()) {

@@ -132,6 +132,10 @@ func (m *core) Connection() string {
 	return m.conn.Name
 }
 
+// Configuration returns the configuration that the machine has of its connection,
+// which is not to be changed. It is nil where Connection is empty.
+func (m *core) Configuration() *Connection { return m.conn }
+
 // childStatus returns the children that are not gone.
 func (m *core) childStatus() []ChildStatus {
 	var list []ChildStatus

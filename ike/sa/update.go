@@ -48,6 +48,15 @@ func (c *Connection) EffectOf(next *Connection) Effect {
 	return EffectNone
 }
 
+// Under returns the configuration with what an IKE SA is set up for as another one
+// has it: for the children of an IKE SA that was negotiated for the other one.
+func (c *Connection) Under(d *Connection) *Connection {
+	merged := *c
+	merged.LocalID, merged.RemoteID, merged.PSK = d.LocalID, d.RemoteID, d.PSK
+	merged.Proposals, merged.ForceEncap, merged.Aggressive = d.Proposals, d.ForceEncap, d.Aggressive
+	return &merged
+}
+
 // sameIKE reports whether two configurations agree in all that is settled when an
 // IKE SA is set up.
 func (c *Connection) sameIKE(d *Connection) bool {

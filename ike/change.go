@@ -1,0 +1,89 @@
+package ike
+
+import (
+	"slices"
+	"time"
+
+	"github.com/vpngw/vpngw/ike/sa"
+)
+
+// A connection whose configuration changes goes on with what it has until the peer
+// agrees to what it is to have: make before break. In IKEv1, where the children do
+// not belong to an ISAKMP SA, the machine does so by itself. In IKEv2, and from one
+// version to the other, a peer of its own sets the new IKE SA up beside the old one,
+// which keepBest then ends. While the peer refuses, as it does when its own
+// configuration is not changed yet, it is tried again, and the old one goes on to
+// the end of the life that it had.
+
+// change gives a connection a new configuration.
+func (c *connection) change(cfg *sa.Connection, now time.Time) {
+	before := c.cfg
+	c.cfg = cfg
+	c.failures = 0
+	c.stopRetry()
+	for _, p := range c.peers {
+		if p.up.at.IsZero() {
+			p.terminateLocked(sa.ReasonConfigModify)
+			continue
+		}
+		c.follow(p, before, now)
+	}
+	served := slices.ContainsFunc(c.peers, func(p *peer) bool { return p.live && !p.terminating && !p.outdated })
+	if cfg.Initiate && !served && len(c.peers) > 0 {
+		c.startLocked()
+	}
+}
+
+// follow has a peer that is authenticated go over to the connection's configuration
+// as far as it can. before is what it was told last.
+func (c *connection) follow(p *peer, before *sa.Connection, now time.Time) {
+	effect := p.cfg.EffectOf(c.cfg)
+	p.outdated = effect == sa.EffectIKE && !(p.v1 && c.cfg.IKEv1())
+	if !p.outdated {
+		p.stopEnd()
+	}
+	switch {
+	case effect == sa.EffectDrop:
+		p.terminateLocked(sa.ReasonConfigModify)
+	case p.v1 && c.cfg.IKEv1():
+		p.cfg = c.cfg
+		p.in.command(sa.Update{Connection: c.cfg})
+	case !p.outdated:
+		p.in.command(sa.Update{Connection: c.cfg})
+	default:
+		// Its children change under it when nothing else does: a new IKE SA brings
+		// its own.
+		if before.EffectOf(c.cfg) <= sa.EffectChild && !p.v1 && !c.cfg.IKEv1() {
+			p.in.command(sa.Update{Connection: c.cfg.Under(p.cfg)})
+		}
+		p.endWithItsLife(now)
+	}
+}
+
+// endWithItsLife ends a peer when its present IKE SA would have ended: rekeys do not
+// prolong what is no longer configured.
+func (p *peer) endWithItsLife(now time.Time) {
+	var last time.Time
+	for _, i := range p.status.Load().IKE {
+		if i.ExpireAt.After(last) {
+			last = i.ExpireAt
+		}
+	}
+	if last.IsZero() || p.end != nil {
+		return
+	}
+	p.end = time.AfterFunc(last.Sub(now), func() {
+		p.s.mu.Lock()
+		defer p.s.mu.Unlock()
+		if p.outdated {
+			p.terminateLocked(sa.ReasonIKEHardExpiry)
+		}
+	})
+}
+
+func (p *peer) stopEnd() {
+	if p.end != nil {
+		p.end.Stop()
+		p.end = nil
+	}
+}
