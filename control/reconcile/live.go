@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"reflect"
@@ -41,6 +42,7 @@ type condition struct {
 	established bool // an IKE SA is
 	children    int  // that are up, of those wanted
 	wanted      int
+	outdated    bool       // some SA still serves that is not as the connection has it now
 	remote      netip.Addr // where the peer's packets come from; invalid while no IKE SA is
 }
 
@@ -51,19 +53,21 @@ func (c condition) up() bool { return c.established && c.children > 0 }
 func (r *Reconciler) conditions() map[string]condition {
 	all := make(map[string]condition)
 	for _, status := range r.KeyExchange.Snapshot() {
-		var c condition
+		c := condition{outdated: true}
 		for _, ike := range status.IKE {
 			if serves(ike.State) {
 				c.established, c.remote = true, ike.Remote.Addr().Unmap()
+				c.outdated = c.outdated && ike.Outdated
 			}
 		}
-		up := make(map[string]bool)
+		up := make(map[string]bool) // and whether as it is configured
 		for _, child := range status.Children {
 			if serves(child.State) {
-				up[child.Name] = true
+				up[child.Name] = up[child.Name] || !child.Outdated
 			}
 		}
 		c.children = len(up)
+		c.outdated = c.established && (c.outdated || slices.Contains(slices.Collect(maps.Values(up)), false))
 		all[status.Name] = c
 	}
 	return all
@@ -164,7 +168,10 @@ func (l *live) status(node string) control.ConnectionStatus {
 		s.Message = printable(l.fault.Error())
 	case l.condition.up():
 		s.State = control.ConnectionActive
-		if l.condition.children < l.condition.wanted {
+		if l.condition.outdated {
+			s.Message = "it goes on as it was before the last change, to which the peer has not agreed yet"
+			l.explain(&s)
+		} else if l.condition.children < l.condition.wanted {
 			s.Message = fmt.Sprintf("%d of %d CHILD_SAs are up", l.condition.children, l.condition.wanted)
 			l.explain(&s)
 		}
@@ -289,7 +296,7 @@ func (r *Reconciler) observe() error {
 		c := conditions[id]
 		c.wanted = l.condition.wanted
 		l.condition = c
-		if l.fault == nil && l.condition.up() && l.condition.children >= l.condition.wanted {
+		if l.fault == nil && l.condition.up() && l.condition.children >= l.condition.wanted && !l.condition.outdated {
 			l.failure = nil
 		}
 	}

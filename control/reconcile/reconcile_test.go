@@ -514,3 +514,33 @@ func TestRoutingTable(t *testing.T) {
 		want(tunnels[1])
 	})
 }
+
+// A tunnel that waits for its peer to follow a change is in use, and says so.
+func TestOutdatedTunnelSaysSo(t *testing.T) {
+	inWorld(t, func(w *world) {
+		id := w.connection(w.gateway(), eip1, w.customer("198.51.100.7"))
+		w.settle()
+		w.engines.up(id)
+		w.settle()
+		w.wantState(id, control.ConnectionActive)
+		outdated := func(ike, child bool) {
+			w.engines.mu.Lock()
+			defer w.engines.mu.Unlock()
+			status := w.engines.status[id]
+			status.IKE[0].Outdated, status.Children[0].Outdated = ike, child
+			w.engines.events <- sa.Event{Kind: sa.Failed, Connection: id, Established: true, Diagnosis: &sa.Diagnosis{
+				Reason: sa.ReasonAuthentication, Parameter: "pre-shared key", Detail: "the keys differ",
+			}}
+		}
+		for _, which := range [][2]bool{{true, false}, {false, true}} {
+			outdated(which[0], which[1])
+			w.settle()
+			w.wantState(id, control.ConnectionActive, "before the last change", "pre-shared key")
+		}
+		outdated(false, false)
+		w.settle()
+		if m := w.show(id).Status.Message; m != "" {
+			t.Errorf("message %q", m)
+		}
+	})
+}
