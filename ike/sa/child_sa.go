@@ -216,8 +216,7 @@ func (c *childSA) addOut() {
 	c.add(ipsec.Out)
 	c.hasOut = true
 	c.slot.protect(c, ipsec.Out)
-	c.keys.wipe()
-	c.keys = nil
+	c.wipe()
 	c.probeAt, c.sendAt = time.Time{}, time.Time{}
 	c.setState(Established)
 	c.established = c.m.now
@@ -267,10 +266,7 @@ func (c *childSA) remove(linger bool) {
 	}
 	c.setState(Deleted)
 	c.stopTimers()
-	if c.keys != nil {
-		c.keys.wipe()
-		c.keys = nil
-	}
+	c.wipe()
 	if c.hasOut {
 		c.m.emit(DeleteSA{c.outID()})
 		c.hasOut = false
@@ -280,6 +276,14 @@ func (c *childSA) remove(linger bool) {
 		return
 	}
 	c.gone()
+}
+
+// wipe drops the keys.
+func (c *childSA) wipe() {
+	if c.keys != nil {
+		c.keys.wipe()
+		c.keys = nil
+	}
 }
 
 func (c *childSA) stopTimers() {

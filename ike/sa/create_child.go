@@ -169,6 +169,9 @@ type createChild struct {
 	old  *childSA // to be rekeyed; nil for a new one
 	// rival is what the peer made at the same time for the same purpose.
 	rival *childSA
+	// gone are SPIs of the peer's that we did not know when it deleted them: one of
+	// them may be that of the child that the answer, which is late, tells of.
+	gone []ipsec.SPI
 
 	offer  childOffer
 	ni     []byte
@@ -323,6 +326,15 @@ func (x *createChild) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 			s.m.deleteChild(c, d.Reason, d)
 		}
 		s.m.childFailed(x, d)
+		return
+	}
+	if slices.Contains(x.gone, c.out) {
+		c.wipe()
+		if x.old == nil {
+			s.m.restore(x.slot)
+		} else {
+			x.again(s.m, s.m.temporaryDelay())
+		}
 		return
 	}
 	s.m.children = append(s.m.children, c)

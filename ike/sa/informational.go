@@ -71,6 +71,9 @@ func (s *ikeSA) answerInformational(msg *wire.Message) reply {
 		}
 		for _, spi := range d.SPIs {
 			c := m.childByOut(spi)
+			if x := m.creating(); c == nil && x != nil && len(x.gone) < maxChildren {
+				x.gone = append(x.gone, spi)
+			}
 			// Of one that we are deleting, the peer gets to know by our own
 			// request (section 1.4.1).
 			if c == nil || c.state == Deleting || slices.Contains(gone, c) {

@@ -134,6 +134,7 @@ func (m *Machine) Do(now time.Time, cmd Command) []Action {
 // finish sends what the call has queued, forgets what is gone, and returns the
 // call's actions.
 func (m *Machine) finish() []Action {
+	m.thin()
 	for _, s := range slices.Clone(m.ikes) {
 		s.pump()
 	}

@@ -27,8 +27,12 @@ func (c *childSA) rekeyDue() {
 	if c.state != Established || c.slot.removed || !m.ike.reachable() {
 		return
 	}
-	if c.slot.busy {
+	switch {
+	case c.slot.busy:
 		c.rekeyAt = m.now.Add(m.temporaryDelay())
+		return
+	case !c.redundantAt.IsZero():
+		c.rekeyAt = m.now.Add(duplicateTimeout) // should it be there still
 		return
 	}
 	c.rekeyAt = time.Time{}
@@ -46,7 +50,9 @@ func (m *core) rekeySlot(reqID uint32) {
 	if k == nil || !m.ike.Established() {
 		return
 	}
-	i := slices.IndexFunc(m.children, func(c *childSA) bool { return c.slot == k && c.state == Established })
+	i := slices.IndexFunc(m.children, func(c *childSA) bool {
+		return c.slot == k && c.state == Established && c.redundantAt.IsZero()
+	})
 	switch {
 	case i >= 0:
 		m.children[i].rekeyDue()
@@ -78,6 +84,9 @@ func (m *Machine) rekeyed(n *wire.Notify) (*childSA, reply) {
 		c = m.childByOut(ipsec.SPI(uint32(n.SPI[0])<<24 | uint32(n.SPI[1])<<16 | uint32(n.SPI[2])<<8 | uint32(n.SPI[3])))
 	}
 	switch {
+	case c == nil && m.creating() != nil:
+		// It may be what the answer to our own request, which is late, tells of.
+		return nil, refuse(wire.TemporaryFailure)
 	case c == nil:
 		return nil, reply{payloads: []wire.Payload{&wire.Notify{
 			Protocol: n.Protocol, SPI: n.SPI, NotifyType: wire.ChildSANotFound,
@@ -142,6 +151,37 @@ func (c *childSA) redundant() {
 	if replaced || c.state == Rekeyed {
 		c.m.deleteChild(c, ReasonChildReplaced, nil)
 	}
+}
+
+// thin plans the end of all but one of the children of a slot: both ends may have
+// set it up, and one of them have rekeyed it before it knew of the other. Both ends
+// keep the one with the highest nonce, unless one of them has a reason to end it.
+func (m *Machine) thin() {
+	if len(m.children) <= len(m.slots) {
+		return
+	}
+	for i, c := range m.children {
+		for _, o := range m.children[:i] {
+			if o.slot != c.slot || !c.settled() || !o.settled() {
+				continue
+			}
+			if bytes.Compare(c.nonce, o.nonce) < 0 {
+				c.redundantAt = m.now.Add(redundantTimeout)
+			} else {
+				o.redundantAt = m.now.Add(redundantTimeout)
+			}
+		}
+	}
+	for _, c := range m.children {
+		if c.state == Established && !c.redundantAt.IsZero() && !m.servedBeside(c, nil) {
+			c.redundantAt = time.Time{}
+		}
+	}
+}
+
+// settled reports whether the child is complete and to stay.
+func (c *childSA) settled() bool {
+	return c.state == Established && c.hasOut && c.redundantAt.IsZero()
 }
 
 // complete installs the child that our exchange has made, unless the peer's
