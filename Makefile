@@ -71,11 +71,15 @@ fuzz: ## every fuzz target for FUZZTIME (default 10s)
 	deploy/fuzz.sh $(FUZZTIME)
 
 .PHONY: soak
-soak: build ## long fuzzing, and the scenarios with rekeys, moves and crashes ten times
+soak: build model ## the collision model, long fuzzing, and the scenarios with rekeys, moves and crashes ten times
 	deploy/fuzz.sh 2m
 	go test -tags e2e -count=10 -failfast -timeout 90m -run 'Rekey|NAT|Kill$$|PeerCrash|Edits' ./deploy/e2e/...
 	VPNGW_E2E_KILLS=200 go test -tags e2e -count=1 -timeout 2h -run 'KillUnderWrites' ./deploy/e2e/...
 	VPNGW_FAULTS=1500 go test -tags e2e -count=1 -timeout 3h -run FleetFaults ./deploy/e2e/...
+
+.PHONY: model
+model: ## the whole collision model of two IKE machines (minutes); make unit explores a part
+	VPNGW_MODEL=full go test -v -count=1 -timeout 2h -run 'TestModel|TestV1Model' ./ike/sa
 
 .PHONY: bench
 bench: deps build ## micro benchmarks and the comparison with peers

@@ -228,6 +228,30 @@ func TestSimultaneousCreate(t *testing.T) {
 	}
 }
 
+// TestDuplicateRekeyed: both ends have set a child up, and one has rekeyed its own
+// before it knew of the other. One of the two stays.
+func TestDuplicateRekeyed(t *testing.T) {
+	for seed := range uint64(4) {
+		l := newLab(t, seed)
+		l.establish()
+		l.up = false
+		l.a.do(Expired{ID: l.a.sas[1].ID(), Hard: true})
+		l.run()
+		l.transcript.Reset()
+		for _, e := range []*end{l.a, l.b} {
+			m := e.machine()
+			m.createChild(m.slots[0])
+			e.perform(m.finish())
+		}
+		l.deliver(l.from(l.a))
+		l.deliver(1) // the answer to a, before b's own request
+		l.a.rekeyChild()
+		l.run()
+		l.pass(2 * redundantTimeout)
+		l.settled(1)
+	}
+}
+
 // TestKeyLog hands keys out only where it is asked for, and all of them.
 func TestKeyLog(t *testing.T) {
 	l := newLab(t, 1)

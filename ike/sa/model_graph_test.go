@@ -140,6 +140,7 @@ func makePlan(t reflect.Type) *plan {
 		return &plan{write: func(*digester, unsafe.Pointer) {}}
 	case reflect.Map, reflect.Chan:
 		panic(fmt.Sprintf("the model cannot copy a %s", t))
+	default:
 	}
 	size := t.Size()
 	return &plan{write: func(d *digester, at unsafe.Pointer) {

@@ -2,13 +2,8 @@ package sa
 
 import (
 	"fmt"
-	"os"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -450,84 +445,4 @@ func (m *model) transcript(t *testing.T) string {
 		again.rest()
 	}
 	return again.lab.transcript.String()
-}
-
-// runModel explores scenarios, as many at once as there are processors.
-func runModel(t *testing.T, scenarios []scenario) {
-	t.Helper()
-	var states, steps, ends atomic.Int64
-	work := make(chan scenario)
-	var workers sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		workers.Go(func() {
-			for sc := range work {
-				if t.Failed() {
-					continue
-				}
-				m := sc.run()
-				states.Add(int64(m.states))
-				steps.Add(int64(m.steps))
-				ends.Add(int64(m.ends))
-				if m.failed != "" {
-					t.Errorf("%s\n%s\n%s", sc, m.failed, m.transcript(t))
-				} else if testing.Verbose() && os.Getenv("MODEL_DEBUG") != "" {
-					t.Logf("%s: %d states, %d steps, %d ends, depth %d", sc, m.states, m.steps, m.ends, m.deepest)
-				}
-			}
-		})
-	}
-	for _, sc := range scenarios {
-		work <- sc
-	}
-	close(work)
-	workers.Wait()
-	t.Logf("%d scenarios, %d states, %d steps, %d of them at rest", len(scenarios), states.Load(), steps.Load(), ends.Load())
-}
-
-// pairs returns all that two commands can be: each of them at either end, or one
-// only.
-func pairs(ops []operation) [][]order {
-	var single []order
-	for _, op := range ops {
-		single = append(single, order{0, op}, order{1, op})
-	}
-	var list [][]order
-	for i, first := range single {
-		list = append(list, onBothEnds(first))
-		for _, then := range single[i:] {
-			list = append(list, onBothEnds(first, then))
-		}
-	}
-	return list
-}
-
-// onBothEnds gives a change of the configuration to both ends: it cannot be kept by
-// one alone.
-func onBothEnds(orders ...order) []order {
-	i := slices.IndexFunc(orders, func(o order) bool { return o.op == removesChild })
-	if i < 0 {
-		return orders
-	}
-	both := order{1 - orders[i].end, removesChild}
-	if slices.Contains(orders, both) {
-		return orders
-	}
-	return append(orders, both)
-}
-
-func TestModel(t *testing.T) {
-	faults, _ := strconv.Atoi(os.Getenv("MODEL_FAULTS"))
-	var scenarios []scenario
-	for _, orders := range pairs([]operation{rekeysChild, rekeysIKE, deletesChild, deletesIKE, probes}) {
-		for _, nonces := range []nonceOrder{rising, falling} {
-			for _, busy := range []bool{false, true} {
-				for _, initiates := range []int{0, 1, 3} {
-					for _, hurried := range []bool{false, true} {
-						scenarios = append(scenarios, scenario{orders: orders, initiates: initiates, nonces: nonces, hurriedB: hurried, busy: busy, faults: faults})
-					}
-				}
-			}
-		}
-	}
-	runModel(t, scenarios)
 }

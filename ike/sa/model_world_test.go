@@ -86,6 +86,7 @@ func (r *modelRandom) Read(b []byte) (int, error) {
 			b[0] = n&0x7f | byte(r.end)<<7
 		case falling:
 			b[0] = 0x7f - n&0x7f | byte(r.end)<<7
+		case scattered:
 		}
 	case 8: // a fraction of a delay, or an IKE SPI
 		copy(b, []byte{1, 0, 0, 0})
@@ -356,6 +357,7 @@ func (m *model) give(o order) {
 	switch o.op {
 	case deletesChild, removesChild, deletesIKE:
 		m.at.up = false
+	default:
 	}
 	if o.op == removesChild {
 		e.conn = m.smaller[o.end]

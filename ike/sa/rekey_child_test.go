@@ -294,3 +294,53 @@ func TestLateDelete(t *testing.T) {
 	l.pass(time.Minute)
 	l.settled(1)
 }
+
+// TestRekeyOvertakesAnswer: the peer rekeys a child of which our request has not
+// brought the answer yet. It is not to take it for lost.
+func TestRekeyOvertakesAnswer(t *testing.T) {
+	l := newLab(t, 1)
+	l.establish()
+	l.transcript.Reset()
+	l.a.rekeyChild()
+	l.deliver(0)                       // the answer is late
+	l.b.machine().children[1].addOut() // as when the peer's packets come
+	l.b.machine().children[0].awaitDelete()
+	l.b.machine().children[1].rekeyDue()
+	l.b.perform(l.b.machine().finish())
+	l.up = false // what b sends is not complete at a yet
+	l.deliver(1)
+	l.run()
+	l.up = true
+	l.pass(time.Minute)
+	l.settled(1)
+	if l.a.count(ChildDown)+l.b.count(ChildDown) != 0 {
+		t.Error("a child went down:\n" + l.transcript.String())
+	}
+}
+
+// TestDeleteOvertakesAnswer: the peer deletes a child of which our request has not
+// brought the answer yet. It is not to be used when the answer comes.
+func TestDeleteOvertakesAnswer(t *testing.T) {
+	for _, rekey := range []bool{false, true} {
+		l := newLab(t, 1)
+		l.establish()
+		l.up = false
+		l.transcript.Reset()
+		if rekey {
+			l.a.rekeyChild()
+		} else {
+			l.a.do(Expired{ID: l.a.sas[1].ID(), Hard: true})
+			l.run()
+			l.now = l.a.machine().Deadline()
+			l.tick() // it is set up again
+		}
+		l.deliver(0) // the answer is late
+		m := l.b.machine()
+		m.deleteChild(m.children[len(m.children)-1], ReasonChildHardExpiry, nil)
+		l.b.perform(m.finish())
+		l.deliver(1)
+		l.run()
+		l.pass(time.Minute)
+		l.settled(1)
+	}
+}

@@ -1,0 +1,129 @@
+//go:build !race
+
+package sa
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// Of the model each scenario is explored by one goroutine, which has it to itself:
+// the race detector would find nothing, in ten times the time.
+
+// runModel explores scenarios, as many at once as there are processors.
+func runModel(t *testing.T, scenarios []scenario) {
+	t.Helper()
+	var states, steps, ends atomic.Int64
+	work := make(chan scenario)
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for sc := range work {
+				if t.Failed() {
+					continue
+				}
+				m := sc.run()
+				states.Add(int64(m.states))
+				steps.Add(int64(m.steps))
+				ends.Add(int64(m.ends))
+				if m.failed != "" {
+					t.Errorf("%s\n%s\n%s", sc, m.failed, m.transcript(t))
+				}
+			}
+		})
+	}
+	for _, sc := range scenarios {
+		work <- sc
+	}
+	close(work)
+	workers.Wait()
+	t.Logf("%d scenarios, %d states, %d steps, %d of them at rest", len(scenarios), states.Load(), steps.Load(), ends.Load())
+}
+
+// pairs returns all that two commands can be: each of them at either end, or one
+// only.
+func pairs(ops []operation) [][]order {
+	var single []order
+	for _, op := range ops {
+		single = append(single, order{0, op}, order{1, op})
+	}
+	var list [][]order
+	for i, first := range single {
+		list = append(list, onBothEnds(first))
+		for _, then := range single[i:] {
+			list = append(list, onBothEnds(first, then))
+		}
+	}
+	return list
+}
+
+// onBothEnds gives a change of the configuration to both ends: it cannot be kept by
+// one alone.
+func onBothEnds(orders ...order) []order {
+	i := slices.IndexFunc(orders, func(o order) bool { return o.op == removesChild })
+	if i < 0 {
+		return orders
+	}
+	both := order{1 - orders[i].end, removesChild}
+	if slices.Contains(orders, both) {
+		return orders
+	}
+	return append(orders, both)
+}
+
+// every returns the scenarios of all pairs of commands with all that a scenario can
+// be beside them.
+func every(ops []operation, faults int, v1 bool) []scenario {
+	var list []scenario
+	for _, orders := range pairs(ops) {
+		for _, nonces := range []nonceOrder{rising, falling, scattered} {
+			for _, initiates := range []int{0, 1, 3} {
+				for n := range 4 {
+					list = append(list, scenario{
+						orders: orders, nonces: nonces, initiates: initiates, hurriedB: n&1 != 0, busy: n&2 != 0, faults: faults, v1: v1,
+					})
+				}
+			}
+		}
+	}
+	return list
+}
+
+// usual picks those of the scenarios that differ in more than the speed of timers:
+// of a busy tunnel that a keeps up.
+func usual(list []scenario) []scenario {
+	return slices.DeleteFunc(slices.Clone(list), func(sc scenario) bool {
+		return sc.initiates != 1 || !sc.busy || sc.hurriedB || sc.nonces == scattered
+	})
+}
+
+// whole says that the model is to be explored in full, which takes minutes.
+var whole = os.Getenv("VPNGW_MODEL") == "full"
+
+var operations = []operation{rekeysChild, rekeysIKE, deletesChild, removesChild, deletesIKE, probes}
+
+// TestModel takes two machines of IKEv2 through all that two commands and a number
+// of faults of the network can bring about.
+func TestModel(t *testing.T) {
+	for faults, scenarios := range [][]scenario{every(operations, 0, false), every(operations, 1, false), every(operations, 2, false)} {
+		t.Run(fmt.Sprintf("faults=%d", faults), func(t *testing.T) {
+			switch {
+			case faults == 2 && !whole:
+				return
+			case faults == 2 || !whole:
+				scenarios = usual(scenarios)
+			}
+			if faults == 1 && !whole {
+				scenarios = slices.DeleteFunc(scenarios, func(sc scenario) bool {
+					return len(sc.orders) < 2 || sc.has(deletesChild, removesChild, deletesIKE, probes)
+				})
+			}
+			runModel(t, scenarios)
+		})
+	}
+}
