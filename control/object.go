@@ -44,15 +44,6 @@ type Tag struct {
 	Value string `json:"value"`
 }
 
-// Diagnosis says which parameter made a negotiation fail and what either side
-// had for it.
-type Diagnosis struct {
-	Parameter string `json:"parameter"`
-	Ours      string `json:"ours"`
-	Theirs    string `json:"theirs"` // empty where the peer did not say
-	Detail    string `json:"detail,omitempty"`
-}
-
 // gerund returns the word for a state in a not-ready error: CREATING for
 // PENDING_CREATE, and any other state as it is.
 func gerund(state string) string {

@@ -24,6 +24,7 @@ type Service struct {
 	objects   *Objects
 	inventory atomic.Pointer[Inventory]
 	engines   Engines
+	history   History
 	fleet     Fleet // nil: this node is alone
 	node      Node
 	limits    Limits
@@ -40,6 +41,7 @@ type ServiceOptions struct {
 	Objects   *Objects
 	Inventory *Inventory // validated; not to be changed afterwards
 	Engines   Engines    // of this node; nil: it runs none
+	History   History    // of this node; nil: it keeps none
 	Fleet     Fleet      // nil: this node is alone
 	Node      Node       // this one
 	Limits    Limits
@@ -54,7 +56,7 @@ func NewService(o ServiceOptions) (*Service, error) {
 		return nil, errors.New("service: objects and inventory are required")
 	}
 	s := &Service{
-		objects: o.Objects, engines: o.Engines, fleet: o.Fleet, node: o.Node, limits: o.Limits, version: o.Version,
+		objects: o.Objects, engines: o.Engines, history: o.History, fleet: o.Fleet, node: o.Node, limits: o.Limits, version: o.Version,
 		random: o.Random, now: o.Now, hashing: newHashingPlaces(),
 	}
 	if s.random == nil {

@@ -105,6 +105,9 @@ func (e *Elsewhere) Error() string { return e.Refusal.Error() }
 // Unwrap returns the refusal.
 func (e *Elsewhere) Unwrap() error { return e.Refusal }
 
+// noNodeServes begins the message of a connection that no node serves.
+const noNodeServes = "no node serves it"
+
 // current replaces the status of a connection that no node serves at the
 // moment: what the last one left is over.
 func (d *Division) current(status ConnectionStatus, g *Gateway, s Slot) ConnectionStatus {
@@ -112,6 +115,6 @@ func (d *Division) current(status ConnectionStatus, g *Gateway, s Slot) Connecti
 		return status
 	}
 	status.State, status.Diagnosis, status.Routes = ConnectionUnknown, nil, nil
-	status.Message = "no node serves it; the last one was " + status.Node
+	status.Message = noNodeServes + "; the last one was " + status.Node
 	return status
 }

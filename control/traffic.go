@@ -13,6 +13,10 @@ type Engines interface {
 	// this node does not serve the connection.
 	ChildSAs(connection string) (list []ChildSA, served bool)
 
+	// Tunnel returns what is known of a connection, unless this node does not
+	// serve it.
+	Tunnel(connection string) (state TunnelState, served bool)
+
 	// ClientConnections returns the clients that are connected to a
 	// client-to-cloud gateway, unless this node does not serve it.
 	ClientConnections(gateway string) (list []ClientConnection, served bool)
@@ -20,6 +24,13 @@ type Engines interface {
 	// DisconnectClient ends a connection that ClientConnections returned;
 	// found is false when there is none.
 	DisconnectClient(gateway, connection string) (found bool)
+}
+
+// History is what has happened to the connections that this node served. Its
+// methods may be called from several goroutines.
+type History interface {
+	// Read returns the events of a connection that match, the newest first.
+	Read(connection string, q HistoryQuery) ([]ConnectionEvent, error)
 }
 
 // ChildSA is a CHILD_SA with the traffic it has carried since it was
@@ -48,10 +59,8 @@ func (s *Service) ConnectionChildSAs(ctx context.Context, project, id string) ([
 		list, served = s.engines.ChildSAs(id)
 	}
 	if !served {
-		d := s.division()
-		owner := d.Owner(&view.Gateway, view.Slot)
-		if owner != "" && owner != d.Node {
-			return nil, time.Time{}, &Elsewhere{Node: d.Nodes[owner], Refusal: servedElsewhere(id, owner)}
+		if elsewhere := s.elsewhere(&view); elsewhere != nil {
+			return nil, time.Time{}, elsewhere
 		}
 		if view.State == ConnectionActive {
 			return nil, time.Time{}, servedElsewhere(id, "another node than this one")

@@ -128,9 +128,7 @@ func (s *Server) admit(now time.Time, key initKey, d sa.Datagram) {
 	from := d.Remote.Addr()
 	if len(s.directory.Load().candidates(d.Local.Addr(), from)) == 0 {
 		s.drops.add(dropNoConnection, 1)
-		if s.notices.allow(from) {
-			s.log.Info("IKE_SA_INIT request from an address without a connection", "local", d.Local.String(), "peer", d.Remote.String())
-		}
+		s.stranger(d, wire.IKESAInit.String())
 		return
 	}
 	if len(d.Bytes) > maxInitRequest {

@@ -284,6 +284,9 @@ func (s *Server) firstContact(name string, p *peer) bool {
 // emit notes what an event says about its connection, logs it, and hands it
 // on unless the reader is too slow.
 func (s *Server) emit(e sa.Event) {
+	if e.Diagnosis != nil {
+		s.failures.add(string(e.Diagnosis.Code()), 1)
+	}
 	log, tell := s.note(&e)
 	if log {
 		s.logEvent(e)

@@ -116,6 +116,10 @@ func (s *Server) deliverV1(d sa.Datagram, h *wire.Header) {
 // olderVersion notes that an initiator asks for IKEv1, where its address means
 // one connection.
 func (s *Server) olderVersion(d sa.Datagram) {
+	if len(s.directory.Load().candidates(d.Local.Addr(), d.Remote.Addr())) == 0 {
+		s.stranger(d, "phase 1")
+		return
+	}
 	if meant := s.directory.Load().exact(d.Local.Addr(), d.Remote.Addr()); len(meant) == 1 {
 		s.emit(sa.Event{
 			Kind: sa.Failed, Connection: meant[0].Name, Local: d.Local, Remote: d.Remote, Reason: sa.ReasonVersion,

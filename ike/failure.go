@@ -70,6 +70,17 @@ func (c *connection) noteUnproven(d *sa.Diagnosis, now time.Time) (log, tell boo
 	return news || doubled(c.failure.Count), true
 }
 
+// stranger notes an initiator at an address that no connection expects a peer at.
+func (s *Server) stranger(d sa.Datagram, exchange string) {
+	s.emit(sa.Event{
+		Kind: sa.Failed, Local: d.Local, Remote: d.Remote, Reason: sa.ReasonPeerAddress,
+		Diagnosis: &sa.Diagnosis{
+			Reason: sa.ReasonPeerAddress, Exchange: exchange, Parameter: "peer address",
+			Theirs: d.Remote.Addr().Unmap().String(), Detail: "no connection expects a peer at this address",
+		},
+	})
+}
+
 // Bounds of what is told of initiators that mean no connection: of each
 // address, and of all.
 const (

@@ -58,6 +58,7 @@ type Server struct {
 	env       sa.Env // of all machines; each peer has a copy with its own InitialContact
 	policies  policyTable
 	drops     dropCounter
+	failures  dropCounter // by cause
 	cookies   cookieJar
 	events    chan sa.Event
 	admitted  chan admission // IKE_SA_INIT requests that wait for a worker
@@ -121,6 +122,7 @@ func NewServer(opts Options) *Server {
 		log:           opts.Logger,
 		policies:      policyTable{backend: opts.Backend, entries: map[ipsec.PolicyID]*policyEntry{}},
 		drops:         dropCounter{counts: map[string]uint64{}},
+		failures:      dropCounter{counts: map[string]uint64{}},
 		events:        make(chan sa.Event, eventBuffer),
 		admitted:      make(chan admission, opts.Limits.WaitingRequests),
 		quit:          make(chan struct{}),
@@ -267,6 +269,10 @@ func (s *Server) report(e ipsec.Event) {
 // for the Server's life, which is not closed. When its reader is slow, events
 // are lost and counted in DropCounts: Snapshot has the truth.
 func (s *Server) Events() <-chan sa.Event { return s.events }
+
+// FailureCounts returns how many negotiations have failed, and SAs ended by a
+// fault, by cause, since the Server was made. Causes are a closed set.
+func (s *Server) FailureCounts() map[string]uint64 { return s.failures.snapshot() }
 
 // DropCounts returns how many datagrams and events were dropped, by reason,
 // since the Server was made.

@@ -107,6 +107,8 @@ type engines struct {
 
 func (e *engines) ChildSAs(string) ([]control.ChildSA, bool) { return nil, false }
 
+func (e *engines) Tunnel(string) (control.TunnelState, bool) { return control.TunnelState{}, false }
+
 func (e *engines) ClientConnections(string) (list []control.ClientConnection, served bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

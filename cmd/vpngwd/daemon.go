@@ -22,6 +22,7 @@ import (
 	"github.com/vpngw/vpngw/control/audit"
 	"github.com/vpngw/vpngw/control/connlog"
 	"github.com/vpngw/vpngw/control/fleet"
+	"github.com/vpngw/vpngw/control/history"
 	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/reconcile"
 	"github.com/vpngw/vpngw/control/store"
@@ -59,6 +60,7 @@ type daemon struct {
 	prober     *nqa.Runner
 	clients    *sslvpn.Server
 	clientLog  *connlog.Log
+	history    *history.Log
 	reconciler *reconcile.Reconciler
 	metrics    http.Handler
 
@@ -90,9 +92,12 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openEngines(); err != nil {
 		return err
 	}
+	if d.history, err = history.Open(filepath.Join(c.DataDir, "history"), d.log.With("part", "history")); err != nil {
+		return err
+	}
 	d.reconciler = reconcile.New(reconcile.Options{
 		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
-		Clients: d.clients, ClientLog: d.clientLog,
+		Clients: d.clients, ClientLog: d.clientLog, History: d.history,
 		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, Farewell: d.farewell, Version: version,
 		ForceEncap: c.Dataplane.ForceEncapsulation,
 		Lifetimes:  reconcile.LifetimeLimits{IKE: c.IKE.MaxLifetime, Child: c.IKE.MaxChildLifetime, Authentication: c.IKE.AuthLifetime},
@@ -102,7 +107,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.metrics = metricsHandler(engineFigures{
-		connections: d.ike.Snapshot, ikeDrops: d.ike.DropCounts, espDrops: d.engine.Drops, sockets: d.mux.Stats,
+		connections: d.ike.Snapshot, ikeDrops: d.ike.DropCounts, ikeFailures: d.ike.FailureCounts, espDrops: d.engine.Drops, sockets: d.mux.Stats,
 		clients: d.clients.Snapshot, lostEvents: d.clients.LostEvents,
 		reconciler: d.reconciler.Stats, probes: d.reconciler.Probes, fleet: d.fleetStats(),
 	}, d.ready, d.log.With("part", "metrics"))
@@ -231,7 +236,7 @@ func socketsPerAddress(queues int) int {
 func (d *daemon) openAPI(objects *control.Objects) (err error) {
 	c := d.config
 	d.service, err = control.NewService(control.ServiceOptions{
-		Objects: objects, Inventory: &c.Inventory, Engines: d.reconciler, Limits: c.Limits, Version: version,
+		Objects: objects, Inventory: &c.Inventory, Engines: d.reconciler, History: d.history, Limits: c.Limits, Version: version,
 		Fleet: d.serviceFleet(), Node: d.node,
 	})
 	if err != nil {

@@ -30,6 +30,7 @@ import (
 type engineFigures struct {
 	connections func() []ike.ConnectionStatus
 	ikeDrops    func() map[string]uint64
+	ikeFailures func() map[string]uint64 // by cause
 	espDrops    func() map[string]uint64
 	clients     func() []sslvpn.EndpointStatus
 	lostEvents  func() uint64 // of clients
@@ -70,6 +71,7 @@ var (
 	descClientEvents  = desc("client_lost_events_total", "Connects, disconnects and failed logins that no log has, since there were too many.")
 
 	descESPDrops = desc("dataplane_dropped_packets_total", "Packets that the data plane dropped.", "reason")
+	descFailed   = desc("ike_failures_total", "Negotiations that failed and SAs that a fault ended; docs/troubleshooting.md has the causes.", "cause")
 	descIKEDrops = desc("ike_dropped_total", "Datagrams and events that the IKE server dropped.", "reason")
 	descSockets  = desc("socket_datagrams_total", "Datagrams at the outer sockets that are not ESP, and faults there.", "kind")
 
@@ -168,6 +170,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	c.collectClients(gauge, counter)
 	for reason, n := range c.figures.espDrops() {
 		counter(descESPDrops, n, reason)
+	}
+	for cause, n := range c.figures.ikeFailures() {
+		counter(descFailed, n, cause)
 	}
 	for reason, n := range c.figures.ikeDrops() {
 		counter(descIKEDrops, n, reason)

@@ -33,6 +33,7 @@ func (f *figures) handler() http.Handler {
 	return metricsHandler(engineFigures{
 		connections: func() []ike.ConnectionStatus { return f.status },
 		ikeDrops:    func() map[string]uint64 { return map[string]uint64{"unknown SPI": 3} },
+		ikeFailures: func() map[string]uint64 { return map[string]uint64{"pre-shared-key": 9} },
 		espDrops:    func() map[string]uint64 { return map[string]uint64{"no_sa": 4} },
 		clients:     func() []sslvpn.EndpointStatus { return f.clients },
 		lostEvents:  func() uint64 { return 2 },
@@ -107,6 +108,7 @@ func TestMetrics(t *testing.T) {
 		`vpngw_connections{state="up"} 1`, `vpngw_connections{state="connecting"} 1`, `vpngw_connections{state="down"} 0`,
 		`vpngw_dataplane_dropped_packets_total{reason="no_sa"} 4`,
 		`vpngw_ike_dropped_total{reason="unknown SPI"} 3`,
+		`vpngw_ike_failures_total{cause="pre-shared-key"} 9`,
 		`vpngw_socket_datagrams_total{kind="keepalive"} 5`,
 		`vpngw_reconcile_passes_total 6`, `vpngw_reconcile_failures_total 7`,
 		`vpngw_reconcile_retrying_gateways 2`, `vpngw_reconcile_waiting_gateways 3`,

@@ -59,16 +59,18 @@ func everyOperation(gateway, customerGateway, connection, monitor string) map[st
 		"BatchCreateVpnConnection": {http.MethodPost, path("vpn-connections", "batch-create"), object{
 			"vpn_connections": []object{with(smallestConnection(gateway, customerGateway), "vgw_ip", eip2ID)},
 		}},
-		"ListConnectionIpsecSa": {http.MethodGet, path("vpn-connection", connection, "ipsec-sa"), nil},
-		"ListVpnConnections":    {http.MethodGet, path("vpn-connection"), nil},
-		"ShowVpnConnection":     {http.MethodGet, path("vpn-connection", connection), nil},
-		"UpdateVpnConnection":   {http.MethodPut, path("vpn-connection", connection), vpn(object{"name": "taken"})},
-		"DeleteVpnConnection":   {http.MethodDelete, path("vpn-connection", connection), nil},
-		"ShowVpnConnectionLog":  {http.MethodGet, path("vpn-connection", connection, "log"), nil},
-		"ResetVpnConnection":    {http.MethodPost, path("vpn-connection", connection, "reset"), nil},
-		"KeystoneRevokeToken":   {http.MethodDelete, "/v3/auth/tokens", nil},
-		"BackupStore":           {http.MethodGet, "/vpngw/v1/backup", nil},
-		"ListNodes":             {http.MethodGet, "/vpngw/v1/nodes", nil},
+		"ListConnectionIpsecSa":      {http.MethodGet, path("vpn-connection", connection, "ipsec-sa"), nil},
+		"ShowVpnConnectionDiagnosis": {http.MethodGet, path("vpn-connection", connection, "diagnosis"), nil},
+		"ListVpnConnectionEvents":    {http.MethodGet, path("vpn-connection", connection, "history"), nil},
+		"ListVpnConnections":         {http.MethodGet, path("vpn-connection"), nil},
+		"ShowVpnConnection":          {http.MethodGet, path("vpn-connection", connection), nil},
+		"UpdateVpnConnection":        {http.MethodPut, path("vpn-connection", connection), vpn(object{"name": "taken"})},
+		"DeleteVpnConnection":        {http.MethodDelete, path("vpn-connection", connection), nil},
+		"ShowVpnConnectionLog":       {http.MethodGet, path("vpn-connection", connection, "log"), nil},
+		"ResetVpnConnection":         {http.MethodPost, path("vpn-connection", connection, "reset"), nil},
+		"KeystoneRevokeToken":        {http.MethodDelete, "/v3/auth/tokens", nil},
+		"BackupStore":                {http.MethodGet, "/vpngw/v1/backup", nil},
+		"ListNodes":                  {http.MethodGet, "/vpngw/v1/nodes", nil},
 	}
 }
 

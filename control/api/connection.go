@@ -300,7 +300,7 @@ func connectionAnswer(v *control.ConnectionView, in answerOf) VpnConnection {
 		c.Status = pointer(VpnConnectionStatus(v.State))
 		c.StatusMessage = orAbsent(v.StatusMessage())
 		if d := v.Status.Diagnosis; d != nil {
-			c.Diagnosis = &Diagnosis{Parameter: d.Parameter, Ours: d.Ours, Theirs: d.Theirs, Detail: orAbsent(d.Detail)}
+			c.Diagnosis = diagnosisAnswer(d)
 		}
 	}
 	return c

@@ -93,7 +93,7 @@ func newBenchOn(t testing.TB, db store.Store, limits control.Limits) *bench {
 	inventory.Certificates = []control.Certificate{{ID: ccmID, Name: "vpn", CertificateFile: certificateFile, KeyFile: keyFile}}
 	check(t, inventory.Validate())
 	b.inventory = inventory
-	service, err := control.NewService(control.ServiceOptions{Objects: b.objects, Inventory: inventory, Engines: b.engines, Limits: limits, Version: "1.2.3", Now: clock})
+	service, err := control.NewService(control.ServiceOptions{Objects: b.objects, Inventory: inventory, Engines: b.engines, History: b.engines, Limits: limits, Version: "1.2.3", Now: clock})
 	check(t, err)
 	credential := func(accessKey string, role control.Role, project string) control.Credential {
 		return control.Credential{AccessKey: accessKey, SecretKey: control.NewSecret(testSecret + accessKey), Role: role, Project: project}
@@ -143,11 +143,25 @@ var passwordHash = sync.OnceValues(func() (control.PasswordHash, error) {
 type engines struct {
 	children map[string][]control.ChildSA          // by connection served
 	clients  map[string][]control.ClientConnection // by gateway served
+	tunnels  map[string]control.TunnelState        // by connection served
+	events   map[string][]control.ConnectionEvent  // by connection
 }
 
 func (e *engines) ChildSAs(connection string) ([]control.ChildSA, bool) {
 	list, served := e.children[connection]
 	return list, served
+}
+
+func (e *engines) Tunnel(connection string) (control.TunnelState, bool) {
+	state, served := e.tunnels[connection]
+	return state, served
+}
+
+// Read is of the history.
+func (e *engines) Read(connection string, q control.HistoryQuery) ([]control.ConnectionEvent, error) {
+	events := slices.Clone(e.events[connection])
+	events = slices.DeleteFunc(events, func(e control.ConnectionEvent) bool { return e.Time.Before(q.Since) })
+	return events[:min(len(events), q.Limit)], nil
 }
 
 func (e *engines) ClientConnections(gateway string) ([]control.ClientConnection, bool) {

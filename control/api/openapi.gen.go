@@ -153,6 +153,48 @@ func (e ClientAuthType) Valid() bool {
 	}
 }
 
+// Defines values for ConnectionEventEvent.
+const (
+	ConnectionEventEventChildDown    ConnectionEventEvent = "child-down"
+	ConnectionEventEventChildRekeyed ConnectionEventEvent = "child-rekeyed"
+	ConnectionEventEventChildUp      ConnectionEventEvent = "child-up"
+	ConnectionEventEventFailed       ConnectionEventEvent = "failed"
+	ConnectionEventEventIkeDown      ConnectionEventEvent = "ike-down"
+	ConnectionEventEventIkeRekeyed   ConnectionEventEvent = "ike-rekeyed"
+	ConnectionEventEventIkeUp        ConnectionEventEvent = "ike-up"
+	ConnectionEventEventPeerMoved    ConnectionEventEvent = "peer-moved"
+	ConnectionEventEventProbeDown    ConnectionEventEvent = "probe-down"
+	ConnectionEventEventProbeUp      ConnectionEventEvent = "probe-up"
+)
+
+// Valid indicates whether the value is a known member of the ConnectionEventEvent enum.
+func (e ConnectionEventEvent) Valid() bool {
+	switch e {
+	case ConnectionEventEventChildDown:
+		return true
+	case ConnectionEventEventChildRekeyed:
+		return true
+	case ConnectionEventEventChildUp:
+		return true
+	case ConnectionEventEventFailed:
+		return true
+	case ConnectionEventEventIkeDown:
+		return true
+	case ConnectionEventEventIkeRekeyed:
+		return true
+	case ConnectionEventEventIkeUp:
+		return true
+	case ConnectionEventEventPeerMoved:
+		return true
+	case ConnectionEventEventProbeDown:
+		return true
+	case ConnectionEventEventProbeUp:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ConnectionMonitorProtoType.
 const (
 	MonitorByICMP ConnectionMonitorProtoType = "icmp"
@@ -825,6 +867,78 @@ const (
 func (e ResourceMatchKey) Valid() bool {
 	switch e {
 	case ResourceName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for Side.
+const (
+	SideGateway Side = "gateway"
+	SidePeer    Side = "peer"
+)
+
+// Valid indicates whether the value is a known member of the Side enum.
+func (e Side) Valid() bool {
+	switch e {
+	case SideGateway:
+		return true
+	case SidePeer:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for Situation.
+const (
+	SituationDeleting    Situation = "deleting"
+	SituationFailed      Situation = "failed"
+	SituationFrozen      Situation = "frozen"
+	SituationGateway     Situation = "gateway"
+	SituationNegotiating Situation = "negotiating"
+	SituationNotApplied  Situation = "not-applied"
+	SituationNotReported Situation = "not-reported"
+	SituationPartlyUp    Situation = "partly-up"
+	SituationPending     Situation = "pending"
+	SituationProbeDown   Situation = "probe-down"
+	SituationStandby     Situation = "standby"
+	SituationUnserved    Situation = "unserved"
+	SituationUp          Situation = "up"
+	SituationWaiting     Situation = "waiting"
+)
+
+// Valid indicates whether the value is a known member of the Situation enum.
+func (e Situation) Valid() bool {
+	switch e {
+	case SituationDeleting:
+		return true
+	case SituationFailed:
+		return true
+	case SituationFrozen:
+		return true
+	case SituationGateway:
+		return true
+	case SituationNegotiating:
+		return true
+	case SituationNotApplied:
+		return true
+	case SituationNotReported:
+		return true
+	case SituationPartlyUp:
+		return true
+	case SituationPending:
+		return true
+	case SituationProbeDown:
+		return true
+	case SituationStandby:
+		return true
+	case SituationUnserved:
+		return true
+	case SituationUp:
+		return true
+	case SituationWaiting:
 		return true
 	default:
 		return false
@@ -1539,6 +1653,48 @@ type ClientCaResponseBody struct {
 	RequestID           string   `json:"request_id"`
 }
 
+// ConnectionEvent defines model for ConnectionEvent.
+type ConnectionEvent struct {
+	BegunBy *Side   `json:"begun_by,omitempty"`
+	Cause   *string `json:"cause,omitempty"`
+	Child   *string `json:"child,omitempty"`
+
+	// Count How often the failure has come in a row.
+	Count *int `json:"count,omitempty"`
+
+	// Diagnosis Why a negotiation failed, and what would make both sides agree. In show and list. An addition of vpngw.
+	Diagnosis  *Diagnosis           `json:"diagnosis,omitempty"`
+	Event      ConnectionEventEvent `json:"event"`
+	IkeVersion *int                 `json:"ike_version,omitempty"`
+
+	// InitiatorSpi Of the IKE SA, in hexadecimal.
+	InitiatorSpi *string `json:"initiator_spi,omitempty"`
+
+	// Local Address and port.
+	Local          *string   `json:"local,omitempty"`
+	LocalSelectors *[]string `json:"local_selectors,omitempty"`
+
+	// Nat Who has a NAT in front.
+	Nat           *[]Side   `json:"nat,omitempty"`
+	Peer          *string   `json:"peer,omitempty"`
+	PeerSelectors *[]string `json:"peer_selectors,omitempty"`
+
+	// Proposal What was agreed.
+	Proposal     *string    `json:"proposal,omitempty"`
+	Reason       *string    `json:"reason,omitempty"`
+	ResponderSpi *string    `json:"responder_spi,omitempty"`
+	Since        *time.Time `json:"since,omitempty"`
+	SpiIn        *string    `json:"spi_in,omitempty"`
+	SpiOut       *string    `json:"spi_out,omitempty"`
+	Time         time.Time  `json:"time"`
+
+	// UDP ESP goes in UDP.
+	UDP *bool `json:"udp,omitempty"`
+}
+
+// ConnectionEventEvent defines model for ConnectionEvent.Event.
+type ConnectionEventEvent string
+
 // ConnectionMonitor defines model for ConnectionMonitor.
 type ConnectionMonitor struct {
 	// DestinationIP The customer gateway's address. Absent while it is not known.
@@ -1946,11 +2102,28 @@ type Destinations = []string
 // DhGroup group1, 2, 5 and 14 are weak.
 type DhGroup string
 
-// Diagnosis The parameter that made a negotiation fail. In show and list. An addition of vpngw.
+// Diagnosis Why a negotiation failed, and what would make both sides agree. In show and list. An addition of vpngw.
 type Diagnosis struct {
-	Detail    *string `json:"detail,omitempty"`
+	// AnyOf One of the changes is what is needed, and which the peer did not tell. Else all of one side are.
+	AnyOf   *bool `json:"any_of,omitempty"`
+	BegunBy *Side `json:"begun_by,omitempty"`
+
+	// Cause Code of what is at fault; docs/troubleshooting.md has all of them.
+	//
+	// Example: ike-group
+	Cause *string `json:"cause,omitempty"`
+
+	// Changes The fewest fields of the API by which both sides agree.
+	Changes *[]Remedy `json:"changes,omitempty"`
+	Detail  *string   `json:"detail,omitempty"`
+
+	// Exchange Example: IKE_SA_INIT
+	Exchange  *string `json:"exchange,omitempty"`
 	Ours      string  `json:"ours"`
 	Parameter string  `json:"parameter"`
+
+	// PeerChanges What would do instead at the peer.
+	PeerChanges *[]Remedy `json:"peer_changes,omitempty"`
 
 	// Theirs Empty where the peer did not say.
 	Theirs string `json:"theirs"`
@@ -2007,6 +2180,34 @@ type Error struct {
 
 	// RequestID The same as in the header X-Request-Id.
 	RequestID string `json:"request_id"`
+}
+
+// Explanation defines model for Explanation.
+type Explanation struct {
+	// Count How often the failure has come in a row.
+	Count *int `json:"count,omitempty"`
+
+	// Diagnosis Why a negotiation failed, and what would make both sides agree. In show and list. An addition of vpngw.
+	Diagnosis *Diagnosis `json:"diagnosis,omitempty"`
+	Facts     []struct {
+		Name  string `json:"name"`
+		Value string `json:"value"`
+	} `json:"facts"`
+	First *time.Time `json:"first,omitempty"`
+	Last  *time.Time `json:"last,omitempty"`
+	Name  string     `json:"name"`
+
+	// Next What happens next without a change.
+	Next      string     `json:"next"`
+	NextTry   *time.Time `json:"next_try,omitempty"`
+	Situation Situation  `json:"situation"`
+
+	// Status Example: DOWN
+	Status string `json:"status"`
+
+	// Summary One sentence.
+	Summary         string `json:"summary"`
+	VpnConnectionID string `json:"vpn_connection_id"`
 }
 
 // ExportClientConfigRequestBody defines model for ExportClientConfigRequestBody.
@@ -2470,6 +2671,18 @@ type QuotasResponseBody struct {
 	RequestID string `json:"request_id"`
 }
 
+// Remedy One value to be changed.
+type Remedy struct {
+	// Field Example: ikepolicy.dh_group
+	Field string `json:"field"`
+
+	// From Example: group14
+	From *string `json:"from,omitempty"`
+
+	// To Example: group19
+	To *string `json:"to,omitempty"`
+}
+
 // RequestIDBody defines model for RequestIDBody.
 type RequestIDBody struct {
 	RequestID string `json:"request_id"`
@@ -2619,6 +2832,12 @@ type ServerCertificate struct {
 	Source             CertificateSource `json:"source"`
 	Subject            *string           `json:"subject,omitempty"`
 }
+
+// Side defines model for Side.
+type Side string
+
+// Situation defines model for Situation.
+type Situation string
 
 // SslCipher defines model for SslCipher.
 type SslCipher string
@@ -3157,7 +3376,7 @@ type VpnConnection struct {
 	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
 	CreatedAt Time `json:"created_at"`
 
-	// Diagnosis The parameter that made a negotiation fail. In show and list. An addition of vpngw.
+	// Diagnosis Why a negotiation failed, and what would make both sides agree. In show and list. An addition of vpngw.
 	Diagnosis *Diagnosis `json:"diagnosis,omitempty"`
 
 	// EnableHealthCheck In the answer to a creation that had it.
@@ -3200,6 +3419,18 @@ type VpnConnectionStatus string
 
 // VpnConnectionStyle defines model for VpnConnection.Style.
 type VpnConnectionStyle string
+
+// VpnConnectionDiagnosisResponseBody defines model for VpnConnectionDiagnosisResponseBody.
+type VpnConnectionDiagnosisResponseBody struct {
+	Explanation Explanation `json:"explanation"`
+	RequestID   string      `json:"request_id"`
+}
+
+// VpnConnectionEventsResponseBody defines model for VpnConnectionEventsResponseBody.
+type VpnConnectionEventsResponseBody struct {
+	Events    []ConnectionEvent `json:"events"`
+	RequestID string            `json:"request_id"`
+}
 
 // VpnConnectionListResponseBody defines model for VpnConnectionListResponseBody.
 type VpnConnectionListResponseBody struct {
@@ -3633,6 +3864,15 @@ type CreateVpnConnectionParams struct {
 	// again within 24 hours, nothing is created and the answer is that of the
 	// first time. The token with another request is refused.
 	XClientToken *ClientToken `json:"X-Client-Token,omitempty"`
+}
+
+// ListVpnConnectionEventsParams defines parameters for ListVpnConnectionEvents.
+type ListVpnConnectionEventsParams struct {
+	// Since Only events from this time on.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Limit At most so many events, the latest ones.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
 // BatchCreateVpnConnectionParams defines parameters for BatchCreateVpnConnection.
@@ -4085,6 +4325,12 @@ type ServerInterface interface {
 	// UpdateVpnConnection Change a connection
 	// (PUT /v5/{project_id}/vpn-connection/{vpn_connection_id})
 	UpdateVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
+	// ShowVpnConnectionDiagnosis Tell how a connection is, why, and what would change it
+	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/diagnosis)
+	ShowVpnConnectionDiagnosis(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
+	// ListVpnConnectionEvents Show what happened to a connection, newest event first
+	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/history)
+	ListVpnConnectionEvents(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID, params ListVpnConnectionEventsParams)
 	// ListConnectionIpsecSa List the CHILD_SAs of a connection with what they have carried
 	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/ipsec-sa)
 	ListConnectionIpsecSa(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
@@ -7062,6 +7308,105 @@ func (siw *ServerInterfaceWrapper) UpdateVpnConnection(w http.ResponseWriter, r 
 	handler.ServeHTTP(w, r)
 }
 
+// ShowVpnConnectionDiagnosis operation middleware
+func (siw *ServerInterfaceWrapper) ShowVpnConnectionDiagnosis(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_connection_id" -------------
+	var vpnConnectionID VpnConnectionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_connection_id", r.PathValue("vpn_connection_id"), &vpnConnectionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_connection_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowVpnConnectionDiagnosis(w, r, projectID, vpnConnectionID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListVpnConnectionEvents operation middleware
+func (siw *ServerInterfaceWrapper) ListVpnConnectionEvents(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_connection_id" -------------
+	var vpnConnectionID VpnConnectionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_connection_id", r.PathValue("vpn_connection_id"), &vpnConnectionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_connection_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListVpnConnectionEventsParams
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListVpnConnectionEvents(w, r, projectID, vpnConnectionID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListConnectionIpsecSa operation middleware
 func (siw *ServerInterfaceWrapper) ListConnectionIpsecSa(w http.ResponseWriter, r *http.Request) {
 
@@ -8456,6 +8801,8 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}", wrapper.ShowVpnConnection)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}", wrapper.UpdateVpnConnection)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/log", wrapper.ShowVpnConnectionLog)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/diagnosis", wrapper.ShowVpnConnectionDiagnosis)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/history", wrapper.ListVpnConnectionEvents)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/ipsec-sa", wrapper.ListConnectionIpsecSa)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/reset", wrapper.ResetVpnConnection)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/peer-configuration/export", wrapper.ExportVpnConnectionPeerConfiguration)
@@ -11042,6 +11389,87 @@ func (response UpdateVpnConnectiondefaultJSONResponse) VisitUpdateVpnConnectionR
 	return err
 }
 
+type ShowVpnConnectionDiagnosisRequestObject struct {
+	ProjectID       ProjectID       `json:"project_id"`
+	VpnConnectionID VpnConnectionID `json:"vpn_connection_id"`
+}
+
+type ShowVpnConnectionDiagnosisResponseObject interface {
+	VisitShowVpnConnectionDiagnosisResponse(w http.ResponseWriter) error
+}
+
+type ShowVpnConnectionDiagnosis200JSONResponse VpnConnectionDiagnosisResponseBody
+
+func (response ShowVpnConnectionDiagnosis200JSONResponse) VisitShowVpnConnectionDiagnosisResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowVpnConnectionDiagnosisdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ShowVpnConnectionDiagnosisdefaultJSONResponse) VisitShowVpnConnectionDiagnosisResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnConnectionEventsRequestObject struct {
+	ProjectID       ProjectID       `json:"project_id"`
+	VpnConnectionID VpnConnectionID `json:"vpn_connection_id"`
+	Params          ListVpnConnectionEventsParams
+}
+
+type ListVpnConnectionEventsResponseObject interface {
+	VisitListVpnConnectionEventsResponse(w http.ResponseWriter) error
+}
+
+type ListVpnConnectionEvents200JSONResponse VpnConnectionEventsResponseBody
+
+func (response ListVpnConnectionEvents200JSONResponse) VisitListVpnConnectionEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVpnConnectionEventsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListVpnConnectionEventsdefaultJSONResponse) VisitListVpnConnectionEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListConnectionIpsecSaRequestObject struct {
 	ProjectID       ProjectID       `json:"project_id"`
 	VpnConnectionID VpnConnectionID `json:"vpn_connection_id"`
@@ -12450,6 +12878,12 @@ type StrictServerInterface interface {
 	// UpdateVpnConnection Change a connection
 	// (PUT /v5/{project_id}/vpn-connection/{vpn_connection_id})
 	UpdateVpnConnection(ctx context.Context, request UpdateVpnConnectionRequestObject) (UpdateVpnConnectionResponseObject, error)
+	// ShowVpnConnectionDiagnosis Tell how a connection is, why, and what would change it
+	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/diagnosis)
+	ShowVpnConnectionDiagnosis(ctx context.Context, request ShowVpnConnectionDiagnosisRequestObject) (ShowVpnConnectionDiagnosisResponseObject, error)
+	// ListVpnConnectionEvents Show what happened to a connection, newest event first
+	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/history)
+	ListVpnConnectionEvents(ctx context.Context, request ListVpnConnectionEventsRequestObject) (ListVpnConnectionEventsResponseObject, error)
 	// ListConnectionIpsecSa List the CHILD_SAs of a connection with what they have carried
 	// (GET /v5/{project_id}/vpn-connection/{vpn_connection_id}/ipsec-sa)
 	ListConnectionIpsecSa(ctx context.Context, request ListConnectionIpsecSaRequestObject) (ListConnectionIpsecSaResponseObject, error)
@@ -14496,6 +14930,61 @@ func (sh *strictHandler) UpdateVpnConnection(w http.ResponseWriter, r *http.Requ
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UpdateVpnConnectionResponseObject); ok {
 		if err := validResponse.VisitUpdateVpnConnectionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowVpnConnectionDiagnosis operation middleware
+func (sh *strictHandler) ShowVpnConnectionDiagnosis(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID) {
+	var request ShowVpnConnectionDiagnosisRequestObject
+
+	request.ProjectID = projectID
+	request.VpnConnectionID = vpnConnectionID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowVpnConnectionDiagnosis(ctx, request.(ShowVpnConnectionDiagnosisRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowVpnConnectionDiagnosis")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowVpnConnectionDiagnosisResponseObject); ok {
+		if err := validResponse.VisitShowVpnConnectionDiagnosisResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListVpnConnectionEvents operation middleware
+func (sh *strictHandler) ListVpnConnectionEvents(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID, params ListVpnConnectionEventsParams) {
+	var request ListVpnConnectionEventsRequestObject
+
+	request.ProjectID = projectID
+	request.VpnConnectionID = vpnConnectionID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListVpnConnectionEvents(ctx, request.(ListVpnConnectionEventsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListVpnConnectionEvents")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListVpnConnectionEventsResponseObject); ok {
+		if err := validResponse.VisitListVpnConnectionEventsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -37,6 +37,8 @@ var ownActions = map[string]string{
 	"CreateP2cVgw":                          "vpn:p2cVpnGateway:subscribe",
 	"DeleteP2cVgw":                          "vpn:p2cVpnGateway:delete",
 	"ExportVpnConnectionPeerConfiguration":  "vpn:vpnConnections:get",
+	"ShowVpnConnectionDiagnosis":            "vpn:vpnConnections:getLog",
+	"ListVpnConnectionEvents":               "vpn:vpnConnections:getLog",
 	"ListConnectionIpsecSa":                 "vpn:vpnConnections:get",
 	"ListNodes":                             "vpngw:nodes:list",
 	"ListP2cVgwAvailabilityZones":           "vpn:system:listAvailabilityZones",

@@ -19,6 +19,8 @@ import (
 type live struct {
 	connection control.Connection
 	place      place
+	localID    string // in effect
+	peerID     string
 	journal    journal
 	stored     control.ConnectionStatus // as the store has it, or the queue
 
@@ -31,7 +33,7 @@ type live struct {
 	routes    []netip.Prefix // into the tunnel
 	verdict   nqa.Verdict    // of the probe inside the tunnel
 	carried   bool           // traffic, ever since the tunnel came up or its peer answered
-	failure   *sa.Event      // the last one, until it is healed
+	story     story
 
 	monitor       *control.Monitor      // nil: the connection has none
 	monitorStatus control.MonitorStatus // as the store has it, or the queue
@@ -79,10 +81,15 @@ func serves(s sa.State) bool { return s == sa.Established || s == sa.Rekeying }
 // meet brings the table of connections up to a snapshot. A connection that is
 // new to this process brings its status and log along.
 func (r *Reconciler) meet(ctx context.Context, p *plan) {
+	customers := make(map[string]*control.CustomerGateway, len(p.snapshot.CustomerGateways))
+	for i := range p.snapshot.CustomerGateways {
+		customers[p.snapshot.CustomerGateways[i].ID] = &p.snapshot.CustomerGateways[i]
+	}
 	tunnels := make(map[string]*tunnel, len(p.tunnels))
 	for _, tn := range p.tunnels {
 		tunnels[tn.id] = tn
 	}
+	r.lookout.set(p.tunnels)
 	present := make(map[string]bool)
 	for i := range p.snapshot.Connections {
 		c := p.snapshot.Connections[i]
@@ -105,12 +112,16 @@ func (r *Reconciler) meet(ctx context.Context, p *plan) {
 			l.stored = control.ConnectionStatus{} // to be written anew
 		}
 		if l.connection.Generation != c.Generation {
-			l.failure = nil // it was that of another configuration
+			l.story = story{} // it was that of another configuration
 		}
 		l.connection = c
 		l.place = place{name: c.Name, pid: r.PID}
+		l.localID, l.peerID = "", ""
 		if g := p.gateways[c.GatewayID]; g != nil && (c.Slot == control.Slot1 || c.Slot == control.Slot2) {
 			l.place.gateway = g.gateway.Address(c.Slot)
+			if customer := customers[c.CustomerGatewayID]; customer != nil {
+				l.localID, l.peerID = c.EffectiveIDs(g.gateway, customer)
+			}
 		}
 		l.condition.wanted = 0
 		if tn := tunnels[c.ID]; tn != nil {
@@ -118,10 +129,19 @@ func (r *Reconciler) meet(ctx context.Context, p *plan) {
 			l.condition.wanted = len(tn.connection.Children)
 		}
 	}
+	forget := !r.ready.Load() // connections that went while the process was not there
 	for id := range r.subjects {
 		if !present[id] && p.snapshot.Unreadable[id] == nil {
 			delete(r.subjects, id)
+			forget = true
 		}
+	}
+	if forget {
+		known := make(map[string]bool, len(p.snapshot.Connections))
+		for i := range p.snapshot.Connections {
+			known[p.snapshot.Connections[i].ID] = true
+		}
+		r.History.Retain(func(id string) bool { return known[id] || p.snapshot.Unreadable[id] != nil })
 	}
 }
 
@@ -183,7 +203,7 @@ func (l *live) status(node string) control.ConnectionStatus {
 		s.Message = "being deleted"
 	case l.connection.Frozen:
 		s.Message = "frozen"
-	case l.failure != nil:
+	case l.story.failure != nil:
 		l.explain(&s)
 		next := "waiting for the peer"
 		if l.place.peer.IsValid() {
@@ -196,45 +216,6 @@ func (l *live) status(node string) control.ConnectionStatus {
 		s.Message = "waiting for the peer"
 	}
 	return s
-}
-
-// explain adds the last failure to a status.
-func (l *live) explain(s *control.ConnectionStatus) {
-	if l.failure == nil {
-		return
-	}
-	d := l.failure.Diagnosis
-	s.Message = printable(join("; ", s.Message, string(l.failure.Reason), describe(d)))
-	if d != nil {
-		s.Diagnosis = &control.Diagnosis{
-			Parameter: d.Parameter, Ours: printable(d.Ours), Theirs: printable(d.Theirs), Detail: printable(d.Detail),
-		}
-	}
-}
-
-// record writes an event into the log of its connection.
-func (r *Reconciler) record(now time.Time, e sa.Event) {
-	r.recorded = true
-	for _, l := range r.concerned(e) {
-		l.journal.add(now, l.place.message(e))
-		switch e.Kind {
-		case sa.Failed:
-			l.failure = &e
-		case sa.IKEDown, sa.ChildDown:
-			if e.Diagnosis != nil || e.Kind == sa.IKEDown {
-				l.failure = &e // should nothing take its place, this is why it is down
-			}
-		case sa.IKEUp:
-			if l.failure != nil && l.failure.Child == "" {
-				l.failure = nil
-			}
-		case sa.ChildUp:
-			if l.failure != nil && (l.failure.Child == "" || l.failure.Child == e.Child) {
-				l.failure = nil
-			}
-		case sa.IKERekeyed, sa.ChildRekeyed, sa.PeerMoved:
-		}
-	}
 }
 
 // drain records the events at hand.
@@ -297,7 +278,7 @@ func (r *Reconciler) observe() error {
 		c.wanted = l.condition.wanted
 		l.condition = c
 		if l.fault == nil && l.condition.up() && l.condition.children >= l.condition.wanted && !l.condition.outdated {
-			l.failure = nil
+			l.story.failure = nil
 		}
 	}
 	if err := r.probe(now); err != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ipsec"
@@ -36,7 +37,7 @@ var sentences = map[sa.EventKind]string{
 // message tells an event in one line without its time: host, process, address,
 // sentence, and the values that name the peer and the reason; behind them,
 // after a dash, what a person needs to know to set it right.
-func (p place) message(e sa.Event) string {
+func (p place) message(e sa.Event, d *control.Diagnosis) string {
 	var b strings.Builder
 	host := strings.NewReplacer(".", "-", ":", "-").Replace(p.gateway.String())
 	fmt.Fprintf(&b, "host-%s ipsec_ike[%d]: [%s] %s (IfIndex=[%d], PolicyName=[%s], SeqNum=[0], PeerAddress=[%s], PeerPort=[%d]",
@@ -47,7 +48,7 @@ func (p place) message(e sa.Event) string {
 		fmt.Fprintf(&b, ", OfflineReason=[%s]", e.Reason)
 	}
 	b.WriteByte(')')
-	if detail := detail(e); detail != "" {
+	if detail := detail(e, d); detail != "" {
 		b.WriteString(" - " + detail)
 	}
 	return printable(b.String())
@@ -101,10 +102,10 @@ func peerPort(e sa.Event) uint16 {
 }
 
 // detail is what follows the dash.
-func detail(e sa.Event) string {
+func detail(e sa.Event, d *control.Diagnosis) string {
 	switch e.Kind {
 	case sa.Failed:
-		text := describe(e.Diagnosis)
+		text := describe(d)
 		if e.Child != "" {
 			text = join("; ", "child "+e.Child, text)
 		}
@@ -131,38 +132,13 @@ func detail(e sa.Event) string {
 		return fmt.Sprintf("child %s; %s; %s; SPI in %s, out %s; local %s, remote %s", e.Child, e.Proposal, carrier,
 			e.In, e.Out, ipsec.SelectorList(e.LocalTS), ipsec.SelectorList(e.RemoteTS))
 	case sa.IKEDown:
-		return describe(e.Diagnosis)
+		return describe(d)
 	case sa.ChildDown:
-		return join("; ", "child "+e.Child, describe(e.Diagnosis))
+		return join("; ", "child "+e.Child, describe(d))
 	case sa.PeerMoved:
 		return fmt.Sprintf("now at %s", e.Remote)
 	}
 	return ""
-}
-
-// describe names the parameter that differs and both values, as far as they
-// are known.
-func describe(d *sa.Diagnosis) string {
-	if d == nil {
-		return ""
-	}
-	var parts []string
-	if d.Parameter != "" {
-		parts = append(parts, "parameter: "+d.Parameter)
-	}
-	if d.Ours != "" {
-		parts = append(parts, "ours: "+d.Ours)
-	}
-	if d.Theirs != "" {
-		parts = append(parts, "theirs: "+d.Theirs)
-	}
-	if d.Exchange != "" {
-		parts = append(parts, "exchange: "+d.Exchange)
-	}
-	if d.Detail != "" {
-		parts = append(parts, d.Detail)
-	}
-	return strings.Join(parts, "; ")
 }
 
 // join joins the texts that are not empty.

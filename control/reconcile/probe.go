@@ -85,6 +85,7 @@ func (r *Reconciler) probe(now time.Time) error {
 			l.verdict = verdict
 			if tn := r.tunnels[id]; tn != nil && verdict != nqa.Unknown {
 				l.journal.add(now, l.place.probeMessage(tn.peerAddress, verdict))
+				r.History.Append(l.connection.ID, probeEvent(now, tn.peerAddress, verdict))
 			}
 		}
 	}

@@ -75,6 +75,7 @@ type Options struct {
 	Prober      Prober
 	Clients     ClientServer
 	ClientLog   ClientLog
+	History     History
 	Inventory   *control.Inventory
 	Fleet       Fleet // nil: this node is alone
 	// Farewell tells all peers and clients that it is over, and returns when
@@ -114,6 +115,7 @@ type Reconciler struct {
 	ready     atomic.Bool
 	served    atomic.Pointer[map[string]string] // server by client-to-cloud gateway, of those that run
 	counts    counts
+	lookout   lookout
 
 	// Below is owned by the goroutine in Run.
 	translator    *translator

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/control/history"
 	"github.com/vpngw/vpngw/control/nqa"
 	"github.com/vpngw/vpngw/control/store"
 	"github.com/vpngw/vpngw/dataplane/route"
@@ -262,6 +263,7 @@ func (e *engines) changes() []string {
 
 // world is a control plane with a running Reconciler, inside a synctest bubble.
 type world struct {
+	happened *history.Log
 	*testing.T
 	ctx     context.Context
 	stop    func() // stops the Reconciler and waits for it
@@ -332,7 +334,13 @@ func (w *world) start(change ...func(*engines)) {
 	if w.share != nil {
 		division = w.share
 	}
+	happened, err := history.Open(w.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.happened = happened
 	w.r = New(Options{
+		History: happened,
 		Objects: w.objects, KeyExchange: w.engines, Devices: w.engines, Router: w.engines, Sockets: w.engines,
 		Prober: w.engines.prober, Clients: w.clients, ClientLog: w.clients,
 		Inventory: inventory(w.T), HostAddresses: w.engines.hostAddresses, Farewell: func() {

@@ -559,7 +559,7 @@ func (m *core) unfit(c *childSA, err error) {
 	c.refused = true
 	k := c.slot
 	d := &Diagnosis{Reason: ReasonDataPlane, Parameter: "CHILD_SA", Ours: c.proposal.String(), Detail: err.Error()}
-	m.emit(Emit{m.childFailure(k, d)})
+	m.emit(Emit{m.childFailure(k, c.initiator, d)})
 	k.failures = max(k.failures, 3) // it will hardly be otherwise soon
 	for _, old := range m.children {
 		if old.successor == c && old.state == Rekeyed {

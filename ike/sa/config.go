@@ -44,6 +44,21 @@ func (i Identity) String() string {
 	return fmt.Sprintf("identity of type %d %s", uint8(i.Type), hexadecimal(i.Data))
 }
 
+// Value returns an address or a name as text, without its type; of other
+// identities the octets in hexadecimal.
+func (i Identity) Value() string {
+	switch i.Type {
+	case wire.IDIPv4Addr, wire.IDIPv6Addr:
+		if a, ok := netip.AddrFromSlice([]byte(i.Data)); ok {
+			return a.String()
+		}
+	case wire.IDFQDN, wire.IDRFC822Addr, wire.IDKeyID:
+		return printable(i.Data)
+	case wire.IDDERASN1DN, wire.IDDERASN1GN:
+	}
+	return hexadecimal(i.Data)
+}
+
 // longestName bounds what a line of log shows of a name that a peer chose.
 const longestName = 256 // octets
 

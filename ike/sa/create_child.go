@@ -435,7 +435,7 @@ func (x *createChild) again(m *Machine, wait time.Duration) {
 
 // childFailed reports that an exchange gave no child, and plans another try.
 func (m *Machine) childFailed(x *createChild, d *Diagnosis) {
-	m.emit(Emit{m.childFailure(x.slot, d)})
+	m.emit(Emit{m.childFailure(x.slot, true, d)})
 	if x.old == nil {
 		m.restore(x.slot)
 		return
@@ -690,7 +690,7 @@ func (m *Machine) makeChild(s *ikeSA, msg *wire.Message, req childRequest, f slo
 func (m *Machine) refuseChild(no *childRefusal) reply {
 	r := refuse(no.notify, no.data...)
 	if no.diagnosis != nil {
-		r.then = func() { m.emit(Emit{m.childFailure(no.slot, no.diagnosis)}) }
+		r.then = func() { m.emit(Emit{m.childFailure(no.slot, false, no.diagnosis)}) }
 	}
 	return r
 }

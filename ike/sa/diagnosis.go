@@ -35,10 +35,11 @@ func (c *childSA) eventOn(e Event) Event {
 	return e
 }
 
-// childFailure is a Failed event of a child; the IKE SA stays. k may be nil.
-func (m *core) childFailure(k *slot, d *Diagnosis) Event {
+// childFailure is a Failed event of a child, in an exchange that we began, or
+// the peer; the IKE SA stays. k may be nil.
+func (m *core) childFailure(k *slot, ours bool, d *Diagnosis) Event {
 	e := m.ike.currentEvent(Failed)
-	e.Reason, e.Diagnosis, e.Established = d.Reason, d, true
+	e.Reason, e.Diagnosis, e.Established, e.Initiator = d.Reason, d, true, ours
 	e.Proposal = ipsec.Proposal{}
 	if k != nil {
 		e.Child, e.LocalTS, e.RemoteTS = k.cfg.Name, k.cfg.Local, k.cfg.Remote

@@ -253,7 +253,7 @@ func (q *quickMode) confirm() {
 // failed reports that an exchange of ours gave no child, and plans another try.
 func (q *quickMode) failed(d *Diagnosis) {
 	m := q.s.m
-	m.emit(Emit{m.childFailure(q.slot, d)})
+	m.emit(Emit{m.childFailure(q.slot, true, d)})
 	q.again(m.backoff(q.slot))
 }
 

@@ -228,7 +228,7 @@ func (q *quickMode) repeat() {
 	q.end()
 	if !q.initiator {
 		c := q.child
-		m.emit(Emit{m.childFailure(q.slot, d)})
+		m.emit(Emit{m.childFailure(q.slot, false, d)})
 		c.remove(false)
 		m.lost(c, ReasonMaxTransmit, d)
 		return

@@ -35,7 +35,7 @@ func (s *ISAKMPSA) answerQuick(d Datagram, msg *isakmp.Message) {
 	payloads, no := q.take(msg)
 	if no != nil {
 		s.inform([]isakmp.Payload{&isakmp.Notify{Protocol: ipsec.ProtocolESP, SPI: no.spi, NotifyType: no.notify}})
-		m.emit(Emit{m.childFailure(no.slot, no.diagnosis)})
+		m.emit(Emit{m.childFailure(no.slot, false, no.diagnosis)})
 		return
 	}
 	s.quick = append(s.quick, q)
