@@ -1,5 +1,7 @@
 package control
 
+import "strings"
+
 // statusMessage tells why an object is in its state and what is being done about
 // it: what the reconciler said of it last, unless that was of another
 // specification than the one that is wanted now.
@@ -20,10 +22,14 @@ func statusMessage(state, message string) string {
 	return message
 }
 
-// StatusMessage tells why the connection is in its state and what is being done
-// about it. It is empty when there is nothing to tell.
+// StatusMessage tells why the connection is in its state, what is being done about
+// it, and which weak algorithms its policies name. It is empty when there is nothing to tell.
 func (v *ConnectionView) StatusMessage() string {
-	return statusMessage(string(v.State), v.Status.Message)
+	message := statusMessage(string(v.State), v.Status.Message)
+	if weak := v.WeakAlgorithms(); len(weak) > 0 {
+		return strings.TrimPrefix(message+"; weak algorithms: "+strings.Join(weak, ", "), "; ")
+	}
+	return message
 }
 
 // StatusMessage is that of ConnectionView for a gateway.

@@ -48,6 +48,7 @@ type Connection struct {
 	TunnelPeer  netip.Prefix `json:"tunnel_peer_address"`
 
 	PSK   Secret      `json:"-"` // stored sealed
+	PPK   Secret      `json:"-"` // stored sealed; see IKEPolicy.PPKID
 	IKE   IKEPolicy   `json:"ikepolicy"`
 	IPsec IPsecPolicy `json:"ipsecpolicy"`
 
@@ -132,6 +133,7 @@ type ConnectionCreate struct {
 	EnableHub          *bool
 	EnableHealthCheck  bool // create a monitor, too
 	PSK                *Secret
+	PPK                *Secret
 	PolicyRules        []PolicyRuleRequest
 	PolicyRulesV6      []PolicyRuleRequest
 	IKEPolicy          *IKEPolicyRequest
@@ -152,6 +154,7 @@ type ConnectionUpdate struct {
 	EnableNQA          *bool
 	EnableHub          *bool
 	PSK                *Secret
+	PPK                *Secret
 	PolicyRules        []PolicyRuleRequest
 	PolicyRulesV6      []PolicyRuleRequest
 	IKEPolicy          *IKEPolicyRequest

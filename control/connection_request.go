@@ -52,6 +52,7 @@ func parseConnection(req *ConnectionCreate, g *Gateway, c Connection) (Connectio
 		EnableNQA:          req.EnableNQA,
 		EnableHub:          req.EnableHub,
 		PSK:                req.PSK,
+		PPK:                req.PPK,
 		PolicyRules:        req.PolicyRules,
 		PolicyRulesV6:      req.PolicyRulesV6,
 		IKEPolicy:          req.IKEPolicy,
@@ -109,8 +110,23 @@ func (p *parser) connection(g *Gateway, req *ConnectionUpdate, c *Connection) {
 	}
 	p.rulesOfFamily(g, c, req.PolicyRules, req.PolicyRulesV6)
 	p.ikePolicy(s, req.IKEPolicy, &c.IKE)
+	p.postQuantumKey(s, req, c)
 	c.IKE.settle()
 	p.ipsecPolicy(s, req.IPsecPolicy, &c.IPsec)
+}
+
+// postQuantumKey reads the key that goes with ppk_id, and forgets it with that.
+func (p *parser) postQuantumKey(s *suite, req *ConnectionUpdate, c *Connection) {
+	switch {
+	case req.PPK != nil && !s.withoutIdentity:
+		p.ppk("ppk", *req.PPK)
+		c.PPK = *req.PPK
+	case c.IKE.PPKID == "":
+		c.PPK = Secret{}
+	}
+	if k := req.IKEPolicy; c.IKE.PPKID == "" && (k == nil || k.PPKRequired == nil) {
+		c.IKE.PPKRequired = false
+	}
 }
 
 func (p *parser) peerSubnets(g *Gateway, c *Connection, v4, v6 []string) {

@@ -36,6 +36,9 @@ var connectionRules = []func(*connectionDraft) *Error{
 	tunnelIsUnique,
 	roleOfSlot,
 	gcmIsIKEv2,
+	additionsAreIKEv2,
+	additionalHasGroup,
+	ppkIsWhole,
 	namedPeerIsNotMainMode,
 	peerHasIdentity,
 	peerIsUnique,
@@ -268,6 +271,50 @@ func roleOfSlot(d *connectionDraft) *Error {
 func gcmIsIKEv2(d *connectionDraft) *Error {
 	if d.IKE.Version == IKEv1 && d.IKE.Encryption.IsAEAD() {
 		return Invalid("ikepolicy.encryption_algorithm", "%s is not defined for ike_version v1", d.IKE.Encryption)
+	}
+	return nil
+}
+
+// additionsAreIKEv2: what the API has beyond the gateway it describes is not
+// defined for IKEv1.
+func additionsAreIKEv2(d *connectionDraft) *Error {
+	if d.IKE.Version != IKEv1 {
+		return nil
+	}
+	for _, of := range []struct {
+		field string
+		given bool
+		value string
+	}{
+		{"ikepolicy.dh_group", d.IKE.Group == Group31, string(d.IKE.Group)},
+		{"ikepolicy.additional_key_exchange", d.IKE.Additional.Given(), string(d.IKE.Additional)},
+		{"ikepolicy.ppk_id", d.IKE.PPKID != "", "a post-quantum pre-shared key"},
+		{"ipsecpolicy.encryption_algorithm", d.IPsec.Encryption == ChaCha20Poly1305, string(d.IPsec.Encryption)},
+		{"ipsecpolicy.pfs", d.IPsec.PFS == Group31, string(d.IPsec.PFS)},
+		{"ipsecpolicy.additional_key_exchange", d.IPsec.Additional.Given(), string(d.IPsec.Additional)},
+	} {
+		if of.given {
+			return Invalid(of.field, "%s is not defined for ike_version v1", of.value)
+		}
+	}
+	return nil
+}
+
+func additionalHasGroup(d *connectionDraft) *Error {
+	if d.IPsec.Additional.Given() && d.IPsec.PFS == PFSDisable {
+		return Invalid("ipsecpolicy.additional_key_exchange", "must be %s with pfs %s", NoAdditional, PFSDisable)
+	}
+	return nil
+}
+
+func ppkIsWhole(d *connectionDraft) *Error {
+	switch {
+	case d.IKE.PPKID != "" && d.PPK.IsZero():
+		return Invalid("ppk", "is required with ikepolicy.ppk_id")
+	case d.IKE.PPKID == "" && !d.PPK.IsZero():
+		return Invalid("ikepolicy.ppk_id", "is required with ppk")
+	case d.IKE.PPKID == "" && d.IKE.PPKRequired:
+		return Invalid("ikepolicy.ppk_id", "is required with ppk_required")
 	}
 	return nil
 }

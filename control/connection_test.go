@@ -515,6 +515,30 @@ func TestUpdateConnectionRules(t *testing.T) {
 		{"name without id", ike(IKEPolicyRequest{LocalIDType: new("fqdn")}), "ikepolicy.local_id", "required"},
 		{"GCM with IKEv1", ike(IKEPolicyRequest{IKEVersion: new("v1"), EncryptionAlgorithm: new("aes-128-gcm-16")}), "ikepolicy.encryption_algorithm", "v1"},
 		{"PFS", ConnectionUpdate{IPsecPolicy: &IPsecPolicyRequest{PFS: new("group0")}}, "ipsecpolicy.pfs", "group14"},
+		{"ChaCha20 and Curve25519", ConnectionUpdate{
+			IKEPolicy:   &IKEPolicyRequest{EncryptionAlgorithm: new("chacha20-poly1305"), DHGroup: new("group31"), AdditionalKeyExchange: new("mlkem768")},
+			IPsecPolicy: &IPsecPolicyRequest{EncryptionAlgorithm: new("chacha20-poly1305"), PFS: new("group31"), AdditionalKeyExchange: new("mlkem768")},
+		}, "", ""},
+		{"Curve25519 with IKEv1", ike(IKEPolicyRequest{IKEVersion: new("v1"), DHGroup: new("group31")}), "ikepolicy.dh_group", "v1"},
+		{"ML-KEM with IKEv1", ike(IKEPolicyRequest{IKEVersion: new("v1"), AdditionalKeyExchange: new("mlkem768")}), "ikepolicy.additional_key_exchange", "v1"},
+		{"no ML-KEM with IKEv1", ike(IKEPolicyRequest{IKEVersion: new("v1"), AdditionalKeyExchange: new("disable")}), "", ""},
+		{"ChaCha20 in ESP with IKEv1", ConnectionUpdate{
+			IKEPolicy: &IKEPolicyRequest{IKEVersion: new("v1")}, IPsecPolicy: &IPsecPolicyRequest{EncryptionAlgorithm: new("chacha20-poly1305")},
+		}, "ipsecpolicy.encryption_algorithm", "v1"},
+		{"ML-KEM without a group", ConnectionUpdate{
+			IPsecPolicy: &IPsecPolicyRequest{PFS: new("disable"), AdditionalKeyExchange: new("mlkem768")},
+		}, "ipsecpolicy.additional_key_exchange", "pfs disable"},
+		{"unknown exchange", ike(IKEPolicyRequest{AdditionalKeyExchange: new("kyber")}), "ikepolicy.additional_key_exchange", "mlkem768"},
+		{"PPK", ConnectionUpdate{PPK: new(NewSecret(goodPPK)), IKEPolicy: &IKEPolicyRequest{PPKID: new("one"), PPKRequired: new(true)}}, "", ""},
+		{"PPK without id", ConnectionUpdate{PPK: new(NewSecret(goodPPK))}, "ikepolicy.ppk_id", "required"},
+		{"id without PPK", ike(IKEPolicyRequest{PPKID: new("one")}), "ppk", "required"},
+		{"required without PPK", ike(IKEPolicyRequest{PPKRequired: new(true)}), "ikepolicy.ppk_id", "required"},
+		{"short PPK", ConnectionUpdate{PPK: new(NewSecret("short")), IKEPolicy: &IKEPolicyRequest{PPKID: new("one")}}, "ppk", "32 to 256"},
+		{"PPK with blanks", ConnectionUpdate{PPK: new(NewSecret(goodPPK + " ")), IKEPolicy: &IKEPolicyRequest{PPKID: new("one")}}, "ppk", "without blanks"},
+		{"PPK of few octets", ConnectionUpdate{PPK: new(NewSecret("0x" + goodPPK)), IKEPolicy: &IKEPolicyRequest{PPKID: new("one")}}, "ppk", "hexadecimal"},
+		{"PPK with IKEv1", ConnectionUpdate{
+			PPK: new(NewSecret(goodPPK)), IKEPolicy: &IKEPolicyRequest{IKEVersion: new("v1"), PPKID: new("one")},
+		}, "ikepolicy.ppk_id", "v1"},
 		{"probing", ConnectionUpdate{EnableNQA: new(true)}, "", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -702,7 +726,9 @@ func TestKeysAreSealedAtRest(t *testing.T) {
 	}
 	w := newWorldOn(t, s)
 	c := w.connection(w.gateway().ID, w.peer("198.51.100.7").ID)
-	if _, err := w.UpdateConnection(t.Context(), project, c.ID, ConnectionUpdate{PSK: new(NewSecret("Another-key-2"))}); err != nil {
+	if _, err := w.UpdateConnection(t.Context(), project, c.ID, ConnectionUpdate{
+		PSK: new(NewSecret("Another-key-2")), PPK: new(NewSecret(goodPPK)), IKEPolicy: &IKEPolicyRequest{PPKID: new("one")},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	file, err := os.ReadFile(path)
@@ -712,9 +738,78 @@ func TestKeysAreSealedAtRest(t *testing.T) {
 	if !bytes.Contains(file, []byte(c.ID)) {
 		t.Fatal("the file does not hold the connection: the test looks at the wrong one")
 	}
-	for _, key := range []string{goodPSK, "Another-key-2"} {
+	for _, key := range []string{goodPSK, goodPPK, "Another-key-2"} {
 		if bytes.Contains(file, []byte(key)) {
 			t.Errorf("the file holds the key %s", key)
+		}
+	}
+}
+
+// A post-quantum pre-shared key comes with its name and goes with it.
+func TestPostQuantumKey(t *testing.T) {
+	w := newWorld(t)
+	c := w.connection(w.gateway().ID, w.peer("198.51.100.7").ID)
+	change := func(req ConnectionUpdate) ConnectionView {
+		t.Helper()
+		v, err := w.UpdateConnection(t.Context(), project, c.ID, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.settleConnection(c.ID, ConnectionDown)
+		return v
+	}
+	v := change(ConnectionUpdate{PPK: new(NewSecret(goodPPK)), IKEPolicy: &IKEPolicyRequest{PPKID: new("one"), PPKRequired: new(true)}})
+	if !v.PPK.IsZero() || v.IKE.PPKID != "one" || !v.IKE.PPKRequired {
+		t.Errorf("shown as %+v, with the key: %t", v.IKE, !v.PPK.IsZero())
+	}
+	revision := w.revision()
+	if _, err := w.UpdateConnection(t.Context(), project, c.ID, ConnectionUpdate{PPK: new(NewSecret(goodPPK))}); err != nil || w.revision() != revision {
+		t.Errorf("the same key again is a change: %v", err)
+	}
+	change(ConnectionUpdate{IKEPolicy: &IKEPolicyRequest{DHGroup: new("group20")}})
+	if s := w.stored(c.ID); s.PPK.Reveal() != goodPPK || s.IKE.PPKID != "one" {
+		t.Errorf("another change left %+v", s.IKE)
+	}
+	change(ConnectionUpdate{IKEPolicy: &IKEPolicyRequest{PPKID: new("")}})
+	if s := w.stored(c.ID); !s.PPK.IsZero() || s.IKE.PPKRequired {
+		t.Errorf("without its name the key is there: %t, required: %t", !s.PPK.IsZero(), s.IKE.PPKRequired)
+	}
+}
+
+func TestWeakAlgorithms(t *testing.T) {
+	w := newWorld(t)
+	c := w.connection(w.gateway().ID, w.peer("198.51.100.7").ID)
+	for _, test := range []struct {
+		ike   IKEPolicyRequest
+		ipsec IPsecPolicyRequest
+		want  string
+	}{
+		{IKEPolicyRequest{DHGroup: new("group14")}, IPsecPolicyRequest{PFS: new("disable")}, ""},
+		{
+			IKEPolicyRequest{EncryptionAlgorithm: new("3des"), AuthenticationAlgorithm: new("md5"), DHGroup: new("group2")},
+			IPsecPolicyRequest{EncryptionAlgorithm: new("3des"), AuthenticationAlgorithm: new("sha1"), PFS: new("group5")},
+			"3des, md5, group2, sha1, group5",
+		},
+		{
+			IKEPolicyRequest{EncryptionAlgorithm: new("aes-128-gcm-16"), AuthenticationAlgorithm: new("sha2-256"), DHGroup: new("group1")},
+			IPsecPolicyRequest{EncryptionAlgorithm: new("aes-128-gcm-16"), AuthenticationAlgorithm: new("md5"), PFS: new("group31")}, // md5 is not used
+			"group1",
+		},
+	} {
+		v, err := w.UpdateConnection(t.Context(), project, c.ID, ConnectionUpdate{IKEPolicy: &test.ike, IPsecPolicy: &test.ipsec})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.settleConnection(c.ID, ConnectionActive)
+		if v, err = w.ShowConnection(t.Context(), project, c.ID); err != nil {
+			t.Fatal(err)
+		}
+		want := ""
+		if test.want != "" {
+			want = "weak algorithms: " + test.want
+		}
+		if got := strings.Join(v.WeakAlgorithms(), ", "); got != test.want || v.StatusMessage() != want {
+			t.Errorf("weak are %q, told %q; want %q", got, v.StatusMessage(), test.want)
 		}
 	}
 }

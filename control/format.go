@@ -2,6 +2,8 @@ package control
 
 import (
 	"encoding/binary"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -239,6 +241,36 @@ func (p *parser) fqdn(field, s string, longest int) {
 			return
 		}
 	}
+}
+
+// ppk checks a post-quantum pre-shared key (RFC 8784, section 4): 32 octets or more,
+// which are the characters or, after 0x, hexadecimal digits.
+func (p *parser) ppk(field string, s Secret) {
+	text := s.Reveal()
+	if n := len(text); n < minPPKLen || n > maxPPKLen {
+		p.fail(field, "must have %d to %d characters", minPPKLen, maxPPKLen)
+		return
+	}
+	if strings.ContainsFunc(text, func(r rune) bool { return r < '!' || r > '~' }) {
+		p.fail(field, "may hold printable ASCII characters without blanks only")
+		return
+	}
+	if key, err := PPKOctets(s); err != nil || len(key) < minPPKLen {
+		p.fail(field, "must be hexadecimal digits of at least %d octets after 0x", minPPKLen)
+	}
+}
+
+// PPKOctets returns the key that a post-quantum pre-shared key stands for.
+func PPKOctets(s Secret) ([]byte, error) {
+	digits, found := strings.CutPrefix(s.Reveal(), "0x")
+	if !found {
+		return []byte(s.Reveal()), nil
+	}
+	key, err := hex.DecodeString(digits)
+	if err != nil {
+		return nil, errors.New("ppk: is not hexadecimal")
+	}
+	return key, nil
 }
 
 const pskSpecials = "~!@#$%^*()-_+={ },./:;"

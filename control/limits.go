@@ -21,6 +21,8 @@ const (
 	maxCustomerIDLen       = 128
 	minPSKLen              = 8
 	maxPSKLen              = 128
+	minPPKLen              = 32
+	maxPPKLen              = 256
 	maxCustomerGatewayPage = 200
 	maxConnectionPage      = 2000
 	maxBatchConnections    = 2

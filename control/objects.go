@@ -66,6 +66,7 @@ type Objects struct {
 type storedConnection struct {
 	Connection
 	SealedPSK []byte `json:"sealed_psk,omitempty"`
+	SealedPPK []byte `json:"sealed_ppk,omitempty"`
 }
 
 // NewObjects returns the view of a store whose secrets are sealed with key.
@@ -347,16 +348,25 @@ func (o *Objects) FinalizeConnection(ctx context.Context, project, id string) er
 }
 
 func (o *Objects) seal(c Connection) storedConnection {
-	return storedConnection{Connection: c, SealedPSK: o.key.Seal(c.PSK, pskPlace(&c))}
+	s := storedConnection{Connection: c, SealedPSK: o.key.Seal(c.PSK, pskPlace(&c))}
+	if !c.PPK.IsZero() {
+		s.SealedPPK = o.key.Seal(c.PPK, ppkPlace(&c))
+	}
+	return s
 }
 
 func (o *Objects) unseal(s storedConnection) (Connection, error) {
 	var err error
 	s.PSK, err = o.key.Open(s.SealedPSK, pskPlace(&s.Connection))
+	if err == nil && len(s.SealedPPK) > 0 {
+		s.PPK, err = o.key.Open(s.SealedPPK, ppkPlace(&s.Connection))
+	}
 	return s.Connection, err
 }
 
 func pskPlace(c *Connection) string { return "psk of connection " + c.Project + "/" + c.ID }
+
+func ppkPlace(c *Connection) string { return "ppk of connection " + c.Project + "/" + c.ID }
 
 // transaction collects the changes of one write to specifications. What it
 // reads cannot change before the changes are written: else all is done again.
@@ -451,16 +461,18 @@ func (tx *transaction) putCustomerGateway(c CustomerGateway) error {
 	return put(tx, tx.objects.customerGateways, c.Meta, c)
 }
 
-// putConnection seals the secret again only when it is another one, so that
-// what is stored changes with the secret alone.
+// putConnection seals the secrets again only when one is another, so that what is
+// stored changes with the secrets alone.
 func (tx *transaction) putConnection(c Connection) error {
 	before, err := get(tx.ctx, tx.objects.connections, c.Project, c.ID)
 	if err != nil && !isNotFound(err) {
 		return err
 	}
 	if err == nil {
-		if was, err := tx.objects.unseal(before); err == nil && was.PSK.Equal(c.PSK) {
-			return put(tx, tx.objects.connections, c.Meta, storedConnection{Connection: c, SealedPSK: before.SealedPSK})
+		if was, err := tx.objects.unseal(before); err == nil && was.PSK.Equal(c.PSK) && was.PPK.Equal(c.PPK) {
+			return put(tx, tx.objects.connections, c.Meta, storedConnection{
+				Connection: c, SealedPSK: before.SealedPSK, SealedPPK: before.SealedPPK,
+			})
 		}
 	}
 	return put(tx, tx.objects.connections, c.Meta, tx.objects.seal(c))

@@ -1,5 +1,7 @@
 package control
 
+import "slices"
+
 // Encryption is an encryption algorithm by its API name. The names
 // aes-N-gcm-128 and aes-N-gcm-16 mean the same: AES-GCM with an ICV of 16
 // octets; both are kept as sent.
@@ -16,12 +18,15 @@ const (
 	AES128       Encryption = "aes-128"
 	TripleDES    Encryption = "3des"
 	SM4          Encryption = "sm4"
+
+	// ChaCha20Poly1305 is an addition of vpngw (RFC 7634): IKEv2 only.
+	ChaCha20Poly1305 Encryption = "chacha20-poly1305"
 )
 
 // IsAEAD tells whether the algorithm authenticates too.
 func (e Encryption) IsAEAD() bool {
 	switch e {
-	case AES256GCM16, AES128GCM16, AES256GCM128, AES128GCM128:
+	case AES256GCM16, AES128GCM16, AES256GCM128, AES128GCM128, ChaCha20Poly1305:
 		return true
 	default:
 		return false
@@ -45,7 +50,7 @@ const (
 // Group is a Diffie-Hellman group by its API name.
 type Group string
 
-// Groups: MODP 768 to 4096, ECP 256 to 521.
+// Groups: MODP 768 to 4096, ECP 256 to 521, Curve25519.
 const (
 	Group1     Group = "group1"
 	Group2     Group = "group2"
@@ -56,8 +61,22 @@ const (
 	Group19    Group = "group19"
 	Group20    Group = "group20"
 	Group21    Group = "group21"
+	Group31    Group = "group31" // an addition of vpngw (RFC 8031): IKEv2 only
 	PFSDisable Group = "disable" // of IPsecPolicy.PFS only: no exchange for a CHILD_SA
 )
+
+// KeyExchange is an additional key exchange beside that of a group (RFC 9370),
+// whose secrets are mixed: an addition of vpngw, IKEv2 only.
+type KeyExchange string
+
+// Additional key exchanges. The empty one is none, too.
+const (
+	MLKEM768     KeyExchange = "mlkem768" // FIPS 203
+	NoAdditional KeyExchange = "disable"
+)
+
+// Given reports whether there is one.
+func (k KeyExchange) Given() bool { return k != "" && k != NoAdditional }
 
 // IKEVersion is the version of IKE.
 type IKEVersion string
@@ -98,6 +117,12 @@ type IKEPolicy struct {
 	PeerID      string `json:"peer_id,omitempty"`
 
 	DPD DPD `json:"dpd"`
+
+	Additional KeyExchange `json:"additional_key_exchange,omitempty"`
+	// PPKID names the post-quantum pre-shared key of the connection (RFC 8784);
+	// empty: it has none. PPKRequired refuses a peer without it. IKEv2 only.
+	PPKID       string `json:"ppk_id,omitempty"`
+	PPKRequired bool   `json:"ppk_required,omitempty"`
 }
 
 // DPD is the liveness check: after IntervalSeconds without a sign of the peer
@@ -116,6 +141,30 @@ type IPsecPolicy struct {
 	TransformProtocol string         `json:"transform_protocol"`
 	LifetimeSeconds   int            `json:"lifetime_seconds"`
 	EncapsulationMode string         `json:"encapsulation_mode"`
+	Additional        KeyExchange    `json:"additional_key_exchange,omitempty"` // beside that of PFS
+}
+
+// weak are the algorithms that protect little against somebody with means
+// (RFC 8221, RFC 8247). They are used only where a policy names them.
+var weak = []string{
+	string(TripleDES), string(SHA1), string(MD5), string(Group1), string(Group2), string(Group5),
+}
+
+// WeakAlgorithms returns what is weak of the algorithms that the policies name,
+// in their order, each once.
+func (c *Connection) WeakAlgorithms() []string {
+	named := []string{string(c.IKE.Encryption), string(c.IKE.Authentication), string(c.IKE.Group), string(c.IPsec.Encryption)}
+	if !c.IPsec.Encryption.IsAEAD() {
+		named = append(named, string(c.IPsec.Authentication))
+	}
+	named = append(named, string(c.IPsec.PFS))
+	var found []string
+	for _, name := range named {
+		if slices.Contains(weak, name) && !slices.Contains(found, name) {
+			found = append(found, name)
+		}
+	}
+	return found
 }
 
 // EffectiveIDs returns the identities of both sides of a connection, with the
@@ -145,6 +194,9 @@ type IKEPolicyRequest struct {
 	PeerIDType              *string
 	PeerID                  *string
 	DPD                     *DPDRequest
+	AdditionalKeyExchange   *string
+	PPKID                   *string
+	PPKRequired             *bool
 }
 
 // DPDRequest is a liveness check as it was sent.
@@ -162,4 +214,5 @@ type IPsecPolicyRequest struct {
 	TransformProtocol       *string
 	LifetimeSeconds         *int
 	EncapsulationMode       *string
+	AdditionalKeyExchange   *string
 }

@@ -8,6 +8,7 @@ type suite struct {
 	modes           []string
 	encryption      []Encryption
 	authentication  []Authentication
+	groups          []Group
 	authMethod      string
 	ike             IKEPolicy // defaults
 	ipsec           IPsecPolicy
@@ -15,15 +16,16 @@ type suite struct {
 }
 
 var (
-	groups   = []Group{Group1, Group2, Group5, Group14, Group15, Group16, Group19, Group20, Group21}
-	defaultD = DPD{IntervalSeconds: 30, TimeoutSeconds: 15, Msg: DPDSeqHashNotify}
+	additional = []KeyExchange{MLKEM768, NoAdditional}
+	defaultD   = DPD{IntervalSeconds: 30, TimeoutSeconds: 15, Msg: DPDSeqHashNotify}
 )
 
 var generalSuite = suite{
 	versions:       []IKEVersion{IKEv1, IKEv2},
 	modes:          []string{ModeMain, ModeAggressive},
-	encryption:     []Encryption{AES256GCM16, AES128GCM16, AES256GCM128, AES128GCM128, AES256, AES192, AES128, TripleDES},
+	encryption:     []Encryption{AES256GCM16, AES128GCM16, AES256GCM128, AES128GCM128, AES256, AES192, AES128, TripleDES, ChaCha20Poly1305},
 	authentication: []Authentication{SHA2512, SHA2384, SHA2256, SHA1, MD5},
+	groups:         []Group{Group1, Group2, Group5, Group14, Group15, Group16, Group19, Group20, Group21, Group31},
 	authMethod:     AuthPreShare,
 	ike: IKEPolicy{
 		Version: IKEv2, Authentication: SHA2256, Encryption: AES128, Group: Group15,
@@ -73,7 +75,14 @@ func (p *parser) ikePolicy(s *suite, req *IKEPolicyRequest, k *IKEPolicy) {
 	text(p, at+"authentication_method", req.AuthenticationMethod, &k.AuthenticationMethod, s.authMethod)
 	number(p, at+"lifetime_seconds", req.LifetimeSeconds, &k.LifetimeSeconds, 60, 604800)
 	if !s.withoutIdentity {
-		text(p, at+"dh_group", req.DHGroup, &k.Group, groups...)
+		text(p, at+"dh_group", req.DHGroup, &k.Group, s.groups...)
+		text(p, at+"additional_key_exchange", req.AdditionalKeyExchange, &k.Additional, additional...)
+		if req.PPKID != nil {
+			if k.PPKID = *req.PPKID; k.PPKID != "" {
+				p.fqdn(at+"ppk_id", k.PPKID, maxIDLen)
+			}
+		}
+		boolean(req.PPKRequired, &k.PPKRequired)
 		p.identity(at+"local_id", req.LocalIDType, req.LocalID, &k.LocalIDType, &k.LocalID)
 		p.identity(at+"peer_id", req.PeerIDType, req.PeerID, &k.PeerIDType, &k.PeerID)
 	}
@@ -130,7 +139,8 @@ func (p *parser) ipsecPolicy(s *suite, req *IPsecPolicyRequest, k *IPsecPolicy) 
 	number(p, at+"lifetime_seconds", req.LifetimeSeconds, &k.LifetimeSeconds, 30, 604800)
 	text(p, at+"encapsulation_mode", req.EncapsulationMode, &k.EncapsulationMode, EncapsulationTunnel)
 	if !s.withoutIdentity {
-		text(p, at+"pfs", req.PFS, &k.PFS, append([]Group{PFSDisable}, groups...)...)
+		text(p, at+"pfs", req.PFS, &k.PFS, append([]Group{PFSDisable}, s.groups...)...)
+		text(p, at+"additional_key_exchange", req.AdditionalKeyExchange, &k.Additional, additional...)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// ConnectionView is a connection as the API shows it. It has no PSK.
+// ConnectionView is a connection as the API shows it. It has neither PSK nor PPK.
 type ConnectionView struct {
 	Connection
 	Gateway         Gateway
@@ -408,7 +408,7 @@ func viewConnection(c Connection, g Gateway, cgw CustomerGateway, status Connect
 		State:           c.State(status),
 		VgwIP:           g.VgwIP(c.Slot),
 	}
-	v.PSK = Secret{}
+	v.PSK, v.PPK = Secret{}, Secret{}
 	if !suiteOf(g.Flavor).withoutIdentity {
 		v.LocalID, v.PeerID = c.EffectiveIDs(&g, &cgw)
 	}

@@ -30,6 +30,7 @@ const (
 	nobody    = "0d9e1c5e-1b0e-4bd1-8d05-000000000000"
 
 	goodPSK = "Secret-of-the-test-1"
+	goodPPK = "a-post-quantum-key-of-32-octets!"
 )
 
 func inventory(t *testing.T) *Inventory {

@@ -54,6 +54,7 @@ func connectionRequest(c *CreateVpnConnection) control.ConnectionCreate {
 		EnableHub:          c.EnableHub,
 		EnableHealthCheck:  value(c.EnableHealthCheck),
 		PSK:                secret(c.Psk),
+		PPK:                secret(c.Ppk),
 		PolicyRules:        rulesRequest(c.PolicyRules),
 		PolicyRulesV6:      rulesRequest(c.PolicyRulesV6),
 		IKEPolicy:          ikeRequest(c.Ikepolicy),
@@ -120,6 +121,9 @@ func (h *handlers) UpdateVpnConnection(ctx context.Context, req UpdateVpnConnect
 			PeerID:                  p.PeerID,
 			PeerIDType:              p.PeerIDType,
 			Phase1NegotiationMode:   p.Phase1NegotiationMode,
+			AdditionalKeyExchange:   p.AdditionalKeyExchange,
+			PpkID:                   p.PpkID,
+			PpkRequired:             p.PpkRequired,
 		})
 	}
 	view, err := h.server.service.UpdateConnection(ctx, req.ProjectID, req.VpnConnectionID, control.ConnectionUpdate{
@@ -132,6 +136,7 @@ func (h *handlers) UpdateVpnConnection(ctx context.Context, req UpdateVpnConnect
 		EnableNQA:          c.EnableNqa,
 		EnableHub:          c.EnableHub,
 		PSK:                secret(c.Psk),
+		PPK:                secret(c.Ppk),
 		PolicyRules:        rulesRequest(c.PolicyRules),
 		PolicyRulesV6:      rulesRequest(c.PolicyRulesV6),
 		IKEPolicy:          ike,
@@ -230,6 +235,9 @@ func ikeRequest(p *IkePolicy) *control.IKEPolicyRequest {
 		LocalID:                 p.LocalID,
 		PeerIDType:              text(p.PeerIDType),
 		PeerID:                  p.PeerID,
+		AdditionalKeyExchange:   text(p.AdditionalKeyExchange),
+		PPKID:                   p.PpkID,
+		PPKRequired:             p.PpkRequired,
 	}
 	if d := p.Dpd; d != nil {
 		out.DPD = &control.DPDRequest{Timeout: d.Timeout, Interval: d.Interval, Msg: text(d.Msg)}
@@ -248,10 +256,11 @@ func ipsecRequest(p *IpsecPolicy) *control.IPsecPolicyRequest {
 		TransformProtocol:       text(p.TransformProtocol),
 		LifetimeSeconds:         p.LifetimeSeconds,
 		EncapsulationMode:       text(p.EncapsulationMode),
+		AdditionalKeyExchange:   text(p.AdditionalKeyExchange),
 	}
 }
 
-// connectionAnswer writes a connection. It has no PSK.
+// connectionAnswer writes a connection. It has neither PSK nor PPK.
 func connectionAnswer(v *control.ConnectionView, in answerOf) VpnConnection {
 	c := VpnConnection{
 		ID:                  v.ID,
@@ -299,6 +308,9 @@ func connectionAnswer(v *control.ConnectionView, in answerOf) VpnConnection {
 	if in == shown {
 		c.Status = pointer(VpnConnectionStatus(v.State))
 		c.StatusMessage = orAbsent(v.StatusMessage())
+		if weak := v.WeakAlgorithms(); len(weak) > 0 {
+			c.WeakAlgorithms = &weak
+		}
 		if d := v.Status.Diagnosis; d != nil {
 			c.Diagnosis = diagnosisAnswer(d)
 		}
@@ -328,6 +340,12 @@ func ikeAnswer(v *control.ConnectionView) IkePolicy {
 		answer.LocalIDType, answer.LocalID = pointer(IDType(p.LocalIDType)), &v.LocalID
 		answer.PeerIDType, answer.PeerID = pointer(IDType(p.PeerIDType)), &v.PeerID
 	}
+	if p.Additional != "" {
+		answer.AdditionalKeyExchange = pointer(AdditionalKeyExchange(p.Additional))
+	}
+	if p.PPKID != "" {
+		answer.PpkID, answer.PpkRequired = &p.PPKID, &p.PPKRequired
+	}
 	return answer
 }
 
@@ -342,6 +360,9 @@ func ipsecAnswer(v *control.ConnectionView) IpsecPolicy {
 	}
 	if v.Gateway.Flavor != control.FlavorGM {
 		answer.Pfs = pointer(Pfs(p.PFS))
+	}
+	if p.Additional != "" {
+		answer.AdditionalKeyExchange = pointer(AdditionalKeyExchange(p.Additional))
 	}
 	return answer
 }

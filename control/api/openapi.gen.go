@@ -18,6 +18,24 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for AdditionalKeyExchange.
+const (
+	AdditionalKeyExchangeDisable  AdditionalKeyExchange = "disable"
+	AdditionalKeyExchangeMlkem768 AdditionalKeyExchange = "mlkem768"
+)
+
+// Valid indicates whether the value is a known member of the AdditionalKeyExchange enum.
+func (e AdditionalKeyExchange) Valid() bool {
+	switch e {
+	case AdditionalKeyExchangeDisable:
+		return true
+	case AdditionalKeyExchangeMlkem768:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for AttachmentType.
 const (
 	Er  AttachmentType = "er"
@@ -316,6 +334,7 @@ const (
 	DhGroupGroup2  DhGroup = "group2"
 	DhGroupGroup20 DhGroup = "group20"
 	DhGroupGroup21 DhGroup = "group21"
+	DhGroupGroup31 DhGroup = "group31"
 	DhGroupGroup5  DhGroup = "group5"
 )
 
@@ -337,6 +356,8 @@ func (e DhGroup) Valid() bool {
 	case DhGroupGroup20:
 		return true
 	case DhGroupGroup21:
+		return true
+	case DhGroupGroup31:
 		return true
 	case DhGroupGroup5:
 		return true
@@ -383,15 +404,16 @@ func (e EipShareType) Valid() bool {
 
 // Defines values for EncryptionAlgorithm.
 const (
-	EncryptionAlgorithmAes128       EncryptionAlgorithm = "aes-128"
-	EncryptionAlgorithmAes128Gcm128 EncryptionAlgorithm = "aes-128-gcm-128"
-	EncryptionAlgorithmAes128Gcm16  EncryptionAlgorithm = "aes-128-gcm-16"
-	EncryptionAlgorithmAes192       EncryptionAlgorithm = "aes-192"
-	EncryptionAlgorithmAes256       EncryptionAlgorithm = "aes-256"
-	EncryptionAlgorithmAes256Gcm128 EncryptionAlgorithm = "aes-256-gcm-128"
-	EncryptionAlgorithmAes256Gcm16  EncryptionAlgorithm = "aes-256-gcm-16"
-	EncryptionAlgorithmN3Des        EncryptionAlgorithm = "3des"
-	EncryptionAlgorithmSm4          EncryptionAlgorithm = "sm4"
+	EncryptionAlgorithmAes128           EncryptionAlgorithm = "aes-128"
+	EncryptionAlgorithmAes128Gcm128     EncryptionAlgorithm = "aes-128-gcm-128"
+	EncryptionAlgorithmAes128Gcm16      EncryptionAlgorithm = "aes-128-gcm-16"
+	EncryptionAlgorithmAes192           EncryptionAlgorithm = "aes-192"
+	EncryptionAlgorithmAes256           EncryptionAlgorithm = "aes-256"
+	EncryptionAlgorithmAes256Gcm128     EncryptionAlgorithm = "aes-256-gcm-128"
+	EncryptionAlgorithmAes256Gcm16      EncryptionAlgorithm = "aes-256-gcm-16"
+	EncryptionAlgorithmChacha20Poly1305 EncryptionAlgorithm = "chacha20-poly1305"
+	EncryptionAlgorithmN3Des            EncryptionAlgorithm = "3des"
+	EncryptionAlgorithmSm4              EncryptionAlgorithm = "sm4"
 )
 
 // Valid indicates whether the value is a known member of the EncryptionAlgorithm enum.
@@ -410,6 +432,8 @@ func (e EncryptionAlgorithm) Valid() bool {
 	case EncryptionAlgorithmAes256Gcm128:
 		return true
 	case EncryptionAlgorithmAes256Gcm16:
+		return true
+	case EncryptionAlgorithmChacha20Poly1305:
 		return true
 	case EncryptionAlgorithmN3Des:
 		return true
@@ -788,6 +812,7 @@ const (
 	PfsGroup2  Pfs = "group2"
 	PfsGroup20 Pfs = "group20"
 	PfsGroup21 Pfs = "group21"
+	PfsGroup31 Pfs = "group31"
 	PfsGroup5  Pfs = "group5"
 )
 
@@ -811,6 +836,8 @@ func (e Pfs) Valid() bool {
 	case PfsGroup20:
 		return true
 	case PfsGroup21:
+		return true
+	case PfsGroup31:
 		return true
 	case PfsGroup5:
 		return true
@@ -1379,6 +1406,12 @@ func (e ResourceType) Valid() bool {
 		return false
 	}
 }
+
+// AdditionalKeyExchange A key exchange beside that of the group, whose secrets are mixed, so that
+// the keys hold as long as one of the two does (RFC 9370). mlkem768 is
+// ML-KEM-768 of FIPS 203; the peer must have it too. An addition of vpngw
+// that goes with ike_version v2.
+type AdditionalKeyExchange string
 
 // AsNumber defines model for AsNumber.
 type AsNumber = int64
@@ -1980,6 +2013,11 @@ type CreateVpnConnection struct {
 	PolicyRules   *PolicyRuleRequests `json:"policy_rules,omitempty"`
 	PolicyRulesV6 *PolicyRuleRequests `json:"policy_rules_v6,omitempty"`
 
+	// Ppk A post-quantum pre-shared key (RFC 8784), of which ikepolicy.ppk_id is the
+	// name: 32 to 256 characters, taken as they are or, after 0x, as hexadecimal
+	// digits. Never returned. An addition of vpngw that goes with ike_version v2.
+	Ppk *Ppk `json:"ppk,omitempty"`
+
 	// Psk 8 to 128 characters of at least three of the classes upper case, lower
 	// case, digits and ``~!@#$%^*()-_+={ },./:;``. Never returned.
 	Psk *Psk `json:"psk,omitempty"`
@@ -2099,7 +2137,8 @@ type DNSServers = []IPv4
 // gateway; no other one may overlap 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 or 240.0.0.0/4.
 type Destinations = []string
 
-// DhGroup group1, 2, 5 and 14 are weak.
+// DhGroup group1, 2 and 5 are weak. group31 is Curve25519, an addition of vpngw that
+// goes with ike_version v2.
 type DhGroup string
 
 // Diagnosis Why a negotiation failed, and what would make both sides agree. In show and list. An addition of vpngw.
@@ -2168,6 +2207,7 @@ type EipShareType string
 
 // EncryptionAlgorithm The names ending in -gcm-128 mean the same as those ending in -gcm-16, an
 // ICV of 16 octets. 3des is weak. sm4 goes with flavor GM only.
+// chacha20-poly1305 is an addition of vpngw and goes with ike_version v2.
 type EncryptionAlgorithm string
 
 // Error defines model for Error.
@@ -2296,16 +2336,24 @@ type IkeLifetime = int
 
 // IkePolicy defines model for IkePolicy.
 type IkePolicy struct {
+	// AdditionalKeyExchange A key exchange beside that of the group, whose secrets are mixed, so that
+	// the keys hold as long as one of the two does (RFC 9370). mlkem768 is
+	// ML-KEM-768 of FIPS 203; the peer must have it too. An addition of vpngw
+	// that goes with ike_version v2.
+	AdditionalKeyExchange *AdditionalKeyExchange `json:"additional_key_exchange,omitempty"`
+
 	// AuthenticationAlgorithm sha1 and md5 are weak. sm3 goes with flavor GM only.
 	AuthenticationAlgorithm *AuthenticationAlgorithm `json:"authentication_algorithm,omitempty"`
 	AuthenticationMethod    *AuthenticationMethod    `json:"authentication_method,omitempty"`
 
-	// DhGroup group1, 2, 5 and 14 are weak.
+	// DhGroup group1, 2 and 5 are weak. group31 is Curve25519, an addition of vpngw that
+	// goes with ike_version v2.
 	DhGroup *DhGroup `json:"dh_group,omitempty"`
 	Dpd     *Dpd     `json:"dpd,omitempty"`
 
 	// EncryptionAlgorithm The names ending in -gcm-128 mean the same as those ending in -gcm-16, an
 	// ICV of 16 octets. 3des is weak. sm4 goes with flavor GM only.
+	// chacha20-poly1305 is an addition of vpngw and goes with ike_version v2.
 	EncryptionAlgorithm *EncryptionAlgorithm `json:"encryption_algorithm,omitempty"`
 	IkeVersion          *IKEVersion          `json:"ike_version,omitempty"`
 
@@ -2324,6 +2372,13 @@ type IkePolicy struct {
 
 	// Phase1NegotiationMode Of IKEv1 only.
 	Phase1NegotiationMode *NegotiationMode `json:"phase1_negotiation_mode,omitempty"`
+
+	// PpkID The name of ppk, by which the peer finds its own. Empty in a change: the
+	// connection has none any more. An addition of vpngw.
+	PpkID *PpkID `json:"ppk_id,omitempty"`
+
+	// PpkRequired Whether a peer without the post-quantum pre-shared key is refused. An addition of vpngw.
+	PpkRequired *PpkRequired `json:"ppk_required,omitempty"`
 }
 
 // InvalidVpnUser defines model for InvalidVpnUser.
@@ -2341,12 +2396,19 @@ type IpsecLifetime = int
 
 // IpsecPolicy defines model for IpsecPolicy.
 type IpsecPolicy struct {
+	// AdditionalKeyExchange A key exchange beside that of the group, whose secrets are mixed, so that
+	// the keys hold as long as one of the two does (RFC 9370). mlkem768 is
+	// ML-KEM-768 of FIPS 203; the peer must have it too. An addition of vpngw
+	// that goes with ike_version v2.
+	AdditionalKeyExchange *AdditionalKeyExchange `json:"additional_key_exchange,omitempty"`
+
 	// AuthenticationAlgorithm sha1 and md5 are weak. sm3 goes with flavor GM only.
 	AuthenticationAlgorithm *AuthenticationAlgorithm      `json:"authentication_algorithm,omitempty"`
 	EncapsulationMode       *IpsecPolicyEncapsulationMode `json:"encapsulation_mode,omitempty"`
 
 	// EncryptionAlgorithm The names ending in -gcm-128 mean the same as those ending in -gcm-16, an
 	// ICV of 16 octets. 3des is weak. sm4 goes with flavor GM only.
+	// chacha20-poly1305 is an addition of vpngw and goes with ike_version v2.
 	EncryptionAlgorithm *EncryptionAlgorithm `json:"encryption_algorithm,omitempty"`
 
 	// LifetimeSeconds Seconds.
@@ -2634,6 +2696,18 @@ type PolicyTemplate struct {
 		Pfs                     *TemplatePfs            `json:"pfs,omitempty"`
 	} `json:"ipsec_policy,omitempty"`
 }
+
+// Ppk A post-quantum pre-shared key (RFC 8784), of which ikepolicy.ppk_id is the
+// name: 32 to 256 characters, taken as they are or, after 0x, as hexadecimal
+// digits. Never returned. An addition of vpngw that goes with ike_version v2.
+type Ppk = string
+
+// PpkID The name of ppk, by which the peer finds its own. Empty in a change: the
+// connection has none any more. An addition of vpngw.
+type PpkID = string
+
+// PpkRequired Whether a peer without the post-quantum pre-shared key is refused. An addition of vpngw.
+type PpkRequired = bool
 
 // PrivateKeyText PEM. Never returned.
 type PrivateKeyText = string
@@ -2966,15 +3040,23 @@ type UpdateClientCaRequestBody struct {
 
 // UpdateIkePolicy The authentication method of a connection cannot change.
 type UpdateIkePolicy struct {
+	// AdditionalKeyExchange A key exchange beside that of the group, whose secrets are mixed, so that
+	// the keys hold as long as one of the two does (RFC 9370). mlkem768 is
+	// ML-KEM-768 of FIPS 203; the peer must have it too. An addition of vpngw
+	// that goes with ike_version v2.
+	AdditionalKeyExchange *AdditionalKeyExchange `json:"additional_key_exchange,omitempty"`
+
 	// AuthenticationAlgorithm sha1 and md5 are weak. sm3 goes with flavor GM only.
 	AuthenticationAlgorithm *AuthenticationAlgorithm `json:"authentication_algorithm,omitempty"`
 
-	// DhGroup group1, 2, 5 and 14 are weak.
+	// DhGroup group1, 2 and 5 are weak. group31 is Curve25519, an addition of vpngw that
+	// goes with ike_version v2.
 	DhGroup *DhGroup `json:"dh_group,omitempty"`
 	Dpd     *Dpd     `json:"dpd,omitempty"`
 
 	// EncryptionAlgorithm The names ending in -gcm-128 mean the same as those ending in -gcm-16, an
 	// ICV of 16 octets. 3des is weak. sm4 goes with flavor GM only.
+	// chacha20-poly1305 is an addition of vpngw and goes with ike_version v2.
 	EncryptionAlgorithm *EncryptionAlgorithm `json:"encryption_algorithm,omitempty"`
 	IkeVersion          *IKEVersion          `json:"ike_version,omitempty"`
 
@@ -2993,6 +3075,13 @@ type UpdateIkePolicy struct {
 
 	// Phase1NegotiationMode Of IKEv1 only.
 	Phase1NegotiationMode *NegotiationMode `json:"phase1_negotiation_mode,omitempty"`
+
+	// PpkID The name of ppk, by which the peer finds its own. Empty in a change: the
+	// connection has none any more. An addition of vpngw.
+	PpkID *PpkID `json:"ppk_id,omitempty"`
+
+	// PpkRequired Whether a peer without the post-quantum pre-shared key is refused. An addition of vpngw.
+	PpkRequired *PpkRequired `json:"ppk_required,omitempty"`
 }
 
 // UpdateLogConfigRequestBody defines model for UpdateLogConfigRequestBody.
@@ -3117,6 +3206,11 @@ type UpdateVpnConnection struct {
 	PeerSubnetsV6 *Subnets            `json:"peer_subnets_v6,omitempty"`
 	PolicyRules   *PolicyRuleRequests `json:"policy_rules,omitempty"`
 	PolicyRulesV6 *PolicyRuleRequests `json:"policy_rules_v6,omitempty"`
+
+	// Ppk A post-quantum pre-shared key (RFC 8784), of which ikepolicy.ppk_id is the
+	// name: 32 to 256 characters, taken as they are or, after 0x, as hexadecimal
+	// digits. Never returned. An addition of vpngw that goes with ike_version v2.
+	Ppk *Ppk `json:"ppk,omitempty"`
 
 	// Psk 8 to 128 characters of at least three of the classes upper case, lower
 	// case, digits and ``~!@#$%^*()-_+={ },./:;``. Never returned.
@@ -3412,6 +3506,9 @@ type VpnConnection struct {
 	UpdatedAt Time   `json:"updated_at"`
 	VgwID     string `json:"vgw_id"`
 	VgwIP     string `json:"vgw_ip"`
+
+	// WeakAlgorithms The algorithms of the policies that are weak. In show and list, where there are any. An addition of vpngw.
+	WeakAlgorithms *[]string `json:"weak_algorithms,omitempty"`
 }
 
 // VpnConnectionStatus In show and list. ACTIVE means that the IKE SA and at least one CHILD_SA are up.

@@ -450,6 +450,8 @@ var narrower = []narrowing{
 	{regexp.MustCompile(`(_subnets\.0|policy_rules\.0\.destination\.0|policy_rules\.0\.source) longest`), "must be an IPv4 network"},
 	{regexp.MustCompile(`tunnel_(local|peer)_address longest`), "must be an address of 169.254.0.0/16"},
 	{regexp.MustCompile(`(local_id|peer_id) longest`), "must be an IPv4 address"},
+	{regexp.MustCompile(`ppk_id longest`), "ppk: is required with ikepolicy.ppk_id"},
+	{regexp.MustCompile(`\.ppk `), "ikepolicy.ppk_id: is required with ppk"},
 	{regexp.MustCompile(`customer_gateway.id_value `), "must be the IPv4 address of a device"},
 	{regexp.MustCompile(`customer_gateway\.ca_certificate`), "a CA certificate is of use with GM gateways only"},
 	{regexp.MustCompile(`style longest`), "style: must be one of"},

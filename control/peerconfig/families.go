@@ -81,6 +81,7 @@ var (
 		control.AES256GCM16: "aes256gcm16", control.AES256GCM128: "aes256gcm16",
 		control.AES128GCM16: "aes128gcm16", control.AES128GCM128: "aes128gcm16",
 		control.AES256: "aes256", control.AES192: "aes192", control.AES128: "aes128", control.TripleDES: "3des",
+		control.ChaCha20Poly1305: "chacha20poly1305",
 	}
 	strongSwanIntegrity = map[control.Authentication]string{
 		control.SHA2512: "sha512", control.SHA2384: "sha384", control.SHA2256: "sha256", control.SHA1: "sha1", control.MD5: "md5",
@@ -88,12 +89,14 @@ var (
 	strongSwanGroups = map[control.Group]string{
 		control.Group1: "modp768", control.Group2: "modp1024", control.Group5: "modp1536", control.Group14: "modp2048",
 		control.Group15: "modp3072", control.Group16: "modp4096", control.Group19: "ecp256", control.Group20: "ecp384", control.Group21: "ecp521",
+		control.Group31: "curve25519",
 	}
 
 	libreswanEncryption = map[control.Encryption]string{
 		control.AES256GCM16: "aes_gcm256", control.AES256GCM128: "aes_gcm256",
 		control.AES128GCM16: "aes_gcm128", control.AES128GCM128: "aes_gcm128",
 		control.AES256: "aes256", control.AES192: "aes192", control.AES128: "aes128", control.TripleDES: "3des",
+		control.ChaCha20Poly1305: "chacha20_poly1305",
 	}
 	libreswanHashes = map[control.Authentication]string{
 		control.SHA2512: "sha2_512", control.SHA2384: "sha2_384", control.SHA2256: "sha2_256", control.SHA1: "sha1",
@@ -101,7 +104,7 @@ var (
 	// Libreswan has left out the groups below 5.
 	libreswanGroups = map[control.Group]string{
 		control.Group5: "dh5", control.Group14: "dh14", control.Group15: "dh15", control.Group16: "dh16",
-		control.Group19: "dh19", control.Group20: "dh20", control.Group21: "dh21",
+		control.Group19: "dh19", control.Group20: "dh20", control.Group21: "dh21", control.Group31: "dh31",
 	}
 
 	ciscoHashes = map[control.Authentication]string{

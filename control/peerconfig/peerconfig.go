@@ -158,6 +158,12 @@ func (f *family) peer(v *control.ConnectionView) (*peer, error) {
 			return nil, f.lacks("identities with other characters than letters, digits and . _ - :")
 		}
 	}
+	if v.IKE.Additional.Given() || v.IPsec.Additional.Given() {
+		return nil, f.lacks("connections with an additional key exchange")
+	}
+	if v.IKE.PPKID != "" {
+		return nil, f.lacks("connections with a post-quantum pre-shared key")
+	}
 	static := v.Style == control.StyleStatic
 	if !static && (f.routed || v.Style != control.StylePolicy) {
 		return nil, f.lacks("connections of style " + string(v.Style))

@@ -110,10 +110,10 @@ func TestWords(t *testing.T) {
 	for _, d := range Devices() {
 		for _, e := range []control.Encryption{
 			control.AES256GCM16, control.AES128GCM16, control.AES256GCM128, control.AES128GCM128, control.AES256, control.AES192,
-			control.AES128, control.TripleDES,
+			control.AES128, control.TripleDES, control.ChaCha20Poly1305,
 		} {
 			for _, a := range []control.Authentication{control.SHA2512, control.SHA2384, control.SHA2256, control.SHA1, control.MD5} {
-				for _, g := range []control.Group{control.Group1, control.Group5, control.Group14, control.Group16, control.Group21} {
+				for _, g := range []control.Group{control.Group1, control.Group5, control.Group14, control.Group16, control.Group21, control.Group31} {
 					text, err := Render(d, view(func(v *control.ConnectionView) {
 						v.IKE.Encryption, v.IKE.Authentication, v.IKE.Group = e, a, g
 						v.IPsec.Encryption, v.IPsec.Authentication, v.IPsec.PFS = e, a, g
@@ -142,6 +142,8 @@ func TestRefusals(t *testing.T) {
 		"BGP":             {Devices()[0], view(func(v *control.ConnectionView) { v.Style = control.StyleBGP }), "style bgp"},
 		"SM4":             {Devices()[0], view(func(v *control.ConnectionView) { v.IPsec.Encryption = control.SM4 }), "ipsecpolicy.encryption_algorithm sm4"},
 		"MD5":             {Devices()[1], view(func(v *control.ConnectionView) { v.IKE.Authentication = control.MD5 }), "ikepolicy.authentication_algorithm md5"},
+		"ML-KEM":          {Devices()[0], view(func(v *control.ConnectionView) { v.IPsec.Additional = control.MLKEM768 }), "an additional key exchange"},
+		"PPK":             {Devices()[0], view(func(v *control.ConnectionView) { v.IKE.PPKID = "one" }), "a post-quantum pre-shared key"},
 		"weak group":      {Devices()[1], view(func(v *control.ConnectionView) { v.IPsec.PFS = control.Group2 }), "ipsecpolicy group group2"},
 		"AEAD on Juniper": {Devices()[3], view(named), "ikepolicy.encryption_algorithm aes-256-gcm-16"},
 	} {

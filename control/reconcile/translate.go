@@ -123,11 +123,11 @@ var versions = map[control.IKEVersion]uint8{control.IKEv1: 1, control.IKEv2: 2}
 // API that has no counterpart.
 func (t *translator) translate(s subject) (*tunnel, error) {
 	c := s.connection
-	ike, err := ikeProposal(string(c.IKE.Encryption), string(c.IKE.Authentication), string(c.IKE.Group))
+	ike, err := ikeProposal(&c.IKE)
 	if err != nil {
 		return nil, err
 	}
-	esp, err := espProposal(string(c.IPsec.Encryption), string(c.IPsec.Authentication), string(c.IPsec.PFS))
+	esp, err := espProposal(&c.IPsec)
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +146,10 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 	}
 	if c.PSK.IsZero() {
 		return nil, errors.New("psk: is empty")
+	}
+	ppk, err := postQuantumKey(c)
+	if err != nil {
+		return nil, err
 	}
 	ifID := t.ifIDs.of(c.ID)
 	if ifID == 0 {
@@ -166,6 +170,7 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 			Initiate:   s.customer.Address().IsValid(),
 			LocalID:    local, RemoteID: remote,
 			PSK:          []byte(c.PSK.Reveal()),
+			PPK:          ppk,
 			Proposals:    []ipsec.Proposal{ike},
 			Lifetime:     t.limits.ike(c.IKE.LifetimeSeconds),
 			AuthLifetime: t.limits.Authentication,

@@ -217,6 +217,36 @@ func TestTranslateVariants(t *testing.T) {
 	}
 }
 
+// What goes beyond the API reaches the key exchange.
+func TestTranslateAdditions(t *testing.T) {
+	s := aSubject()
+	k, p := &s.connection.IKE, &s.connection.IPsec
+	k.Encryption, k.Group, k.Additional = control.ChaCha20Poly1305, control.Group31, control.MLKEM768
+	p.Encryption, p.PFS, p.Additional = control.ChaCha20Poly1305, control.Group31, control.MLKEM768
+	k.PPKID, k.PPKRequired, s.connection.PPK = "one", true, control.NewSecret("0x"+strings.Repeat("0a", 32))
+	tn, err := newTranslator(false, LifetimeLimits{}).translate(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := tn.connection
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+	if got := c.Proposals[0].String(); got != "IKE: CHACHA20-POLY1305, PRF-HMAC-SHA2-256, CURVE25519 (group 31), ML-KEM-768 (method 36)" {
+		t.Errorf("IKE proposal is %s", got)
+	}
+	if got := c.Children[0].Proposals[0].String(); got != "ESP: CHACHA20-POLY1305, CURVE25519 (group 31), no ESN, ML-KEM-768 (method 36)" {
+		t.Errorf("ESP proposal is %s", got)
+	}
+	if c.PPK.ID != "one" || !c.PPK.Required || string(c.PPK.Key) != strings.Repeat("\n", 32) {
+		t.Errorf("the PPK is %q, required %t, %x", c.PPK.ID, c.PPK.Required, c.PPK.Key)
+	}
+	k.Additional, p.Additional, k.PPKID = control.NoAdditional, "", ""
+	if tn, err = newTranslator(false, LifetimeLimits{}).translate(s); err != nil || tn.connection.PPK != nil || len(tn.connection.Proposals[0].Additional()) > 0 {
+		t.Errorf("without: %+v, %v", tn, err)
+	}
+}
+
 func TestTranslateRefuses(t *testing.T) {
 	for _, tc := range []struct {
 		want   string
@@ -231,6 +261,9 @@ func TestTranslateRefuses(t *testing.T) {
 		{"ikepolicy.ike_version", func(s *subject) { s.connection.IKE.Version = "v3" }},
 		{"ikepolicy.local_id", func(s *subject) { s.connection.IKE.LocalID = "gateway" }},
 		{"ikepolicy.peer_id", func(s *subject) { s.connection.IKE.PeerIDType = "any" }},
+		{"ikepolicy.additional_key_exchange", func(s *subject) { s.connection.IKE.Additional = "frodo" }},
+		{"ipsecpolicy.additional_key_exchange", func(s *subject) { s.connection.IPsec.Additional = "frodo" }},
+		{"ppk", func(s *subject) { s.connection.IKE.PPKID, s.connection.PPK = "one", control.NewSecret("0xsecret") }},
 		{"psk", func(s *subject) { s.connection.PSK = control.Secret{} }},
 		{"style: bgp", func(s *subject) { s.connection.Style = control.StyleBGP }},
 		{"style", func(s *subject) { s.connection.Style = "" }},

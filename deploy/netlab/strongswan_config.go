@@ -16,6 +16,10 @@ type SwanConnection struct {
 	LocalID, RemoteID string     // empty: the address
 	PSK               string
 
+	// PPK is a post-quantum pre-shared key, and PPKID its name; empty: none.
+	PPK, PPKID  string
+	PPKRequired bool
+
 	// V1 is for IKEv1, else it is IKEv2; Aggressive for its aggressive mode.
 	V1, Aggressive bool
 
@@ -78,6 +82,8 @@ func SwanConfig(connections ...SwanConnection) string {
 		set("over_time", seconds(over), over > 0)
 		set("dpd_delay", seconds(c.DPD), c.DPD > 0)
 		set("keyingtries", 0, c.Initiate)
+		set("ppk_id", c.PPKID, c.PPKID != "")
+		set("ppk_required", "yes", c.PPKRequired)
 		for _, side := range []struct{ name, id string }{{"local", c.LocalID}, {"remote", c.RemoteID}} {
 			fmt.Fprintf(&b, "    %s {\n      auth = psk\n", side.name)
 			if side.id != "" {
@@ -117,6 +123,9 @@ func SwanConfig(connections ...SwanConnection) string {
 			fmt.Fprintf(&b, "    id-remote = %q\n", id)
 		}
 		b.WriteString("  }\n")
+		if c.PPKID != "" {
+			fmt.Fprintf(&b, "  ppk-%s {\n    secret = %q\n    id = %q\n  }\n", c.Name, c.PPK, c.PPKID)
+		}
 	}
 	b.WriteString("}\n")
 	return b.String()

@@ -74,7 +74,7 @@ var updatable = map[string][]string{
 	client.CustomerGateways.Name: {"name"},
 	client.Connections.Name: {
 		"name", "cgw_id", "peer_subnets", "peer_subnets_v6", "tunnel_local_address", "tunnel_peer_address",
-		"enable_nqa", "enable_hub", "psk", "policy_rules", "policy_rules_v6", "ikepolicy", "ipsecpolicy",
+		"enable_nqa", "enable_hub", "psk", "ppk", "policy_rules", "policy_rules_v6", "ikepolicy", "ipsecpolicy",
 	},
 	client.P2CGateways.Name:          {"name"},
 	client.Servers.Name:              {"client_cidr", "local_subnets", "client_auth_type", "server_certificate", "ssl_options", "dns_servers"},
@@ -151,6 +151,9 @@ func (a *Applier) applySites(ctx context.Context, f *File) (faults, err error) {
 		if c.PSK != "" {
 			extra["psk"] = c.PSK
 		}
+		if c.PPK != "" {
+			extra["ppk"] = c.PPK
+		}
 		o, err := a.object(ctx, client.Connections, c.Name, c, extra, have[client.Connections.Name])
 		if err != nil {
 			return nil, err
@@ -207,7 +210,7 @@ func (a *Applier) update(ctx context.Context, kind client.Kind, name string, hav
 	}
 	differences := diff("", have, want)
 	differences = slices.DeleteFunc(differences, func(d Difference) bool {
-		return d.Field == "psk" && !a.ResendPSK || d.Field == "password"
+		return (d.Field == "psk" || d.Field == "ppk") && !a.ResendPSK || d.Field == "password"
 	})
 	change := client.Object{}
 	for i, d := range differences {
@@ -220,8 +223,8 @@ func (a *Applier) update(ctx context.Context, kind client.Kind, name string, hav
 				kind.Name, name, d.Field, d.Have, d.Want, kind.Name)
 		}
 		change[top] = want[top]
-		if top == "psk" {
-			differences[i] = Difference{Field: "psk"}
+		if top == "psk" || top == "ppk" {
+			differences[i] = Difference{Field: top}
 		}
 	}
 	if len(change) == 0 {

@@ -96,6 +96,11 @@ type Connection struct {
 	PSK     string `yaml:"psk" json:"-"`
 	PSKFile string `yaml:"psk_file" json:"-"`
 	PSKEnv  string `yaml:"psk_env" json:"-"`
+
+	// The post-quantum pre-shared key of ikepolicy.ppk_id comes likewise.
+	PPK     string `yaml:"ppk" json:"-"`
+	PPKFile string `yaml:"ppk_file" json:"-"`
+	PPKEnv  string `yaml:"ppk_env" json:"-"`
 }
 
 // PolicyRule lets one source reach some destinations.
@@ -118,6 +123,10 @@ type IKEPolicy struct {
 	PeerIDType              string `yaml:"peer_id_type" json:"peer_id_type,omitempty"`
 	PeerID                  string `yaml:"peer_id" json:"peer_id,omitempty"`
 	DPD                     *DPD   `yaml:"dpd" json:"dpd,omitempty"`
+
+	AdditionalKeyExchange string `yaml:"additional_key_exchange" json:"additional_key_exchange,omitempty"`
+	PPKID                 string `yaml:"ppk_id" json:"ppk_id,omitempty"`
+	PPKRequired           *bool  `yaml:"ppk_required" json:"ppk_required,omitempty"`
 }
 
 // DPD is the liveness check of an IKE SA; times are in seconds.
@@ -135,6 +144,8 @@ type IPsecPolicy struct {
 	TransformProtocol       string `yaml:"transform_protocol" json:"transform_protocol,omitempty"`
 	LifetimeSeconds         *int   `yaml:"lifetime_seconds" json:"lifetime_seconds,omitempty"`
 	EncapsulationMode       string `yaml:"encapsulation_mode" json:"encapsulation_mode,omitempty"`
+
+	AdditionalKeyExchange string `yaml:"additional_key_exchange" json:"additional_key_exchange,omitempty"`
 }
 
 // Tag is a label of an object.
@@ -168,6 +179,9 @@ func Parse(r io.Reader, getenv func(string) string) (*File, error) {
 		c := &all.Connections[i]
 		var err error
 		if c.PSK, err = secret("psk", c.PSK, c.PSKFile, c.PSKEnv, getenv); err != nil {
+			return nil, fmt.Errorf("connections[%d] %s: %w", i, c.Name, err)
+		}
+		if c.PPK, err = secret("ppk", c.PPK, c.PPKFile, c.PPKEnv, getenv); err != nil {
 			return nil, fmt.Errorf("connections[%d] %s: %w", i, c.Name, err)
 		}
 	}
