@@ -47,6 +47,8 @@ var remedies = map[sa.Cause]func(*party, *sa.Diagnosis, *control.Diagnosis){
 	sa.CauseIKEGroup:       (*party).ofProposals,
 	sa.CauseChildProposal:  (*party).ofProposals,
 	sa.CausePFS:            (*party).ofProposals,
+	sa.CauseAdditional:     (*party).ofAdditional,
+	sa.CausePPK:            (*party).ofPPK,
 	sa.CauseUnknownToPeer:  (*party).ofUnknown,
 	sa.CausePSK:            (*party).ofPSK,
 	sa.CausePeerID:         (*party).ofPeerID,
@@ -70,10 +72,10 @@ var remedies = map[sa.Cause]func(*party, *sa.Diagnosis, *control.Diagnosis){
 // Values of the API, the strongest first. Of equally small changes the one that
 // comes first is proposed.
 var (
-	rankedEncryptions   = []string{"aes-256-gcm-16", "aes-128-gcm-16", "aes-256", "aes-192", "aes-128", "3des"}
+	rankedEncryptions   = []string{"aes-256-gcm-16", "chacha20-poly1305", "aes-128-gcm-16", "aes-256", "aes-192", "aes-128", "3des"}
 	rankedIntegrities   = []string{"sha2-512", "sha2-384", "sha2-256", "sha1", "md5"}
-	rankedGroups        = []string{"group21", "group20", "group19", "group16", "group15", "group14", "group5", "group2", "group1"}
-	rankedGroupsOfPFS   = append(slices.Clone(rankedGroups), pfsDisable)
+	rankedGroups        = []string{"group21", "group20", "group31", "group19", "group16", "group15", "group14", "group5", "group2", "group1"}
+	rankedGroupsOfPFS   = append(slices.Clone(rankedGroups), string(control.PFSDisable))
 	fieldsOfIKEPolicy   = [3]string{"ikepolicy.encryption_algorithm", "ikepolicy.authentication_algorithm", "ikepolicy.dh_group"}
 	fieldsOfIPsecPolicy = [3]string{"ipsecpolicy.encryption_algorithm", "ipsecpolicy.authentication_algorithm", "ipsecpolicy.pfs"}
 )
@@ -86,20 +88,79 @@ func (p *party) ofProposals(d *sa.Diagnosis, out *control.Diagnosis) {
 	c := p.connection
 	if o.Of == sa.OfferIKE || o.Of == sa.OfferPhase1 {
 		out.Changes = algorithms(o, fieldsOfIKEPolicy, [3]string{string(c.IKE.Encryption), string(c.IKE.Authentication), string(c.IKE.Group)},
-			[3][]string{rankedEncryptions, rankedIntegrities, rankedGroups}, ikeProposal)
+			[3][]string{rankedEncryptions, rankedIntegrities, rankedGroups}, ikeProposalWith(c.IKE))
 	} else {
 		out.Changes = algorithms(o, fieldsOfIPsecPolicy, [3]string{string(c.IPsec.Encryption), string(c.IPsec.Authentication), string(c.IPsec.PFS)},
-			[3][]string{rankedEncryptions, rankedIntegrities, rankedGroupsOfPFS}, espProposal)
+			[3][]string{rankedEncryptions, rankedIntegrities, rankedGroupsOfPFS}, espProposalWith(c.IPsec))
 	}
+	out.PeerChanges = peerAlgorithms(o)
+}
+
+// proposalWith makes the proposal of a policy with other algorithms.
+type proposalWith func(encryption, authentication, group string) (ipsec.Proposal, error)
+
+func ikeProposalWith(k control.IKEPolicy) proposalWith {
+	return func(encryption, authentication, group string) (ipsec.Proposal, error) {
+		k.Encryption, k.Authentication, k.Group = control.Encryption(encryption), control.Authentication(authentication), control.Group(group)
+		return ikeProposal(&k)
+	}
+}
+
+func espProposalWith(k control.IPsecPolicy) proposalWith {
+	return func(encryption, authentication, group string) (ipsec.Proposal, error) {
+		k.Encryption, k.Authentication, k.PFS = control.Encryption(encryption), control.Authentication(authentication), control.Group(group)
+		return espProposal(&k)
+	}
+}
+
+// ofAdditional has the additional key exchange of one end be that of the other.
+func (p *party) ofAdditional(d *sa.Diagnosis, out *control.Diagnosis) {
+	o := d.Offers
+	if o == nil {
+		return
+	}
+	ike, child := p.connection.IKE, p.connection.IPsec
+	have, field := &ike.Additional, "ikepolicy.additional_key_exchange"
+	proposal := func() (ipsec.Proposal, error) { return ikeProposal(&ike) }
+	if o.Of != sa.OfferIKE {
+		have, field = &child.Additional, "ipsecpolicy.additional_key_exchange"
+		proposal = func() (ipsec.Proposal, error) { return espProposal(&child) }
+	}
+	from, to := control.NoAdditional, control.MLKEM768
+	if have.Given() {
+		from, to = to, from
+	}
+	*have = to
+	if changed, err := proposal(); err == nil && o.Accepts(changed) {
+		out.Changes = []control.Remedy{{Field: field, From: string(from), To: string(to)}}
+	}
+	out.PeerChanges = peerAlgorithms(o)
+}
+
+func (p *party) ofPPK(_ *sa.Diagnosis, out *control.Diagnosis) {
+	out.AnyOf = true
+	out.Changes = []control.Remedy{
+		{Field: "ppk", To: keyOfPeer},
+		{Field: "ikepolicy.ppk_id", From: p.connection.IKE.PPKID, To: "that of the peer's key"},
+	}
+	if p.connection.IKE.PPKRequired {
+		out.Changes = append(out.Changes, control.Remedy{Field: "ikepolicy.ppk_required", From: "true", To: "false"})
+	}
+	out.PeerChanges = []control.Remedy{{Field: "post-quantum pre-shared key and its id", To: keyOfOurs}}
+}
+
+// peerAlgorithms are the fewest algorithms that have to change at the peer.
+func peerAlgorithms(o *sa.Offers) (changes []control.Remedy) {
 	amendments, known := o.PeerAmendments()
 	for _, a := range amendments {
-		out.PeerChanges = append(out.PeerChanges, control.Remedy{
+		changes = append(changes, control.Remedy{
 			Field: transformField(o.Of, a.Type), From: ipsec.TransformList(a.Have), To: ipsec.TransformList(a.Want),
 		})
 	}
 	if !known {
-		out.PeerChanges = []control.Remedy{{Field: "proposal", To: ipsec.List(o.Ours, "; ")}}
+		return []control.Remedy{{Field: "proposal", To: ipsec.List(o.Ours, "; ")}}
 	}
+	return changes
 }
 
 // transformField is what a type of algorithm is called at the peer.
@@ -115,7 +176,7 @@ func transformField(of sa.OfferKind, t ipsec.TransformType) string {
 
 // algorithms returns the fewest fields of a policy that have to change so that
 // the peer's offer is agreed with; none when no values of the API do that.
-func algorithms(o *sa.Offers, fields, have [3]string, values [3][]string, proposal func(encryption, authentication, group string) (ipsec.Proposal, error)) []control.Remedy {
+func algorithms(o *sa.Offers, fields, have [3]string, values [3][]string, proposal proposalWith) []control.Remedy {
 	var best []control.Remedy
 	tries := [3][]string{}
 	for i := range tries {
@@ -299,8 +360,11 @@ func (p *party) ofVersion(_ *sa.Diagnosis, out *control.Diagnosis) {
 	}
 	out.Changes = []control.Remedy{{Field: "ikepolicy.ike_version", From: string(c.IKE.Version), To: string(to)}}
 	if to == control.IKEv1 && c.IKE.Encryption.IsAEAD() {
-		// The API has AES-GCM for the IKE SA in IKEv2 only.
-		plain, _, _ := strings.Cut(string(c.IKE.Encryption), "-gcm")
+		// The API has AEADs for the IKE SA in IKEv2 only.
+		plain, _, gcm := strings.Cut(string(c.IKE.Encryption), "-gcm")
+		if !gcm {
+			plain = string(control.AES256)
+		}
 		out.Changes = append(out.Changes, control.Remedy{Field: "ikepolicy.encryption_algorithm", From: string(c.IKE.Encryption), To: plain})
 	}
 	out.PeerChanges = []control.Remedy{{Field: "IKE version", From: string(to), To: string(c.IKE.Version)}}

@@ -48,11 +48,11 @@ func TestAlgorithmChangesMakeBothSidesAgree(t *testing.T) {
 		of       sa.OfferKind
 		fields   [3]string
 		groups   []string
-		proposal func(a, b, c string) (ipsec.Proposal, error)
+		proposal proposalWith
 	}{
-		{"IKE", sa.OfferIKE, fieldsOfIKEPolicy, rankedGroups, ikeProposal},
-		{"CHILD_SA", sa.OfferChild, fieldsOfIPsecPolicy, rankedGroupsOfPFS, espProposal},
-		{"quick mode", sa.OfferQuickMode, fieldsOfIPsecPolicy, rankedGroupsOfPFS, espProposal},
+		{"IKE", sa.OfferIKE, fieldsOfIKEPolicy, rankedGroups, ikeProposalWith(control.IKEPolicy{})},
+		{"CHILD_SA", sa.OfferChild, fieldsOfIPsecPolicy, rankedGroupsOfPFS, espProposalWith(control.IPsecPolicy{})},
+		{"quick mode", sa.OfferQuickMode, fieldsOfIPsecPolicy, rankedGroupsOfPFS, espProposalWith(control.IPsecPolicy{})},
 	} {
 		for range 300 {
 			have, want := anySuite(r, test.groups), anySuite(r, test.groups)
@@ -234,11 +234,11 @@ func TestRemedies(t *testing.T) {
 
 // What an attempt of the peer showed completes a refusal that says nothing.
 func TestPeersAttemptsTellWhatItRefuses(t *testing.T) {
-	gcm, err := ikeProposal("aes-128-gcm-16", "sha2-256", "group19")
+	gcm, err := ikeProposalWith(control.IKEPolicy{})("aes-128-gcm-16", "sha2-256", "group19")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cbc, err := ikeProposal("aes-256", "sha2-256", "group19")
+	cbc, err := ikeProposalWith(control.IKEPolicy{})("aes-256", "sha2-256", "group19")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,5 +255,40 @@ func TestPeersAttemptsTellWhatItRefuses(t *testing.T) {
 	k.note(&sa.Diagnosis{Cause: sa.CausePSK, Parameter: "pre-shared key"})
 	if d := k.complete(&sa.Diagnosis{Reason: sa.ReasonAuthentication}); d.Code() != sa.CausePSK || d.Parameter != "pre-shared key" {
 		t.Errorf("have %+v", d)
+	}
+}
+
+func TestAdditionalExchangeChanges(t *testing.T) {
+	for _, of := range []sa.OfferKind{sa.OfferIKE, sa.OfferChild} {
+		for _, have := range []control.KeyExchange{control.NoAdditional, control.MLKEM768} {
+			c := control.Connection{
+				IKE:   control.IKEPolicy{Encryption: control.AES256, Authentication: control.SHA2256, Group: control.Group19, Additional: have},
+				IPsec: control.IPsecPolicy{Encryption: control.AES256, Authentication: control.SHA2256, PFS: control.Group19, Additional: have},
+			}
+			other := c
+			field := "ikepolicy.additional_key_exchange"
+			want := control.MLKEM768
+			if have.Given() {
+				want = control.NoAdditional
+			}
+			other.IKE.Additional, other.IPsec.Additional = want, want
+			ours, errOurs := ikeProposal(&c.IKE)
+			theirs, errTheirs := ikeProposal(&other.IKE)
+			if of == sa.OfferChild {
+				field = "ipsecpolicy.additional_key_exchange"
+				ours, errOurs = espProposal(&c.IPsec)
+				theirs, errTheirs = espProposal(&other.IPsec)
+			}
+			if errOurs != nil || errTheirs != nil {
+				t.Fatal(errOurs, errTheirs)
+			}
+			p := party{connection: &c}
+			d := p.diagnose(&sa.Event{Kind: sa.Failed, Diagnosis: &sa.Diagnosis{Cause: sa.CauseAdditional, Offers: &sa.Offers{
+				Of: of, Ours: []ipsec.Proposal{ours}, Theirs: []ipsec.Proposal{theirs},
+			}}})
+			if len(d.Changes) != 1 || d.Changes[0] != (control.Remedy{Field: field, From: string(have), To: string(want)}) || len(d.PeerChanges) != 1 {
+				t.Errorf("%s toward %s: %v, or at the peer %v", have, want, d.Changes, d.PeerChanges)
+			}
+		}
 	}
 }
