@@ -227,6 +227,9 @@ type P2CGatewayStatus struct {
 	Message    string    `json:"message,omitempty"` // why, for people
 	AppliedAt  time.Time `json:"applied_at,omitzero"`
 	LastChange time.Time `json:"last_change,omitzero"`
+	// Clients are connected, as of a moment ago. A node of a fleet tells it to
+	// the others; a node alone does not write it.
+	Clients int `json:"clients,omitempty"`
 }
 
 // ServerStatus is what the reconciler reports of a VPNServer.

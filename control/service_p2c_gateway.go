@@ -14,7 +14,7 @@ type P2CGatewayView struct {
 	// BoundEIP is the EIP, nil when it is no longer in the inventory: then it
 	// was taken away.
 	BoundEIP    *EIPBinding
-	Connections int // clients that this node knows to be connected
+	Connections int // clients that are connected; of another node's as of a moment ago
 	// RunningVersion is that of the node which serves the gateway.
 	RunningVersion string
 	Upgradable     bool // there is a newer version to go to
@@ -118,9 +118,14 @@ func (s *Service) viewP2CGateway(g P2CGateway, status P2CGatewayStatus) P2CGatew
 	if s.hasEIP(&g) {
 		v.BoundEIP = &v.EIP
 	}
+	served := false
 	if s.engines != nil {
-		clients, _ := s.engines.ClientConnections(g.ID)
+		var clients []ClientConnection
+		clients, served = s.engines.ClientConnections(g.ID)
 		v.Connections = len(clients)
+	}
+	if owner := s.division().OwnerOf(g.EIP.Address); !served && owner != "" && owner != s.division().Name() {
+		v.Connections = status.Clients
 	}
 	return v
 }

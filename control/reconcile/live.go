@@ -300,6 +300,7 @@ func (r *Reconciler) observe() error {
 		r.report(l, now, l.status(r.division.Name()))
 		r.reportMonitor(l, r.tunnels[id])
 	}
+	r.reportNumbers()
 	return err
 }
 

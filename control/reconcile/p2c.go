@@ -306,6 +306,7 @@ func (r *Reconciler) reportClientGateway(p *plan, g *clientGateway) control.P2CG
 	old := toldOf(r, p, id, p.snapshot.P2CGatewayStatus)
 	status := control.P2CGatewayStatus{
 		Observed: g.gateway.Generation, AppliedAt: old.AppliedAt, LastChange: old.LastChange, Fault: g.missing != nil,
+		Clients: old.Clients,
 	}
 	if g.missing != nil {
 		status.Message = g.missing.Error()
@@ -317,10 +318,14 @@ func (r *Reconciler) reportClientGateway(p *plan, g *clientGateway) control.P2CG
 		return old
 	}
 	status.LastChange = time.Now().UTC()
-	r.tell(id, g.gateway.Meta, func(ctx context.Context) error {
-		return r.Objects.SetP2CGatewayStatus(ctx, g.gateway.Project, id, status)
-	})
+	r.tellP2CGateway(g.gateway.Meta, status)
 	return status
+}
+
+func (r *Reconciler) tellP2CGateway(m control.Meta, status control.P2CGatewayStatus) {
+	r.tell(m.ID, m, func(ctx context.Context) error {
+		return r.Objects.SetP2CGatewayStatus(ctx, m.Project, m.ID, status)
+	})
 }
 
 // reportClientServer has the status of a server written if it changed. It is in

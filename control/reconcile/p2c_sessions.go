@@ -23,6 +23,7 @@ var clientEvents = map[sslvpn.EventKind]connlog.Event{
 
 // recordClient writes an event to the log that the gateway of its server has.
 func (r *Reconciler) recordClient(e sslvpn.Event) {
+	r.recorded = true
 	place, known := r.logPlaces[e.Session.Endpoint]
 	if !known || place.to == nil {
 		return
@@ -75,6 +76,28 @@ func (r *Reconciler) placeLogs(p *plan) {
 		}
 	}
 	r.served.Store(&served)
+}
+
+// reportNumbers has the numbers of clients written that changed, for the other
+// nodes of a fleet.
+func (r *Reconciler) reportNumbers() {
+	if r.Fleet == nil || r.snapshot == nil {
+		return
+	}
+	numbers := make(map[string]int) // by server
+	for _, status := range r.Clients.Snapshot() {
+		numbers[status.ID] = len(status.Sessions)
+	}
+	for i := range r.snapshot.P2CGateways {
+		g := &r.snapshot.P2CGateways[i]
+		status, told := r.told[g.ID].(control.P2CGatewayStatus)
+		server, _ := r.serverOf(g.ID)
+		if told && status.Clients != numbers[server] {
+			status.Clients = numbers[server]
+			r.told[g.ID] = status
+			r.tellP2CGateway(g.Meta, status)
+		}
+	}
 }
 
 // ClientConnections returns the clients that are connected to a

@@ -353,6 +353,25 @@ func TestServerOfAnotherNode(t *testing.T) {
 		want("two", false)
 		want("one", true)
 		w.wantServer(gateway, control.ServerActive, control.P2CActive)
+
+		// How many clients there were, another node can say.
+		number := func(want int) {
+			t.Helper()
+			g, err := w.service.ShowP2CGateway(w.ctx, project, gateway)
+			if err != nil || g.Connections != want {
+				t.Errorf("%d clients are connected, want %d, %v", g.Connections, want, err)
+			}
+		}
+		w.clients.mu.Lock()
+		w.clients.sessions[server] = make([]sslvpn.Session, 3)
+		w.clients.mu.Unlock()
+		w.clients.events <- sslvpn.Event{Kind: sslvpn.EventConnected, Session: sslvpn.Session{Endpoint: server}}
+		w.settle()
+		want("two", false)
+		number(3)
+		want("", false)
+		number(0)
+		want("one", true)
 		before, err := w.objects.Snapshot(w.ctx)
 		if err != nil {
 			t.Fatal(err)

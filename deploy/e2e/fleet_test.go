@@ -27,9 +27,15 @@ type fleetWorld struct {
 
 func newFleetWorld(t *testing.T, limit, lease time.Duration, sites ...netlab.SiteConfig) *fleetWorld {
 	t.Helper()
+	return newFleetOf(t, vpngwd, limit, lease, sites...)
+}
+
+// newFleetOf makes a fleet whose nodes run a program.
+func newFleetOf(t *testing.T, program string, limit, lease time.Duration, sites ...netlab.SiteConfig) *fleetWorld {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
-	f, err := netlab.NewFleet(ctx, vpngwd, 3, lease, sites...)
+	f, err := netlab.NewFleet(ctx, program, 3, lease, sites...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,6 +165,19 @@ func (w *fleetWorld) file() *declare.File {
 	return f
 }
 
+// startPeer starts strongSwan at the site.
+func (w *fleetWorld) startPeer() {
+	w.t.Helper()
+	s := w.Sites[0]
+	var err error
+	w.peer, err = s.Router.StartStrongSwan(w.ctx, "strongswan", netlab.SwanConfig(netlab.SwanConnection{
+		Name: "cloud", Local: s.Local, Remote: w.Public[0], PSK: psk, LocalID: s.Public.String(), RemoteID: w.Public[0].String(),
+		Proposal: "aes128gcm16-prfsha256-ecp256", ESPProposal: "aes128gcm16-ecp256",
+		Children: []netlab.SwanChild{{Name: "net", Local: s.Subnets[:1], Remote: w.CloudSubnets[:1]}},
+	}), nil)
+	w.check(err)
+}
+
 func (w *fleetWorld) apply(n *netlab.FleetNode) {
 	w.t.Helper()
 	a := declare.Applier{Client: w.client(n), Every: 50 * time.Millisecond}
@@ -200,13 +219,7 @@ func TestFleetTakeover(t *testing.T) {
 	const lease = 3 * time.Second
 	w := newFleetWorld(t, 6*time.Minute, lease, netlab.SiteConfig{})
 	s := w.Sites[0]
-	var err error
-	w.peer, err = s.Router.StartStrongSwan(w.ctx, "strongswan", netlab.SwanConfig(netlab.SwanConnection{
-		Name: "cloud", Local: s.Local, Remote: w.Public[0], PSK: psk, LocalID: s.Public.String(), RemoteID: w.Public[0].String(),
-		Proposal: "aes128gcm16-prfsha256-ecp256", ESPProposal: "aes128gcm16-ecp256",
-		Children: []netlab.SwanChild{{Name: "net", Local: s.Subnets[:1], Remote: w.CloudSubnets[:1]}},
-	}), nil)
-	w.check(err)
+	w.startPeer()
 	w.apply(w.Nodes[1])
 	w.reach()
 	claim := w.active()
@@ -245,7 +258,7 @@ func TestFleetTakeover(t *testing.T) {
 	w.waitUntil("the node that was stopped notices", patience, func() bool {
 		return w.left(second, claim, paused)
 	})
-	_, err = ping.Finish(w.ctx)
+	_, err := ping.Finish(w.ctx)
 	w.check(err)
 	w.check(sent.Finish(w.ctx))
 	late := w.sentAfter(sent, resumed)

@@ -57,7 +57,7 @@ func (f *Fleet) build(ctx context.Context, program string, nodes int, lease time
 		return err
 	}
 	f.Public = [2]netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("203.0.113.11")}
-	f.Local = f.Public
+	f.Local, f.ForClients = f.Public, netip.MustParseAddr("203.0.113.12")
 	f.CloudSubnets = [2]netip.Prefix{netip.MustParsePrefix("10.10.0.0/24"), netip.MustParsePrefix("10.10.1.0/24")}
 	f.CloudAddresses = [2]netip.Addr{netip.MustParseAddr("10.10.0.10"), netip.MustParseAddr("10.10.1.10")}
 	if f.Internet, err = f.router(ctx, "internet"); err != nil {
@@ -172,11 +172,15 @@ inventory:
   eips:
     - {id: %s, address: %s, interface: %s, floating: true, type: 5_bgp, bandwidth_mbps: 300}
     - {id: %s, address: %s, interface: %[22]s, floating: true, type: 5_bgp, bandwidth_mbps: 300}
+    - {id: %[25]s, address: %s, interface: %[22]s, floating: true, type: 5_bgp, bandwidth_mbps: 300}
 `, node.Name, zone, filepath.Join(node.dir, "data"), f.Etcd.Endpoint, f.Etcd.CA, f.sealingKey(), lease, node.History,
 		strings.TrimPrefix(node.endpoint, "https://"), accessKey, secretKey, Project, strings.TrimPrefix(metrics, "http://"),
 		VPC, Subnet1, f.CloudSubnets[0], LAN, Subnet2, f.CloudSubnets[1],
-		EIP1, f.Public[0], WAN, EIP2, f.Public[1])
+		EIP1, f.Public[0], WAN, EIP2, f.Public[1], EIP3, f.ForClients)
 }
+
+// Become makes the node's next start one of another program.
+func (n *FleetNode) Become(program string) { n.program = program }
 
 // Cut keeps the node and etcd apart, in both directions, until Mend; the
 // node's other networks are as ever.
