@@ -57,6 +57,7 @@ type connection struct {
 	recheck  *time.Timer
 	failure  *Failure
 	unproven *rate.Limiter // of what initiators say that are not authenticated
+	inquiry  inquiry
 
 	discards []ipsec.PolicyID // held in policyTable; under Server.apply
 }
@@ -284,6 +285,11 @@ func (s *Server) firstContact(name string, p *peer) bool {
 // emit notes what an event says about its connection, logs it, and hands it
 // on unless the reader is too slow.
 func (s *Server) emit(e sa.Event) {
+	s.refine(&e)
+	s.hand(e)
+}
+
+func (s *Server) hand(e sa.Event) {
 	if e.Diagnosis != nil {
 		s.failures.add(string(e.Diagnosis.Code()), 1)
 	}

@@ -37,6 +37,7 @@ type peer struct {
 	born time.Time
 	in   mailbox
 	v1   bool // it speaks IKEv1
+	asks bool // its machine is an sa.Inquiry
 
 	status atomic.Pointer[sa.Status] // as of the last step
 
@@ -350,6 +351,10 @@ func (p *peer) emit(e sa.Event) {
 		if e.Initiator {
 			p.contact.initialContact = p.saidInitialContact.Load()
 		}
+	}
+	if p.asks {
+		p.s.found(e)
+		return
 	}
 	p.s.emit(e)
 }

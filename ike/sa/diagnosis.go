@@ -235,6 +235,7 @@ func unreachable(s *ikeSA, o *outstanding) *Diagnosis {
 		Reason: ReasonMaxTransmit, Exchange: o.kind().String(), Parameter: "peer address",
 		Detail: fmt.Sprintf("no answer to %s request %d, sent %d times to %s from %s",
 			o.kind(), o.id, o.tries+1, s.path.remote, s.path.local),
+		silentPort: s.path.remote.Port(),
 	}
 	if largest := largestOf(o.datagrams); largest > fragmentSize {
 		d.Cause, d.Parameter = CauseFragments, "message size"

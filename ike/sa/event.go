@@ -105,6 +105,8 @@ type Diagnosis struct {
 	Offers   *Offers  // of proposals
 	Flows    *Flows   // of traffic selectors
 	Identity Identity // what the peer calls itself or, CauseLocalID, us
+
+	silentPort uint16 // of the peer, from which no answer came
 }
 
 // Code returns the cause.

@@ -288,6 +288,7 @@ func (s *ISAKMPSA) unreachable() *Diagnosis {
 		Reason: ReasonMaxTransmit, Exchange: s.mode.String(), Parameter: "peer address",
 		Detail: fmt.Sprintf("no answer to message %d of %s, sent %d times to %s from %s",
 			number, s.mode, s.flight.tries+1, s.path.remote, s.path.local),
+		silentPort: s.path.remote.Port(),
 	}
 	switch {
 	case s.gm != nil && number > 1:
