@@ -99,6 +99,10 @@ func (s *Server) assign(next []*sa.Connection, refused []error) (want map[string
 			continue
 		}
 		for _, child := range c.Children {
+			if child.ReqID >= firstMade {
+				refused[i] = fmt.Errorf("child %q: reqid %d is kept for children made from templates", child.Name, child.ReqID)
+				return nil, false
+			}
 			if other, taken := owners[child.ReqID]; taken {
 				refused[i] = fmt.Errorf("child %q: reqid %d is that of connection %q, too", child.Name, child.ReqID, other)
 				return nil, false
@@ -186,7 +190,7 @@ func (s *Server) applyPolicies(want map[string]*sa.Connection) []error {
 		ids := discards(cfg)
 		var held []ipsec.PolicyID
 		for id := range ids {
-			if err := s.policies.add(c, ipsec.Policy{PolicyID: id, Action: ipsec.Discard}); err != nil {
+			if err := s.policies.add(c, "", ipsec.Policy{PolicyID: id, Action: ipsec.Discard}); err != nil {
 				errs = append(errs, fmt.Errorf("connection %q: %w", name, err))
 				continue
 			}

@@ -280,7 +280,7 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 			p.deleteSA(a.ID)
 		case sa.AddPolicy:
 			refusal.Policy = a.Policy.PolicyID
-			err = p.s.policies.add(p, a.Policy)
+			err = p.s.policies.add(p, p.s.claimant(p.machine), a.Policy)
 		case sa.DeletePolicy:
 			if err := p.s.policies.remove(p, a.ID); err != nil {
 				p.s.log.Error("the data plane keeps a policy", "error", err)
@@ -291,12 +291,26 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 			p.emit(a.Event)
 		}
 		if err != nil {
-			p.s.log.Error("refused by the data plane", "error", err)
+			if errors.Is(err, sa.ErrFlowConflict) {
+				p.s.log.Info("refused", "connection", p.machine.Connection(), "error", err)
+			} else {
+				p.s.log.Error("refused by the data plane", "error", err)
+			}
 			refusal.Err = err
 			refused = append(refused, refusal)
 		}
 	}
 	return refused
+}
+
+// claimant returns that of a machine's connection.
+func (s *Server) claimant(m machine) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.conns[m.Connection()]; c != nil {
+		return c.cfg.Claimant
+	}
+	return ""
 }
 
 // moveSA moves an SA to new outer addresses. One that cannot go there is of no

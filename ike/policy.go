@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -28,12 +29,21 @@ type policyEntry struct {
 type policyHolder struct {
 	owner  any // a *peer or a *connection
 	policy ipsec.Policy
+	// claimant is the connection's Claimant; empty for those without one and for
+	// what does not protect.
+	claimant string
 }
 
-// add makes owner a holder, or changes the policy that it holds.
-func (t *policyTable) add(owner any, p ipsec.Policy) error {
+// add makes owner a holder, or changes the policy that it holds. Where it comes
+// with a claimant, it must not overlap what another claimant holds.
+func (t *policyTable) add(owner any, claimant string, p ipsec.Policy) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if claimant != "" {
+		if err := t.conflict(claimant, p.PolicyID); err != nil {
+			return err
+		}
+	}
 	e := t.entries[p.PolicyID]
 	if e == nil {
 		e = &policyEntry{}
@@ -46,12 +56,33 @@ func (t *policyTable) add(owner any, p ipsec.Policy) error {
 		e.installed = p
 	}
 	if i < 0 {
-		e.holders = append(e.holders, policyHolder{owner, p})
+		e.holders = append(e.holders, policyHolder{owner, p, claimant})
 	} else {
 		e.holders[i].policy = p
 	}
 	t.entries[p.PolicyID] = e
 	return nil
+}
+
+// conflict returns why a claimant must not have a policy.
+func (t *policyTable) conflict(claimant string, id ipsec.PolicyID) error {
+	for other, e := range t.entries {
+		if other.Direction != id.Direction || !shareAddresses(other.Local, id.Local) || !shareAddresses(other.Remote, id.Remote) {
+			continue
+		}
+		for _, h := range e.holders {
+			if h.claimant != "" && h.claimant != claimant {
+				return fmt.Errorf("%w: %s to %s overlaps %s to %s", sa.ErrFlowConflict, id.Local, id.Remote, other.Local, other.Remote)
+			}
+		}
+	}
+	return nil
+}
+
+// shareAddresses reports whether two selectors overlap as far as routes go, which
+// know no protocols and ports.
+func shareAddresses(a, b ipsec.TrafficSelector) bool {
+	return a.Start.BitLen() == b.Start.BitLen() && !a.End.Less(b.Start) && !b.End.Less(a.Start)
 }
 
 func (e *policyEntry) index(owner any) int {

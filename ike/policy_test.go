@@ -41,13 +41,13 @@ func TestPolicyGoesWithItsLastHolder(t *testing.T) {
 		do   func() error
 		want []ipsec.Policy
 	}{
-		{"first", func() error { return table.add("a", old) }, []ipsec.Policy{old}},
-		{"again", func() error { return table.add("a", old) }, []ipsec.Policy{old}},
-		{"second wins", func() error { return table.add("b", next) }, []ipsec.Policy{next}},
-		{"first changes behind it", func() error { return table.add("a", moved) }, []ipsec.Policy{next}},
+		{"first", func() error { return table.add("a", "", old) }, []ipsec.Policy{old}},
+		{"again", func() error { return table.add("a", "", old) }, []ipsec.Policy{old}},
+		{"second wins", func() error { return table.add("b", "", next) }, []ipsec.Policy{next}},
+		{"first changes behind it", func() error { return table.add("a", "", moved) }, []ipsec.Policy{next}},
 		{"second leaves: back to the first", func() error { return table.remove("b", id) }, []ipsec.Policy{moved}},
 		{"stranger leaves", func() error { return table.remove("c", id) }, []ipsec.Policy{moved}},
-		{"second is back", func() error { return table.add("b", next) }, []ipsec.Policy{next}},
+		{"second is back", func() error { return table.add("b", "", next) }, []ipsec.Policy{next}},
 		{"first leaves", func() error { return table.remove("a", id) }, []ipsec.Policy{next}},
 		{"last leaves", func() error { return table.remove("b", id) }, nil},
 		{"and again", func() error { return table.remove("b", id) }, nil},
@@ -71,10 +71,10 @@ func TestPolicyRefusedIsNotHeld(t *testing.T) {
 	}
 	full := errors.New("full")
 	b.FailNext(ipsectest.OpAddPolicy, full)
-	if err := table.add("a", p); !errors.Is(err, full) {
+	if err := table.add("a", "", p); !errors.Is(err, full) {
 		t.Fatalf("got %v", err)
 	}
-	if err := table.add("a", p); err != nil {
+	if err := table.add("a", "", p); err != nil {
 		t.Fatal(err)
 	}
 	if got := installed(t, b); len(got) != 1 {

@@ -76,6 +76,8 @@ type Server struct {
 
 	apply sync.Mutex // held by Apply from end to end
 
+	made atomic.Uint32 // ReqIDs given to children that are made from templates
+
 	// steps is held for reading by each step of a machine, and for writing to
 	// wipe a key. A step asks the directory anew for whom it may authenticate:
 	// so once the directory lacks a connection, and the steps of that time are
@@ -143,6 +145,7 @@ func NewServer(opts Options) *Server {
 	s.env = sa.Env{
 		Rand:       rand.Reader,
 		AllocSPI:   opts.Backend.AllocSPI,
+		AllocReqID: s.allocReqID,
 		QuerySA:    opts.Backend.QuerySA,
 		Candidates: func(local, remote netip.Addr) []*sa.Connection { return s.directory.Load().candidates(local, remote) },
 		KeyLog:     opts.KeyLog,
@@ -150,6 +153,12 @@ func NewServer(opts Options) *Server {
 	}
 	return s
 }
+
+// firstMade is the first ReqID of children that are made from templates.
+const firstMade = 1 << 31
+
+// allocReqID implements sa.Env.AllocReqID. Two thousand million later it begins anew.
+func (s *Server) allocReqID() uint32 { return s.made.Add(1) | firstMade }
 
 // ErrStopped is returned by calls to a Server whose Run has ended.
 var ErrStopped = errors.New("the IKE server has stopped")

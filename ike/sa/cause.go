@@ -24,6 +24,7 @@ const (
 	CauseSelectors      Cause = "selectors"            // share nothing
 	CauseSwapped        Cause = "selectors-swapped"    // the peer has local and remote exchanged
 	CauseMirrored       Cause = "selectors-mirrored"   // both ends name the same network as their own
+	CauseTaken          Cause = "selectors-taken"      // another peer of a template has that traffic
 	CauseSinglePair     Cause = "selectors-one-pair"   // the peer takes one pair a child only
 	CauseVersion        Cause = "ike-version"          //
 	CauseMode           Cause = "ike-mode"             // main or aggressive mode
@@ -57,7 +58,7 @@ const (
 // Causes are all of them.
 var Causes = []Cause{
 	CauseIKEProposal, CauseIKEGroup, CauseChildProposal, CausePFS, CauseAdditional, CauseUnknownToPeer, CausePSK, CausePPK, CausePeerID, CauseLocalID,
-	CauseKeyOrIdentity, CauseAuthMethod, CauseSelectors, CauseSwapped, CauseMirrored, CauseSinglePair, CauseVersion, CauseMode,
+	CauseKeyOrIdentity, CauseAuthMethod, CauseSelectors, CauseSwapped, CauseMirrored, CauseTaken, CauseSinglePair, CauseVersion, CauseMode,
 	CauseEncapsulation, CauseUnreachable, CauseUDP4500, CauseFragments, CauseSilence, CauseUnknownPeer, CauseMalformed,
 	CauseRekey, CauseLimit, CauseDataPlane, CauseDeadPeer, CausePeerClosed, CauseConfiguration, CauseExpired, CauseReplaced,
 	CauseRefusedByPeer, CauseNegotiatedAway,
@@ -82,6 +83,7 @@ var causeOf = map[Reason]Cause{
 	ReasonRekeyFail:        CauseRekey,
 	ReasonEncapsulation:    CauseEncapsulation,
 	ReasonDataPlane:        CauseDataPlane,
+	ReasonFlowConflict:     CauseTaken,
 
 	ReasonDPDTimeout:      CauseDeadPeer,
 	ReasonPeerRequest:     CausePeerClosed,

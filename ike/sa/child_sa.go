@@ -2,6 +2,7 @@ package sa
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"time"
 
@@ -28,10 +29,11 @@ const (
 // tried again. The CHILD_SAs that follow each other over rekeys share it.
 type slot struct {
 	cfg      Child
-	removed  bool // no longer configured
-	busy     bool // an exchange of ours for it is queued or under way
-	wanted   bool // traffic or a command asked for it
-	up       bool // reported to be up
+	template *slot // that it was made from; nil: it is configured
+	removed  bool  // no longer configured
+	busy     bool  // an exchange of ours for it is queued or under way
+	wanted   bool  // traffic or a command asked for it
+	up       bool  // reported to be up
 	failures int
 	pursuits int // how often more is yet asked for than the peer gives; see pursue
 	retryAt  time.Time
@@ -52,11 +54,11 @@ type childSA struct {
 	keys      *childKeys // until the data plane has them
 	nonce     []byte     // the lower one of its exchange (rekey collisions)
 
-	hasIn, hasOut bool // installed in the data plane
-	outdated      bool // negotiated for another configuration of the slot
-	refused       bool // in part or whole, by the data plane
-	told          bool // the peer knows of it
-	rekeys        bool // it follows another child
+	hasIn, hasOut bool  // installed in the data plane
+	outdated      bool  // negotiated for another configuration of the slot
+	refused       error // why the data plane did not take it, in part or whole
+	told          bool  // the peer knows of it
+	rekeys        bool  // it follows another child
 	// Of IKEv1: what the two ends have made of their lifetimes, and the inbound
 	// SPI of the child that we rekeyed.
 	agreed   *ipsec.Lifetime
@@ -429,7 +431,7 @@ func (m *core) deleteChild(c *childSA, reason Reason, d *Diagnosis) {
 		c.remove(true)
 		return
 	}
-	wasUp := c.hasOut || c.refused
+	wasUp := c.hasOut || c.refused != nil
 	c.handOver()
 	c.setState(Deleting)
 	c.stopTimers()
@@ -496,7 +498,7 @@ func (m *core) backoff(k *slot) time.Duration {
 // retry sets a child up that is wanted and not there, or not as it is
 // configured.
 func (m *core) retry(k *slot) {
-	if k.removed || k.busy || m.upToDate(k) || !m.ike.Established() {
+	if k.removed || k.busy || m.upToDate(k) || k.cfg.Template || !m.ike.Established() {
 		return
 	}
 	m.ike.createChild(k)
@@ -556,9 +558,12 @@ func (m *core) refused(r Refused) {
 // unfit ends a child that the data plane has not taken in full. The one that it
 // was to follow goes on, if it is there.
 func (m *core) unfit(c *childSA, err error) {
-	c.refused = true
+	c.refused = err
 	k := c.slot
 	d := &Diagnosis{Reason: ReasonDataPlane, Parameter: "CHILD_SA", Ours: c.proposal.String(), Detail: err.Error()}
+	if errors.Is(err, ErrFlowConflict) {
+		d = &Diagnosis{Reason: ReasonFlowConflict, Parameter: "traffic selectors", Theirs: flowText(c.local, c.remote), Detail: err.Error()}
+	}
 	m.emit(Emit{m.childFailure(k, c.initiator, d)})
 	k.failures = max(k.failures, 3) // it will hardly be otherwise soon
 	for _, old := range m.children {
@@ -568,10 +573,10 @@ func (m *core) unfit(c *childSA, err error) {
 		}
 	}
 	if c.told {
-		m.deleteChild(c, ReasonDataPlane, d)
+		m.deleteChild(c, d.Reason, d)
 	} else {
 		c.remove(false)
-		m.lost(c, ReasonDataPlane, d)
+		m.lost(c, d.Reason, d)
 	}
 	if i := slices.IndexFunc(m.children, func(o *childSA) bool { return o.slot == k && o.hasOut }); i >= 0 {
 		k.prune(m.children[i])

@@ -127,6 +127,11 @@ type Connection struct {
 	// detection hash that cannot match (RFC 7296, section 2.23).
 	ForceEncap bool
 
+	// Claimant, where it is not empty, names the peer: what its CHILD_SAs are to
+	// protect must not overlap what those of another claimant do. The one that has
+	// it keeps it.
+	Claimant string
+
 	Children []Child
 }
 
@@ -160,6 +165,9 @@ func (c *Connection) Validate() error {
 		child := &c.Children[i]
 		if err := child.validate(); err != nil {
 			return fmt.Errorf("child %q: %w", child.Name, err)
+		}
+		if child.Template && c.Initiate {
+			return fmt.Errorf("child %q: a template is for a connection that does not initiate", child.Name)
 		}
 		if err := child.validVersion(c.Version); err != nil {
 			return fmt.Errorf("child %q: %w", child.Name, err)
@@ -279,6 +287,11 @@ type Child struct {
 	ReqID uint32 // unique among all children of the daemon
 	IfID  uint32 // the interface of a route-based tunnel, else zero
 
+	// Template says that the peer chooses what is protected: each pair of lists of
+	// selectors that it asks for within Local and Remote becomes a child of its own,
+	// with a name made of them and a ReqID of Env.AllocReqID.
+	Template bool
+
 	Proposals     []ipsec.Proposal // ESP; a group in them means PFS
 	Local, Remote []ipsec.TrafficSelector
 	Lifetime      ipsec.Lifetime // Hard values; the soft ones follow with jitter
@@ -294,6 +307,10 @@ type Env struct {
 
 	// AllocSPI reserves an inbound ESP SPI for a local address.
 	AllocSPI func(local netip.Addr) (ipsec.SPI, error)
+
+	// AllocReqID returns a ReqID that no configured child has, nor one that was
+	// made from a template and is still there.
+	AllocReqID func() uint32
 
 	// Candidates returns the connections that an initiator at remote may mean
 	// when it speaks to local: first those with that very remote address, then

@@ -118,6 +118,7 @@ func (m *core) Pending() bool { return len(m.pending) > 0 }
 // is to be done.
 func (m *core) actions() []Action {
 	m.children = slices.DeleteFunc(m.children, func(c *childSA) bool { return c.state == Deleted && c.goneAt.IsZero() })
+	m.slots = slices.DeleteFunc(m.slots, func(k *slot) bool { return k.template != nil && !k.busy && m.childrenOf(k) == 0 })
 	out := m.out
 	m.out = nil
 	return out

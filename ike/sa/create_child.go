@@ -513,8 +513,8 @@ func (s *ikeSA) finishChild(msg *wire.Message, c *childSA, answer *childAnswer, 
 // installChild makes a responder's child receive, and answers.
 func (s *ikeSA) installChild(c, old *childSA, payloads []wire.Payload) reply {
 	c.addIn()
-	without := refuse(wire.NoAdditionalSAs)
-	return reply{payloads: payloads, then: func() { s.m.answeredChild(c, old) }, child: c, without: &without}
+	without := func(t wire.NotifyType) reply { return refuse(t) }
+	return reply{payloads: payloads, then: func() { s.m.answeredChild(c, old) }, child: c, without: without}
 }
 
 // answeredChild goes on when the answer that tells of a child is on its way.
@@ -649,6 +649,13 @@ func (m *Machine) makeChild(s *ikeSA, msg *wire.Message, req childRequest, f slo
 			Reason: ReasonRekeyFail, Cause: CauseLimit, Exchange: msg.Exchange.String(), Parameter: "CHILD_SA", Ours: fmt.Sprintf("at most %d", maxChildren),
 			Detail: "the peer asks for more SAs of one child than it may have at a time",
 		}}
+	}
+	if f.slot.cfg.Template {
+		made, err := m.instantiate(f.slot, f.local, f.remote)
+		if err != nil {
+			return no(wire.NoAdditionalSAs, "CHILD_SA", err)
+		}
+		f.slot = made
 	}
 	out, err := m.newOut(p)
 	if err != nil {

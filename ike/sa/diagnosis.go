@@ -184,7 +184,9 @@ func flowText(local, remote []ipsec.TrafficSelector) string { return Flow{local,
 func (m *core) flowDiagnosis(exchange string, local, remote []ipsec.TrafficSelector) *Diagnosis {
 	f := &Flows{Theirs: Flow{local, remote}}
 	for _, k := range m.slots {
-		f.Ours = append(f.Ours, Flow{k.cfg.Local, k.cfg.Remote})
+		if k.template == nil {
+			f.Ours = append(f.Ours, Flow{k.cfg.Local, k.cfg.Remote})
+		}
 	}
 	d := &Diagnosis{
 		Reason: ReasonFlow, Cause: f.cause(), Exchange: exchange, Parameter: "traffic selectors",

@@ -75,6 +75,7 @@ const (
 	ReasonRekeyFail        Reason = "rekey fail"
 	ReasonEncapsulation    Reason = "encapsulation mode mismatch"
 	ReasonDataPlane        Reason = "data plane refused"
+	ReasonFlowConflict     Reason = "flow conflict"
 )
 
 // Reasons of a teardown.

@@ -192,8 +192,8 @@ func (s *ikeSA) receiveRequest(d Datagram, msg *wire.Message) {
 		return
 	}
 	s.m.after(func() {
-		if r.child.refused {
-			r = *r.without
+		if r.child.refused != nil {
+			r = r.without(r.child.refusal())
 		} else {
 			r.child.told = true
 		}
@@ -205,10 +205,10 @@ func (s *ikeSA) receiveRequest(d Datagram, msg *wire.Message) {
 type reply struct {
 	payloads []wire.Payload
 	then     func()
-	// child is what the reply tells of, if so, and without the reply in its
+	// child is what the reply tells of, if so, and without makes the reply in its
 	// place where the data plane does not take the child.
 	child   *childSA
-	without *reply
+	without func(wire.NotifyType) reply
 }
 
 // refuse is a reply of one error notify.

@@ -252,11 +252,12 @@ func (s *ikeSA) answerFirstChild(msg *wire.Message, h *handshake, payloads []wir
 		return r
 	}
 	child.addIn()
-	without := refuse(wire.NoAdditionalSAs)
-	without.payloads = slices.Concat(payloads, without.payloads)
 	return reply{
 		payloads: slices.Concat(payloads, []wire.Payload{answer.sa, answer.tsi, answer.tsr}),
-		then:     child.addOut, child: child, without: &without,
+		then:     child.addOut, child: child,
+		without: func(t wire.NotifyType) reply {
+			return reply{payloads: slices.Concat(payloads, refuse(t).payloads)}
+		},
 	}
 }
 

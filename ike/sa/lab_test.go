@@ -77,6 +77,7 @@ type end struct {
 	events   []Event
 	used     map[ipsec.SAID]ipsec.SAState
 	spis     uint32
+	reqIDs   uint32
 	replaces int // Replace actions
 	// refuse, when set, makes the data plane refuse an action.
 	refuse  func(Action) error
@@ -120,6 +121,10 @@ func (l *lab) newEnd(name string, seed uint64, spis uint32) *end {
 		AllocSPI: func(netip.Addr) (ipsec.SPI, error) {
 			e.spis++
 			return ipsec.SPI(e.spis), nil
+		},
+		AllocReqID: func() uint32 {
+			e.reqIDs++
+			return 1<<31 | e.reqIDs
 		},
 		Candidates: func(local, remote netip.Addr) []*Connection {
 			var found []*Connection

@@ -205,7 +205,7 @@ func (x *createChild) complete(m *Machine, c *childSA) {
 // the data plane has it. If it has not, the old one goes on.
 func (x *createChild) replace(m *Machine, c *childSA) {
 	old := x.old
-	if c.refused {
+	if c.refused != nil {
 		if old != nil {
 			x.again(m, m.backoff(x.slot))
 		}

@@ -22,12 +22,18 @@ type slotMatch struct {
 func (m *core) match(local, remote []ipsec.TrafficSelector, old *childSA) []slotMatch {
 	var found []slotMatch
 	for _, k := range m.slots {
-		if k.removed || old != nil && k != old.slot {
+		if k.removed || old != nil && k != old.slot || old == nil && k.template != nil {
 			continue
 		}
 		f := slotMatch{slot: k, local: ipsec.Narrow(k.cfg.Local, local), remote: ipsec.Narrow(k.cfg.Remote, remote)}
 		if len(f.local) == 0 || len(f.remote) == 0 {
 			continue
+		}
+		if k.cfg.Template { // what is left out is refused by narrowing
+			f.local, f.remote = f.local[:min(len(f.local), maxMadeSelectors)], f.remote[:min(len(f.remote), maxMadeSelectors)]
+		}
+		if made := m.madeFrom(k, f.local, f.remote); made != nil {
+			f.slot = made
 		}
 		if ipsec.Covers(f.local, k.cfg.Local) && ipsec.Covers(f.remote, k.cfg.Remote) {
 			f.score++

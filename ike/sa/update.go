@@ -83,7 +83,15 @@ func (m *Machine) update(next *Connection) {
 // updateChildren goes over to other children. Those that are the same are left
 // alone.
 func (m *core) updateChildren(next []Child) {
-	before := slices.Concat(m.slots, m.retired)
+	var made []*slot
+	before := slices.Clone(m.retired)
+	for _, k := range m.slots {
+		if k.template != nil {
+			made = append(made, k)
+		} else {
+			before = append(before, k)
+		}
+	}
 	m.slots, m.retired = nil, nil
 	for _, cfg := range next {
 		i := slices.IndexFunc(before, func(k *slot) bool {
@@ -102,12 +110,13 @@ func (m *core) updateChildren(next []Child) {
 		k.removed, k.retryAt = true, time.Time{}
 	}
 	m.retired = before
+	m.keepMade(made)
 	m.dismiss()
 	if !m.ike.Established() {
 		return
 	}
 	for _, k := range m.slots {
-		if !k.busy && !m.upToDate(k) && k.retryAt.IsZero() && (m.conn.Initiate || m.up(k) || m.inherits(k)) {
+		if !k.cfg.Template && k.template == nil && !k.busy && !m.upToDate(k) && k.retryAt.IsZero() && (m.conn.Initiate || m.up(k) || m.inherits(k)) {
 			m.ike.createChild(k)
 		}
 	}
@@ -134,7 +143,7 @@ func (m *core) dismiss() {
 		var heirs []*slot
 		waits := false
 		for _, other := range m.slots {
-			if other.sharesTraffic(k) {
+			if !other.cfg.Template && other.sharesTraffic(k) {
 				heirs = append(heirs, other)
 				waits = waits || !m.serves(other)
 			}
@@ -224,7 +233,7 @@ func (m *core) removeSlot(k *slot, succeeded bool) {
 // sameSA reports whether a CHILD_SA of one configuration serves another: only
 // lifetimes and the replay window differ, if anything.
 func (c *Child) sameSA(d *Child) bool {
-	return c.Name == d.Name && c.ReqID == d.ReqID && c.IfID == d.IfID &&
+	return c.Name == d.Name && c.ReqID == d.ReqID && c.IfID == d.IfID && c.Template == d.Template &&
 		slices.Equal(c.Local, d.Local) && slices.Equal(c.Remote, d.Remote) && sameProposals(c.Proposals, d.Proposals)
 }
 

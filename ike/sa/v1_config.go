@@ -53,6 +53,9 @@ func (c *Child) validVersion(version uint8) error {
 	if version != 1 {
 		return nil
 	}
+	if c.Template {
+		return inIKEv1(c.Proposals)
+	}
 	if len(c.Local) != 1 || len(c.Remote) != 1 {
 		return fmt.Errorf("selectors: %d and %d, IKEv1 takes one a side", len(c.Local), len(c.Remote))
 	}

@@ -223,9 +223,9 @@ func (q *quickMode) confirm() {
 	if q.s.state == Deleted {
 		return
 	}
-	if c.refused || c.state != Connecting {
+	if c.refused != nil || c.state != Connecting {
 		q.end()
-		if q.old != nil && c.refused {
+		if q.old != nil && c.refused != nil {
 			q.again(m.backoff(q.slot))
 		}
 		return

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ipsec"
@@ -45,9 +44,13 @@ func (s *ISAKMPSA) answerQuick(d Datagram, msg *isakmp.Message) {
 	m.after(func() {
 		switch {
 		case s.state == Deleted:
-		case q.child.refused || q.child.state != Connecting:
+		case q.child.refused != nil || q.child.state != Connecting:
 			q.end()
-			s.inform([]isakmp.Payload{&isakmp.Notify{Protocol: ipsec.ProtocolESP, NotifyType: isakmp.NoProposalChosen}})
+			t := isakmp.NoProposalChosen
+			if errors.Is(q.child.refused, ErrFlowConflict) {
+				t = isakmp.InvalidIDInformation
+			}
+			s.inform([]isakmp.Payload{&isakmp.Notify{Protocol: ipsec.ProtocolESP, NotifyType: t}})
 		default:
 			q.child.told = true
 			if m.env.QuerySA != nil {
@@ -86,13 +89,12 @@ func (q *quickMode) take(msg *isakmp.Message) ([]isakmp.Payload, *quickRefusal) 
 	if err != nil {
 		return nil, malformed(err)
 	}
-	i := slices.IndexFunc(m.slots, func(k *slot) bool { return !k.removed && k.cfg.Local[0] == local && k.cfg.Remote[0] == remote })
-	if i < 0 {
+	q.slot = m.pair(local, remote)
+	if q.slot == nil {
 		d := m.flowDiagnosis(isakmp.QuickMode.String(), []ipsec.TrafficSelector{local}, []ipsec.TrafficSelector{remote})
 		d.Detail = "the peer's selectors, shown from our side, are not those of a configured pair; IKEv1 has them equal"
 		return nil, &quickRefusal{isakmp.InvalidIDInformation, spi, nil, d}
 	}
-	q.slot = m.slots[i]
 	ch, err := s.choosePhase2(q.slot, offer)
 	if err != nil {
 		return nil, &quickRefusal{isakmp.NoProposalChosen, spi, q.slot, gmProposalDiagnosis(ReasonPhase2Proposal, isakmp.QuickMode, err)}
@@ -133,6 +135,13 @@ func (q *quickMode) makeChild(msg *isakmp.Message, ch choice, ni []byte, local, 
 		return nil, &quickRefusal{t, ch.proposal.SPI, q.slot, &Diagnosis{
 			Reason: reason, Exchange: isakmp.QuickMode.String(), Parameter: parameter, Detail: err.Error(),
 		}}
+	}
+	if q.slot.cfg.Template {
+		made, err := m.instantiate(q.slot, []ipsec.TrafficSelector{local}, []ipsec.TrafficSelector{remote})
+		if err != nil {
+			return refuse(isakmp.NoProposalChosen, ReasonRekeyFail, "CHILD_SA", err)
+		}
+		q.slot = made
 	}
 	out, err := m.newOut(ch.proposal)
 	if err != nil {

@@ -127,7 +127,7 @@ func (m *MachineV1) restoreChildren(initiator, orphaned bool) {
 	}
 	for _, k := range m.slots {
 		switch {
-		case m.up(k) || k.busy:
+		case m.up(k) || k.busy || k.cfg.Template:
 		case initiator:
 			m.createChild(k)
 		case m.conn.Initiate:
