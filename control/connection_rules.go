@@ -269,7 +269,13 @@ func roleOfSlot(d *connectionDraft) *Error {
 
 // gcmIsIKEv2: no RFC defines an IKEv1 phase 1 with an AEAD.
 func gcmIsIKEv2(d *connectionDraft) *Error {
-	if d.IKE.Version == IKEv1 && d.IKE.Encryption.IsAEAD() {
+	switch {
+	case d.IKE.Version != IKEv1:
+	case d.Style == StylePolicyTemplate:
+		if t := d.gateway.Template; t != nil && t.IKE.Encryption.IsAEAD() {
+			return Invalid("ikepolicy.ike_version", "v1 does not go with %s, which the policy_template of the gateway has", t.IKE.Encryption)
+		}
+	case d.IKE.Encryption.IsAEAD():
 		return Invalid("ikepolicy.encryption_algorithm", "%s is not defined for ike_version v1", d.IKE.Encryption)
 	}
 	return nil

@@ -101,6 +101,9 @@ type Gateway struct {
 	// on last; empty: none is known.
 	Version string   `json:"version,omitempty"`
 	Upgrade *Upgrade `json:"upgrade,omitempty"` // nil: none is under way
+
+	// Template is of NonFixedIP flavors only.
+	Template *PolicyTemplate `json:"policy_template,omitempty"`
 }
 
 // EIPBinding is an EIP bound to a gateway.
@@ -259,12 +262,5 @@ type GatewayUpdate struct {
 	LocalSubnets   []string
 	LocalSubnetsV6 []string
 	EIPID1, EIPID2 *string
-	PolicyTemplate *PolicyTemplate
-}
-
-// PolicyTemplate holds the algorithms that a NonFixedIP gateway agrees on with
-// peers that have no fixed address.
-type PolicyTemplate struct {
-	IKE   IKEPolicyRequest
-	IPsec IPsecPolicyRequest
+	PolicyTemplate *PolicyTemplateRequest
 }

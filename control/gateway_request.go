@@ -44,6 +44,10 @@ func parseGateway(req *GatewayCreate, g Gateway) (Gateway, error) {
 	p.accessPrivateIPs(&g, req.AccessPrivateIP1, req.AccessPrivateIP2)
 	p.tags("tags", req.Tags, &g.Tags)
 	g.AvailabilityZones = slices.Clone(req.AvailabilityZoneIDs)
+	if g.Flavor.NonFixedIP() {
+		template := defaultTemplate
+		g.Template = &template
+	}
 	return g, p.result()
 }
 
@@ -52,8 +56,14 @@ func mergeGateway(req *GatewayUpdate, g Gateway) (Gateway, error) {
 	p := &parser{}
 	p.name("name", req.Name, &g.Name)
 	p.localSubnets(&g, req.LocalSubnets, req.LocalSubnetsV6)
-	if req.PolicyTemplate != nil && !g.Flavor.NonFixedIP() {
+	switch {
+	case req.PolicyTemplate == nil:
+	case g.Template == nil:
 		p.fail("policy_template", "only a gateway of a NonFixedIP flavor has one")
+	default:
+		template := *g.Template
+		p.policyTemplate(req.PolicyTemplate, &template)
+		g.Template = &template
 	}
 	return g, p.result()
 }

@@ -265,7 +265,7 @@ func TestUpdateGateway(t *testing.T) {
 		{"subnet that a peer has", GatewayUpdate{LocalSubnets: []string{"192.168.10.0/24"}}, "local_subnets[0]", "is a peer subnet of connection"},
 		{"the EIP that is bound", GatewayUpdate{EIPID1: new(eip1)}, "", ""},
 		{"another EIP while one is bound", GatewayUpdate{EIPID1: new(eip3)}, "eip_id_1", "still bound"},
-		{"policy template", GatewayUpdate{PolicyTemplate: &PolicyTemplate{}}, "policy_template", "NonFixedIP"},
+		{"policy template", GatewayUpdate{PolicyTemplate: &PolicyTemplateRequest{}}, "policy_template", "NonFixedIP"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)

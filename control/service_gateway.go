@@ -168,6 +168,9 @@ func (s *Service) UpdateGateway(ctx context.Context, project, id string, req Gat
 				return err
 			}
 		}
+		if err := templateFitsConnections(&d.Gateway, d.taken); err != nil {
+			return err
+		}
 		if err := rebindEIPs(d, req.EIPID1, req.EIPID2); err != nil {
 			return err
 		}

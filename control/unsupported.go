@@ -14,9 +14,6 @@ func unsupportedGateway(d *gatewayDraft) *Error {
 	if d.Flavor == FlavorGM {
 		p.unsupported("flavor", "GM is a flavor that")
 	}
-	if d.Flavor.NonFixedIP() {
-		p.unsupported("flavor", string(d.Flavor)+" is a flavor that")
-	}
 	if d.AttachmentType == AttachER {
 		p.unsupported("attachment_type", "er is an attachment that")
 	}
@@ -32,7 +29,7 @@ func unsupportedGateway(d *gatewayDraft) *Error {
 // unsupportedConnection refuses connections that no engine establishes yet.
 func unsupportedConnection(d *connectionDraft) *Error {
 	p := &parser{}
-	if d.Style == StyleBGP || d.Style == StylePolicyTemplate {
+	if d.Style == StyleBGP {
 		p.unsupported("style", string(d.Style)+" is a style that")
 	}
 	if d.IKE.AuthenticationMethod == AuthDigitalEnvelope {

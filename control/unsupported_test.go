@@ -24,12 +24,6 @@ func TestUnsupportedGateways(t *testing.T) {
 		_, err := w.CreateGateway(t.Context(), project, req)
 		wantInvalid(t, err, field, "this release does not support")
 	}
-	for _, flavor := range []string{"Professional1-NonFixedIP", "Professional2-NonFixedIP"} {
-		req := gatewayRequest()
-		req.Flavor = &flavor
-		_, err := newWorld(t).CreateGateway(t.Context(), project, req)
-		wantInvalid(t, err, "flavor", flavor)
-	}
 }
 
 func TestUnsupportedConnections(t *testing.T) {
@@ -51,16 +45,6 @@ func TestUnsupportedConnections(t *testing.T) {
 		_, err := w.CreateConnection(t.Context(), project, req)
 		wantInvalid(t, err, test.field, "this release does not support")
 	}
-}
-
-func TestUnsupportedTemplate(t *testing.T) {
-	w := newWorld(t)
-	g := w.gateway()
-	w.alterGateway(g.ID, func(g *Gateway) { g.Flavor = FlavorProfessional1NonFixedIP })
-	req := connectionRequest(g.ID, w.peer("branch").ID)
-	req.Style = new("policy-template")
-	_, err := w.CreateConnection(t.Context(), project, req)
-	wantInvalid(t, err, "style", "this release does not support")
 }
 
 // Generated tunnel networks are valid ones that the gateway does not use, for

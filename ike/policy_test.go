@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ipsec"
 	"github.com/vpngw/vpngw/ipsec/ipsectest"
 )
@@ -85,5 +86,51 @@ func TestPolicyRefusedIsNotHeld(t *testing.T) {
 	}
 	if got := installed(t, b); len(got) != 0 {
 		t.Errorf("%d policies are left", len(got))
+	}
+}
+
+// What one claimant protects is refused to another, as far as addresses go; its
+// own it may have again.
+func TestClaimants(t *testing.T) {
+	table := policyTable{backend: ipsectest.NewBackend(), entries: map[ipsec.PolicyID]*policyEntry{}}
+	policy := func(ifID uint32, local, remote string) ipsec.Policy {
+		return ipsec.Policy{
+			PolicyID: ipsec.PolicyID{Direction: ipsec.In, Local: prefix(local), Remote: prefix(remote), Priority: ipsec.PriorityProtect, IfID: ifID},
+			Action:   ipsec.Protect, ReqID: ifID,
+			TunnelLocal: netip.MustParseAddr("192.0.2.1"), TunnelRemote: netip.MustParseAddr("192.0.2.2"),
+		}
+	}
+	first := policy(1, "10.1.0.0/16", "10.2.1.0/24")
+	if err := table.add("p", "a", first); err != nil {
+		t.Fatal(err)
+	}
+	tcp := policy(2, "10.1.0.0/16", "10.2.1.0/24")
+	tcp.Remote.Protocol = 6
+	for _, tt := range []struct {
+		name     string
+		claimant string
+		policy   ipsec.Policy
+		refused  bool
+	}{
+		{"the same of another", "b", policy(2, "10.1.0.0/16", "10.2.1.0/24"), true},
+		{"a wider one", "b", policy(2, "10.1.2.0/24", "10.2.0.0/16"), true},
+		{"a narrower one", "b", policy(2, "10.1.0.0/16", "10.2.1.4/32"), true},
+		{"another protocol, which routes do not know", "b", tcp, true},
+		{"another network", "b", policy(2, "10.1.0.0/16", "10.2.2.0/24"), false},
+		{"between other local networks", "b", policy(2, "10.3.0.0/16", "10.2.1.0/24"), false},
+		{"its own, by another machine", "a", policy(3, "10.1.0.0/16", "10.2.1.0/25"), false},
+		{"of a connection that claims nothing", "", policy(4, "10.1.0.0/16", "10.2.1.0/24"), false},
+	} {
+		if err := table.add(tt.name, tt.claimant, tt.policy); errors.Is(err, sa.ErrFlowConflict) != tt.refused || !tt.refused && err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+	for _, holder := range []string{"p", "its own, by another machine"} {
+		if _, err := table.release(holder); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := table.add("q", "b", policy(2, "10.1.0.0/16", "10.2.1.0/24")); err != nil {
+		t.Errorf("after the first has gone: %v", err)
 	}
 }

@@ -131,11 +131,11 @@ func eipRequest(e *CreateEip) *control.EIPRequest {
 	}
 }
 
-func templateRequest(t *PolicyTemplate) *control.PolicyTemplate {
+func templateRequest(t *PolicyTemplate) *control.PolicyTemplateRequest {
 	if t == nil {
 		return nil
 	}
-	out := &control.PolicyTemplate{}
+	out := &control.PolicyTemplateRequest{}
 	if p := t.IkePolicy; p != nil {
 		out.IKE = control.IKEPolicyRequest{
 			EncryptionAlgorithm:     text(p.EncryptionAlgorithm),
@@ -181,6 +181,9 @@ func gatewayAnswer(v *control.GatewayView, in answerOf) Vgw {
 	} else {
 		g.ErID = &v.ERID
 	}
+	if t := v.Template; t != nil {
+		g.PolicyTemplate = templateAnswer(t)
+	}
 	if v.NetworkType == control.NetworkPrivate {
 		g.AccessPrivateIp1 = pointer(v.AccessPrivateIPs[0].String())
 		g.AccessPrivateIp2 = pointer(v.AccessPrivateIPs[1].String())
@@ -215,6 +218,23 @@ func gatewayAnswer(v *control.GatewayView, in answerOf) Vgw {
 		}
 	}
 	return g
+}
+
+func templateAnswer(t *control.PolicyTemplate) *PolicyTemplate {
+	var out PolicyTemplate
+	out.IkePolicy = &TemplateIke{
+		EncryptionAlgorithm:     pointer(TemplateEncryption(t.IKE.Encryption)),
+		AuthenticationAlgorithm: pointer(TemplateAuthentication(t.IKE.Authentication)),
+		DhGroup:                 pointer(TemplateGroup(t.IKE.Group)),
+		LifetimeSeconds:         &t.IKE.LifetimeSeconds,
+	}
+	out.IpsecPolicy = &TemplateIpsec{
+		EncryptionAlgorithm:     pointer(TemplateEncryption(t.IPsec.Encryption)),
+		AuthenticationAlgorithm: pointer(TemplateAuthentication(t.IPsec.Authentication)),
+		Pfs:                     pointer(TemplatePfs(t.IPsec.PFS)),
+		LifetimeSeconds:         &t.IPsec.LifetimeSeconds,
+	}
+	return &out
 }
 
 func eipAnswer(e *control.EIPBinding) *Eip {

@@ -2683,18 +2683,8 @@ type PolicyRuleRequests = []PolicyRuleRequest
 
 // PolicyTemplate Algorithms for peers without a fixed address. NonFixedIP flavors only.
 type PolicyTemplate struct {
-	IkePolicy *struct {
-		AuthenticationAlgorithm *TemplateAuthentication `json:"authentication_algorithm,omitempty"`
-		DhGroup                 *TemplateGroup          `json:"dh_group,omitempty"`
-		EncryptionAlgorithm     *TemplateEncryption     `json:"encryption_algorithm,omitempty"`
-		LifetimeSeconds         *int                    `json:"lifetime_seconds,omitempty"`
-	} `json:"ike_policy,omitempty"`
-	IpsecPolicy *struct {
-		AuthenticationAlgorithm *TemplateAuthentication `json:"authentication_algorithm,omitempty"`
-		EncryptionAlgorithm     *TemplateEncryption     `json:"encryption_algorithm,omitempty"`
-		LifetimeSeconds         *int                    `json:"lifetime_seconds,omitempty"`
-		Pfs                     *TemplatePfs            `json:"pfs,omitempty"`
-	} `json:"ipsec_policy,omitempty"`
+	IkePolicy   *TemplateIke   `json:"ike_policy,omitempty"`
+	IpsecPolicy *TemplateIpsec `json:"ipsec_policy,omitempty"`
 }
 
 // Ppk A post-quantum pre-shared key (RFC 8784), of which ikepolicy.ppk_id is the
@@ -3003,6 +2993,22 @@ type TemplateEncryption string
 
 // TemplateGroup defines model for TemplateGroup.
 type TemplateGroup string
+
+// TemplateIke defines model for TemplateIke.
+type TemplateIke struct {
+	AuthenticationAlgorithm *TemplateAuthentication `json:"authentication_algorithm,omitempty"`
+	DhGroup                 *TemplateGroup          `json:"dh_group,omitempty"`
+	EncryptionAlgorithm     *TemplateEncryption     `json:"encryption_algorithm,omitempty"`
+	LifetimeSeconds         *int                    `json:"lifetime_seconds,omitempty"`
+}
+
+// TemplateIpsec defines model for TemplateIpsec.
+type TemplateIpsec struct {
+	AuthenticationAlgorithm *TemplateAuthentication `json:"authentication_algorithm,omitempty"`
+	EncryptionAlgorithm     *TemplateEncryption     `json:"encryption_algorithm,omitempty"`
+	LifetimeSeconds         *int                    `json:"lifetime_seconds,omitempty"`
+	Pfs                     *TemplatePfs            `json:"pfs,omitempty"`
+}
 
 // TemplatePfs defines model for TemplatePfs.
 type TemplatePfs string

@@ -13,12 +13,12 @@ func TestAvailabilityZones(t *testing.T) {
 	zones := b.call(http.MethodGet, path("vpn-gateways", "availability-zones"), nil).want(http.StatusOK)
 	if got, want := encoded(t, zones.at("availability_zones")), encoded(t, object{
 		"basic": offered, "professional1": offered, "professional2": offered,
-		"Professional1-NonFixedIP": refused, "Professional2-NonFixedIP": refused, "gm": refused,
+		"Professional1-NonFixedIP": offered, "Professional2-NonFixedIP": offered, "gm": refused,
 	}); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	var specs []object
-	for _, flavor := range []string{"Basic", "Professional1", "Professional2"} {
+	for _, flavor := range []string{"Basic", "Professional1", "Professional2", "Professional1-NonFixedIP", "Professional2-NonFixedIP"} {
 		specs = append(specs, object{"flavor": flavor, "attachment_type": "vpc", "ip_version": "ipv4"})
 	}
 	extended := b.call(http.MethodGet, "/v5.1/"+project+"/vpn-gateways/availability-zones", nil).want(http.StatusOK)

@@ -46,6 +46,7 @@ type condition struct {
 	wanted      int
 	outdated    bool       // some SA still serves that is not as the connection has it now
 	remote      netip.Addr // where the peer's packets come from; invalid while no IKE SA is
+	agreed      []flow     // with a template: what the peer has asked for, in order
 }
 
 // up is what the API calls ACTIVE.
@@ -63,11 +64,19 @@ func (r *Reconciler) conditions() map[string]condition {
 			}
 		}
 		up := make(map[string]bool) // and whether as it is configured
-		for _, child := range status.Children {
+		tn := r.tunnels[status.Name]
+		for i := range status.Children {
+			child := &status.Children[i]
 			if serves(child.State) {
 				up[child.Name] = up[child.Name] || !child.Outdated
+				if tn != nil && tn.template {
+					c.agreed = append(c.agreed, agreedFlows(&child.ChildStatus)...)
+				}
 			}
 		}
+		slices.SortFunc(c.agreed, compareFlows)
+		c.agreed = slices.Compact(c.agreed)
+		c.agreed = c.agreed[:min(len(c.agreed), maxAgreed)]
 		c.children = len(up)
 		c.outdated = c.established && (c.outdated || slices.Contains(slices.Collect(maps.Values(up)), false))
 		all[status.Name] = c

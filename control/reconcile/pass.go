@@ -386,7 +386,7 @@ func (r *Reconciler) applyDevices(p *plan) {
 }
 
 func (r *Reconciler) applyRoutes(p *plan) {
-	routes := r.routing.all(slices.Concat(p.tunnels, p.closed), r.carriage, r.networks)
+	routes := r.routing.all(r.agreed(slices.Concat(p.tunnels, p.closed)), r.carriage, r.networks)
 	if rest := routes.blame(r.Router.Set(routes.State), p.faultOfRoute); rest != nil {
 		p.fail("", rest)
 	}
@@ -402,7 +402,7 @@ func (r *Reconciler) reroute() error {
 			tunnels = append(tunnels, r.tunnels[id])
 		}
 	}
-	routes := r.routing.all(append(tunnels, r.closed...), r.carriage, r.networks)
+	routes := r.routing.all(r.agreed(append(tunnels, r.closed...)), r.carriage, r.networks)
 	if reflect.DeepEqual(routes.State, r.routes) {
 		return nil
 	}

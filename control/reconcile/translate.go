@@ -23,6 +23,8 @@ type tunnel struct {
 	gatewayID string
 	standby   bool // used only while no connection of its group that is not standby is up
 	passive   bool // another node carries the traffic of the gateway
+	// template says that the peer chooses what the tunnel is for, within flows.
+	template bool
 
 	connection sa.Connection
 	device     ipsec.Interface
@@ -122,7 +124,11 @@ var versions = map[control.IKEVersion]uint8{control.IKEv1: 1, control.IKEv2: 2}
 // translate returns the tunnel of a connection. Errors name the field of the
 // API that has no counterpart.
 func (t *translator) translate(s subject) (*tunnel, error) {
-	c := s.connection
+	c, err := effective(s.connection, s.gateway)
+	if err != nil {
+		return nil, err
+	}
+	s.connection = c
 	ike, err := ikeProposal(&c.IKE)
 	if err != nil {
 		return nil, err
@@ -187,7 +193,9 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 		err = t.static(tn, s, esp)
 	case control.StylePolicy:
 		err = t.policy(tn, s, esp)
-	case control.StyleBGP, control.StylePolicyTemplate:
+	case control.StylePolicyTemplate:
+		err = t.policyTemplate(tn, s, esp)
+	case control.StyleBGP:
 		err = fmt.Errorf("style: %s is not supported by this release", c.Style)
 	default:
 		err = fmt.Errorf("style: %q is not known", c.Style)
@@ -237,7 +245,7 @@ func (t *translator) policy(tn *tunnel, s subject, esp ipsec.Proposal) error {
 // one for each pair of one family: a quick mode knows no more. Their names tell
 // the peer's selector, too, so that other destinations may change around it.
 func (t *translator) children(tn *tunnel, s subject, name string, local, remote []ipsec.TrafficSelector, esp ipsec.Proposal) error {
-	if !tn.connection.IKEv1() {
+	if !tn.connection.IKEv1() || tn.template {
 		return t.child(tn, s, name, local, remote, esp)
 	}
 	for i := range local {
@@ -264,6 +272,7 @@ func (t *translator) child(tn *tunnel, s subject, name string, local, remote []i
 	}
 	tn.connection.Children = append(tn.connection.Children, sa.Child{
 		Name:         name,
+		Template:     tn.template,
 		ReqID:        reqID,
 		IfID:         tn.device.IfID,
 		Proposals:    []ipsec.Proposal{esp},
@@ -308,7 +317,7 @@ func flowsOf(c *control.Connection, g *control.Gateway) (flows []flow) {
 			flows = append(flows, flow{source.Masked(), destination.Masked()})
 		}
 	}
-	if a := c.TunnelLocal; a.IsValid() {
+	if a := c.TunnelLocal; a.IsValid() && c.Style != control.StylePolicyTemplate {
 		// What the node itself sends from the tunnel address, such as a probe.
 		self := netip.PrefixFrom(a.Addr(), a.Addr().BitLen())
 		for _, destination := range c.PeerSubnets {

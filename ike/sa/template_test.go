@@ -210,7 +210,7 @@ func TestTemplateInitiatesNothing(t *testing.T) {
 	if err := c.Validate(); err == nil {
 		t.Error("a connection that initiates takes a template")
 	}
-	var refused *childSA = &childSA{refused: errors.New("x")}
+	refused := &childSA{refused: errors.New("x")}
 	if refused.refusal() != wire.NoAdditionalSAs {
 		t.Error("another refusal")
 	}

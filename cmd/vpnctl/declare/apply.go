@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -82,6 +83,9 @@ var updatable = map[string][]string{
 	client.UsersOf("").Name:          {"description", "user_group_id", "static_ip"},
 	client.AccessPoliciesOf("").Name: {"name", "user_group_id", "description", "dest_ip_cidrs"},
 }
+
+// updateOnly are the fields that a POST does not take.
+var updateOnly = map[string][]string{client.Gateways.Name: {"policy_template"}}
 
 // fixed are parts of updatable fields that cannot be changed.
 var fixed = []string{"ikepolicy.authentication_method", "ssl_options.is_compressed"}
@@ -188,12 +192,19 @@ func (a *Applier) object(ctx context.Context, kind client.Kind, name string, spe
 	}
 	have, err := client.Pick(all, kind, name)
 	if client.IsNotFound(err) {
-		made, err := a.Client.Create(ctx, kind, want)
+		at := maps.Clone(want)
+		for _, field := range updateOnly[kind.Name] {
+			delete(at, field)
+		}
+		made, err := a.Client.Create(ctx, kind, at)
 		if err != nil {
 			return nil, err
 		}
 		a.report(Change{Action: Created, Kind: kind, Name: name, ID: made.ID()})
-		return made, nil
+		if len(at) == len(want) {
+			return made, nil
+		}
+		return a.update(ctx, kind, name, made, want)
 	}
 	if err != nil {
 		return nil, err

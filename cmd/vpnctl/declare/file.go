@@ -49,6 +49,14 @@ type Gateway struct {
 	AccessPrivateIP1    string   `yaml:"access_private_ip_1" json:"access_private_ip_1,omitempty"`
 	AccessPrivateIP2    string   `yaml:"access_private_ip_2" json:"access_private_ip_2,omitempty"`
 	Tags                []Tag    `yaml:"tags" json:"tags,omitempty"`
+	// PolicyTemplate is of NonFixedIP flavors only. The API takes it in updates.
+	PolicyTemplate *PolicyTemplate `yaml:"policy_template" json:"policy_template,omitempty"`
+}
+
+// PolicyTemplate holds the algorithms for peers without a fixed address.
+type PolicyTemplate struct {
+	IKEPolicy   *IKEPolicy   `yaml:"ike_policy" json:"ike_policy,omitempty"`
+	IPsecPolicy *IPsecPolicy `yaml:"ipsec_policy" json:"ipsec_policy,omitempty"`
 }
 
 // EIP is an elastic address that exists already (id), or one to be made.
