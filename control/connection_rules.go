@@ -42,6 +42,8 @@ var connectionRules = []func(*connectionDraft) *Error{
 	namedPeerIsNotMainMode,
 	peerHasIdentity,
 	peerIsUnique,
+	envelopeHasCertificate,
+	envelopePeerHasAuthority,
 }
 
 // peerSubnetsOfStyle: an enterprise router learns the routes itself, so with
@@ -352,9 +354,29 @@ func peerIsUnique(d *connectionDraft) *Error {
 		case cgw.IDValue == d.customerGateway.IDValue:
 			return Invalid("cgw_id", "connection %s has a customer gateway of the same id_value on the same vgw_ip", o.ID)
 		case cgw.IDType == IDTypeFQDN && d.customerGateway.IDType == IDTypeFQDN &&
+			d.IKE.AuthenticationMethod == AuthDigitalEnvelope && cgw.CACertificate != nil && d.customerGateway.CACertificate != nil &&
+			cgw.CACertificate.PEM == d.customerGateway.CACertificate.PEM:
+			return Invalid("cgw_id", "connection %s has a customer gateway of the same ca_certificate and of unknown address, too, on the same vgw_ip", o.ID)
+		case cgw.IDType == IDTypeFQDN && d.customerGateway.IDType == IDTypeFQDN && d.IKE.AuthenticationMethod == AuthPreShare &&
 			o.IKE.PeerIDType == d.IKE.PeerIDType && o.IKE.PeerID == d.IKE.PeerID:
 			return Invalid("ikepolicy.peer_id", "connection %s has the same one on the same vgw_ip", o.ID)
 		}
+	}
+	return nil
+}
+
+// envelopeHasCertificate: what a digital envelope is opened and signed with.
+func envelopeHasCertificate(d *connectionDraft) *Error {
+	if d.IKE.AuthenticationMethod == AuthDigitalEnvelope && d.gateway.Certificate == nil {
+		return Invalid("vgw_id", "the gateway has no certificate: import it first")
+	}
+	return nil
+}
+
+// envelopePeerHasAuthority: what the certificates of the peer have to lead to.
+func envelopePeerHasAuthority(d *connectionDraft) *Error {
+	if d.IKE.AuthenticationMethod == AuthDigitalEnvelope && d.customerGateway.CACertificate == nil {
+		return Invalid("cgw_id", "the customer gateway has no ca_certificate, which a gateway of flavor GM wants")
 	}
 	return nil
 }

@@ -20,6 +20,24 @@ type CustomerGateway struct {
 	IDType  IDType `json:"id_type"`
 	IDValue string `json:"id_value"`         // an IPv4 address or a name
 	BGPASN  uint32 `json:"bgp_asn,omitzero"` // zero: none
+
+	// CACertificate is the authority of the peer's certificates, for connections
+	// of gateways of flavor GM.
+	CACertificate *CACertificate `json:"ca_certificate,omitempty"`
+}
+
+// CACertificate is a CA certificate. Customer gateways of a project may share one.
+type CACertificate struct {
+	ID  string `json:"id"`
+	PEM string `json:"pem"`
+}
+
+// Authorities returns the CA certificate in DER; empty where there is none.
+func (c *CustomerGateway) Authorities() ([][]byte, error) {
+	if c.CACertificate == nil {
+		return nil, nil
+	}
+	return derOf(c.CACertificate.PEM)
 }
 
 // Address returns the peer's address. It is the zero Addr for a customer

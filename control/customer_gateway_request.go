@@ -67,7 +67,5 @@ func (p *parser) caCertificate(req *CACertificateRequest) {
 		p.fail(field, "must have id or content")
 	case req.Content != nil && (len(*req.Content) < 1 || len(*req.Content) > 8192):
 		p.fail(field+".content", "must have 1 to 8192 characters")
-	default:
-		p.unsupported(field, "a CA certificate is of use with GM gateways only, which")
 	}
 }

@@ -97,6 +97,9 @@ type Gateway struct {
 	EIPs             [2]EIPBinding `json:"eips,omitzero"`               // public only, by Slot - 1
 	AccessPrivateIPs [2]netip.Addr `json:"access_private_ips,omitzero"` // private only, by Slot - 1
 
+	// Certificate is of flavor GM only; nil: none was imported.
+	Certificate *GatewayCertificate `json:"certificate,omitempty"`
+
 	// Version is that of the daemon which the gateway was created or confirmed
 	// on last; empty: none is known.
 	Version string   `json:"version,omitempty"`

@@ -31,6 +31,9 @@ func (s *Service) CreateCustomerGateway(ctx context.Context, project string, req
 		if err != nil {
 			return err
 		}
+		if c.CACertificate, err = s.caCertificate(req.CACertificate, nil, others); err != nil {
+			return err
+		}
 		if len(others) >= s.limits.customerGateways() {
 			return quotaExceeded("customer gateways", s.limits.customerGateways())
 		}
@@ -72,7 +75,10 @@ func (s *Service) UpdateCustomerGateway(ctx context.Context, project, id string,
 		if err != nil {
 			return err
 		}
-		if merged, err = mergeCustomerGateway(&req, c); err != nil || reflect.DeepEqual(merged, c) {
+		if merged, err = mergeCustomerGateway(&req, c); err != nil {
+			return err
+		}
+		if merged.CACertificate, err = s.changedCACertificate(tx, req.CACertificate, &c); err != nil || reflect.DeepEqual(merged, c) {
 			return err
 		}
 		s.touch(&merged.Meta)

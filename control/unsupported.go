@@ -11,9 +11,6 @@ func (p *parser) unsupported(field, what string) {
 // unsupportedGateway refuses gateways of kinds that no data plane carries yet.
 func unsupportedGateway(d *gatewayDraft) *Error {
 	p := &parser{}
-	if d.Flavor == FlavorGM {
-		p.unsupported("flavor", "GM is a flavor that")
-	}
 	if d.AttachmentType == AttachER {
 		p.unsupported("attachment_type", "er is an attachment that")
 	}
@@ -31,9 +28,6 @@ func unsupportedConnection(d *connectionDraft) *Error {
 	p := &parser{}
 	if d.Style == StyleBGP {
 		p.unsupported("style", string(d.Style)+" is a style that")
-	}
-	if d.IKE.AuthenticationMethod == AuthDigitalEnvelope {
-		p.unsupported("ikepolicy.authentication_method", AuthDigitalEnvelope+" is a method that")
 	}
 	return p.err
 }

@@ -11,7 +11,6 @@ import (
 // be accepted otherwise.
 func TestUnsupportedGateways(t *testing.T) {
 	for field, edit := range map[string]func(*GatewayCreate){
-		"flavor":          func(r *GatewayCreate) { r.Flavor = new("GM") },
 		"attachment_type": func(r *GatewayCreate) { r.AttachmentType, r.ERID, r.LocalSubnets = new("er"), new("er-1"), nil },
 		"ip_version": func(r *GatewayCreate) {
 			r.IPVersion, r.LocalSubnets, r.LocalSubnetsV6 = new("ipv6"), nil, []string{"2001:db8::/48"}

@@ -21,7 +21,8 @@ func (h *handlers) CreateCgw(ctx context.Context, req CreateCgwRequestObject) (C
 	if err != nil {
 		return nil, err
 	}
-	return CreateCgw201JSONResponse{CustomerGateway: customerGatewayAnswer(&cgw), RequestID: callOf(ctx).requestID}, nil
+	answer, err := h.customerGatewayAnswer(ctx, &cgw)
+	return CreateCgw201JSONResponse{CustomerGateway: answer, RequestID: callOf(ctx).requestID}, err
 }
 
 // ShowCgw shows a customer gateway.
@@ -30,7 +31,8 @@ func (h *handlers) ShowCgw(ctx context.Context, req ShowCgwRequestObject) (ShowC
 	if err != nil {
 		return nil, err
 	}
-	return ShowCgw200JSONResponse{CustomerGateway: customerGatewayAnswer(&cgw), RequestID: callOf(ctx).requestID}, nil
+	answer, err := h.customerGatewayAnswer(ctx, &cgw)
+	return ShowCgw200JSONResponse{CustomerGateway: answer, RequestID: callOf(ctx).requestID}, err
 }
 
 // ListCgws lists a page of customer gateways.
@@ -48,8 +50,12 @@ func (h *handlers) ListCgws(ctx context.Context, req ListCgwsRequestObject) (Lis
 		PageInfo:         pageInfo(len(page.Items), page.NextMarker),
 		RequestID:        callOf(ctx).requestID,
 	}
+	authorities, err := h.server.service.CACertificates(ctx, req.ProjectID, page.Items...)
+	if err != nil {
+		return nil, err
+	}
 	for i := range page.Items {
-		answer.CustomerGateways[i] = customerGatewayAnswer(&page.Items[i])
+		answer.CustomerGateways[i] = customerGatewayAnswer(&page.Items[i], authorities)
 	}
 	return answer, nil
 }
@@ -64,7 +70,8 @@ func (h *handlers) UpdateCgw(ctx context.Context, req UpdateCgwRequestObject) (U
 	if err != nil {
 		return nil, err
 	}
-	return UpdateCgw200JSONResponse{CustomerGateway: customerGatewayAnswer(&cgw), RequestID: callOf(ctx).requestID}, nil
+	answer, err := h.customerGatewayAnswer(ctx, &cgw)
+	return UpdateCgw200JSONResponse{CustomerGateway: answer, RequestID: callOf(ctx).requestID}, err
 }
 
 // DeleteCgw deletes a customer gateway.
@@ -82,7 +89,13 @@ func caCertificateRequest(c *CaCertificateRequest) *control.CACertificateRequest
 	return &control.CACertificateRequest{ID: c.ID, Content: c.Content}
 }
 
-func customerGatewayAnswer(c *control.CustomerGateway) Cgw {
+// customerGatewayAnswer writes a customer gateway with its CA certificate.
+func (h *handlers) customerGatewayAnswer(ctx context.Context, c *control.CustomerGateway) (Cgw, error) {
+	authorities, err := h.server.service.CACertificates(ctx, c.Project, *c)
+	return customerGatewayAnswer(c, authorities), err
+}
+
+func customerGatewayAnswer(c *control.CustomerGateway, authorities map[string]control.CACertificateView) Cgw {
 	answer := Cgw{
 		ID:        c.ID,
 		Name:      c.Name,
@@ -94,6 +107,12 @@ func customerGatewayAnswer(c *control.CustomerGateway) Cgw {
 	}
 	if c.BGPASN != 0 {
 		answer.BgpAsn = pointer(int64(c.BGPASN))
+	}
+	if a, ok := authorities[c.ID]; ok {
+		answer.CaCertificate = &CaCertificate{
+			ID: a.ID, SerialNumber: a.SerialNumber, SignatureAlgorithm: a.SignatureAlgorithm, Issuer: a.Issuer, Subject: a.Subject,
+			ExpireTime: control.FormatTime(a.Expires), IsUpdatable: a.Updatable,
+		}
 	}
 	return answer
 }

@@ -175,6 +175,9 @@ func gatewayAnswer(v *control.GatewayView, in answerOf) Vgw {
 		HaMode:               HAMode(v.HAMode),
 		Tags:                 tagsAnswer(v.Tags),
 	}
+	if v.Certificate != nil {
+		g.CertificateID = &v.Certificate.ID
+	}
 	if v.AttachmentType == control.AttachVPC {
 		g.VpcID, g.ConnectSubnet = &v.VPCID, &v.ConnectSubnet
 		g.LocalSubnets, g.LocalSubnetsV6 = byFamily(v.IPVersion, prefixes(v.LocalSubnets))

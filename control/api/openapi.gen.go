@@ -4479,7 +4479,7 @@ type ServerInterface interface {
 	// ShowVpnGatewayCertificate Show the certificates of a gateway of flavor GM
 	// (GET /v5/{project_id}/vpn-gateways/{vgw_id}/certificate)
 	ShowVpnGatewayCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
-	// CreateVgwCertificate Import the certificates of a gateway of flavor GM, which this release does not support
+	// CreateVgwCertificate Import the certificates of a gateway of flavor GM
 	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/certificate)
 	CreateVgwCertificate(w http.ResponseWriter, r *http.Request, projectID ProjectID, vgwID VgwID)
 	// UpdateVgwCertificate Change the certificates of a gateway of flavor GM
@@ -13032,7 +13032,7 @@ type StrictServerInterface interface {
 	// ShowVpnGatewayCertificate Show the certificates of a gateway of flavor GM
 	// (GET /v5/{project_id}/vpn-gateways/{vgw_id}/certificate)
 	ShowVpnGatewayCertificate(ctx context.Context, request ShowVpnGatewayCertificateRequestObject) (ShowVpnGatewayCertificateResponseObject, error)
-	// CreateVgwCertificate Import the certificates of a gateway of flavor GM, which this release does not support
+	// CreateVgwCertificate Import the certificates of a gateway of flavor GM
 	// (POST /v5/{project_id}/vpn-gateways/{vgw_id}/certificate)
 	CreateVgwCertificate(ctx context.Context, request CreateVgwCertificateRequestObject) (CreateVgwCertificateResponseObject, error)
 	// UpdateVgwCertificate Change the certificates of a gateway of flavor GM
