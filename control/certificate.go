@@ -90,8 +90,11 @@ func (s *Service) parseCertificate(req *CertificateRequest, c GatewayCertificate
 			field string
 			sent  bool
 		}{
-			{"certificate", req.Certificate != nil}, {"private_key", req.PrivateKey != nil}, {"certificate_chain", req.Chain != nil},
-			{"enc_certificate", req.EncCertificate != nil}, {"enc_private_key", req.EncPrivateKey != nil},
+			{"certificate", req.Certificate != nil},
+			{"private_key", req.PrivateKey != nil},
+			{"certificate_chain", req.Chain != nil},
+			{"enc_certificate", req.EncCertificate != nil},
+			{"enc_private_key", req.EncPrivateKey != nil},
 		} {
 			if !each.sent {
 				return c, Invalid(each.field, "is required with the others of the five texts")

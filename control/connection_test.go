@@ -282,7 +282,8 @@ func TestConnectionRulesOfOtherGateways(t *testing.T) {
 	}
 	standby := func(g *Gateway) { g.HAMode = ActiveStandby }
 	nonFixed := func(g *Gateway) { g.Flavor = FlavorProfessional1NonFixedIP }
-	gm := func(g *Gateway) { g.Flavor = FlavorGM }
+	gm := func(g *Gateway) { g.Flavor, g.Certificate = FlavorGM, &GatewayCertificate{ID: "cert"} }
+	var authority *CACertificate // of the peer
 	rule6 := []PolicyRuleRequest{{Source: "2001:db8::/48", Destination: []string{"2001:db8:1::/48"}}}
 	for _, test := range []struct {
 		name       string
@@ -329,14 +330,19 @@ func TestConnectionRulesOfOtherGateways(t *testing.T) {
 			r.PSK = nil
 			r.IKEPolicy = &IKEPolicyRequest{LocalIDType: new("?"), LocalID: new("?"), DHGroup: new("?")}
 			r.IPsecPolicy = &IPsecPolicyRequest{PFS: new("?")}
-		}, "ikepolicy.authentication_method", "digital-envelope-v2 is a method that this release does not support"},
+		}, "", ""},
+		{"GM without a certificate of the gateway", func(g *Gateway) { gm(g); g.Certificate = nil }, func(*ConnectionCreate) {}, "vgw_id", "import it first"},
+		{"GM without an authority of the peer", gm, func(*ConnectionCreate) { authority = nil }, "cgw_id", "no ca_certificate"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)
 			g := w.gateway()
 			w.alterGateway(g.ID, test.gateway)
-			req := connectionRequest(g.ID, w.peer("198.51.100.7").ID)
+			peer := w.peer("198.51.100.7")
+			req := connectionRequest(g.ID, peer.ID)
+			authority = &CACertificate{ID: "ca"}
 			test.edit(&req)
+			w.alterPeer(peer.ID, func(c *CustomerGateway) { c.CACertificate = authority })
 			_, err := w.CreateConnection(t.Context(), project, req)
 			wantInvalid(t, err, test.field, test.why)
 		})

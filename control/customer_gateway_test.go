@@ -51,7 +51,7 @@ func TestCreateCustomerGatewayRules(t *testing.T) {
 		{"certificate by nothing", certificate(CACertificateRequest{}), "ca_certificate", "id or content"},
 		{"certificate empty", certificate(CACertificateRequest{Content: new("")}), "ca_certificate.content", "1 to 8192"},
 		{"certificate too long", certificate(CACertificateRequest{Content: new(strings.Repeat("a", 8193))}), "ca_certificate.content", "1 to 8192"},
-		{"certificate", certificate(CACertificateRequest{Content: new(strings.Repeat("a", 8192))}), "ca_certificate", "this release does not support"},
+		{"certificate of nobody", certificate(CACertificateRequest{ID: new("a")}), "ca_certificate.id", "no customer gateway of the project has such a certificate"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := newWorld(t).CreateCustomerGateway(t.Context(), project, test.req)
@@ -109,7 +109,7 @@ func TestUpdateCustomerGateway(t *testing.T) {
 	_, err = w.UpdateCustomerGateway(t.Context(), project, c.ID, CustomerGatewayUpdate{Name: new("")})
 	wantInvalid(t, err, "name", "1 to 64")
 	_, err = w.UpdateCustomerGateway(t.Context(), project, c.ID, CustomerGatewayUpdate{CACertificate: &CACertificateRequest{ID: new("a")}})
-	wantInvalid(t, err, "ca_certificate", "does not support")
+	wantInvalid(t, err, "ca_certificate.id", "no customer gateway of the project has such a certificate")
 	_, err = w.UpdateCustomerGateway(t.Context(), project, nobody, CustomerGatewayUpdate{})
 	wantRefusal(t, err, CodeNotFound, "resource not found")
 }

@@ -32,7 +32,7 @@ type CertificateFilter struct {
 // one.
 func (s *Service) ImportCertificate(ctx context.Context, project, id string, req CertificateRequest) (CertificateView, error) {
 	var view CertificateView
-	err := once(ctx, s, project, &view, func(tx *transaction) error {
+	err := s.objects.change(ctx, func(tx *transaction) error {
 		g, status, err := tx.readyGateway(project, id, GatewayActive)
 		if err != nil {
 			return err

@@ -228,6 +228,21 @@ func (w *world) alterGateway(id string, edit func(*Gateway)) {
 	}
 }
 
+func (w *world) alterPeer(id string, edit func(*CustomerGateway)) {
+	w.t.Helper()
+	err := w.objects.change(w.t.Context(), func(tx *transaction) error {
+		c, err := tx.customerGateway(project, id)
+		if err != nil {
+			return err
+		}
+		edit(&c)
+		return tx.putCustomerGateway(c)
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *world) alterConnection(id string, edit func(*Connection)) {
 	w.t.Helper()
 	err := w.objects.change(w.t.Context(), func(tx *transaction) error {

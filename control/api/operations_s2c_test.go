@@ -31,7 +31,6 @@ var (
 	notReadyConnection = wrongState{"connection pending", (*scene).pendConnection, denial{403, "VPN.0003", "(type=CONNECTION, ID="}}
 	deletedConnection  = wrongState{"connection being deleted", (*scene).deleteConnection, denial{403, "VPN.0003", "currently DELETING"}}
 	missing            = denial{404, "VPN.0004", "resource not found"}
-	noCertificate      = &missing
 )
 
 // secondConnection is the body of a connection beside that of the scene.
@@ -73,11 +72,25 @@ var s2cContracts = map[string]contract{
 		},
 		states: []wrongState{notReadyGateway, {"with a connection", func(*scene) {}, denial{400, "VPN.0001", "has connection"}}},
 	},
-	"UpgradeVpnGateway":         {refusal: &denial{400, "VPN.0001", "no newer version"}, stateless: "refused in every state"},
-	"DeleteVpnGatewayJob":       {refusal: &missing, stateless: "there is no job"},
-	"CreateVgwCertificate":      {refusal: &denial{400, "VPN.0001", "only a gateway of flavor GM has one"}, stateless: "refused in every state", endless: "refused"},
-	"ShowVpnGatewayCertificate": {refusal: noCertificate},
-	"UpdateVgwCertificate":      {refusal: noCertificate, stateless: "there is none"},
+	"UpgradeVpnGateway":   {refusal: &denial{400, "VPN.0001", "no newer version"}, stateless: "refused in every state"},
+	"DeleteVpnGatewayJob": {refusal: &missing, stateless: "there is no job"},
+	"CreateVgwCertificate": {
+		ready: func(s *scene) { s.withNationalGateway() },
+		states: []wrongState{
+			{"gateway pending", func(s *scene) { s.withNationalGateway(); s.pendNationalGateway() }, denial{403, "VPN.0003", "(type=GATEWAY, ID="}},
+			{"gateway of another flavor", func(*scene) {}, denial{400, "VPN.0001", "only a gateway of flavor GM has one"}},
+			{"with a certificate", func(s *scene) { s.withNationalCertificate() }, denial{400, "VPN.0001", "change it instead"}},
+		},
+		endless: "a gateway has one",
+	},
+	"ShowVpnGatewayCertificate": {ready: func(s *scene) { s.withNationalCertificate() }},
+	"UpdateVgwCertificate": {
+		ready: func(s *scene) { s.withNationalCertificate() },
+		states: []wrongState{
+			{"gateway pending", func(s *scene) { s.withNationalCertificate(); s.pendNationalGateway() }, denial{403, "VPN.0003", "(type=GATEWAY, ID="}},
+			{"without a certificate", func(s *scene) { s.withNationalGateway() }, missing},
+		},
+	},
 
 	"CreateCgw": {
 		stateless: "it depends on no other object",

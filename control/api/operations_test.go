@@ -69,6 +69,7 @@ type scene struct {
 	connection, gateway, customerGateway, monitor string
 	server, p2cGateway, clientCA                  string // of client-to-cloud VPN
 	user, group, policy                           string // of a server in password mode
+	national                                      string // a gateway of flavor GM
 	calls                                         map[string][3]any
 }
 
@@ -453,7 +454,10 @@ var narrower = []narrowing{
 	{regexp.MustCompile(`ppk_id longest`), "ppk: is required with ikepolicy.ppk_id"},
 	{regexp.MustCompile(`\.ppk `), "ikepolicy.ppk_id: is required with ppk"},
 	{regexp.MustCompile(`customer_gateway.id_value `), "must be the IPv4 address of a device"},
-	{regexp.MustCompile(`customer_gateway\.ca_certificate`), "a CA certificate is of use with GM gateways only"},
+	{regexp.MustCompile(`customer_gateway\.ca_certificate\.content`), "The format of the certificate"},
+	{regexp.MustCompile(`customer_gateway\.ca_certificate\.id`), "no customer gateway of the project has such a certificate"},
+	{regexp.MustCompile(`VgwCertificate .*private_key `), "must be a private key in PEM"},
+	{regexp.MustCompile(`VgwCertificate certificate\.(enc_)?certificate(_chain)? `), "The format of the certificate"},
 	{regexp.MustCompile(`style longest`), "style: must be one of"},
 	{regexp.MustCompile(`ExportVpnConnectionPeerConfiguration`), "must be one of the supported devices"},
 	{regexp.MustCompile(`policy_rules(\.0\.destination)? most`), "policy_rules: must be absent with style static"},

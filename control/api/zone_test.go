@@ -9,16 +9,15 @@ func TestAvailabilityZones(t *testing.T) {
 	b := newBench(t)
 	both, none := []string{"az1", "az2"}, []string{}
 	offered := object{"vpc": both, "er": none}
-	refused := object{"vpc": none, "er": none}
 	zones := b.call(http.MethodGet, path("vpn-gateways", "availability-zones"), nil).want(http.StatusOK)
 	if got, want := encoded(t, zones.at("availability_zones")), encoded(t, object{
 		"basic": offered, "professional1": offered, "professional2": offered,
-		"Professional1-NonFixedIP": offered, "Professional2-NonFixedIP": offered, "gm": refused,
+		"Professional1-NonFixedIP": offered, "Professional2-NonFixedIP": offered, "gm": offered,
 	}); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	var specs []object
-	for _, flavor := range []string{"Basic", "Professional1", "Professional2", "Professional1-NonFixedIP", "Professional2-NonFixedIP"} {
+	for _, flavor := range []string{"Basic", "Professional1", "Professional2", "GM", "Professional1-NonFixedIP", "Professional2-NonFixedIP"} {
 		specs = append(specs, object{"flavor": flavor, "attachment_type": "vpc", "ip_version": "ipv4"})
 	}
 	extended := b.call(http.MethodGet, "/v5.1/"+project+"/vpn-gateways/availability-zones", nil).want(http.StatusOK)

@@ -115,6 +115,9 @@ func detail(e sa.Event, d *control.Diagnosis) string {
 		if e.Version == 1 {
 			text = "IKEv1; " + text
 		}
+		if e.Variant != "" {
+			text += "; peer uses " + e.Variant
+		}
 		switch {
 		case e.NATLocal && e.NATRemote:
 			text += "; NAT in front of both sides"

@@ -256,9 +256,11 @@ func (r *Reconciler) tunnel(p *plan, c *control.Connection, customer *control.Cu
 	case g.missing[c.Slot-1] != nil:
 		return nil, fmt.Errorf("vgw_ip: %w", g.missing[c.Slot-1])
 	}
-	return r.translator.translate(subject{
+	s := subject{
 		connection: c, gateway: g.gateway, customer: customer, local: g.local[c.Slot-1], carried: p.division.Carries(g.gateway),
-	})
+	}
+	s.identity, s.identityErr = r.Objects.GatewayIdentity(g.gateway)
+	return r.translator.translate(s)
 }
 
 // apply gives the engines the plan: sockets, then devices, then what leads
@@ -493,7 +495,11 @@ func (r *Reconciler) reportGateway(p *plan, g *gatewayPlan) control.GatewayStatu
 		}
 	}
 	served := func(slot int) bool { return g.local[slot].IsValid() || g.elsewhere[slot] }
-	if status.Fault = !served(0) && !served(1); status.Fault {
+	status.Fault = !served(0) && !served(1)
+	if _, err := r.Objects.GatewayIdentity(g.gateway); err != nil {
+		status.Fault, status.Message = true, join("; ", status.Message, err.Error())
+	}
+	if status.Fault {
 		p.fail(id, fmt.Errorf("gateway %s: %s", id, status.Message))
 	} else if status.AppliedAt.IsZero() {
 		status.AppliedAt = time.Now().UTC()

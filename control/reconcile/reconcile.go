@@ -87,6 +87,9 @@ type Options struct {
 	Version string
 	// ForceEncap asks for UDP encapsulation of ESP on every connection.
 	ForceEncap bool
+	// GM is what this node is told of peers of gateways of flavor GM, by their
+	// address or name; under the empty one what holds for the others.
+	GM map[string]GMOptions
 	// Lifetimes limits those of all SAs.
 	Lifetimes LifetimeLimits
 	PID       int // for log lines
@@ -170,6 +173,7 @@ func New(o Options) *Reconciler {
 
 		clientDevices: newNumbers(firstClientDevice, clientDeviceCount),
 	}
+	r.translator.gm = o.GM
 	r.queues = newQueues(o.Objects, o.Logger, func() { r.count(func(s *Stats) { s.Failures++ }) })
 	r.inventory.Store(o.Inventory)
 	return r

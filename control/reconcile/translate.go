@@ -54,8 +54,13 @@ type subject struct {
 	connection *control.Connection
 	gateway    *control.Gateway
 	customer   *control.CustomerGateway
-	local      netip.Addr // of this node, behind the gateway's address
-	carried    bool       // this node carries the gateway's traffic
+	// identity is what a gateway of flavor GM proves itself with, and identityErr
+	// why that cannot be had.
+	identity    *control.GatewayIdentity
+	identityErr error
+
+	local   netip.Addr // of this node, behind the gateway's address
+	carried bool       // this node carries the gateway's traffic
 }
 
 // translator turns connections into tunnels. It remembers the numbers it gave,
@@ -63,6 +68,7 @@ type subject struct {
 type translator struct {
 	forceEncap bool
 	limits     LifetimeLimits
+	gm         map[string]GMOptions // by address or name of the peer
 	reqIDs     *numbers
 	ifIDs      *numbers
 }
@@ -129,33 +135,14 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 		return nil, err
 	}
 	s.connection = c
-	ike, err := ikeProposal(&c.IKE)
-	if err != nil {
-		return nil, err
-	}
-	esp, err := espProposal(&c.IPsec)
+	options := t.optionsOf(s.customer)
+	ike, esp, err := s.proposals(options)
 	if err != nil {
 		return nil, err
 	}
 	version, ok := versions[c.IKE.Version]
 	if !ok {
 		return nil, fmt.Errorf("ikepolicy.ike_version: %q is not known", c.IKE.Version)
-	}
-	localID, peerID := c.EffectiveIDs(s.gateway, s.customer)
-	local, err := identity(c.IKE.LocalIDType, localID)
-	if err != nil {
-		return nil, fmt.Errorf("ikepolicy.local_id: %w", err)
-	}
-	remote, err := identity(c.IKE.PeerIDType, peerID)
-	if err != nil {
-		return nil, fmt.Errorf("ikepolicy.peer_id: %w", err)
-	}
-	if c.PSK.IsZero() {
-		return nil, errors.New("psk: is empty")
-	}
-	ppk, err := postQuantumKey(c)
-	if err != nil {
-		return nil, err
 	}
 	ifID := t.ifIDs.of(c.ID)
 	if ifID == 0 {
@@ -168,15 +155,12 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 		passive:   !s.carried,
 		device:    ipsec.Interface{IfID: ifID, Name: deviceName(ifID)},
 		connection: sa.Connection{
-			Name:       c.ID,
-			Version:    version,
-			Aggressive: version == 1 && c.IKE.NegotiationMode == control.ModeAggressive,
-			Local:      s.local,
-			Remote:     s.customer.Address(),
-			Initiate:   s.customer.Address().IsValid(),
-			LocalID:    local, RemoteID: remote,
-			PSK:          []byte(c.PSK.Reveal()),
-			PPK:          ppk,
+			Name:         c.ID,
+			Version:      version,
+			Aggressive:   version == 1 && c.IKE.NegotiationMode == control.ModeAggressive,
+			Local:        s.local,
+			Remote:       s.customer.Address(),
+			Initiate:     s.customer.Address().IsValid(),
 			Proposals:    []ipsec.Proposal{ike},
 			Lifetime:     t.limits.ike(c.IKE.LifetimeSeconds),
 			AuthLifetime: t.limits.Authentication,
@@ -187,6 +171,9 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 			},
 			ForceEncap: t.forceEncap,
 		},
+	}
+	if err := s.authentication(&tn.connection, options); err != nil {
+		return nil, err
 	}
 	switch c.Style {
 	case control.StyleStatic:
@@ -204,6 +191,43 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 		return nil, err
 	}
 	return tn, nil
+}
+
+// national tells whether a connection is of the profile GM/T 0022.
+func (s subject) national() bool { return s.gateway.Flavor == control.FlavorGM }
+
+// proposals returns the one of each phase.
+func (s subject) proposals(o GMOptions) (ike, esp ipsec.Proposal, err error) {
+	c := s.connection
+	if s.national() {
+		return gmProposals(c, o)
+	}
+	if ike, err = ikeProposal(&c.IKE); err != nil {
+		return ike, esp, err
+	}
+	esp, err = espProposal(&c.IPsec)
+	return ike, esp, err
+}
+
+// authentication gives a connection what either end proves itself with.
+func (s subject) authentication(to *sa.Connection, o GMOptions) (err error) {
+	if s.national() {
+		return s.gm(to, o)
+	}
+	c := s.connection
+	localID, peerID := c.EffectiveIDs(s.gateway, s.customer)
+	if to.LocalID, err = identity(c.IKE.LocalIDType, localID); err != nil {
+		return fmt.Errorf("ikepolicy.local_id: %w", err)
+	}
+	if to.RemoteID, err = identity(c.IKE.PeerIDType, peerID); err != nil {
+		return fmt.Errorf("ikepolicy.peer_id: %w", err)
+	}
+	if c.PSK.IsZero() {
+		return errors.New("psk: is empty")
+	}
+	to.PSK = []byte(c.PSK.Reveal())
+	to.PPK, err = postQuantumKey(c)
+	return err
 }
 
 // static gives the tunnel one CHILD_SA for any traffic: routes from the local

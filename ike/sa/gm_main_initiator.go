@@ -78,9 +78,6 @@ func (s *ISAKMPSA) takeResponderEnvelope(d Datagram, msg *isakmp.Message) error 
 	if err != nil {
 		return err
 	}
-	if c.ForceEncap && !s.detectsNAT(msg) {
-		return &refusalError{s.encapDiagnosis()}
-	}
 	if err := s.guess(); err != nil {
 		return err
 	}

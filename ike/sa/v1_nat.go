@@ -90,7 +90,8 @@ func (p *path) float() {
 // encapRefusal is for a peer that has no NAT traversal although the connection
 // asks for UDP encapsulation; nil where all is well.
 func (s *ISAKMPSA) encapRefusal(c *Connection) *Diagnosis {
-	if !c.ForceEncap || s.path.encap {
+	// In the profile GM/T 0022 it is no more than a wish: devices lack it.
+	if !c.ForceEncap || s.path.encap || s.gm != nil {
 		return nil
 	}
 	return s.encapDiagnosis()
