@@ -11,8 +11,13 @@ packages=(
   openvpn
   # namespaces, NAT, captures, load
   iproute2 nftables conntrack iputils-ping iperf3 tcpdump tshark procps ca-certificates
-  # a kernel with ESP, for hosts whose own has none
-  user-mode-linux kmod
+  # a kernel with ESP, for hosts whose own has none, and NAT in it
+  user-mode-linux kmod iptables
+  # what libreswan needs, which is unpacked below
+  libldns3 libevent-core-2.1-7 libevent-pthreads-2.1-7 libnss3-tools libunbound8 libcap-ng0
+  libaudit1 libcurl3-nss libldap-2.5-0 libselinux1
+  # questions of all sorts to an IKE daemon
+  ike-scan
   # the other store
   etcd-server
   # the race detector
@@ -21,15 +26,20 @@ packages=(
   git
 )
 
+# The other peer. Its package and strongSwan's exclude each other, so it is
+# unpacked beside the system.
+libreswan=/var/cache/vpngw-libreswan
+
 missing=()
 for p in "${packages[@]}"; do
   [ "$(dpkg-query -W -f '${Status}' "$p" 2>/dev/null)" = "install ok installed" ] || missing+=("$p")
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+unpacked=$libreswan/usr/libexec/ipsec/pluto
+if [ ${#missing[@]} -eq 0 ] && [ -x "$unpacked" ]; then exit 0; fi
 
-echo "installing: ${missing[*]}"
+echo "installing: ${missing[*]} $([ -x "$unpacked" ] || echo libreswan)"
 if [ "$(id -u)" != 0 ]; then
-  echo "deps: needs root; run: sudo apt-get install ${missing[*]}" >&2
+  echo "deps: needs root" >&2
   exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
@@ -41,4 +51,13 @@ if [ ! -e "$policy" ]; then
   trap 'rm -f "$policy"' EXIT
 fi
 apt-get update -qq -o Acquire::Retries=3
-apt-get install -y -qq -o Acquire::Retries=3 --no-install-recommends "${missing[@]}" >/dev/null
+[ ${#missing[@]} -eq 0 ] ||
+  apt-get install -y -qq -o Acquire::Retries=3 --no-install-recommends "${missing[@]}" >/dev/null
+if [ ! -x "$unpacked" ]; then
+  work=$(mktemp -d)
+  chown _apt "$work"
+  (cd "$work" && apt-get download -qq -o Acquire::Retries=3 libreswan >/dev/null)
+  dpkg -x "$work"/libreswan_*.deb "$libreswan.new"
+  rm -rf "$work" "$libreswan"
+  mv "$libreswan.new" "$libreswan"
+fi

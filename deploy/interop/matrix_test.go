@@ -98,7 +98,7 @@ func (m *matrix) run(array []cell) {
 	m.rekey()
 	step("rekeyed")
 	before := m.figures()
-	for number, err := range m.exchange(m.routers) {
+	for number, err := range m.exchange(m.routers, func(c cell) bool { return m.failed[c.Number] != "" }) {
 		m.fail(array[number-1], "%v", err)
 	}
 	step("traffic")

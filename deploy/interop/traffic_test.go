@@ -21,7 +21,7 @@ import (
 const (
 	echoPort = 7007
 	// answerTime is how long an answer may take on a machine that does much else.
-	answerTime = 30 * time.Second
+	answerTime = 10 * time.Second
 	// atOnce is how many cells have traffic at the same time.
 	atOnce = 4
 )
@@ -40,14 +40,17 @@ func exchangedOctets() (sum int) {
 	return sum
 }
 
-// exchange sends the payloads through each cell, from both sides, and returns
-// what went wrong by number of the cell.
-func (w *world) exchange(routers []*router) map[int]error {
+// exchange sends the payloads through each cell that is not to be skipped, from
+// both sides, and returns what went wrong by number of the cell.
+func (w *world) exchange(routers []*router, skip func(c cell) bool) map[int]error {
 	w.t.Helper()
 	w.answer(w.CloudHost, cloudHost)
 	var all []func() (int, error)
 	for _, r := range routers {
 		for _, c := range r.cells {
+			if skip(c) {
+				continue
+			}
 			w.answer(r.Namespace, c.host())
 			all = append(all, func() (int, error) {
 				return c.Number, errors.Join(

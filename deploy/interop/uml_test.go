@@ -9,3 +9,8 @@ import "testing"
 func TestUMLStrongSwan(t *testing.T) {
 	one(t, "strongSwan with ESP in the kernel", cells(), &strongSwan{vti: true})
 }
+
+// The peer is libreswan, whose ESP is the kernel's.
+func TestUMLLibreswan(t *testing.T) {
+	one(t, "libreswan", cells(libreswanLimits...), &libreswan{})
+}
