@@ -89,6 +89,9 @@ var libreswanLimits = []limit{
 	{"group 1 and 2 are not built in", func(c cell) bool {
 		return c.Group == "group1" || c.Group == "group2" || c.PFS == "group1" || c.PFS == "group2"
 	}},
+	{"in IKEv2 it asks for PFS with the group of the IKE SA only", func(c cell) bool {
+		return c.Mode == v2 && c.PFS != "" && c.PFS != noPFS && c.Group != "" && c.PFS != c.Group
+	}},
 	{"IKEv1 has no PFS with elliptic curves", func(c cell) bool {
 		return c.v1() && (c.PFS == "group19" || c.PFS == "group20" || c.PFS == "group21")
 	}},

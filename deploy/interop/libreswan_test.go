@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -116,14 +117,95 @@ func (l *libreswan) rekeyChild(ctx context.Context, c cell) error {
 	return nil
 }
 
+// The lines of whack --status, --trafficstatus and the log.
+var (
+	lswState   = regexp.MustCompile(`(?m)^000 #(\d+): "([^"]+)":\d+ STATE_(\S+) \((IKE SA established|established IKE SA|IPsec SA established|established Child SA)\)`)
+	lswNewest  = regexp.MustCompile(`(?m)^000 "([^"]+)": +(IKEv1|IKEv2|ESP) algorithm newest: ([^-\s]+)-([^-\s]+?)(?:-([^-\s]+))?(?:; pfsgroup=(\S+))?\s*$`)
+	lswTraffic = regexp.MustCompile(`(?m)"([^"]+)", type=ESP, .*inBytes=(\d+), outBytes=(\d+),`)
+	lswChild   = regexp.MustCompile(`(?m)"([^"]+)" #(\d+): .*\{(ESP|ESPinUDP)=>\S+ <\S+ xfrm=[^-\s]+-[^-\s]+?(?:-(\S+))? `)
+	lswBegun   = regexp.MustCompile(`(?m)"([^"]+)" #(\d+): (initiator|responder) established IKE SA;`)
+)
+
+// The words of libreswan's lists.
+var (
+	lswListedCiphers = map[string]string{
+		"3DES_CBC_192": "3des", "AES_CBC_128": "aes-128", "AES_CBC_192": "aes-192", "AES_CBC_256": "aes-256",
+		"AES_GCM_16_128": "aes-128-gcm-16", "AES_GCM_16_256": "aes-256-gcm-16",
+	}
+	lswListedHashes = map[string]string{
+		"NONE": noHash, "HMAC_MD5": "md5", "HMAC_SHA1": "sha1", "HMAC_SHA2_256": "sha2-256", "HMAC_SHA2_384": "sha2-384", "HMAC_SHA2_512": "sha2-512",
+		"HMAC_MD5_96": "md5", "HMAC_SHA1_96": "sha1", "HMAC_SHA2_256_128": "sha2-256", "HMAC_SHA2_384_192": "sha2-384", "HMAC_SHA2_512_256": "sha2-512",
+	}
+	lswListedGroups = map[string]string{
+		"": noPFS, "<N/A>": noPFS, "MODP1536": "group5", "MODP2048": "group14", "MODP3072": "group15", "MODP4096": "group16",
+		"DH19": "group19", "DH20": "group20", "DH21": "group21",
+	}
+)
+
 func (l *libreswan) tunnels(ctx context.Context) (map[string]view, error) {
-	out, err := l.daemon.Whack(ctx, "--status")
+	status, err := l.daemon.Whack(ctx, "--status")
 	if err != nil {
 		return nil, err
 	}
 	traffic, err := l.daemon.Whack(ctx, "--trafficstatus")
-	fmt.Println(out, traffic)
-	return nil, err
+	if err != nil {
+		return nil, err
+	}
+	return lswViews(status, traffic, l.daemon.Log()), nil
+}
+
+// lswViews puts together what pluto tells of its SAs in its status, its counters
+// and its log.
+func lswViews(status, traffic, log string) map[string]view {
+	type numbered struct{ name, number string }
+	begun, children := map[numbered]string{}, map[numbered][2]string{}
+	for _, m := range lswBegun.FindAllStringSubmatch(log, -1) {
+		begun[numbered{m[1], m[2]}] = m[3]
+	}
+	for _, m := range lswChild.FindAllStringSubmatch(log, -1) {
+		children[numbered{m[1], m[2]}] = [2]string{m[3], m[4]}
+	}
+	all := map[string]view{}
+	for _, m := range lswState.FindAllStringSubmatch(status, -1) {
+		v, state, n := all[m[2]], m[3], numbered{m[2], m[1]}
+		if strings.Contains(m[4], "IKE SA") {
+			v.ikeSAs++
+			v.initiator = byGateway
+			// MAIN_I4, AGGR_I2; of IKEv2 the state is the same for both.
+			if strings.Contains(state, "_I") && !strings.HasPrefix(state, "V2") || begun[n] == "initiator" {
+				v.initiator = byPeer
+			}
+		} else {
+			v.childSAs++
+			v.encapsulated = children[n][0] == "ESPinUDP"
+			v.pfs = lswListedGroups[children[n][1]]
+		}
+		all[m[2]] = v
+	}
+	for _, m := range lswNewest.FindAllStringSubmatch(status, -1) {
+		v, up := all[m[1]]
+		switch {
+		case !up:
+			continue
+		case m[2] == "ESP":
+			v.espCipher, v.espHash = lswListedCiphers[m[3]], lswListedHashes[m[4]]
+			if group, ok := lswListedGroups[m[6]]; ok && v.pfs == noPFS {
+				v.pfs = group // of IKEv1, where the log leaves it out
+			}
+		default:
+			v.cipher, v.hash, v.group = lswListedCiphers[m[3]], lswListedHashes[m[4]], lswListedGroups[m[5]]
+		}
+		all[m[1]] = v
+	}
+	for _, m := range lswTraffic.FindAllStringSubmatch(traffic, -1) {
+		if v, up := all[m[1]]; up {
+			v.in.packets, v.out.packets = notCounted, notCounted
+			v.in.octets, _ = strconv.ParseUint(m[2], 10, 64)
+			v.out.octets, _ = strconv.ParseUint(m[3], 10, 64)
+			all[m[1]] = v
+		}
+	}
+	return all
 }
 
 func (l *libreswan) log() string { return l.daemon.Log() }

@@ -33,9 +33,11 @@ type view struct {
 	in, out                 counters
 }
 
-// counters are of inner traffic; packets are zero where the peer does not count
-// them.
+// counters are of inner traffic.
 type counters struct{ packets, octets uint64 }
+
+// notCounted stands for packets that the peer does not count.
+const notCounted = ^uint64(0)
 
 // strongSwan is the peer of netlab.
 type strongSwan struct {

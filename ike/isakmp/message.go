@@ -44,10 +44,22 @@ func Parse(b []byte) (*Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	if end != len(b) {
+	if !isPadding(b[end:]) {
 		return nil, malformed(end, "%d trailing octets", len(b)-end)
 	}
 	return m, nil
+}
+
+// isPadding tells whether what follows the payloads of a message that is not
+// encrypted is there to make its length a multiple of four, as libreswan and some
+// routers do though RFC 2408 does not ask for it: up to three zero octets.
+func isPadding(b []byte) bool {
+	for _, octet := range b {
+		if octet != 0 {
+			return false
+		}
+	}
+	return len(b) < 4
 }
 
 // Ciphertext returns what Encrypted messages have after the header. It is nil

@@ -110,6 +110,24 @@ func TestMessage(t *testing.T) {
 	}
 }
 
+// libreswan pads messages in the clear to a multiple of four octets.
+func TestPaddingInTheClear(t *testing.T) {
+	m := Message{Header: Header{InitiatorSPI: 1, Exchange: Aggressive}, Payloads: []Payload{&Nonce{Data: make([]byte, 17)}}}
+	b, err := m.Encode(0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	padded := append(b, 0, 0, 0)
+	padded[27] += 3
+	got, err := Parse(padded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Payloads) != 1 || len(got.Payloads[0].(*Nonce).Data) != 17 || len(got.chain) != 21 {
+		t.Errorf("got %s", got)
+	}
+}
+
 // The hash covers the other payloads wherever it stands (RFC 3706 leaves the
 // order open).
 func TestSigned(t *testing.T) {
@@ -167,29 +185,30 @@ func TestMalformed(t *testing.T) {
 		b    []byte
 		want string
 	}{
-		"no header":        {make([]byte, 27), "no ISAKMP header"},
-		"version 2":        {edit(nonce, func(b []byte) { b[17] = 0x20 }), "major version 2"},
-		"length":           {edit(nonce, func(b []byte) { b[27]++ }), "length 49"},
-		"payload length":   {edit(nonce, func(b []byte) { b[HeaderLen+3]++ }), "length 21 with 20"},
-		"zero length":      {edit(nonce, func(b []byte) { b[HeaderLen+3] = 0 }), "length 0"},
-		"trailing octets":  {edit(append(bytes.Clone(nonce), 0), func(b []byte) { b[27]++ }), "1 trailing"},
-		"short nonce":      {valid(&Unknown{TypeNonce, make([]byte, 7)}), "nonce of 7"},
-		"two nonces":       {valid(&Nonce{make([]byte, 8)}, &Nonce{make([]byte, 8)}), "occurs 2 times"},
-		"empty hash":       {valid(&Unknown{TypeHash, nil}), "no hash"},
-		"empty KE":         {valid(&Unknown{TypeKE, nil}), "no public value"},
-		"DOI":              {edit(sa, func(b []byte) { b[body+3] = 2 }), "DOI 2"},
-		"situation":        {edit(sa, func(b []byte) { b[body+7] = 2 }), "situation 0x2"},
-		"proposal length":  {edit(sa, func(b []byte) { b[body+11] = 3 }), "needs -1 octets"},
-		"substructure":     {edit(sa, func(b []byte) { b[body+8] = 5 }), "substructure 5"},
-		"transforms":       {edit(sa, func(b []byte) { b[body+15] = 0 }), "without transforms"},
-		"ESP SPI":          {valid(&SA{Proposals: []Proposal{{Protocol: ipsec.ProtocolESP, Transforms: make([]Transform, 1)}}}), "SPI of 0 octets"},
-		"Delete, protocol": {valid(&Unknown{TypeDelete, []byte{0, 0, 0, 1, 9, 4, 0, 0}}), "SA of protocol 9"},
-		"Delete, size":     {valid(&Unknown{TypeDelete, []byte{0, 0, 0, 1, 3, 8, 0, 0}}), "SPI of 8 octets"},
-		"Delete, count":    {valid(&Unknown{TypeDelete, []byte{0, 0, 0, 1, 3, 4, 255, 255}}), "deletion of 65535"},
-		"Delete, short":    {valid(&Unknown{TypeDelete, []byte{0, 0, 0, 1, 3, 4, 0, 1}}), "SPI needs 4"},
-		"Notify, SPI":      {valid(&Unknown{TypeNotify, []byte{0, 0, 0, 1, 1, 16, 0, 1}}), "SPI needs 16"},
-		"fragment 0":       {valid(&Unknown{TypeFragment, []byte{0, 1, 0, 0, 1}}), "fragment number 0"},
-		"empty fragment":   {valid(&Unknown{TypeFragment, []byte{0, 1, 1, 0}}), "no fragment data"},
+		"no header":         {make([]byte, 27), "no ISAKMP header"},
+		"version 2":         {edit(nonce, func(b []byte) { b[17] = 0x20 }), "major version 2"},
+		"length":            {edit(nonce, func(b []byte) { b[27]++ }), "length 49"},
+		"payload length":    {edit(nonce, func(b []byte) { b[HeaderLen+3]++ }), "length 21 with 20"},
+		"zero length":       {edit(nonce, func(b []byte) { b[HeaderLen+3] = 0 }), "length 0"},
+		"trailing octets":   {edit(append(bytes.Clone(nonce), 0, 0, 1), func(b []byte) { b[27] += 3 }), "3 trailing"},
+		"a word of padding": {edit(append(bytes.Clone(nonce), 0, 0, 0, 0), func(b []byte) { b[27] += 4 }), "4 trailing"},
+		"short nonce":       {valid(&Unknown{TypeNonce, make([]byte, 7)}), "nonce of 7"},
+		"two nonces":        {valid(&Nonce{make([]byte, 8)}, &Nonce{make([]byte, 8)}), "occurs 2 times"},
+		"empty hash":        {valid(&Unknown{TypeHash, nil}), "no hash"},
+		"empty KE":          {valid(&Unknown{TypeKE, nil}), "no public value"},
+		"DOI":               {edit(sa, func(b []byte) { b[body+3] = 2 }), "DOI 2"},
+		"situation":         {edit(sa, func(b []byte) { b[body+7] = 2 }), "situation 0x2"},
+		"proposal length":   {edit(sa, func(b []byte) { b[body+11] = 3 }), "needs -1 octets"},
+		"substructure":      {edit(sa, func(b []byte) { b[body+8] = 5 }), "substructure 5"},
+		"transforms":        {edit(sa, func(b []byte) { b[body+15] = 0 }), "without transforms"},
+		"ESP SPI":           {valid(&SA{Proposals: []Proposal{{Protocol: ipsec.ProtocolESP, Transforms: make([]Transform, 1)}}}), "SPI of 0 octets"},
+		"Delete, protocol":  {valid(&Unknown{TypeDelete, []byte{0, 0, 0, 1, 9, 4, 0, 0}}), "SA of protocol 9"},
+		"Delete, size":      {valid(&Unknown{TypeDelete, []byte{0, 0, 0, 1, 3, 8, 0, 0}}), "SPI of 8 octets"},
+		"Delete, count":     {valid(&Unknown{TypeDelete, []byte{0, 0, 0, 1, 3, 4, 255, 255}}), "deletion of 65535"},
+		"Delete, short":     {valid(&Unknown{TypeDelete, []byte{0, 0, 0, 1, 3, 4, 0, 1}}), "SPI needs 4"},
+		"Notify, SPI":       {valid(&Unknown{TypeNotify, []byte{0, 0, 0, 1, 1, 16, 0, 1}}), "SPI needs 16"},
+		"fragment 0":        {valid(&Unknown{TypeFragment, []byte{0, 1, 0, 0, 1}}), "fragment number 0"},
+		"empty fragment":    {valid(&Unknown{TypeFragment, []byte{0, 1, 1, 0}}), "no fragment data"},
 	} {
 		_, err := Parse(tc.b)
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
