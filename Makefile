@@ -29,7 +29,7 @@ run: deps build ## show a tunnel to strongSwan and an OpenVPN client, with traff
 	go run ./deploy/lab $(if $(ONCE),--once)
 
 .PHONY: test
-test: deps build lint unit race etcd netns sdk e2e uml fuzz ## everything that CI runs
+test: deps build lint unit race etcd netns sdk e2e interop uml fuzz ## everything that CI runs
 	@echo "all tests ran; nothing was skipped"
 
 .PHONY: unit
@@ -56,9 +56,14 @@ sdk: build ## the official Go SDK against the daemon
 e2e: build ## scenarios against strongSwan and OpenVPN in network namespaces (root)
 	go test -tags e2e -count=1 -timeout 30m ./deploy/e2e/...
 
+.PHONY: interop
+interop: build ## the matrix of tunnels to strongSwan in userspace, and ike-scan (root)
+	go test -tags e2e -count=1 -timeout 15m ./deploy/interop/
+
 .PHONY: uml
-uml: build ## raw ESP against the ESP of a kernel, in user-mode Linux (root)
-	deploy/e2e/uml.sh raw-esp
+uml: build ## peers with the ESP of a kernel, in user-mode Linux (root)
+	deploy/e2e/uml.sh test deploy/e2e
+	deploy/e2e/uml.sh -m 1536M test deploy/interop
 
 .PHONY: lint
 lint: ## formatting, vet, golangci-lint, generated files, go.mod

@@ -12,7 +12,7 @@ import (
 
 // Without a NAT and without asking for encapsulation ESP is IP protocol 50, to
 // and from strongSwan with the kernel's own ESP. Only a guest whose kernel has
-// that can run it (uml.sh raw-esp).
+// that can run it (uml.sh test).
 func TestUMLRawESP(t *testing.T) {
 	for _, test := range []struct{ name, encryption, swanIKE, swanESP, v1 string }{
 		{"AES-GCM", "aes-128-gcm-16", "aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256", ""},

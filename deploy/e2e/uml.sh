@@ -6,8 +6,10 @@
 #       -m MEM      memory of the guest (default 1024M)
 #       -t SECONDS  limit for boot and command together (default 900)
 #       -k LOG      file for the guest kernel's console
-#   uml.sh raw-esp
-#       builds the scenarios that need kernel ESP and runs them in a guest
+#   uml.sh [-m MEM] [-t SECONDS] [-k LOG] test DIRECTORY [ARGS...]
+#       builds the tests of a directory that need kernel ESP, with the tags e2e
+#       and uml, and runs those called TestUML… in a guest; the arguments, such
+#       as -test.run, are the test program's
 #
 # The command runs as root in the current directory, without input. Its output
 # and exit code are those of this script; 124 means past the limit, 125 that the
@@ -37,10 +39,12 @@ command -v modprobe >/dev/null || fail "modprobe is missing (package kmod)"
 work=$(mktemp -d "${TMPDIR:-/tmp}/vpngw-uml.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-if [ "$*" = raw-esp ]; then
-  cd "$(dirname "$0")"
+if [ "$1" = test ]; then
+  [ $# -gt 1 ] || usage
+  cd "$2"
+  shift 2
   go test -c -tags 'e2e uml' -o "$work/scenarios" .
-  set -- "$work/scenarios" -test.v -test.run '^TestUML' -test.timeout "${limit}s"
+  set -- "$work/scenarios" -test.v -test.run '^TestUML' -test.timeout "${limit}s" "$@"
 fi
 
 # UML hands a process's vector registers to ptrace in a buffer that is too short

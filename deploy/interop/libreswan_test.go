@@ -18,6 +18,9 @@ type libreswan struct {
 	daemon *netlab.Libreswan
 }
 
+// everyCell is the name that stands for all connections of a pluto.
+const everyCell = "every-cell"
+
 // The words of libreswan's configuration.
 var (
 	lswCiphers = map[string]string{
@@ -59,6 +62,7 @@ func (l *libreswan) connection(c cell) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "conn %s\n  auto=ignore\n  authby=secret\n  type=tunnel\n  rekey=no\n", c.name())
 	set := func(key, value string) { fmt.Fprintf(&b, "  %s=%s\n", key, value) }
+	set("connalias", everyCell)
 	set("left", c.local().String())
 	set("leftid", lswID(c))
 	set("leftupdown", "%disabled")

@@ -51,19 +51,17 @@ func TestStrongSwanUserspace(t *testing.T) {
 	}
 	m.add(w.connect("router", shared), &strongSwan{})
 	m.run(array)
-	m.report("strongSwan with ESP in userspace", array)
+	m.report(swanUserspace, array, "strongSwan "+strongSwanVersion(ctx, t))
 }
 
 // one runs the array against one peer on one router.
-func one(t *testing.T, title string, array []cell, p peer) {
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
-	defer cancel()
+func one(ctx context.Context, t *testing.T, s section, array []cell, p peer, version string) {
 	w := newWorld(ctx, t, netlab.DaemonOptions{CustomerGateways: len(array), RawESP: true})
 	m := &matrix{world: w, rawESP: true}
 	w.translate(array)
 	m.add(w.connect("router", array), p)
 	m.run(array)
-	m.report(title, array)
+	m.report(s, array, version+", Linux "+kernelVersion(t))
 }
 
 // add starts a peer on a router.
@@ -107,6 +105,7 @@ func (m *matrix) run(array []cell) {
 	step("compared")
 	m.end(array)
 	step("ended")
+	m.expectNothingInClear()
 }
 
 // each calls do for every cell with its peer, some at a time.
@@ -370,18 +369,22 @@ func (m *matrix) end(array []cell) {
 	}
 }
 
-// report fails the test for each cell that has a defect.
-func (m *matrix) report(title string, array []cell) {
+// report fails the test for each cell that has a defect. With -update it writes
+// the page's section.
+func (m *matrix) report(s section, array []cell, versions string) {
 	m.t.Helper()
 	for _, c := range array {
 		if defect, failed := m.failed[c.Number]; failed {
 			m.t.Errorf("%d: %s: %s", c.Number, c, defect)
 		}
 	}
-	m.t.Logf("%s: %d of %d cells pass", title, len(array)-len(m.failed), len(array))
+	m.t.Logf("%s: %s: %d of %d cells pass", s.name, versions, len(array)-len(m.failed), len(array))
 	if len(m.failed) > 0 {
 		for _, p := range m.peers {
 			m.t.Logf("peer:\n%s", p.log())
 		}
+	}
+	if *update {
+		m.check(s.write(s.table(array, m.failed, versions)))
 	}
 }

@@ -4,6 +4,11 @@ package interop
 
 import (
 	"context"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
 
 	"github.com/vpngw/vpngw/deploy/netlab"
 )
@@ -21,6 +26,29 @@ type peer interface {
 	tunnels(ctx context.Context) (map[string]view, error)
 	// log is what it tells of itself.
 	log() string
+}
+
+// strongSwanVersion returns what strongSwan says its version is.
+func strongSwanVersion(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, "swanctl", "--version")
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin")
+	out, err := cmd.CombinedOutput()
+	version := regexp.MustCompile(`\d+\.\d+\.\d+`).FindString(string(out))
+	if version == "" {
+		t.Fatalf("swanctl --version: %v: %s", err, out)
+	}
+	return version
+}
+
+// kernelVersion returns the first two numbers of the running kernel's version.
+func kernelVersion(t *testing.T) string {
+	t.Helper()
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(strings.SplitN(string(release), ".", 3)[:2], ".")
 }
 
 // view is a cell as the peer sees it.

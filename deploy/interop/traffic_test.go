@@ -81,6 +81,10 @@ func (w *world) exchange(routers []*router, skip func(c cell) bool) map[int]erro
 // answer sends datagrams to an address back until the test ends.
 func (w *world) answer(n *netlab.Namespace, address netip.Addr) {
 	w.t.Helper()
+	if w.answers[address] {
+		return
+	}
+	w.answers[address] = true
 	var conn *net.UDPConn
 	w.check(n.Inside(func() (err error) {
 		conn, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(address, echoPort)))

@@ -90,6 +90,8 @@ type world struct {
 	ctx    context.Context
 	daemon *netlab.Daemon
 	api    *client.Client
+	// answers are the addresses that send datagrams back.
+	answers map[netip.Addr]bool
 }
 
 // router is a namespace with the addresses of some cells.
@@ -111,7 +113,7 @@ func newWorld(ctx context.Context, t *testing.T, options netlab.DaemonOptions) *
 			t.Error(err)
 		}
 	})
-	w := &world{t: t, ctx: ctx, Topology: &netlab.Topology{
+	w := &world{t: t, ctx: ctx, answers: map[netip.Addr]bool{}, Topology: &netlab.Topology{
 		Lab:          lab,
 		Public:       [2]netip.Addr{gatewayDirect, gatewayNATed},
 		Local:        [2]netip.Addr{gatewayDirect, gatewayPrivate},
@@ -189,6 +191,26 @@ func (w *world) connect(name string, cells []cell) *router {
 	return r
 }
 
+// expectNothingInClear looks at what core has dropped because it was inner
+// traffic.
+func (w *world) expectNothingInClear() {
+	w.t.Helper()
+	rules, err := w.Internet.Run(w.ctx, "iptables-legacy-save", "-c", "-t", "filter")
+	w.check(err)
+	seen := 0
+	for line := range strings.Lines(rules) {
+		if counters, rule, ok := strings.Cut(line, "] "); ok && strings.HasSuffix(strings.TrimSpace(rule), "/16 -j DROP") {
+			seen++
+			if counters != "[0:0" {
+				w.t.Errorf("inner packets on the internet: %s", line)
+			}
+		}
+	}
+	if seen != 3 {
+		w.t.Errorf("%d rules for inner traffic:\n%s", seen, rules)
+	}
+}
+
 // translate makes core the NAT of the gateway's second address and of the cells
 // behind one, which shifts ports, and the firewall of the peers whose address
 // the gateway knows while they are to begin: it lets no first message of IKE
@@ -196,6 +218,7 @@ func (w *world) connect(name string, cells []cell) *router {
 func (w *world) translate(cells []cell) {
 	w.t.Helper()
 	var nat, filter strings.Builder
+	fmt.Fprintf(&filter, "-A FORWARD -s 10.10.0.0/16 -j DROP\n-A FORWARD -s 192.168.0.0/16 -j DROP\n-A FORWARD -s 169.254.0.0/16 -j DROP\n")
 	shift := func(from, to netip.Addr) {
 		for _, port := range []int{500, 4500} {
 			fmt.Fprintf(&nat, "-A POSTROUTING -s %s -p udp --sport %d -j SNAT --to-source %s:%d\n", from, port, to, 20000+port)

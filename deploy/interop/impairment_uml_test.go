@@ -1,0 +1,192 @@
+//go:build e2e && uml
+
+package interop
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vpngw/vpngw/deploy/netlab"
+)
+
+// maxGrowth is by how much all impairments together may make the daemon grow, in
+// octets.
+const maxGrowth = 64 << 20
+
+// Libreswan breaks the protocols in every way it knows, as initiator and as
+// responder of each version and mode. The daemon stays, loses nothing for good
+// and keeps nothing: each tunnel is back after each impairment, as one pair of
+// SAs, without a restart of anything.
+func TestUMLImpairments(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), umlPatience)
+	defer cancel()
+	array := []cell{
+		{Number: 1, Mode: v2, Cipher: "aes-256", Group: "group19", PFS: "group19", ESPCipher: "aes-128", ESPHash: "sha2-256"},
+		{Number: 2, Mode: v1Main, Cipher: "aes-128", Group: "group14", PFS: "group14", ESPCipher: "aes-256", ESPHash: "sha1"},
+		{Number: 3, Mode: v1Aggressive, Cipher: "aes-192", Group: "group19", PFS: noPFS, ESPCipher: "aes-256-gcm-16", ESPHash: noHash},
+	}
+	for i := range array {
+		array[i].Hash, array[i].Initiator, array[i].Path, array[i].Style = "sha2-256", byGateway, "direct", "policy"
+	}
+	w := newWorld(ctx, t, netlab.DaemonOptions{RawESP: true, Retransmit: true})
+	m := &impaired{matrix: matrix{world: w, failed: map[int]string{}, ids: map[int]string{}}, peer: &libreswan{}, array: array}
+	w.translate(array)
+	m.add(w.connect("router", array), m.peer)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("pluto:\n%s", m.peer.log())
+		}
+	})
+	m.listed()
+	m.declare(array)
+	m.recover("nothing yet")
+	before := m.rss()
+	for _, i := range impairments {
+		if i.why != "" {
+			continue
+		}
+		for _, v := range append(slices.Clone(i.values), make([]string, max(0, 1-len(i.values)))...) {
+			m.impair(i.name, v)
+		}
+	}
+	if after := m.rss(); after > before+maxGrowth {
+		t.Errorf("the daemon grew from %d to %d MiB", before>>20, after>>20)
+	}
+	m.end(array)
+	if len(m.failed) > 0 {
+		t.Errorf("at the end: %v", m.failed)
+	}
+	m.expectNothingInClear()
+}
+
+type impaired struct {
+	matrix
+	peer  *libreswan
+	array []cell
+	runs  int
+}
+
+// listed fails the test when libreswan has other impairments than the list.
+func (m *impaired) listed() {
+	m.t.Helper()
+	help := m.whack("--impair", "help")
+	var have, want []string
+	for _, match := range regexp.MustCompile(`(?m)^([a-z][-a-z0-9]+):`).FindAllStringSubmatch(help, -1) {
+		have = append(have, match[1])
+	}
+	for _, i := range impairments {
+		want = append(want, i.name)
+	}
+	slices.Sort(have)
+	if !slices.Equal(have, want) {
+		m.t.Fatalf("libreswan has the impairments %q, the list %q", have, want)
+	}
+}
+
+// whack runs libreswan's control program, whose refusals do not matter here:
+// what an impairment makes of a command is its own business.
+func (m *impaired) whack(args ...string) string {
+	out, _ := m.peer.daemon.Whack(m.ctx, args...)
+	return out
+}
+
+// impair has both sides begin each tunnel anew, and libreswan rekey it, under an
+// impairment, and waits until all is well again without it.
+func (m *impaired) impair(name, value string) {
+	m.t.Helper()
+	m.runs++
+	begun := time.Now()
+	what := name
+	if value != "" {
+		what += ":" + m.number(value)
+	}
+	m.whack("--impair", what)
+	m.whack("--name", everyCell, "--terminate") // the gateway begins anew by itself
+	m.whack("--name", everyCell, "--initiate", "--asynchronous")
+	m.await(time.Second) // which many impairments keep them from
+	m.whack("--name", everyCell, "--rekey-ipsec", "--asynchronous")
+	m.whack("--name", everyCell, "--rekey-ike", "--asynchronous")
+	m.whack("--impair", "none")
+	m.recover(what)
+	m.t.Logf("%s: %v", what, time.Since(begun).Round(time.Millisecond))
+}
+
+// number replaces the names of SAs by their numbers at the moment.
+func (m *impaired) number(value string) string {
+	kind := map[string]string{newestIKE: "IKE SA established|established IKE SA", newestChild: "established Child SA"}[value]
+	if kind == "" {
+		return value
+	}
+	all := regexp.MustCompile(`(?m)^000 #(\d+): "`+m.array[0].name()+`":.*(?:`+kind+`)`).FindAllStringSubmatch(m.whack("--status"), -1)
+	if len(all) == 0 {
+		m.t.Fatalf("libreswan has no %s of %s", value, m.array[0].name())
+	}
+	return all[len(all)-1][1]
+}
+
+// await waits until each tunnel has one pair of SAs at both ends, and returns
+// what it has otherwise at the end of the limit.
+func (m *impaired) await(limit time.Duration) (bad []string) {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.ctx, limit)
+	defer cancel()
+	_ = netlab.Poll(ctx, 200*time.Millisecond, func() (bool, error) {
+		figures := m.figures()
+		views, err := m.peer.tunnels(m.ctx)
+		if !m.daemon.Running() || !m.peer.daemon.Running() {
+			m.t.Fatal("a daemon has ended")
+		}
+		m.check(err)
+		bad = nil
+		for _, c := range m.array {
+			ike, child := figures[m.figure("ike_sas", c, "")], figures[m.figure("child_sas", c, "")]
+			v := views[c.name()]
+			if ike != "1" || child != "1" || v.ikeSAs != 1 || v.childSAs != 1 {
+				bad = append(bad, fmt.Sprintf("%s: %s IKE SAs and %s CHILD_SAs, the peer %d and %d", c.Mode, ike, child, v.ikeSAs, v.childSAs))
+			}
+		}
+		return len(bad) == 0, nil
+	})
+	return bad
+}
+
+// recover waits until each tunnel has one pair of SAs at both ends and carries
+// traffic.
+func (m *impaired) recover(after string) {
+	m.t.Helper()
+	const tries = 12
+	for i := range tries {
+		bad := m.await(patience / tries)
+		if len(bad) == 0 {
+			break
+		}
+		if i == tries-1 {
+			m.t.Fatalf("after %s: %s", after, strings.Join(bad, "; "))
+		}
+		m.whack("--name", everyCell, "--initiate", "--asynchronous")
+	}
+	for number, err := range m.exchange(m.routers, func(cell) bool { return false }) {
+		m.t.Fatalf("after %s: %s: %v", after, m.array[number-1].Mode, err)
+	}
+}
+
+// rss is what the daemon occupies, in octets.
+func (m *impaired) rss() int64 {
+	m.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.daemon.PID()))
+	m.check(err)
+	match := regexp.MustCompile(`(?m)^VmRSS:\s+(\d+) kB`).FindSubmatch(status)
+	if match == nil {
+		m.t.Fatalf("no VmRSS in %s", status)
+	}
+	kib, err := strconv.ParseInt(string(match[1]), 10, 64)
+	m.check(err)
+	return kib << 10
+}

@@ -1,0 +1,162 @@
+package interop
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the results into docs/interop.md")
+
+const pageFile = "../../docs/interop.md"
+
+// passes is a cell's result on the page when it has no defect.
+const passes = "passes"
+
+var columns = []string{"#", "IKE", "begins", "IKE cipher", "hash", "group", "ESP cipher", "hash", "PFS", "path", "style", "result"}
+
+// section is a part of the page that one run writes.
+type section struct{ name string }
+
+var (
+	swanUserspace = section{"strongSwan with ESP in userspace"}
+	swanKernel    = section{"strongSwan with ESP in the kernel"}
+	lswKernel     = section{"libreswan"}
+)
+
+func (s section) begin() string { return "<!-- " + s.name + " -->\n" }
+func (s section) end() string   { return "<!-- end of " + s.name + " -->\n" }
+
+// table is the section's text for results by number of the cell, of peers with
+// the versions.
+func (s section) table(array []cell, failed map[int]string, versions string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %d of %d cells pass.\n\n", versions, len(array)-len(failed), len(array))
+	fmt.Fprintf(&b, "| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+	for _, c := range array {
+		result := passes
+		if defect, ok := failed[c.Number]; ok {
+			result, _, _ = strings.Cut(defect, "\n")
+		}
+		b.WriteString(row(c, result))
+	}
+	return b.String()
+}
+
+func row(c cell, result string) string { return fmt.Sprintf("| %d | %s | %s |\n", c.Number, c, result) }
+
+// on returns the section's text on the page, and what is before and after.
+func (s section) on(page string) (before, text, after string, err error) {
+	before, rest, ok := strings.Cut(page, s.begin())
+	text, after, end := strings.Cut(rest, s.end())
+	if !ok || !end {
+		return "", "", "", fmt.Errorf("the page lacks the section %q", s.name)
+	}
+	return before, text, after, nil
+}
+
+// write puts a table into the page.
+func (s section) write(table string) error {
+	page, err := os.ReadFile(pageFile)
+	if err != nil {
+		return err
+	}
+	before, _, after, err := s.on(string(page))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(pageFile, []byte(before+s.begin()+table+s.end()+after), 0o644)
+}
+
+// The page tells of the cells that are run, and says of none that it passes
+// without that being checked: a run fails with any cell that does not.
+func TestPageHasTheCells(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(pageFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s, array := range map[section][]cell{swanUserspace: cells(), swanKernel: cells(), lswKernel: cells(libreswanLimits...)} {
+		_, text, _, err := s.on(string(page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range array {
+			if !strings.Contains(text, row(c, passes)) {
+				t.Errorf("%s: the page lacks the cell, or it does not pass: %d: %s; run with -update", s.name, c.Number, c)
+			}
+		}
+		if have := strings.Count(text, "\n| ") - 1; have != len(array) {
+			t.Errorf("%s: %d cells on the page, want %d", s.name, have, len(array))
+		}
+	}
+}
+
+// All pairs of choices that can go together are in some cell.
+func TestArraysCoverAllPairs(t *testing.T) {
+	t.Parallel()
+	for name, limits := range map[string][]limit{"strongSwan": nil, "libreswan": libreswanLimits} {
+		array := cells(limits...)
+		for a := range parameters {
+			for b := a + 1; b < len(parameters); b++ {
+				for _, av := range parameters[a] {
+					for _, bv := range parameters[b] {
+						var open cell
+						*open.fields()[a], *open.fields()[b] = av, bv
+						covered := slices.ContainsFunc(array, func(c cell) bool { return *c.fields()[a] == av && *c.fields()[b] == bv })
+						if !covered && completable(open, limits) {
+							t.Errorf("%s: no cell has both %s and %s", name, av, bv)
+						}
+					}
+				}
+			}
+		}
+		for _, c := range array {
+			if !allows(c, limits) {
+				t.Errorf("%s: a limit forbids %s", name, c)
+			}
+		}
+	}
+}
+
+// completable tells whether the open choices can be made.
+func completable(c cell, limits []limit) bool {
+	if !allows(c, limits) {
+		return false
+	}
+	for i, f := range c.fields() {
+		if *f != "" {
+			continue
+		}
+		return slices.ContainsFunc(parameters[i], func(v string) bool {
+			next := c
+			*next.fields()[i] = v
+			return completable(next, limits)
+		})
+	}
+	return true
+}
+
+// An array of three parameters with a forbidden pair is small and complete.
+func TestCoveringArray(t *testing.T) {
+	t.Parallel()
+	rows := coveringArray([]int{2, 3, 2}, func(row []int) bool { return row[0] != 1 || row[1] != 2 })
+	if len(rows) > 6 {
+		t.Errorf("%d rows, want at most 6", len(rows))
+	}
+	for _, r := range rows {
+		if r[0] == 1 && r[1] == 2 || slices.Contains(r, unset) {
+			t.Errorf("row %v", r)
+		}
+	}
+	covered := map[pair]bool{}
+	for _, r := range rows {
+		covered[pair{0, r[0], 1, r[1]}], covered[pair{0, r[0], 2, r[2]}], covered[pair{1, r[1], 2, r[2]}] = true, true, true
+	}
+	if want := 2*3 - 1 + 2*2 + 3*2; len(covered) != want {
+		t.Errorf("%d pairs, want %d", len(covered), want)
+	}
+}
