@@ -12,5 +12,6 @@
 // live beside each other and use the same addresses.
 //
 // It needs root and the programs ip, sysctl, nft, conntrack, ping, iperf3,
-// tcpdump, tshark, charon-systemd and swanctl, each only when it is used.
+// tcpdump, tshark, charon-systemd and swanctl, and libreswan's, each only when it
+// is used.
 package netlab
