@@ -43,6 +43,9 @@ func (c *connection) follow(p *peer, before *sa.Connection, now time.Time) {
 		p.stopEnd()
 	}
 	switch {
+	case effect == sa.EffectDrop && p.movesTo(c.cfg):
+		p.cfg = c.cfg
+		p.in.command(sa.Update{Connection: c.cfg})
 	case effect == sa.EffectDrop:
 		p.terminateLocked(sa.ReasonConfigModify)
 	case p.v1 && c.cfg.IKEv1():
@@ -58,6 +61,13 @@ func (c *connection) follow(p *peer, before *sa.Connection, now time.Time) {
 		}
 		p.endWithItsLife(now)
 	}
+}
+
+// movesTo reports whether a peer's IKE SA can follow a configuration to another
+// address of ours.
+func (p *peer) movesTo(next *sa.Connection) bool {
+	ikes := p.status.Load().IKE
+	return p.up.initiator && p.cfg.OnlyMoves(next) && len(ikes) > 0 && ikes[len(ikes)-1].MOBIKE
 }
 
 // endWithItsLife ends a peer when its present IKE SA would have ended: rekeys do not

@@ -149,6 +149,7 @@ type ikeConfig struct {
 	MaxLifetime      time.Duration    `yaml:"max_lifetime"`
 	MaxChildLifetime time.Duration    `yaml:"max_child_lifetime"`
 	AuthLifetime     time.Duration    `yaml:"authentication_lifetime"`
+	MOBIKE           bool             `yaml:"mobike"`
 }
 
 type retransmitConfig struct {

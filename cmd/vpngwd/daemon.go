@@ -99,9 +99,9 @@ func (d *daemon) open(ctx context.Context) error {
 		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
 		Clients: d.clients, ClientLog: d.clientLog, History: d.history,
 		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, Farewell: d.farewell, Version: version,
-		ForceEncap: c.Dataplane.ForceEncapsulation,
-		Lifetimes:  reconcile.LifetimeLimits{IKE: c.IKE.MaxLifetime, Child: c.IKE.MaxChildLifetime, Authentication: c.IKE.AuthLifetime},
-		PID:        os.Getpid(), Logger: d.log.With("part", "reconcile"),
+		ForceEncap: c.Dataplane.ForceEncapsulation, MOBIKE: c.IKE.MOBIKE,
+		Lifetimes: reconcile.LifetimeLimits{IKE: c.IKE.MaxLifetime, Child: c.IKE.MaxChildLifetime, Authentication: c.IKE.AuthLifetime},
+		PID:       os.Getpid(), Logger: d.log.With("part", "reconcile"),
 	})
 	if err := d.openAPI(objects); err != nil {
 		return err

@@ -90,6 +90,9 @@ type Options struct {
 	// GM is what this node is told of peers of gateways of flavor GM, by their
 	// address or name; under the empty one what holds for the others.
 	GM map[string]GMOptions
+	// MOBIKE lets every peer of IKEv2 change its address, not only those that have
+	// no fixed one, and us.
+	MOBIKE bool
 	// Lifetimes limits those of all SAs.
 	Lifetimes LifetimeLimits
 	PID       int // for log lines
@@ -174,6 +177,7 @@ func New(o Options) *Reconciler {
 		clientDevices: newNumbers(firstClientDevice, clientDeviceCount),
 	}
 	r.translator.gm = o.GM
+	r.translator.mobike = o.MOBIKE
 	r.queues = newQueues(o.Objects, o.Logger, func() { r.count(func(s *Stats) { s.Failures++ }) })
 	r.inventory.Store(o.Inventory)
 	return r

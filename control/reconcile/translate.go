@@ -67,6 +67,7 @@ type subject struct {
 // so that a connection keeps its own while others come and go.
 type translator struct {
 	forceEncap bool
+	mobike     bool // with all peers, not only those without a fixed address
 	limits     LifetimeLimits
 	gm         map[string]GMOptions // by address or name of the peer
 	reqIDs     *numbers
@@ -170,6 +171,7 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 				NotifyFirst: c.IKE.DPD.Msg == control.DPDSeqNotifyHash,
 			},
 			ForceEncap: t.forceEncap,
+			MOBIKE:     version == 2 && (t.mobike || !s.customer.Address().IsValid()),
 		},
 	}
 	if err := s.authentication(&tn.connection, options); err != nil {

@@ -132,6 +132,10 @@ type Connection struct {
 	// it keeps it.
 	Claimant string
 
+	// MOBIKE lets the end that begins the IKE SA change its address (RFC 4555), the
+	// peer even one that is configured.
+	MOBIKE bool
+
 	Children []Child
 }
 

@@ -139,6 +139,9 @@ func (s *ikeSA) repeat(o *outstanding) {
 		s.transmit(o)
 		return
 	}
+	if s.m.detour(s, o) {
+		return
+	}
 	s.active = nil
 	o.unanswered(s, o)
 }
@@ -224,7 +227,7 @@ func (s *ikeSA) answer(d Datagram, msg *wire.Message) reply {
 	case wire.CreateChildSA:
 		return s.answerCreateChild(msg)
 	case wire.Informational:
-		return s.answerInformational(msg)
+		return s.answerInformational(d, msg)
 	case wire.IKEIntermediate:
 		return s.answerIntermediate(msg)
 	case wire.IKEFollowupKE:
@@ -372,7 +375,11 @@ func (s *ikeSA) heard(d Datagram) {
 	if !s.authenticated {
 		return
 	}
-	m.follow(s, d.Remote)
+	if m.mobike {
+		m.arrived()
+	} else {
+		m.follow(s, d.Remote)
+	}
 	if c := m.current; c != nil && c.successor == s && c.state == Rekeyed {
 		m.moveTo(s) // the peer uses what it has made
 	}

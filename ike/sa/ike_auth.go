@@ -41,6 +41,9 @@ func (x *ikeAuth) request(s *ikeSA) ([]wire.Payload, bool) {
 		m.fail(&Diagnosis{Reason: ReasonDataPlane, Exchange: x.kind().String(), Parameter: "SPI", Detail: err.Error()})
 		return nil, false
 	}
+	if c.MOBIKE {
+		payloads = append(payloads, &wire.Notify{NotifyType: wire.MOBIKESupported})
+	}
 	payloads = append(payloads, &wire.SA{Proposals: x.offer.proposals})
 	return append(payloads, x.offer.selectors()...), true
 }
@@ -79,6 +82,7 @@ func (x *ikeAuth) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 	s.establish(m.now)
 	m.established(s, false)
 	m.heedAuthLifetime(msg)
+	m.agreeMOBIKE(msg)
 	switch _, ok := wire.Find[*wire.SA](msg); {
 	case refused:
 		x.childRefused(m, refusedChild(x.kind(), refusal, &x.offer.slot.cfg, x.offer.proposals, false))
@@ -227,6 +231,9 @@ func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
 	}
 	_, initialContact := msg.Notify(wire.InitialContact)
 	m.established(s, initialContact)
+	if m.agreeMOBIKE(msg); m.mobike {
+		payloads = append(payloads, &wire.Notify{NotifyType: wire.MOBIKESupported})
+	}
 	r := reply{payloads: payloads}
 	if _, ok := wire.Find[*wire.SA](msg); ok {
 		r = s.answerFirstChild(msg, h, payloads)

@@ -51,8 +51,12 @@ func (x *deleteChild) unanswered(s *ikeSA, o *outstanding) { s.dead(o) }
 
 // answerInformational answers an INFORMATIONAL request. What it does not know
 // it passes over; the answer may be empty.
-func (s *ikeSA) answerInformational(msg *wire.Message) reply {
+func (s *ikeSA) answerInformational(d Datagram, msg *wire.Message) reply {
 	m := s.m
+	mobike, refused := s.answerMOBIKE(d, msg)
+	if refused {
+		return reply{payloads: mobike}
+	}
 	m.heedAuthLifetime(msg)
 	deletes := wire.All[*wire.Delete](msg)
 	var diagnosis *Diagnosis
@@ -82,9 +86,9 @@ func (s *ikeSA) answerInformational(msg *wire.Message) reply {
 			gone, spis = append(gone, c), append(spis, c.in)
 		}
 	}
-	var r reply
+	r := reply{payloads: mobike}
 	if len(gone) > 0 {
-		r.payloads = []wire.Payload{&wire.Delete{Protocol: ipsec.ProtocolESP, SPIs: spis}}
+		r.payloads = append(r.payloads, &wire.Delete{Protocol: ipsec.ProtocolESP, SPIs: spis})
 		r.then = func() {
 			for _, c := range gone {
 				reason := ReasonPeerRequest

@@ -26,6 +26,11 @@ type Machine struct {
 	authAt    time.Time // of its authentication
 	reauthAt  time.Time // it is to be replaced
 	authEndAt time.Time // the authentication holds no longer
+
+	mobike        bool         // agreed on
+	peerAddresses []netip.Addr // of the responder, beside the one of the connection
+	tried         []netip.Addr // of the responder, since it last answered
+	detoured      bool         // to one of them: it is to be told
 }
 
 // Datagram is an IKE message with its addresses, without a non-ESP marker.
@@ -183,7 +188,7 @@ func (m *Machine) Status() Status {
 			Version: 2,
 			State:   s.state, Initiator: s.initiator, InitiatorSPI: s.spii, ResponderSPI: s.spir,
 			Local: s.path.local, Remote: s.path.remote, Proposal: s.proposal,
-			NATLocal: s.path.natLocal, NATRemote: s.path.natRemote, Encap: s.path.encap, Fragmentation: s.fragmentation, PPK: s.ppk,
+			NATLocal: s.path.natLocal, NATRemote: s.path.natRemote, Encap: s.path.encap, Fragmentation: s.fragmentation, MOBIKE: m.mobike, PPK: s.ppk,
 			Established: s.established, RekeyAt: s.rekeyAt, ExpireAt: s.expireAt, LastSeen: s.lastSeen,
 		}
 		if m.conn != nil {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/ike/wire"
-	"github.com/vpngw/vpngw/ipsec"
 )
 
 const (
@@ -141,22 +140,5 @@ func (m *Machine) keepalive() {
 func (c *childSA) move(remote netip.AddrPort) {
 	to := c.path
 	to.remote = remote
-	inbound := ipsec.SAUpdate{
-		Src: to.remote.Addr(), Dst: to.local.Addr(), Encap: to.encap,
-		SrcPort: to.remote.Port(), DstPort: to.local.Port(),
-	}
-	outbound := ipsec.SAUpdate{
-		Src: to.local.Addr(), Dst: to.remote.Addr(), Encap: to.encap,
-		SrcPort: to.local.Port(), DstPort: to.remote.Port(),
-	}
-	if c.hasIn {
-		c.m.emit(UpdateSA{ID: c.inID(), To: inbound})
-	}
-	if c.hasOut {
-		c.m.emit(UpdateSA{ID: c.outID(), To: outbound})
-	}
-	c.path = to
-	if c.state != Deleted {
-		c.slot.redirect(c.m, &c.path)
-	}
+	c.moveTo(to)
 }

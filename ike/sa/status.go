@@ -26,6 +26,7 @@ type IKEStatus struct {
 	NATLocal, NATRemote        bool   // a NAT is in front of us, of the peer
 	Encap                      bool   // ESP goes in UDP
 	Fragmentation              bool   // RFC 7383 was agreed on
+	MOBIKE                     bool   // RFC 4555 was agreed on
 	PPK                        bool   // a post-quantum pre-shared key was agreed on (RFC 8784)
 	GM                         bool   // of the profile GM/T 0022
 	Variant                    string // of it, as learned: see Event

@@ -65,7 +65,10 @@ func (c *Connection) sameIKE(d *Connection) bool {
 
 // update goes over to a new configuration of the connection.
 func (m *Machine) update(next *Connection) {
-	if m.conn == nil || !m.conn.SameIdentity(next) {
+	switch {
+	case m.conn != nil && m.mobike && m.began && m.Established() && m.conn.OnlyMoves(next):
+		m.relocate(next.Local)
+	case m.conn == nil || !m.conn.SameIdentity(next):
 		m.terminate(ReasonConfigModify, nil)
 		return
 	}

@@ -46,8 +46,11 @@ const (
 	NoAdditionalAddresses     NotifyType = 16399 // RFC 4555
 	UpdateSAAddresses         NotifyType = 16400 // RFC 4555
 	Cookie2                   NotifyType = 16401 // RFC 4555
+	NoNATsAllowed             NotifyType = 16402 // RFC 4555
 	AuthLifetime              NotifyType = 16403 // RFC 4478
 	RedirectSupported         NotifyType = 16406 // RFC 5685
+	Redirect                  NotifyType = 16407 // RFC 5685
+	RedirectedFrom            NotifyType = 16408 // RFC 5685
 	ChildlessIKEv2Supported   NotifyType = 16418 // RFC 6023
 	FragmentationSupported    NotifyType = 16430 // RFC 7383
 	SignatureHashAlgorithms   NotifyType = 16431 // RFC 7427
@@ -102,6 +105,9 @@ var notifyNames = map[NotifyType]string{
 	Cookie2:                    "COOKIE2",
 	AuthLifetime:               "AUTH_LIFETIME",
 	RedirectSupported:          "REDIRECT_SUPPORTED",
+	Redirect:                   "REDIRECT",
+	RedirectedFrom:             "REDIRECTED_FROM",
+	NoNATsAllowed:              "NO_NATS_ALLOWED",
 	ChildlessIKEv2Supported:    "CHILDLESS_IKEV2_SUPPORTED",
 	FragmentationSupported:     "IKEV2_FRAGMENTATION_SUPPORTED",
 	SignatureHashAlgorithms:    "SIGNATURE_HASH_ALGORITHMS",

@@ -1,0 +1,291 @@
+package sa
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"github.com/vpngw/vpngw/ike/wire"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// With MOBIKE (RFC 4555) the end that began the IKE SA decides which addresses it
+// has, and the other end follows at its word:
+//
+//	initiator, from its new address             responder
+//	UPDATE_SA_ADDRESSES, NAT detection  ────►   the IKE SA moves
+//	children move  ◄────────────────────────    NAT detection
+//	COOKIE2  ◄──────────────────────────────    is it there?
+//	the same COOKIE2  ──────────────────────►   children move
+//
+// So nobody can have us send traffic to an address at which the peer does not
+// answer. Where the initiator gets no answer, it tries the other addresses that
+// the responder has told of. The end that is not behind a NAT does not follow the
+// source addresses of IKE messages any more, only of ESP (section 3.8).
+
+const (
+	// cookie2Len is the length of what a routability check has to return.
+	cookie2Len = 16 // octets
+	maxCookie2 = 64
+	// maxPeerAddresses bounds the addresses that a responder may tell of.
+	maxPeerAddresses = 8
+)
+
+// agreeMOBIKE notes whether both ends do MOBIKE, and the responder's other
+// addresses.
+func (m *Machine) agreeMOBIKE(msg *wire.Message) {
+	_, ok := msg.Notify(wire.MOBIKESupported)
+	m.mobike = ok && m.conn.MOBIKE
+	m.noteAddresses(msg)
+}
+
+// noteAddresses takes the list of the responder's further addresses, which
+// replaces the one before.
+func (m *Machine) noteAddresses(msg *wire.Message) {
+	if !m.mobike || !m.began {
+		return
+	}
+	told := false
+	var list []netip.Addr
+	for _, n := range wire.All[*wire.Notify](msg) {
+		switch n.NotifyType {
+		case wire.NoAdditionalAddresses:
+			told = true
+		case wire.AdditionalIPv4Address, wire.AdditionalIPv6Address:
+			told = true
+			a, ok := netip.AddrFromSlice(n.Data)
+			if ok && a.BitLen() == m.conn.Local.BitLen() && len(list) < maxPeerAddresses && !slices.Contains(list, a) {
+				list = append(list, a)
+			}
+		default:
+		}
+	}
+	if told {
+		m.peerAddresses = list
+	}
+}
+
+// takePath makes the IKE SAs go by other addresses. A request that is under way is
+// sent again at once.
+func (m *Machine) takePath(p path) {
+	for _, s := range m.ikes {
+		s.path = p
+		if s.active != nil {
+			s.active.next = m.now
+		}
+	}
+	if p.natLocal && m.keepaliveAt.IsZero() {
+		m.keepaliveAt = m.now.Add(keepaliveInterval)
+	}
+}
+
+// moveChildren makes the children go by the addresses of the IKE SA in use.
+func (m *Machine) moveChildren() {
+	s := m.current
+	if s == nil {
+		return
+	}
+	moved := false
+	for _, c := range m.children {
+		if c.path != s.path {
+			c.moveTo(s.path)
+			moved = true
+		}
+	}
+	if moved {
+		m.emit(Emit{m.event(PeerMoved, s)})
+	}
+}
+
+// pathOf returns the path of a message whose NAT detection tells what is between.
+func (s *ikeSA) pathOf(msg *wire.Message, local, remote netip.AddrPort) path {
+	probe := ikeSA{path: s.path}
+	probe.path.local, probe.path.remote = local, remote
+	if probe.detectNAT(msg, local, remote) {
+		probe.path.encap = probe.path.encap || s.m.conn.ForceEncap
+	}
+	return probe.path
+}
+
+// answerMOBIKE adds to the answer of an INFORMATIONAL request what MOBIKE asks
+// for, and follows the initiator to where it says it is.
+func (s *ikeSA) answerMOBIKE(d Datagram, msg *wire.Message) (payloads []wire.Payload, refused bool) {
+	m := s.m
+	if !m.mobike {
+		return nil, false
+	}
+	m.noteAddresses(msg)
+	if n, ok := msg.Notify(wire.NoNATsAllowed); ok && !bytes.Equal(n.Data, addressPair(d.Remote, d.Local)) {
+		return []wire.Payload{&wire.Notify{NotifyType: wire.UnexpectedNATDetected}}, true
+	}
+	if n, ok := msg.Notify(wire.Cookie2); ok && len(n.Data) >= 8 && len(n.Data) <= maxCookie2 {
+		payloads = append(payloads, &wire.Notify{NotifyType: wire.Cookie2, Data: n.Data})
+	}
+	if _, ok := msg.Notify(wire.NATDetectionSourceIP); ok {
+		if nat, err := s.natNotifies(d.Local, d.Remote, m.conn.ForceEncap); err == nil {
+			payloads = append(payloads, nat...)
+		}
+	}
+	if _, ok := msg.Notify(wire.UpdateSAAddresses); ok && !m.began {
+		if p := s.pathOf(msg, d.Local, d.Remote); p != s.path {
+			m.takePath(p)
+		}
+		s.enqueue(&routability{})
+	}
+	return payloads, false
+}
+
+// addressPair is the data of a NO_NATS_ALLOWED notify (section 4.2.5).
+func addressPair(from, to netip.AddrPort) []byte {
+	b := append(from.Addr().Unmap().AsSlice(), to.Addr().Unmap().AsSlice()...)
+	b = binary.BigEndian.AppendUint16(b, from.Port())
+	return binary.BigEndian.AppendUint16(b, to.Port())
+}
+
+// routability asks the initiator whether it is where it says, before traffic goes
+// there (section 3.7).
+type routability struct {
+	path   path
+	cookie []byte
+}
+
+func (x *routability) kind() wire.ExchangeType { return wire.Informational }
+
+func (x *routability) request(s *ikeSA) ([]wire.Payload, bool) {
+	if !slices.ContainsFunc(s.m.children, func(c *childSA) bool { return c.path != s.path }) {
+		return nil, false // the check for an earlier change has done it
+	}
+	x.path, x.cookie = s.path, make([]byte, cookie2Len)
+	if readFull(s.m.env.Rand, x.cookie) != nil {
+		return nil, false
+	}
+	return []wire.Payload{&wire.Notify{NotifyType: wire.Cookie2, Data: x.cookie}}, true
+}
+
+func (x *routability) response(s *ikeSA, _ Datagram, msg *wire.Message) {
+	n, ok := msg.Notify(wire.Cookie2)
+	switch {
+	case !ok || !bytes.Equal(n.Data, x.cookie):
+		s.m.terminate(ReasonMalformedMessage, &Diagnosis{
+			Reason: ReasonMalformedMessage, Exchange: x.kind().String(), Parameter: "COOKIE2",
+			Detail: "the peer has moved and does not return what was sent to its new address",
+		})
+	case x.path == s.path:
+		s.m.moveChildren()
+	} // else it has moved on, and another check follows
+}
+
+func (x *routability) unanswered(s *ikeSA, o *outstanding) { s.dead(o) }
+
+// relocate moves our end to another address. The children follow when the peer
+// has confirmed it.
+func (m *Machine) relocate(local netip.Addr) {
+	p := m.current.path
+	p.local = netip.AddrPortFrom(local, p.local.Port())
+	m.takePath(p)
+	m.announcePath()
+}
+
+// announcePath tells the peer of our path ahead of all else.
+func (m *Machine) announcePath() {
+	s := m.current
+	s.queue = slices.DeleteFunc(s.queue, func(x exchange) bool { _, ok := x.(*updateAddresses); return ok })
+	s.queue = append([]exchange{&updateAddresses{}}, s.queue...)
+}
+
+// updateAddresses tells the responder which addresses we use.
+type updateAddresses struct{ path path }
+
+func (x *updateAddresses) kind() wire.ExchangeType { return wire.Informational }
+
+func (x *updateAddresses) request(s *ikeSA) ([]wire.Payload, bool) {
+	nat, err := s.natNotifies(s.path.local, s.path.remote, s.m.conn.ForceEncap)
+	if err != nil {
+		return nil, false
+	}
+	x.path = s.path
+	return append([]wire.Payload{&wire.Notify{NotifyType: wire.UpdateSAAddresses}}, nat...), true
+}
+
+func (x *updateAddresses) response(s *ikeSA, d Datagram, msg *wire.Message) {
+	m := s.m
+	if x.path.local != s.path.local || x.path.remote != s.path.remote {
+		return // it was for another one, which has followed
+	}
+	if n, ok := msg.ErrorNotify(); ok {
+		e := m.event(Failed, s)
+		e.Reason, e.Established = ReasonPeerAddress, true
+		e.Diagnosis = &Diagnosis{
+			Reason: ReasonPeerAddress, Cause: CauseRefusedByPeer, Exchange: x.kind().String(), Parameter: "our address",
+			Ours: s.path.local.String(), Detail: "the peer does not follow us to another address: " + n.NotifyType.String(),
+		}
+		m.emit(Emit{e})
+		return
+	}
+	m.takePath(s.pathOf(msg, d.Local, s.path.remote))
+	m.moveChildren()
+}
+
+func (x *updateAddresses) unanswered(s *ikeSA, o *outstanding) { s.dead(o) }
+
+// detour sends a request that brings no answer to another address of the responder.
+func (m *Machine) detour(s *ikeSA, o *outstanding) bool {
+	if !m.mobike || !m.began || s != m.current || !s.authenticated {
+		return false
+	}
+	m.tried = append(m.tried, s.path.remote.Addr())
+	for _, a := range append([]netip.Addr{m.conn.Remote}, m.peerAddresses...) {
+		if slices.Contains(m.tried, a) {
+			continue
+		}
+		p := s.path
+		p.remote = netip.AddrPortFrom(a, p.remote.Port())
+		m.takePath(p)
+		m.detoured = true
+		o.tries, o.sent = 0, m.now
+		s.transmit(o)
+		return true
+	}
+	return false
+}
+
+// arrived ends a detour: the peer answers at another one of its addresses.
+func (m *Machine) arrived() {
+	m.tried = nil
+	if m.detoured {
+		m.detoured = false
+		m.announcePath()
+	}
+}
+
+// OnlyMoves reports whether the next configuration has, of what an IKE SA is agreed
+// on for, another address of ours and nothing else. An IKE SA that we began follows
+// it by MOBIKE, if that was agreed on.
+func (c *Connection) OnlyMoves(next *Connection) bool {
+	moved := *next
+	moved.Local = c.Local
+	return c.Local != next.Local && c.Local.BitLen() == next.Local.BitLen() && c.SameIdentity(&moved)
+}
+
+// moveTo sends an installed child's packets by other addresses.
+func (c *childSA) moveTo(to path) {
+	inbound := ipsec.SAUpdate{
+		Src: to.remote.Addr(), Dst: to.local.Addr(), Encap: to.encap,
+		SrcPort: to.remote.Port(), DstPort: to.local.Port(),
+	}
+	outbound := ipsec.SAUpdate{
+		Src: to.local.Addr(), Dst: to.remote.Addr(), Encap: to.encap,
+		SrcPort: to.local.Port(), DstPort: to.remote.Port(),
+	}
+	if c.hasIn {
+		c.m.emit(UpdateSA{ID: c.inID(), To: inbound})
+	}
+	if c.hasOut {
+		c.m.emit(UpdateSA{ID: c.outID(), To: outbound})
+	}
+	c.path = to
+	if c.state != Deleted {
+		c.slot.redirect(c.m, &c.path)
+	}
+}
