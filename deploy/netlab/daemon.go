@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,11 +73,26 @@ type DaemonOptions struct {
 // StartDaemon starts the vpngwd whose program file is given and waits until it
 // is ready.
 func (t *Topology) StartDaemon(ctx context.Context, program string, o DaemonOptions) (*Daemon, error) {
+	return t.startDaemon(ctx, program, "vpngwd", o)
+}
+
+// StartSiteDaemon starts a vpngwd as the router of a site. What the gateway is to
+// its own daemon, the router and the networks behind it are to this one; its second
+// address is nowhere.
+func (t *Topology) StartSiteDaemon(ctx context.Context, program string, site *Site, o DaemonOptions) (*Daemon, error) {
+	seen := &Topology{
+		Lab: t.Lab, Gateway: site.Router, CloudSubnets: site.Subnets, CloudAddresses: site.Addresses,
+		Public: [2]netip.Addr{site.Public, site.Public.Next()}, Local: [2]netip.Addr{site.Local, site.Public.Next()},
+	}
+	return seen.startDaemon(ctx, program, "vpngwd-site", o)
+}
+
+func (t *Topology) startDaemon(ctx context.Context, program, name string, o DaemonOptions) (*Daemon, error) {
 	program, err := filepath.Abs(program)
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{namespace: t.Gateway, name: "vpngwd", endpoint: apiEndpoint, program: program, dir: filepath.Join(t.Dir, "vpngwd")}
+	d := &Daemon{namespace: t.Gateway, name: name, endpoint: apiEndpoint, program: program, dir: filepath.Join(t.Dir, name)}
 	if err := os.MkdirAll(filepath.Join(d.dir, "data"), 0o700); err != nil {
 		return nil, fmt.Errorf("configure vpngwd: %w", err)
 	}
@@ -111,11 +127,11 @@ inventory:
   availability_zones: [az1, az2]
   vpcs:
     - id: %s
-      cidr: 10.10.0.0/16
+      cidr: %s
       subnets: [{id: %s, cidr: %s}, {id: %s, cidr: %s}]
   eips:
 `, filepath.Join(d.dir, "data"), strings.TrimPrefix(apiEndpoint, "https://"), accessKey, secretKey, Project, backupKey,
-		strings.TrimPrefix(metrics, "http://"), !o.RawESP, VPC, Subnet1, t.CloudSubnets[0], Subnet2, t.CloudSubnets[1])
+		strings.TrimPrefix(metrics, "http://"), !o.RawESP, VPC, netip.PrefixFrom(t.CloudSubnets[0].Addr(), 16).Masked(), Subnet1, t.CloudSubnets[0], Subnet2, t.CloudSubnets[1])
 	for i, id := range []string{EIP1, EIP2} {
 		private := ""
 		if t.Local[i] != t.Public[i] {
