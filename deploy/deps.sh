@@ -20,6 +20,8 @@ packages=(
   ike-scan
   # the other store
   etcd-server
+  # certificates and checks of SM2, SM3 and SM4 that are not ours
+  openssl
   # the race detector
   gcc libc6-dev
   # what is generated is compared by what is tracked
