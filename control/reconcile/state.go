@@ -119,7 +119,8 @@ func (k *lookout) note(now time.Time, local, from netip.Addr) {
 	list := k.strangers[local]
 	s := control.Stranger{Address: from}
 	if i := slices.IndexFunc(list, func(s control.Stranger) bool { return s.Address == from }); i >= 0 {
-		s, list = list[i], slices.Delete(list, i, i+1)
+		s = list[i]
+		list = slices.Delete(list, i, i+1)
 	}
 	s.Last, s.Count = now, s.Count+1
 	list = append(list, s)

@@ -57,6 +57,8 @@ func (r *repeats) add(now time.Time, text string) bool {
 type learned struct {
 	offers map[sa.OfferKind][]ipsec.Proposal
 	auth   *sa.Diagnosis // of its proof or its identities
+	flows  *sa.Diagnosis // of its selectors
+	kind   *sa.Diagnosis // of the version or the mode that it begins with
 }
 
 // note keeps what an attempt of the peer shows.
@@ -70,6 +72,12 @@ func (k *learned) note(d *sa.Diagnosis) {
 	switch d.Code() {
 	case sa.CausePSK, sa.CausePeerID, sa.CauseLocalID:
 		k.auth = d
+	case sa.CauseVersion, sa.CauseMode:
+		k.kind = d
+	case sa.CauseSelectors, sa.CauseSwapped, sa.CauseMirrored:
+		if d.Flows != nil && len(d.Flows.Theirs.Local) > 0 {
+			k.flows = d
+		}
 	default:
 	}
 }
@@ -78,7 +86,17 @@ const shownByPeer = "the peer's own attempts show what it has"
 
 // complete adds what is known of the peer to a failure of ours that says less.
 func (k *learned) complete(d *sa.Diagnosis) *sa.Diagnosis {
+	known := func(of *sa.Diagnosis) *sa.Diagnosis {
+		more := *of
+		more.Exchange = d.Exchange
+		more.Detail = join("; ", d.Detail, shownByPeer, of.Detail)
+		return &more
+	}
 	switch o := d.Offers; {
+	case k.kind != nil && mayBeOfKind[d.Code()] && (o == nil || len(o.Theirs) == 0):
+		return known(k.kind)
+	case d.Code() == sa.CauseSelectors && k.flows != nil && d.Flows != nil && len(d.Flows.Theirs.Local) == 0:
+		return known(k.flows)
 	case o != nil && len(o.Theirs) == 0 && len(k.offers[o.Of]) > 0:
 		theirs := k.offers[o.Of]
 		if _, err := ipsec.Choose(o.Ours, theirs); err == nil {
@@ -90,13 +108,16 @@ func (k *learned) complete(d *sa.Diagnosis) *sa.Diagnosis {
 		more.Detail = join("; ", d.Detail, shownByPeer)
 		return &more
 	case d.Code() == sa.CauseKeyOrIdentity && k.auth != nil:
-		more := *d
-		more.Cause, more.Parameter, more.Identity = k.auth.Code(), k.auth.Parameter, k.auth.Identity
-		more.Ours, more.Theirs = k.auth.Ours, k.auth.Theirs
-		more.Detail = join("; ", d.Detail, shownByPeer, k.auth.Detail)
-		return &more
+		return known(k.auth)
 	}
 	return d
+}
+
+// mayBeOfKind are the causes by which a peer refuses a version or a mode that it
+// does not want, or is silent.
+var mayBeOfKind = map[sa.Cause]bool{
+	sa.CauseIKEProposal: true, sa.CauseKeyOrIdentity: true, sa.CauseUnknownToPeer: true, sa.CauseUnreachable: true, sa.CauseSilence: true,
+	sa.CauseRefusedByPeer: true, sa.CausePSK: true, sa.CauseMode: true,
 }
 
 // tell works out what an event says: to the diagnosis that it has, what is known
@@ -163,7 +184,7 @@ func (r *Reconciler) recordOf(l *live, now time.Time, e sa.Event) {
 			l.story.failure = why // should nothing take its place, this is why it is down
 		}
 	case sa.IKEUp:
-		l.story.learned.auth = nil
+		l.story.learned.auth, l.story.learned.kind = nil, nil
 		if have != nil && have.child == "" {
 			l.story.failure = nil
 		}

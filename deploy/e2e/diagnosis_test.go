@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,107 +16,235 @@ import (
 	"github.com/vpngw/vpngw/deploy/netlab"
 )
 
-// Each site has another mistake in its configuration. The connection's log, and
-// vpnctl's status that is made of it, name the parameter that differs and both
-// values where they are known: as initiator we may only know our own.
+// mistake is a site whose configuration does not fit ours, or whose way does not
+// let all pass.
+type mistake struct {
+	name       string
+	swan       func(*netlab.SwanConnection) // nil: nobody answers at all
+	settings   map[string]string
+	connection func(*declare.Connection)
+	customer   func(*declare.CustomerGateway)
+	filter     string // of nftables, on the site's router
+	// A line of the log has all words of one of these, when we begin and when
+	// the peer does. Without words it is not waited for.
+	initiator, responder []string
+	// What vpnctl explain says in the end: the cause, and the changes here and at
+	// the peer, of which it has each.
+	cause         string
+	changes, peer []string
+	// applied: the changes here, made through the API, bring the tunnel up.
+	// lifted: the end of the filter does.
+	applied, lifted bool
+}
+
+var otherRemote = []netip.Prefix{netip.MustParsePrefix("172.31.0.0/24")}
+
+// filters of a router. What arrives there is seen before it is put together.
+const (
+	filterPort4500  = "udp dport 4500 drop; udp sport 4500 drop"
+	filterFragments = "ip frag-off & 0x3fff != 0 drop"
+)
+
+var mistakes = []mistake{
+	{
+		name:      "pre-shared key",
+		swan:      func(c *netlab.SwanConnection) { c.PSK = otherPSK },
+		initiator: []string{"Reason=[authentication fail]", "parameter: pre-shared key", "exchange: IKE_AUTH", "198.51.100.10"},
+		responder: []string{"Reason=[authentication fail]", "parameter: pre-shared key;", "exchange: IKE_AUTH"},
+		cause:     "pre-shared-key", changes: []string{"psk: that of the peer"}, peer: []string{"pre-shared key: that of the connection"}, applied: true,
+	},
+	{
+		name:      "IKE encryption",
+		swan:      func(c *netlab.SwanConnection) { c.Proposal = "aes256-sha256-ecp256" },
+		initiator: []string{"Reason=[phase1 proposal mismatch]", "ours: ", "AES-GCM-16-128", "theirs: AES-CBC-256", "exchange: IKE_SA_INIT", "from all that there are it chose"},
+		responder: []string{"Reason=[phase1 proposal mismatch]", "parameter: encryption algorithm", "ours: AES-GCM-16-128", "theirs: AES-CBC-256", "exchange: IKE_SA_INIT"},
+		cause:     "ike-proposal", changes: []string{"ikepolicy.encryption_algorithm: aes-128-gcm-16 → aes-256"},
+		peer: []string{"encryption algorithm: AES-CBC-256 → AES-GCM-16-128"}, applied: true,
+	},
+	{
+		name:      "IKE group",
+		swan:      func(c *netlab.SwanConnection) { c.Proposal = "aes128gcm16-prfsha256-modp3072" },
+		initiator: []string{"Reason=[responder dh mismatch]", "ours: ECP-256", "theirs: MODP-3072", "exchange: IKE_SA_INIT", "from all that there are it chose"},
+		responder: []string{"Reason=[responder dh mismatch]", "parameter: DH group", "ours: ECP-256", "theirs: MODP-3072", "exchange: IKE_SA_INIT"},
+		cause:     "ike-group", changes: []string{"ikepolicy.dh_group: group19 → group15"},
+		peer: []string{"DH group: MODP-3072 (group 15) → ECP-256 (group 19)"}, applied: true,
+	},
+	{
+		name:      "ESP encryption",
+		swan:      func(c *netlab.SwanConnection) { c.ESPProposal = "aes256-sha256-ecp256" },
+		initiator: []string{"Reason=[phase2 proposal or pfs mismatch]", "ours: ", "AES-GCM-16-128"},
+		responder: []string{"Reason=[phase2 proposal or pfs mismatch]", "parameter: encryption algorithm", "ours: AES-GCM-16-128", "theirs: AES-CBC-256"},
+		cause:     "esp-proposal", changes: []string{"ipsecpolicy.encryption_algorithm: aes-128-gcm-16 → aes-256"},
+		peer: []string{"encryption algorithm: AES-CBC-256 → AES-GCM-16-128"}, applied: true,
+	},
+	{
+		name:      "identity",
+		swan:      func(c *netlab.SwanConnection) { c.LocalID = "wrong.office.test" },
+		initiator: []string{"Reason=[authentication fail]", "identity", "ours: ", "198.51.100.74", "exchange: IKE_AUTH"},
+		responder: []string{"Reason=[config ID mismatch]", "parameter: peer identity", "ours: ipv4 198.51.100.74", "theirs: fqdn wrong.office.test", "the pre-shared key is right"},
+		cause:     "peer-identity", changes: []string{"ikepolicy.peer_id_type: ip → fqdn", "ikepolicy.peer_id: 198.51.100.74 → wrong.office.test"},
+		peer: []string{"local identity: fqdn wrong.office.test → ipv4 198.51.100.74"}, applied: true,
+	},
+	{
+		name: "traffic selectors",
+		swan: func(c *netlab.SwanConnection) {
+			c.Children[0].Local = []netip.Prefix{netip.MustParsePrefix("192.168.61.0/24")}
+		},
+		initiator: []string{"Reason=[flow or peer mismatch]", "parameter: traffic selectors", "ours: ", "10.10.0.0/24", "192.168.60.0/24"},
+		responder: []string{"Reason=[flow or peer mismatch]", "parameter: traffic selectors", "ours: ", "192.168.60.0/24", "theirs: ", "192.168.61.0/24"},
+		cause:     "selectors", changes: []string{"policy_rules[0].destination: 192.168.60.0/24 → 192.168.61.0/24"},
+		peer: []string{"traffic selectors: local 192.168.61.0/24, remote 10.10.0.0/24 → local 192.168.60.0/24, remote 10.10.0.0/24"}, applied: true,
+	},
+	{
+		name: "selectors exchanged",
+		swan: func(c *netlab.SwanConnection) {
+			c.Children[0].Local, c.Children[0].Remote = c.Children[0].Remote, c.Children[0].Local
+		},
+		responder: []string{"Reason=[flow or peer mismatch]", "has local and remote exchanged"},
+		cause:     "selectors-swapped",
+		peer:      []string{"traffic selectors: local 10.10.0.0/24, remote 192.168.70.0/24 → local 192.168.70.0/24, remote 10.10.0.0/24"},
+	},
+	{
+		name: "one network at both ends",
+		swan: func(c *netlab.SwanConnection) {
+			c.Children[0].Local, c.Children[0].Remote = c.Children[0].Remote, otherRemote
+		},
+		responder: []string{"Reason=[flow or peer mismatch]", "both ends name one network as their own"},
+		cause:     "selectors-mirrored",
+		peer:      []string{"traffic selectors: local 10.10.0.0/24, remote 172.31.0.0/24 → local 192.168.80.0/24, remote 10.10.0.0/24"},
+	},
+	{
+		name:      "IKE version",
+		swan:      func(c *netlab.SwanConnection) { c.V1, c.Proposal = true, "aes128-sha256-ecp256" },
+		initiator: []string{"Reason=[version mismatch]", "ours: 2", "theirs: 1", "the peer takes a first message of IKEv1"},
+		responder: []string{"Reason=[version mismatch]", "ours: 2", "theirs: 1", "the peer begins with IKEv1"},
+		cause:     "ike-version", changes: []string{"ikepolicy.ike_version: v2 → v1", "ikepolicy.encryption_algorithm: aes-128-gcm-16 → aes-128"},
+		peer: []string{"IKE version: v1 → v2"}, applied: true,
+	},
+	{
+		name:     "mode of phase 1",
+		settings: aggressiveSettings,
+		swan: func(c *netlab.SwanConnection) {
+			c.V1, c.Aggressive, c.Proposal = true, true, "aes128-sha256-ecp256"
+		},
+		connection: func(c *declare.Connection) {
+			c.IKEPolicy.IKEVersion, c.IKEPolicy.Phase1NegotiationMode, c.IKEPolicy.EncryptionAlgorithm = "v1", "main", "aes-128"
+		},
+		responder: []string{"Reason=[exchange mode mismatch]", "aggressive"},
+		cause:     "ike-mode", changes: []string{"ikepolicy.phase1_negotiation_mode: main → aggressive"},
+		peer: []string{"mode of phase 1: aggressive → main"}, applied: true,
+	},
+	{
+		name:      "unreachable",
+		initiator: []string{"Reason=[max transmit reached]", "exchange: IKE_SA_INIT", "no answer to IKE_SA_INIT"},
+		cause:     "unreachable", peer: []string{"firewall: pass UDP ports 500 and 4500 between 203.0.113.10 and 198.51.100.170"},
+	},
+	{
+		name: "UDP port 4500 filtered", filter: filterPort4500, swan: func(*netlab.SwanConnection) {},
+		initiator: []string{"Reason=[max transmit reached]", "parameter: UDP port 4500", "a first message to port 4500 brings no answer either"},
+		cause:     "udp-4500", peer: []string{"firewall: pass UDP port 4500 between 203.0.113.10 and 198.51.100.186"}, lifted: true,
+	},
+	{
+		name: "fragments lost", filter: filterFragments,
+		swan: func(c *netlab.SwanConnection) {
+			c.NoFragmentation, c.LocalID, c.RemoteID = true, longName("site"), longName("cloud")
+		},
+		connection: func(c *declare.Connection) {
+			k := c.IKEPolicy
+			k.LocalIDType, k.LocalID, k.PeerIDType, k.PeerID = "fqdn", longName("cloud"), "fqdn", longName("site")
+			rule := &c.PolicyRules[0]
+			for i := range 49 {
+				rule.Destination = append(rule.Destination, netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 31, byte(i), 0}), 24).String())
+			}
+		},
+		initiator: []string{"Reason=[max transmit reached]", "parameter: message size", "UDP port 4500 passes small messages"},
+		cause:     "fragments", peer: []string{"fragmentation of IKE messages (RFC 7383): on", "firewall: pass IP fragments between 203.0.113.10 and 198.51.100.202"}, lifted: true,
+	},
+	{
+		name:      "address of the customer gateway",
+		swan:      func(*netlab.SwanConnection) {},
+		customer:  func(c *declare.CustomerGateway) { c.IDValue = "198.51.100.250" },
+		initiator: []string{"Reason=[max transmit reached]", "198.51.100.250"},
+		cause:     "unreachable",
+	},
+}
+
+// longName is an identity of 250 octets.
+func longName(side string) string { return side + "." + strings.Repeat("x", 249-len(side)) }
+
+// Each site has another mistake. The connection's log, the API's status and
+// vpnctl explain tell which, in the role of either, and by which change both ends
+// agree: made through the API, it brings the tunnel up.
 func TestDiagnosis(t *testing.T) {
 	t.Parallel()
-	sites := []struct {
-		name       string
-		swan       func(*netlab.SwanConnection) // nil: nobody answers at all
-		connection func(*declare.Connection)
-		// A line of the log has all words of one of these, when we begin and
-		// when the peer does.
-		initiator, responder []string
-	}{
-		{
-			name:      "pre-shared key",
-			swan:      func(c *netlab.SwanConnection) { c.PSK = otherPSK },
-			initiator: []string{"Reason=[authentication fail]", "parameter: pre-shared key", "exchange: IKE_AUTH", "198.51.100.10"},
-			responder: []string{"Reason=[authentication fail]", "parameter: pre-shared key;", "exchange: IKE_AUTH"},
-		},
-		{
-			name:      "IKE encryption",
-			swan:      func(c *netlab.SwanConnection) { c.Proposal = "aes256-sha256-ecp256" },
-			initiator: []string{"Reason=[phase1 proposal mismatch]", "parameter: proposal", "ours: ", "AES-GCM-16-128", "exchange: IKE_SA_INIT"},
-			responder: []string{"Reason=[phase1 proposal mismatch]", "parameter: encryption algorithm", "ours: AES-GCM-16-128", "theirs: AES-CBC-256", "exchange: IKE_SA_INIT"},
-		},
-		{
-			name:      "IKE group",
-			swan:      func(c *netlab.SwanConnection) { c.Proposal = "aes128gcm16-prfsha256-modp3072" },
-			initiator: []string{"Reason=[phase1 proposal mismatch]", "parameter: proposal", "ours: ", "ECP-256", "exchange: IKE_SA_INIT"},
-			responder: []string{"Reason=[responder dh mismatch]", "parameter: DH group", "ours: ECP-256", "theirs: MODP-3072", "exchange: IKE_SA_INIT"},
-		},
-		{
-			name:      "ESP encryption",
-			swan:      func(c *netlab.SwanConnection) { c.ESPProposal = "aes256-sha256-ecp256" },
-			initiator: []string{"Reason=[phase2 proposal or pfs mismatch]", "ours: ", "AES-GCM-16-128"},
-			responder: []string{"Reason=[phase2 proposal or pfs mismatch]", "parameter: encryption algorithm", "ours: AES-GCM-16-128", "theirs: AES-CBC-256"},
-		},
-		{
-			name:      "identity",
-			swan:      func(c *netlab.SwanConnection) { c.LocalID = "wrong.office.test" },
-			initiator: []string{"Reason=[authentication fail]", "identity", "ours: ", "198.51.100.74", "exchange: IKE_AUTH"},
-			responder: []string{"Reason=[config ID mismatch]", "parameter: peer identity", "ours: ipv4 198.51.100.74", "theirs: fqdn wrong.office.test", "exchange: IKE_AUTH"},
-		},
-		{
-			name: "traffic selectors",
-			swan: func(c *netlab.SwanConnection) {
-				c.Children[0].Local = []netip.Prefix{netip.MustParsePrefix("172.31.0.0/24")}
-			},
-			initiator: []string{"Reason=[flow or peer mismatch]", "parameter: traffic selectors", "ours: ", "10.10.0.0/24", "192.168.60.0/24"},
-			responder: []string{"Reason=[flow or peer mismatch]", "parameter: traffic selectors", "ours: ", "192.168.60.0/24", "theirs: ", "172.31.0.0/24"},
-		},
-		{
-			name:      "unreachable",
-			initiator: []string{"Reason=[max transmit reached]", "PeerAddress=[198.51.100.106]", "exchange: IKE_SA_INIT", "198.51.100.106:500"},
-		},
-	}
-	w := newWorld(t, 4*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, len(sites))}, netlab.DaemonOptions{Retransmit: true})
+	w := newWorld(t, 4*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, len(mistakes))}, netlab.DaemonOptions{Retransmit: true})
 	var connections []declare.Connection
-	for i, s := range sites {
-		if s.swan != nil {
-			w.peer(i, nil, w.swan(i, s.swan))
+	for i, m := range mistakes {
+		if m.filter != "" {
+			table := "table inet filter4500 { chain in { type filter hook prerouting priority -500; " + m.filter + "; }; }"
+			must(w.Sites[i].Router.Input(w.ctx, table, "nft", "-f", "-"))(t)
 		}
-		connections = append(connections, w.connection(i))
+		if m.swan != nil {
+			w.peer(i, m.settings, w.swan(i, m.swan))
+		}
+		c := w.connection(i)
+		if m.connection != nil {
+			m.connection(&c)
+		}
+		connections = append(connections, c)
 	}
-	w.apply(w.file(connections))
-	for i, s := range sites {
-		if line := w.waitLog(connectionName(i), patience, append(s.initiator, "IPSec tunnel negotiation fails")...); line != "" {
-			t.Logf("%s, we begin: %s", s.name, line)
+	w.apply(w.file(connections, func(c *declare.CustomerGateway) {
+		for i, m := range mistakes {
+			if m.customer != nil && c.Name == connectionName(i) {
+				m.customer(c)
+			}
+		}
+	}))
+	for i, m := range mistakes {
+		if line := w.waitLog(connectionName(i), patience, append(m.initiator, "IPSec tunnel negotiation fails")...); line != "" {
+			t.Logf("%s, we begin: %s", m.name, line)
 		}
 	}
-	for i, s := range sites {
-		if s.swan == nil {
+	for i, m := range mistakes {
+		if m.swan == nil || m.filter != "" {
 			continue
 		}
 		if err := w.peers[i].Initiate(w.ctx, "net", 3*time.Second); err == nil {
-			t.Errorf("%s: strongSwan has its child installed", s.name)
+			t.Errorf("%s: strongSwan has its child installed", m.name)
 		}
-		if line := w.waitLog(connectionName(i), patience, append(s.responder, "IPSec tunnel negotiation fails")...); line != "" {
-			t.Logf("%s, the peer begins: %s", s.name, line)
+		if len(m.responder) == 0 {
+			continue
+		}
+		if line := w.waitLog(connectionName(i), patience, append(m.responder, "IPSec tunnel negotiation fails")...); line != "" {
+			t.Logf("%s, the peer begins: %s", m.name, line)
 		}
 	}
-	for i, s := range sites {
-		name := connectionName(i)
-		object := must(w.api.Get(w.ctx, client.Connections, w.id(name)))(t)
-		if have := object.Status(); have != "DOWN" {
-			t.Errorf("%s: connection %s is %s", s.name, name, have)
+	for i, m := range mistakes {
+		w.expectDiagnosis(i, &m)
+	}
+	for i, m := range mistakes {
+		switch {
+		case m.applied:
+			w.follow(i)
+		case m.lifted:
+			must(w.Sites[i].Router.Run(w.ctx, "nft", "delete", "table", "inet", "filter4500"))(t)
 		}
-		diagnosis, _ := object["diagnosis"].(map[string]any)
-		if parameter, _ := diagnosis["parameter"].(string); parameter == "" || !strings.Contains(object.StatusMessage(), parameter) {
-			t.Errorf("%s: the API's status does not name the parameter: %q, %v", s.name, object.StatusMessage(), diagnosis)
+	}
+	for i, m := range mistakes {
+		if !m.applied && !m.lifted {
+			continue
 		}
-		t.Logf("%s, in the API: %s: %v", s.name, object.StatusMessage(), diagnosis)
-		command := append(append([]string{"env"}, w.daemon.Environment()...), vpnctl, "status", name)
-		shown := must(w.Gateway.Run(w.ctx, command...))(t)
-		// The newest line is that of either role.
-		if !hasAll(shown, "DOWN", "parameter: ") || !hasAny(shown, reasonOf(s.initiator), reasonOf(s.responder)) {
-			t.Errorf("%s: vpnctl status does not tell why:\n%s", s.name, shown)
+		w.waitStatus(connectionName(i), "ACTIVE", patience)
+		if shown := w.vpnctl("explain", connectionName(i)); !hasAll(shown, "(up)", "IKE SA", "CHILD_SA", "begun by the", "nothing is to be done") {
+			t.Errorf("%s: of a tunnel that is up vpnctl explain says\n%s", m.name, shown)
 		}
-		if log := w.log(name) + shown; strings.Contains(log, psk) || strings.Contains(log, otherPSK) {
-			t.Errorf("%s: a pre-shared key is in the log", s.name)
+		// It is up, and before that it failed.
+		if shown := w.vpnctl("history", connectionName(i)); !hasAll(shown, "failed", "ike-up", "child-up") || strings.Index(shown, "failed") > strings.Index(shown, "child-up") {
+			t.Errorf("%s: the history is\n%s", m.name, shown)
 		}
+	}
+	if cause := w.figure(`vpngw_ike_failures_total{cause="pre-shared-key"}`); cause == "" || cause == "0" {
+		t.Error("no failure is counted for the pre-shared key")
 	}
 	if strings.Contains(w.daemon.Log(), psk) {
 		t.Error("a pre-shared key is in the daemon's log")
@@ -121,12 +252,108 @@ func TestDiagnosis(t *testing.T) {
 	w.expectNothingInClear()
 }
 
-// reasonOf returns the word of the reason among the words of a line.
-func reasonOf(words []string) string {
-	if len(words) == 0 {
-		return ""
+// vpnctl runs the program and returns what it prints.
+func (w *world) vpnctl(args ...string) string {
+	w.t.Helper()
+	command := append(append([]string{"env"}, w.daemon.Environment()...), vpnctl)
+	return must(w.Gateway.Run(w.ctx, append(command, args...)...))(w.t)
+}
+
+// explanation is what vpnctl explain says of a site's connection.
+func (w *world) explanation(site int) (x client.Explanation) {
+	w.t.Helper()
+	w.check(json.Unmarshal([]byte(w.vpnctl("explain", connectionName(site), "-o", "json")), &x))
+	return x
+}
+
+// expectDiagnosis holds what the API and vpnctl say of a mistake against what it is.
+func (w *world) expectDiagnosis(site int, m *mistake) {
+	w.t.Helper()
+	name := connectionName(site)
+	var x client.Explanation
+	err := netlab.Poll(w.ctx, 100*time.Millisecond, func() (bool, error) {
+		x = w.explanation(site)
+		return x.Diagnosis != nil && x.Diagnosis.Cause == m.cause, nil
+	})
+	if err != nil {
+		w.t.Errorf("%s: vpnctl explain says %+v, %+v", m.name, x, x.Diagnosis)
+		return
 	}
-	return strings.TrimSuffix(strings.TrimPrefix(words[0], "Reason=["), "]")
+	texts := func(list []client.Remedy) (texts []string) {
+		for _, r := range list {
+			text := r.Field + ": " + r.To
+			if r.From != "" {
+				text = r.Field + ": " + r.From + " → " + r.To
+			}
+			texts = append(texts, text)
+		}
+		return texts
+	}
+	if have := texts(x.Diagnosis.Changes); m.changes != nil && !slices.Equal(have, m.changes) {
+		w.t.Errorf("%s: the changes here are %q, want %q", m.name, have, m.changes)
+	}
+	have := texts(x.Diagnosis.PeerChanges)
+	for _, change := range m.peer {
+		if !slices.Contains(have, change) {
+			w.t.Errorf("%s: the changes at the peer are %q, without %q", m.name, have, change)
+		}
+	}
+	shown := w.vpnctl("explain", name)
+	if !hasAll(shown, append(slices.Concat(m.changes, m.peer), "DOWN", m.cause, "negotiation is tried again")...) {
+		w.t.Errorf("%s: vpnctl explain prints\n%s", m.name, shown)
+	}
+	w.t.Logf("%s:\n%s", m.name, shown)
+	if m.customer != nil && !strings.Contains(shown, "unknown peer "+w.Sites[site].Public.String()) {
+		w.t.Errorf("%s: nothing of who asks instead:\n%s", m.name, shown)
+	}
+	object := must(w.api.Get(w.ctx, client.Connections, w.id(name)))(w.t)
+	diagnosis, _ := object["diagnosis"].(map[string]any)
+	if parameter, _ := diagnosis["parameter"].(string); object.Status() != "DOWN" || parameter == "" || !strings.Contains(object.StatusMessage(), parameter) {
+		w.t.Errorf("%s: the API's status is %s: %q, %v", m.name, object.Status(), object.StatusMessage(), diagnosis)
+	}
+	if log := w.log(name) + shown; strings.Contains(log, psk) || strings.Contains(log, otherPSK) {
+		w.t.Errorf("%s: a pre-shared key is in the log", m.name)
+	}
+}
+
+// follow makes the changes that vpnctl explain names.
+func (w *world) follow(site int) {
+	w.t.Helper()
+	id := w.id(connectionName(site))
+	update := client.Object{}
+	for _, change := range w.explanation(site).Diagnosis.Changes {
+		var value any = change.To
+		if change.Field == "psk" {
+			value = otherPSK // which the API does not know
+		}
+		if rest, ok := strings.CutPrefix(change.Field, "policy_rules["); ok {
+			index, member, _ := strings.Cut(rest, "].")
+			rules, _ := must(w.api.Get(w.ctx, client.Connections, id))(w.t)["policy_rules"].([]any)
+			i, err := strconv.Atoi(index)
+			w.check(err)
+			for _, rule := range rules {
+				delete(rule.(map[string]any), "rule_index")
+			}
+			rule := rules[i].(map[string]any)
+			rule[member] = value
+			if member == "destination" {
+				rule[member] = strings.Split(change.To, ",")
+			}
+			update["policy_rules"] = rules
+			continue
+		}
+		policy, member, nested := strings.Cut(change.Field, ".")
+		if !nested {
+			update[policy] = value
+			continue
+		}
+		if update[policy] == nil {
+			update[policy] = client.Object{}
+		}
+		update[policy].(client.Object)[member] = value
+	}
+	_, err := w.api.Update(w.ctx, client.Connections, id, update)
+	w.check(err)
 }
 
 func hasAny(text string, words ...string) bool {

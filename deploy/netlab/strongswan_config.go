@@ -41,6 +41,8 @@ type SwanConnection struct {
 	// OverTime is how long an SA goes on after its rekey is due.
 	OverTime time.Duration
 	Mobike   bool
+	// NoFragmentation leaves large messages to IP (RFC 7383 is not offered).
+	NoFragmentation bool
 }
 
 // SwanChild is one CHILD_SA configuration.
@@ -70,6 +72,7 @@ func SwanConfig(connections ...SwanConnection) string {
 		set("mobike", "no", !c.Mobike)
 		set("unique", c.Unique, c.Unique != "")
 		set("aggressive", "yes", c.Aggressive)
+		set("fragmentation", "no", c.NoFragmentation)
 		set("local_addrs", c.Local, c.Local.IsValid())
 		set("remote_addrs", c.Remote, c.Remote.IsValid())
 		set("proposals", c.Proposal, c.Proposal != "")

@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -111,5 +112,31 @@ func TestOffersAccept(t *testing.T) {
 	}
 	if theirs := withGroup([]ipsec.Proposal{gcm}, ipsec.GroupECP384); !slices.Contains(theirs[0].Transforms, ipsec.Group(ipsec.GroupECP384)) || len(theirs[0].Transforms) != 3 {
 		t.Errorf("with another group: %v", theirs)
+	}
+}
+
+// Who is told a cause finds in the documentation what to do, and nothing there is
+// of a cause that does not occur.
+func TestEveryCauseIsDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Causes\n")
+	var documented []Cause
+	for line := range strings.Lines(section) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "### `"); ok {
+			documented = append(documented, Cause(strings.TrimSuffix(name, "`")))
+		}
+	}
+	for _, c := range Causes {
+		if !slices.Contains(documented, c) {
+			t.Errorf("docs/troubleshooting.md has no entry for the cause %q", c)
+		}
+	}
+	for i, c := range documented {
+		if !slices.Contains(Causes, c) || slices.Contains(documented[:i], c) {
+			t.Errorf("docs/troubleshooting.md has an entry for %q, which is no cause, or a second one", c)
+		}
 	}
 }

@@ -76,27 +76,29 @@ func questionsOf(c *Connection, d *Diagnosis) []question {
 		return nil
 	}
 	v1 := c.IKEv1()
-	other := func(d *Diagnosis) question {
-		return question{v1: !v1, port: portIKE, proposals: everyProposal(c, !v1)[0], means: func(a answer) *Diagnosis {
+	about := func(version1 bool, means func(answer) *Diagnosis) (list []question) {
+		for _, proposals := range everyProposal(c, version1) {
+			list = append(list, question{v1: version1, port: portIKE, proposals: proposals, means: means})
+		}
+		return list
+	}
+	other := func() []question {
+		return about(!v1, func(a answer) *Diagnosis {
 			if a.choice == nil {
 				return nil
 			}
 			return versionDiagnosis(v1, d)
-		}}
+		})
 	}
 	switch d.Code() {
 	case CauseIKEProposal:
 		if d.Offers == nil || len(d.Offers.Theirs) > 0 || c.Aggressive {
 			return nil
 		}
-		var list []question
-		for _, proposals := range everyProposal(c, v1) {
-			list = append(list, question{v1: v1, port: portIKE, proposals: proposals, means: func(a answer) *Diagnosis { return chosenOf(c, d, a.choice) }})
-		}
-		return append(list, other(d))
+		return append(about(v1, func(a answer) *Diagnosis { return chosenOf(c, d, a.choice) }), other()...)
 	case CauseUnreachable:
 		if d.Reason == ReasonMaxTransmit {
-			return []question{other(d)}
+			return other()
 		}
 	case CauseUDP4500, CauseFragments, CausePSK:
 		if d.Reason == ReasonMaxTransmit && d.silentPort == portNAT {
@@ -412,11 +414,13 @@ func (q *Inquiry) Timeout(now time.Time) []Action {
 		q.send()
 		return q.actions()
 	}
-	if q.about.Code() == CauseIKEProposal && q.questions[0].v1 == q.conn.IKEv1() {
+	silent := q.questions[0]
+	if q.about.Code() == CauseIKEProposal && silent.v1 == q.conn.IKEv1() {
 		q.conclude(nil) // the peer that refused has fallen silent: nothing is known
 		return q.actions()
 	}
-	q.questions = q.questions[1:]
+	// It would be as silent to the others of the kind.
+	q.questions = slices.DeleteFunc(q.questions, func(x question) bool { return x.v1 == silent.v1 && x.port == silent.port })
 	q.ask()
 	return q.actions()
 }
