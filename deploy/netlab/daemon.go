@@ -66,6 +66,9 @@ type DaemonOptions struct {
 	// ShortLives makes the daemon rekey CHILD_SAs about every five seconds and
 	// IKE SAs about every ten.
 	ShortLives bool
+	// Lifetime and ChildLifetime bound the lives of the daemon's SAs; zero: the
+	// connections' own.
+	Lifetime, ChildLifetime time.Duration
 	// ShortTrust makes an authentication hold for so long; zero: for ever.
 	ShortTrust time.Duration
 }
@@ -149,6 +152,12 @@ inventory:
 	}
 	if o.ShortLives {
 		ike = append(ike, "max_lifetime: 13s", "max_child_lifetime: 7s")
+	}
+	if o.Lifetime > 0 {
+		ike = append(ike, fmt.Sprintf("max_lifetime: %s", o.Lifetime))
+	}
+	if o.ChildLifetime > 0 {
+		ike = append(ike, fmt.Sprintf("max_child_lifetime: %s", o.ChildLifetime))
 	}
 	if o.ShortTrust > 0 {
 		ike = append(ike, fmt.Sprintf("authentication_lifetime: %s", o.ShortTrust))

@@ -134,6 +134,12 @@ func (s *StrongSwan) TerminateIKE(ctx context.Context, name string) error {
 	return err
 }
 
+// TerminateChild ends the CHILD_SAs of that name with a DELETE.
+func (s *StrongSwan) TerminateChild(ctx context.Context, name string) error {
+	_, err := s.Control(ctx, "--terminate", "--child", name, "--timeout", "5")
+	return err
+}
+
 // WaitChild waits until count CHILD_SAs of that name are installed.
 func (s *StrongSwan) WaitChild(ctx context.Context, name string, count int) error {
 	var have int

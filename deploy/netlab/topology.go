@@ -168,11 +168,16 @@ func (t *Topology) buildCloud(ctx context.Context, config Config) error {
 	return err
 }
 
-func (t *Topology) buildSite(ctx context.Context, i int, config SiteConfig, mtu int) (*Site, error) {
-	role := "site"
-	if i > 0 {
-		role = fmt.Sprintf("site%d", i+1)
+// siteRole names a site's router, and the internet's interface to it.
+func siteRole(i int) string {
+	if i == 0 {
+		return "site"
 	}
+	return fmt.Sprintf("site%d", i+1)
+}
+
+func (t *Topology) buildSite(ctx context.Context, i int, config SiteConfig, mtu int) (*Site, error) {
+	role := siteRole(i)
 	// Sixteen addresses each: the internet has the first, the site the tenth.
 	far := fmt.Sprintf("198.51.100.%d/28", 16*i+1)
 	s := &Site{Public: netip.AddrFrom4([4]byte{198, 51, 100, byte(16*i + 10)})}

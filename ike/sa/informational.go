@@ -20,7 +20,16 @@ func (x *deleteIKE) request(*ikeSA) ([]wire.Payload, bool) {
 	return append(payloads, &wire.Delete{Protocol: ipsec.ProtocolIKE}), true
 }
 
-func (x *deleteIKE) response(s *ikeSA, _ Datagram, _ *wire.Message) { s.vanish() }
+func (x *deleteIKE) response(s *ikeSA, _ Datagram, _ *wire.Message) {
+	// With the SA went the peer's own rekey of it, if it has not had our answer: it
+	// may never know of what came of that.
+	for _, o := range s.m.ikes {
+		if until := s.m.now.Add(lingerTime); o.state == Established && o.redundantAt.After(until) {
+			o.redundantAt = until
+		}
+	}
+	s.vanish()
+}
 
 func (x *deleteIKE) unanswered(s *ikeSA, _ *outstanding) { s.vanish() }
 

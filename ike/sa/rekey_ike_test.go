@@ -2,6 +2,7 @@ package sa
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -251,4 +252,30 @@ func TestRekeyIKEIsBounded(t *testing.T) {
 	}
 	l.pass(time.Minute)
 	l.settled(1)
+}
+
+// TestRekeyIKEForgottenByPeer: the peer deletes the old IKE SA before it has our
+// answer to its own rekey, of which it then never hears. What came of that rekey
+// goes soon.
+func TestRekeyIKEForgottenByPeer(t *testing.T) {
+	for seed := range uint64(4) {
+		l := newLab(t, seed)
+		l.establish()
+		l.a.rekeyIKE()
+		l.b.rekeyIKE()
+		l.transcript.Reset()
+		l.deliver(l.from(l.b)) // b's rekey
+		var late packet
+		for i, p := range l.wire {
+			if p.from == l.a && strings.Contains(l.header(p.d.Bytes), "response") {
+				late = l.take(i)
+				break
+			}
+		}
+		l.run() // a's rekey
+		l.wire = append(l.wire, late)
+		l.run()
+		l.pass(time.Minute)
+		l.settled(1)
+	}
 }
