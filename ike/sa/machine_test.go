@@ -357,48 +357,6 @@ func TestUpdateWhileConnecting(t *testing.T) {
 	}
 }
 
-// FuzzAuthentic hands a machine what a peer with the right keys might say.
-func FuzzAuthentic(f *testing.F) {
-	for _, x := range []wire.ExchangeType{wire.IKEAuth, wire.CreateChildSA, wire.Informational} {
-		for _, response := range []bool{false, true} {
-			f.Add(uint8(x), response, uint8(wire.TypeNotify), []byte{0, 0, 0, 8, 0, 0, 0x40, 0})
-			f.Add(uint8(x), response, uint8(wire.TypeDelete), []byte{0, 0, 0, 8, 1, 0, 0, 0})
-			f.Add(uint8(x), response, uint8(wire.TypeDelete), []byte{0, 0, 0, 12, 3, 4, 0, 1, 0, 0, 0x10, 1})
-		}
-	}
-	f.Fuzz(func(t *testing.T, exchange uint8, response bool, first uint8, plain []byte) {
-		if len(plain) > 4000 {
-			return
-		}
-		l := newLab(t, 1)
-		l.establish()
-		l.up = false
-		l.b.do(RekeyChild{ReqID: 101})
-		s := l.a.machine().current
-		h := wire.Header{
-			InitiatorSPI: s.spii, ResponderSPI: s.spir, NextPayload: wire.TypeEncrypted, MajorVersion: 2,
-			Exchange: wire.ExchangeType(exchange), Initiator: true, Response: response, MessageID: 2,
-			Length: uint32(wire.HeaderLen + 4 + s.out.SealedLen(len(plain))),
-		}
-		if response {
-			h.MessageID = 0 // of b's rekey
-		}
-		body := uint16(4 + s.out.SealedLen(len(plain)))
-		b, err := s.out.Seal(append(h.Append(nil), first, 0, byte(body>>8), byte(body)), plain)
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.inject(b)
-		l.run()
-		l.pass(time.Minute)
-		for _, e := range []*end{l.a, l.b} {
-			if len(e.machines) == 0 {
-				e.empty()
-			}
-		}
-	})
-}
-
 // FuzzHandle hands machines of both roles, in all their states, messages that
 // are not the peer's. They change nothing.
 func FuzzHandle(f *testing.F) {

@@ -1,0 +1,202 @@
+package sa
+
+import (
+	"encoding/binary"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vpngw/vpngw/ike/isakmp"
+	"github.com/vpngw/vpngw/ike/wire"
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// What a peer with the right keys says passes the decryption, and meets a machine
+// that trusts it. It may end the SAs; it may not make the machine panic, take a
+// step that the life of its SAs does not have, or lose track of the data plane.
+
+// moment is the two ends at some time of their life.
+type moment struct {
+	m  *model
+	at *modelState
+}
+
+// moments sets up two ends for each list of orders, and gives those. Of the last
+// list, the first answer has arrived, too.
+func moments(v1 bool, orders ...[]order) []moment {
+	var list []moment
+	for i, each := range orders {
+		m := &model{scenario: scenario{initiates: 1, v1: v1}}
+		s := m.setUp()
+		s.todo, s.up = nil, false
+		for _, o := range each {
+			m.give(o)
+		}
+		if i == len(orders)-1 {
+			m.apply(m.moves()[0])
+			m.apply(m.moves()[0])
+		}
+		list = append(list, moment{m, s})
+	}
+	return list
+}
+
+// hear hands end a what is from its peer's hands, in a copy of the moment, and has both
+// go on for a while.
+func (w *moment) hear(t *testing.T, forge func(a, b peer) []byte) {
+	t.Helper()
+	m := w.m
+	m.at = copyOf(&m.copier, w.at)
+	m.failed = ""
+	e := &m.at.ends[0]
+	b := forge(e.machines[0], m.at.ends[1].machines[0])
+	if b == nil {
+		return
+	}
+	path := e.machines[0].Status().IKE[0]
+	m.receive(0, modelPacket{local: path.Local, remote: path.Remote, octets: string(b)})
+	for range 8 {
+		next := m.moves()
+		if len(next) == 0 {
+			break
+		}
+		m.apply(next[0])
+	}
+	if m.failed != "" {
+		t.Error(m.failed)
+	}
+	for _, e := range m.at.ends {
+		if len(e.sas) > 4*maxChildren {
+			t.Errorf("%d SAs", len(e.sas))
+		}
+		if len(e.machines) == 0 && len(e.sas)+len(e.policies) > 0 {
+			t.Errorf("left %v and %v", e.sas, e.policies)
+		}
+		for _, machine := range e.machines {
+			for reason := range machine.Drops() {
+				if strings.HasPrefix(reason, "defect") {
+					t.Error(reason)
+				}
+			}
+		}
+	}
+}
+
+func FuzzAuthentic(f *testing.F) {
+	list := moments(false, nil, []order{{0, rekeysChild}}, []order{{0, deletesChild}}, []order{{0, probes}}, []order{{1, rekeysChild}},
+		[]order{{0, deletesIKE}}, []order{{0, rekeysIKE}, {1, rekeysIKE}}, []order{{0, rekeysIKE}})
+	for step := range list {
+		for _, x := range []wire.ExchangeType{wire.IKEAuth, wire.CreateChildSA, wire.Informational} {
+			for _, response := range []bool{false, true} {
+				f.Add(uint8(step), uint8(x), response, uint8(wire.TypeNotify), []byte{0, 0, 0, 8, 0, 0, 0x40, 0})
+				f.Add(uint8(step), uint8(x), response, uint8(wire.TypeDelete), []byte{0, 0, 0, 8, 1, 0, 0, 0})
+				f.Add(uint8(step), uint8(x), response, uint8(wire.TypeDelete), []byte{0, 0, 0, 12, 3, 4, 0, 1, 0, 0, 0x10, 1})
+			}
+		}
+		for _, p := range list[step].at.wire { // what the ends themselves say
+			forging := list[step].m.at.ends[1-p.to].machines[0].(*Machine)
+			if msg, err := wire.Parse([]byte(p.octets)); err == nil {
+				if first, plain, ok := opened(forging, msg, []byte(p.octets)); ok {
+					f.Add(uint8(step), uint8(msg.Exchange), msg.Response, first, plain)
+				}
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, step, exchange uint8, response bool, first uint8, plain []byte) {
+		if len(plain) > 4000 {
+			return
+		}
+		list[int(step)%len(list)].hear(t, func(a, b peer) []byte {
+			to, from := a.(*Machine), b.(*Machine)
+			if len(from.ikes) == 0 {
+				return nil
+			}
+			s := from.ikes[0]
+			i := slices.IndexFunc(to.ikes, func(o *ikeSA) bool { return o.spii == s.spii })
+			if i < 0 || s.out == nil {
+				return nil
+			}
+			h := wire.Header{
+				InitiatorSPI: s.spii, ResponderSPI: s.spir, NextPayload: wire.TypeEncrypted, MajorVersion: 2,
+				Exchange: wire.ExchangeType(exchange), Initiator: s.initiator, Response: response, MessageID: to.ikes[i].expectID,
+				Length: uint32(wire.HeaderLen + 4 + s.out.SealedLen(len(plain))),
+			}
+			if o := to.ikes[i].active; response && o != nil {
+				h.MessageID = o.id
+			}
+			body := uint16(4 + s.out.SealedLen(len(plain)))
+			octets, err := s.out.Seal(append(h.Append(nil), first, 0, byte(body>>8), byte(body)), plain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return octets
+		})
+	})
+}
+
+// opened returns the payloads of a message as its sender had them.
+func opened(sender *Machine, msg *wire.Message, octets []byte) (first uint8, plain []byte, ok bool) {
+	const header = wire.HeaderLen + 4
+	for _, s := range sender.ikes {
+		if s.spii == msg.InitiatorSPI && s.out != nil && len(octets) > header {
+			plain, err := s.out.Open(octets, header)
+			return octets[wire.HeaderLen], plain, err == nil
+		}
+	}
+	return 0, nil, false
+}
+
+func FuzzV1Authentic(f *testing.F) {
+	list := moments(true, nil, []order{{0, rekeysChild}}, []order{{1, rekeysChild}}, []order{{0, rekeysIKE}}, []order{{0, probes}},
+		[]order{{0, rekeysChild}, {1, rekeysChild}}, []order{{0, rekeysChild}})
+	deletes, err := isakmp.Chain([]isakmp.Payload{&isakmp.Delete{Protocol: ipsec.ProtocolESP, SPIs: [][]byte{{0, 0, 0x10, 1}}}}, isakmp.NoNextPayload)
+	if err != nil {
+		f.Fatal(err)
+	}
+	asks, err := isakmp.Chain([]isakmp.Payload{&isakmp.Notify{Protocol: ipsec.ProtocolIKE, SPI: make([]byte, 16), NotifyType: isakmp.RUThere, Data: make([]byte, 4)}}, isakmp.NoNextPayload)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for step := range list {
+		f.Add(uint8(step), uint8(isakmp.Informational), uint32(7), uint8(isakmp.TypeDelete), deletes)
+		f.Add(uint8(step), uint8(isakmp.Informational), uint32(7), uint8(isakmp.TypeNotify), asks)
+		f.Add(uint8(step), uint8(isakmp.QuickMode), uint32(7), uint8(isakmp.TypeSA), quickOffer(f, list[0].m))
+	}
+	f.Fuzz(func(t *testing.T, step, exchange uint8, id uint32, first uint8, chain []byte) {
+		if len(chain) > 4000 {
+			return
+		}
+		list[int(step)%len(list)].hear(t, func(_, b peer) []byte {
+			from := b.(*MachineV1)
+			if from.current == nil {
+				return nil
+			}
+			s := from.current
+			sum := s.keys.sum(idOctets(id), chain)
+			plain := binary.BigEndian.AppendUint16([]byte{first, 0}, uint16(4+len(sum)))
+			plain = append(append(plain, sum...), chain...)
+			size := s.keys.block.BlockSize()
+			plain = append(plain, make([]byte, (size-len(plain)%size)%size)...)
+			s.keys.encrypt(s.phase2IV(id), plain)
+			h := s.header(isakmp.ExchangeType(exchange), id)
+			h.NextPayload, h.Encrypted, h.Length = isakmp.TypeHash, true, uint32(isakmp.HeaderLen+len(plain))
+			return append(h.Append(nil), plain...)
+		})
+	})
+}
+
+// quickOffer returns what end b would begin a quick mode with, but for its hash.
+func quickOffer(f *testing.F, m *model) []byte {
+	f.Helper()
+	from := copyOf(&m.copier, m.at).ends[1].machines[0].(*MachineV1)
+	q := &quickMode{s: from.current, slot: from.slots[0], initiator: true}
+	payloads, err := q.prepare()
+	if err != nil {
+		f.Fatal(err)
+	}
+	chain, err := isakmp.Chain(payloads, isakmp.NoNextPayload)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return chain
+}
