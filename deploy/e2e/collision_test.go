@@ -45,7 +45,8 @@ const (
 	oursLost      network = "ours is lost"
 	theirsLost    network = "theirs is lost"
 	answersLost   network = "both answers are lost"
-	everyoneTwice network = "everything arrives twice"
+	ourAnswerLost network = "our answer is lost"
+	allTwice      network = "everything arrives twice"
 )
 
 // crossing holds the messages of one site.
@@ -119,7 +120,9 @@ func (c *crossing) release(ctx context.Context) error {
 		order = order[:1]
 	case answersLost:
 		c.lose = map[bool]bool{true: true, false: true}
-	case everyoneTwice:
+	case ourAnswerLost:
+		c.lose = map[bool]bool{true: true}
+	case allTwice:
 		c.twice = 12
 		order = append(order, order...)
 	case oursFirst:
@@ -160,21 +163,23 @@ func TestCollisions(t *testing.T) {
 			{peerRekeysChild, oursLost},
 			{peerRekeysChild, theirsLost},
 			{peerRekeysChild, answersLost},
-			{peerRekeysChild, everyoneTwice},
+			{peerRekeysChild, allTwice},
 			{peerRekeysIKE, oursFirst},
 			{peerRekeysIKE, theirsLost},
 			{peerDeletesChild, oursFirst},
 			{peerDeletesChild, theirsFirst},
 			{peerDeletesIKE, oursFirst},
 		}},
+		// Where strongSwan's answer is lost, too, and it deletes the IKE SA that both
+		// replace, it alone knows what its answer has told of, for almost a minute.
 		{"IKE rekey", netlab.DaemonOptions{Lifetime: life}, []collision{
 			{peerRekeysIKE, oursFirst},
 			{peerRekeysIKE, theirsFirst},
 			{peerRekeysIKE, oneByOne},
 			{peerRekeysIKE, oursLost},
 			{peerRekeysIKE, theirsLost},
-			{peerRekeysIKE, answersLost},
-			{peerRekeysIKE, everyoneTwice},
+			{peerRekeysIKE, ourAnswerLost},
+			{peerRekeysIKE, allTwice},
 			{peerRekeysChild, oursFirst},
 			{peerRekeysChild, theirsFirst},
 			{peerDeletesChild, oursFirst},
@@ -212,8 +217,7 @@ func collide(t *testing.T, options netlab.DaemonOptions, collisions []collision)
 			t.Error(err)
 		}
 	})
-	// An IKE SA that nobody but strongSwan knows of any more goes soon.
-	settings := map[string]string{"delete_rekeyed_delay": "1", "half_open_timeout": "5"}
+	settings := map[string]string{"delete_rekeyed_delay": "1"}
 	var connections []declare.Connection
 	for i, x := range list {
 		x.relay = relay
