@@ -11,8 +11,8 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/vpngw/vpngw/control/store"
@@ -30,7 +30,7 @@ const PrefixFleet = "fleet/"
 
 // unsaved are the prefixes of what is of no use later, or harmful: a token
 // that was revoked since must not come back.
-var unsaved = []string{prefixTokens + "/", prefixClientTokens + "/", keyGuard, keySealingCheck, PrefixFleet}
+var unsaved = []string{prefixTokens + "/", prefixClientTokens + "/", keyGuard, keySealingCheck, PrefixFleet, keyRestoring, keyEpoch, prefixRestores}
 
 const (
 	// maxBackupLine is room for the longest key and value, in base64.
@@ -63,9 +63,10 @@ func (o *Objects) Backup(ctx context.Context, w io.Writer, now time.Time) error 
 	if err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	entries = slices.DeleteFunc(entries, func(e store.Entry) bool {
-		return slices.ContainsFunc(unsaved, func(prefix string) bool { return strings.HasPrefix(e.Key, prefix) })
-	})
+	if slices.ContainsFunc(entries, func(e store.Entry) bool { return e.Key == keyRestoring }) {
+		return fmt.Errorf("backup: %w", ErrRestoring)
+	}
+	entries = slices.DeleteFunc(entries, func(e store.Entry) bool { return !isSaved(e.Key) })
 	sum := sha256.New()
 	out := json.NewEncoder(io.MultiWriter(w, sum))
 	err = out.Encode(BackupInfo{Format: backupFormat, Schema: store.SchemaVersion(), Taken: now.UTC().Truncate(time.Second), Entries: len(entries)})
@@ -97,13 +98,9 @@ func CheckBackup(r io.Reader) (BackupInfo, error) {
 // key. One of an older release is migrated. When writing fails midway, a part
 // of the entries is there.
 func RestoreBackup(ctx context.Context, s store.Store, key *SealingKey, r io.Reader) (BackupInfo, error) {
-	info, entries, trailer, err := readBackup(r)
+	info, entries, err := openBackup(r, key)
 	if err != nil {
 		return info, err
-	}
-	sum, err := key.Open(trailer.Sealed, placeOfBackup)
-	if err != nil || !sum.Equal(NewSecret(trailer.SHA256)) {
-		return info, errors.New("backup: it was made with another sealing key, or changed since")
 	}
 	there, _, err := s.List(ctx, "")
 	if err != nil {
@@ -112,29 +109,51 @@ func RestoreBackup(ctx context.Context, s store.Store, key *SealingKey, r io.Rea
 	if len(there) > 0 {
 		return info, fmt.Errorf("backup: the store is not empty: it has %d entries", len(there))
 	}
-	changes, err := store.Migrate(entries, info.Schema)
-	if err != nil {
-		return info, fmt.Errorf("backup: %w", err)
-	}
 	final := map[string]store.Op{}
-	for _, e := range entries {
-		final[e.Key] = store.Put(e.Key, e.Value)
+	for key, value := range entries {
+		final[key] = store.Put(key, value)
 	}
-	for _, op := range changes {
-		final[op.Key()] = op
-	}
-	if err := writeAll(ctx, s, final); err != nil {
+	if err := writeAll(ctx, s, nil, final); err != nil {
 		return info, fmt.Errorf("backup: %w", err)
 	}
 	return info, nil
 }
 
-// writeAll performs operations in as few transactions as the limits allow.
-func writeAll(ctx context.Context, s store.Store, ops map[string]store.Op) error {
+// openBackup reads a whole backup that was sealed by key and returns the values
+// that it has for a store of this release, by their keys.
+func openBackup(r io.Reader, key *SealingKey) (BackupInfo, map[string][]byte, error) {
+	info, entries, trailer, err := readBackup(r)
+	if err != nil {
+		return info, nil, err
+	}
+	sum, err := key.Open(trailer.Sealed, placeOfBackup)
+	if err != nil || !sum.Equal(NewSecret(trailer.SHA256)) {
+		return info, nil, errors.New("backup: it was made with another sealing key, or changed since")
+	}
+	changes, err := store.Migrate(entries, info.Schema)
+	if err != nil {
+		return info, nil, fmt.Errorf("backup: %w", err)
+	}
+	values := map[string][]byte{}
+	for _, e := range entries {
+		values[e.Key] = e.Value
+	}
+	for _, op := range changes {
+		if values[op.Key()] = op.Value(); op.IsDelete() {
+			delete(values, op.Key())
+		}
+	}
+	maps.DeleteFunc(values, func(key string, _ []byte) bool { return !isSaved(key) })
+	return info, values, nil
+}
+
+// writeAll performs operations in as few transactions as the limits allow, each
+// if the checks hold.
+func writeAll(ctx context.Context, s store.Store, checks []store.Check, ops map[string]store.Op) error {
 	var batch []store.Op
 	size := 0
 	flush := func() error {
-		_, err := s.Txn(ctx, nil, batch)
+		_, err := s.Txn(ctx, checks, batch)
 		batch, size = batch[:0], 0
 		return err
 	}

@@ -58,6 +58,9 @@ type Objects struct {
 
 	p2c p2cTables
 
+	restoring atomic.Bool
+	finishing sync.Mutex // held while a restore is carried out
+
 	fence    atomic.Pointer[store.Check] // of reports; nil: none
 	changing sync.Mutex                  // keeps writers of this process from conflicts
 }
@@ -90,7 +93,8 @@ func NewObjects(s store.Store, key *SealingKey) *Objects {
 
 // Snapshot is every object as of one revision, with its status.
 type Snapshot struct {
-	Revision         int64 // Watch from here
+	Revision         int64  // Watch from here
+	Epoch            string // another one after a restore
 	Gateways         []Gateway
 	CustomerGateways []CustomerGateway
 	Connections      []Connection
@@ -117,6 +121,7 @@ type Snapshot struct {
 }
 
 // Snapshot reads all objects. One that cannot be read does not hide the others.
+// It fails with ErrRestoring while a restore is under way.
 func (o *Objects) Snapshot(ctx context.Context) (*Snapshot, error) {
 	s := &Snapshot{
 		GatewayStatus:    map[string]GatewayStatus{},
@@ -132,7 +137,14 @@ func (o *Objects) Snapshot(ctx context.Context) (*Snapshot, error) {
 		return nil, fmt.Errorf("list objects: %w", err)
 	}
 	s.Revision = rev
+	restoring := slices.ContainsFunc(entries, func(e store.Entry) bool { return e.Key == keyRestoring })
+	if o.restoring.Store(restoring); restoring {
+		return nil, fmt.Errorf("list objects: %w", ErrRestoring)
+	}
 	for _, e := range entries {
+		if e.Key == keyEpoch {
+			s.Epoch = string(e.Value)
+		}
 		kind, _, id, ok := splitSpecKey(e.Key)
 		if !ok {
 			continue
@@ -398,7 +410,7 @@ func (o *Objects) change(ctx context.Context, decide func(*transaction) error) e
 			return err
 		}
 		_, err = o.store.Txn(ctx,
-			[]store.Check{{Key: keyGuard, Revision: guard.Modified}},
+			[]store.Check{{Key: keyGuard, Revision: guard.Modified}, unlessRestoring()},
 			append(tx.ops, store.Put(keyGuard, nil)))
 		if err == nil {
 			note(ctx, changes)

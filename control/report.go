@@ -106,7 +106,7 @@ type pending struct {
 func (o *Objects) writePending(ctx context.Context, batch []*pending) {
 	var err error
 	for range changeAttempts {
-		var checks []store.Check
+		checks := []store.Check{unlessRestoring()}
 		var ops []store.Op
 		if fence := o.fence.Load(); fence != nil {
 			checks = append(checks, *fence)

@@ -17,6 +17,8 @@ const (
 	// and nothing else. It is apart from RoleAdmin since an administrator of
 	// one project has no business with the others.
 	RoleBackup Role = "backup"
+	// RoleRestore replaces the whole store by a backup, and nothing else.
+	RoleRestore Role = "restore"
 )
 
 // Permissions are the actions that a role allows. An action is written
@@ -39,6 +41,7 @@ var builtinRoles = map[Role]Permissions{
 	}, readPermissions...),
 	RoleReadOnly: readPermissions,
 	RoleBackup:   {"vpngw:store:backup"},
+	RoleRestore:  {"vpngw:store:restore"},
 }
 
 // Bounds of the roles that a configuration defines.

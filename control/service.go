@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -78,6 +79,23 @@ func (s *Service) SetInventory(inv *Inventory) { s.inventory.Store(inv) }
 func (s *Service) Backup(ctx context.Context, w io.Writer) error {
 	return s.objects.Backup(ctx, w, s.now())
 }
+
+// Restore performs RestoreStore. Like Backup it is about the objects of all
+// projects.
+func (s *Service) Restore(ctx context.Context, r io.Reader) (BackupInfo, error) {
+	info, err := s.objects.Restore(ctx, r)
+	switch {
+	case errors.Is(err, ErrRestoring):
+		return info, Busy()
+	case err != nil && !s.objects.Restoring() && ctx.Err() == nil && strings.HasPrefix(err.Error(), "backup: "):
+		return info, Invalid("backup", "%s", strings.TrimPrefix(err.Error(), "backup: "))
+	}
+	return info, err
+}
+
+// Restoring tells whether a restore is under way: what is read meanwhile may be
+// partly of before, and changes are refused.
+func (s *Service) Restoring() bool { return s.objects.Restoring() }
 
 // Page asks for a part of a list, newest objects first. The zero Page asks for
 // as many as a page may have.

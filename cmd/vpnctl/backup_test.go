@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -60,5 +63,56 @@ func TestBackup(t *testing.T) {
 	}
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
 		t.Errorf("files were left behind: %v (%v)", files, err)
+	}
+}
+
+func TestRestore(t *testing.T) {
+	dir := t.TempDir()
+	key, err := control.LoadSealingKey(filepath.Join(dir, "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var backup bytes.Buffer
+	if err := control.NewObjects(store.NewMemory(), key).Backup(t.Context(), &backup, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var body struct {
+			Backup []byte `json:"backup"`
+		}
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil || r.Method != http.MethodPost || r.URL.Path != "/vpngw/v1/restore" {
+			t.Errorf("was asked %s %s (%v)", r.Method, r.URL, err)
+		}
+		plain, err := gzip.NewReader(bytes.NewReader(body.Backup))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if text, err := io.ReadAll(plain); err != nil || !bytes.Equal(text, backup.Bytes()) {
+			t.Errorf("was given %q (%v)", text, err)
+		}
+		asked++
+		_, _ = w.Write([]byte(`{"taken_at":"2026-11-23T10:00:00.000Z","entries":17,"request_id":"r"}`))
+	}))
+	t.Cleanup(server.Close)
+	env := map[string]string{
+		"HOME": dir, "VPNGW_ENDPOINT": server.URL, "VPNGW_PROJECT": "p", "VPNGW_ACCESS_KEY": "AK", "VPNGW_SECRET_KEY": "S3cr3t",
+	}
+	path := filepath.Join(dir, "saved")
+	for _, test := range []struct {
+		text string
+		code int
+	}{{backup.String(), exitOK}, {backup.String()[:backup.Len()-10], exitFailure}} {
+		if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, code, err := vpnctl(t.Context(), env, "", "restore", path)
+		if code != test.code || code == exitOK && !strings.Contains(out, "restored 17 entries of ") {
+			t.Errorf("exit code %d (%v), output %q, want %d", code, err, out, test.code)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("the daemon was asked %d times: a backup that is cut off is none of its business", asked)
 	}
 }

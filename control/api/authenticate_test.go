@@ -70,6 +70,7 @@ func everyOperation(gateway, customerGateway, connection, monitor string) map[st
 		"ResetVpnConnection":         {http.MethodPost, path("vpn-connection", connection, "reset"), nil},
 		"KeystoneRevokeToken":        {http.MethodDelete, "/v3/auth/tokens", nil},
 		"BackupStore":                {http.MethodGet, "/vpngw/v1/backup", nil},
+		"RestoreStore":               {http.MethodPost, "/vpngw/v1/restore", object{"backup": "H4sIAAAAAAAA/wMAAAAAAAAAAAA="}},
 		"ListNodes":                  {http.MethodGet, "/vpngw/v1/nodes", nil},
 	}
 }

@@ -109,6 +109,7 @@ func newBenchOn(t testing.TB, db store.Store, limits control.Limits) *bench {
 				credential("readonly", control.RoleReadOnly, project),
 				credential("auditor", "auditor", project),
 				credential("backup", control.RoleBackup, project),
+				credential("restore", control.RoleRestore, project),
 				credential("stranger", control.RoleAdmin, otherProject),
 				credential("traveller", control.RoleAdmin, project),
 				credential("traveller", control.RoleReadOnly, otherProject),

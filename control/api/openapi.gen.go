@@ -2829,6 +2829,22 @@ type ResourceTagsResponseBody struct {
 	Tags []Tag `json:"tags"`
 }
 
+// RestoreRequestBody defines model for RestoreRequestBody.
+type RestoreRequestBody struct {
+	// Backup The backup, compressed by gzip, in base64.
+	Backup []byte `json:"backup"`
+}
+
+// RestoreResponseBody defines model for RestoreResponseBody.
+type RestoreResponseBody struct {
+	// Entries Of the backup.
+	Entries   int    `json:"entries"`
+	RequestID string `json:"request_id"`
+
+	// TakenAt UTC, as 2024-12-24T07:08:32.730Z.
+	TakenAt Time `json:"taken_at"`
+}
+
 // Route defines model for Route.
 type Route struct {
 	// AsPath Of routes learned by BGP.
@@ -4175,6 +4191,9 @@ type BatchCreateResourceTagsJSONRequestBody = ResourceTagsRequestBody
 // BatchDeleteResourceTagsJSONRequestBody defines body for BatchDeleteResourceTags for application/json ContentType.
 type BatchDeleteResourceTagsJSONRequestBody = ResourceTagsRequestBody
 
+// RestoreStoreJSONRequestBody defines body for RestoreStore for application/json ContentType.
+type RestoreStoreJSONRequestBody = RestoreRequestBody
+
 // AsResourceFilterWithoutAnyTag0 returns the union data inside the ResourceFilter_WithoutAnyTag as a ResourceFilterWithoutAnyTag0
 func (t ResourceFilter_WithoutAnyTag) AsResourceFilterWithoutAnyTag0() (ResourceFilterWithoutAnyTag0, error) {
 	var body ResourceFilterWithoutAnyTag0
@@ -4524,6 +4543,9 @@ type ServerInterface interface {
 	// ListNodes List the nodes that share the store
 	// (GET /vpngw/v1/nodes)
 	ListNodes(w http.ResponseWriter, r *http.Request)
+	// RestoreStore Replace the store by a backup
+	// (POST /vpngw/v1/restore)
+	RestoreStore(w http.ResponseWriter, r *http.Request)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -8756,6 +8778,20 @@ func (siw *ServerInterfaceWrapper) ListNodes(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// RestoreStore operation middleware
+func (siw *ServerInterfaceWrapper) RestoreStore(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RestoreStore(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 type UnescapedCookieParamError struct {
 	ParamName string
 	Err       error
@@ -8968,6 +9004,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/access-policies/{policy_id}", wrapper.UpdateVpnAccessPolicy)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn/quotas", wrapper.ShowQuotasInfo)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/vpngw/v1/backup", wrapper.BackupStore)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/vpngw/v1/restore", wrapper.RestoreStore)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/vpngw/v1/nodes", wrapper.ListNodes)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneRevokeToken)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v3/auth/tokens", wrapper.KeystoneCreateUserTokenByPassword)
@@ -12790,6 +12827,45 @@ func (response ListNodesdefaultJSONResponse) VisitListNodesResponse(w http.Respo
 	return err
 }
 
+type RestoreStoreRequestObject struct {
+	Body *RestoreStoreJSONRequestBody
+}
+
+type RestoreStoreResponseObject interface {
+	VisitRestoreStoreResponse(w http.ResponseWriter) error
+}
+
+type RestoreStore200JSONResponse RestoreResponseBody
+
+func (response RestoreStore200JSONResponse) VisitRestoreStoreResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreStoredefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response RestoreStoredefaultJSONResponse) VisitRestoreStoreResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// KeystoneRevokeToken Revoke a token
@@ -13077,6 +13153,9 @@ type StrictServerInterface interface {
 	// ListNodes List the nodes that share the store
 	// (GET /vpngw/v1/nodes)
 	ListNodes(ctx context.Context, request ListNodesRequestObject) (ListNodesResponseObject, error)
+	// RestoreStore Replace the store by a backup
+	// (POST /vpngw/v1/restore)
+	RestoreStore(ctx context.Context, request RestoreStoreRequestObject) (RestoreStoreResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -15986,6 +16065,37 @@ func (sh *strictHandler) ListNodes(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListNodesResponseObject); ok {
 		if err := validResponse.VisitListNodesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RestoreStore operation middleware
+func (sh *strictHandler) RestoreStore(w http.ResponseWriter, r *http.Request) {
+	var request RestoreStoreRequestObject
+
+	var body RestoreStoreJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RestoreStore(ctx, request.(RestoreStoreRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RestoreStore")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RestoreStoreResponseObject); ok {
+		if err := validResponse.VisitRestoreStoreResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

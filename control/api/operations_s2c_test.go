@@ -56,6 +56,15 @@ var s2cContracts = map[string]contract{
 	},
 	"BackupStore": {call: func(s *scene) *answer { return s.as("backup", http.MethodGet, "/vpngw/v1/backup", nil) }},
 
+	"RestoreStore": {
+		caller: "restore",
+		call: func(s *scene) *answer {
+			taken := s.as("backup", http.MethodGet, "/vpngw/v1/backup", nil).want(http.StatusOK)
+			return s.as("restore", http.MethodPost, "/vpngw/v1/restore", object{"backup": gzipped(taken.Text)})
+		},
+		stateless: "it is about all objects", endless: "it replaces what is there",
+	},
+
 	"CreateVgw": {
 		body: func(*scene) object {
 			return vgw(with(smallestGateway(), "eip1", object{"id": eip3ID}, "eip2", object{"id": eip4ID}))

@@ -34,6 +34,7 @@ func publishedActions(t *testing.T) map[string]string {
 // ownActions are the actions of operations that the published table lacks.
 var ownActions = map[string]string{
 	"BackupStore":                           "vpngw:store:backup",
+	"RestoreStore":                          "vpngw:store:restore",
 	"CreateP2cVgw":                          "vpn:p2cVpnGateway:subscribe",
 	"DeleteP2cVgw":                          "vpn:p2cVpnGateway:delete",
 	"ExportVpnConnectionPeerConfiguration":  "vpn:vpnConnections:get",
@@ -94,6 +95,7 @@ func TestRolesOfEveryOperation(t *testing.T) {
 			return strings.HasPrefix(action, "vpn:") && strings.HasPrefix(verb, "list") || action == "vpn:vpnConnections:getLog"
 		},
 		"backup":   func(action, _ string) bool { return action == "vpngw:store:backup" },
+		"restore":  func(action, _ string) bool { return action == "vpngw:store:restore" },
 		"stranger": func(action, _ string) bool { return action == listNodes }, // of whichever project
 	} {
 		for _, op := range operations {

@@ -24,6 +24,7 @@ import (
 type operation struct {
 	id         string
 	permission string // empty: none is needed
+	maxBody    int64  // octets
 	public     bool   // needs no authentication
 	audited    bool   // is written down also when it was not refused
 	// repeatable says that a request may be marked by a client token.
@@ -68,9 +69,14 @@ func readDocument() (map[string]*operation, error) {
 	for path, item := range doc.Paths.Map() {
 		for method, op := range item.Operations() {
 			permission, _ := op.Extensions["x-permission"].(string)
+			longest, ok := op.Extensions["x-max-body"].(float64)
+			if !ok {
+				longest = maxBody
+			}
 			audited, said := op.Extensions["x-audited"].(bool)
 			o := &operation{
 				id: op.OperationID, permission: permission,
+				maxBody:    int64(longest),
 				public:     op.Security != nil && len(*op.Security) == 0,
 				audited:    audited || !said && method != http.MethodGet,
 				repeatable: op.Parameters.GetByInAndName(openapi3.ParameterInHeader, headerClientToken) != nil,
@@ -154,6 +160,10 @@ func (rt *router) HandleFunc(pattern string, next func(http.ResponseWriter, *htt
 				return
 			}
 			leave, err := rt.server.enter(op, callOf(ctx).caller.Name)
+			if err == nil && rt.server.service.Restoring() {
+				leave()
+				err = control.Busy()
+			}
 			if err != nil {
 				writeError(w, r, err)
 				return
@@ -172,7 +182,7 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, op *operation) (c
 	c.operation = op
 	var body []byte
 	read := false
-	limit := int64(maxBody)
+	limit := op.maxBody
 	if op.public {
 		limit = maxPublicBody
 	}

@@ -67,11 +67,18 @@ func (r *Reconciler) pass(ctx context.Context) (revision int64, failures map[str
 	division := r.presentDivision()
 	r.withdraw(division)
 	snapshot, err := r.Objects.Snapshot(ctx)
+	if errors.Is(err, control.ErrRestoring) {
+		// Whoever began may be gone.
+		r.queues.put("", task{key: "restore", write: r.Objects.FinishRestore})
+	}
 	if err != nil {
 		return -1, r.passed(start, map[string]error{"": err})
 	}
 	if r.snapshot == nil || r.retries[""] != nil {
 		r.queues.hurry() // the store may have been away
+	}
+	if r.snapshot != nil && r.snapshot.Epoch != snapshot.Epoch {
+		r.begin()
 	}
 	r.snapshot = snapshot
 	hostAddresses, err := r.HostAddresses()
@@ -99,6 +106,15 @@ func (r *Reconciler) pass(ctx context.Context) (revision int64, failures map[str
 		r.Logger.Warn("status was damaged and is written anew", "object", id, "error", snapshot.DamagedStatus[id])
 	}
 	return snapshot.Revision, r.passed(start, p.allFailures())
+}
+
+// begin forgets what was reported: the store has been restored, and has other
+// statuses and logs. The engines go on with what is the same.
+func (r *Reconciler) begin() {
+	r.Logger.Info("the store was restored from a backup")
+	r.queues.retain(func(string) bool { return false })
+	r.told = nil
+	clear(r.subjects)
 }
 
 // passed counts a pass and what it could not apply.

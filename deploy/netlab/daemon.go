@@ -32,6 +32,8 @@ const (
 	secretKey = "lab-secret-key-of-no-worth"
 	backupKey = "LABBACKUPKEY" // with the same secret
 
+	restoreKey = "LABRESTOREKEY" // likewise
+
 	apiEndpoint = "https://127.0.0.1:8443"
 	metrics     = "http://127.0.0.1:9090"
 )
@@ -124,6 +126,7 @@ api:
   credentials:
     - {access_key: %s, secret_key: %s, role: admin, project_id: %s}
     - {access_key: %[6]s, secret_key: %[4]s, role: backup, project_id: %[5]s}
+    - {access_key: `+restoreKey+`, secret_key: %[4]s, role: restore, project_id: %[5]s}
 metrics: {listen: %[7]s}
 dataplane: {backend: userspace, force_encapsulation: %v}
 inventory:
@@ -294,6 +297,11 @@ func (d *Daemon) Environment() []string {
 // BackupEnvironment are the same of a caller who may take backups and no more.
 func (d *Daemon) BackupEnvironment() []string {
 	return append(d.Environment(), "VPNGW_ACCESS_KEY="+backupKey)
+}
+
+// RestoreEnvironment are the same of a caller who may restore them.
+func (d *Daemon) RestoreEnvironment() []string {
+	return append(d.Environment(), "VPNGW_ACCESS_KEY="+restoreKey)
 }
 
 // Restore puts a backup in the place of the store of a daemon that was stopped.

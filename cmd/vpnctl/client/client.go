@@ -4,6 +4,7 @@ package client
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -200,6 +201,36 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) error {
 		return fmt.Errorf("read the backup: %w", err)
 	}
 	return nil
+}
+
+// Restore replaces the store, with the objects of all projects, by a backup. It
+// returns how many entries that has.
+func (c *Client) Restore(ctx context.Context, backup io.Reader) (entries int, err error) {
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	if _, err := io.Copy(w, backup); err != nil {
+		return 0, fmt.Errorf("read the backup: %w", err)
+	}
+	if err := w.Close(); err != nil {
+		return 0, err
+	}
+	body, err := json.Marshal(map[string][]byte{"backup": packed.Bytes()})
+	if err != nil {
+		return 0, err
+	}
+	answer, err := c.send(ctx, http.MethodPost, c.base.JoinPath("vpngw", "v1", "restore"), body)
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
+	if answer.StatusCode >= 300 {
+		return 0, refusal(answer, text)
+	}
+	var restored struct {
+		Entries int `json:"entries"`
+	}
+	return restored.Entries, errors.Join(err, json.Unmarshal(text, &restored))
 }
 
 // send signs and sends one request. The caller closes the answer's body.
