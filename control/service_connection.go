@@ -283,39 +283,45 @@ func (s *Service) UpdateConnection(ctx context.Context, project, id string, req 
 		if err != nil && req.PSK == nil {
 			return err // with another PSK the lost one does not matter
 		}
-		before, err := tx.customerGateway(project, c.CustomerGatewayID)
+		d, err := s.changedConnection(tx, c, &g, &req)
 		if err != nil {
-			return err
-		}
-		after := before
-		if req.CgwID != nil {
-			if after, err = tx.customerGateway(project, *req.CgwID); err != nil {
-				return err
-			}
-		}
-		merged, err := mergeConnection(&req, &g, &before, &after, c)
-		if err != nil {
-			return err
-		}
-		others, err := tx.connections(project)
-		if err != nil {
-			return err
-		}
-		d, err := s.connectionDraft(tx, merged, &g, &after, others)
-		if err != nil {
-			return err
-		}
-		if err := d.decide(); err != nil {
 			return err
 		}
 		if changed := !reflect.DeepEqual(d.Connection, c); changed {
 			s.touch(&d.Meta)
 			err = tx.putConnection(d.Connection)
 		}
-		view = viewConnection(d.Connection, g, after, status)
+		view = viewConnection(d.Connection, g, *d.customerGateway, status)
 		return err
 	})
 	return view, err
+}
+
+// changedConnection decides on a change of a connection.
+func (s *Service) changedConnection(tx *transaction, c Connection, g *Gateway, req *ConnectionUpdate) (*connectionDraft, error) {
+	before, err := tx.customerGateway(c.Project, c.CustomerGatewayID)
+	if err != nil {
+		return nil, err
+	}
+	after := before
+	if req.CgwID != nil {
+		if after, err = tx.customerGateway(c.Project, *req.CgwID); err != nil {
+			return nil, err
+		}
+	}
+	merged, err := mergeConnection(req, g, &before, &after, c)
+	if err != nil {
+		return nil, err
+	}
+	others, err := tx.connections(c.Project)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.connectionDraft(tx, merged, g, &after, others)
+	if err != nil {
+		return nil, err
+	}
+	return d, d.decide()
 }
 
 // DeleteConnection performs DeleteVpnConnection. The reconciler takes the

@@ -154,24 +154,8 @@ func (s *Service) UpdateGateway(ctx context.Context, project, id string, req Gat
 		if err != nil {
 			return err
 		}
-		merged, err := mergeGateway(&req, g)
+		d, err := s.changedGateway(tx, g, connections, &req)
 		if err != nil {
-			return err
-		}
-		d, err := s.gatewayDraft(tx, merged)
-		if err != nil {
-			return err
-		}
-		d.taken = connectionsOf(id, connections)
-		if req.LocalSubnets != nil || req.LocalSubnetsV6 != nil {
-			if err := firstBroken(d, gatewayRules); err != nil {
-				return err
-			}
-		}
-		if err := templateFitsConnections(&d.Gateway, d.taken); err != nil {
-			return err
-		}
-		if err := rebindEIPs(d, req.EIPID1, req.EIPID2); err != nil {
 			return err
 		}
 		if changed := !reflect.DeepEqual(d.Gateway, g); changed {
@@ -182,6 +166,32 @@ func (s *Service) UpdateGateway(ctx context.Context, project, id string, req Gat
 		return err
 	})
 	return view, err
+}
+
+// changedGateway decides on a change of a gateway. connections are those of its
+// project.
+func (s *Service) changedGateway(tx *transaction, g Gateway, connections []Connection, req *GatewayUpdate) (*gatewayDraft, error) {
+	merged, err := mergeGateway(req, g)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.gatewayDraft(tx, merged)
+	if err != nil {
+		return nil, err
+	}
+	d.taken = connectionsOf(g.ID, connections)
+	if req.LocalSubnets != nil || req.LocalSubnetsV6 != nil {
+		if err := firstBroken(d, gatewayRules); err != nil {
+			return nil, err
+		}
+	}
+	if err := templateFitsConnections(&d.Gateway, d.taken); err != nil {
+		return nil, err
+	}
+	if err := rebindEIPs(d, req.EIPID1, req.EIPID2); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // ChangeFlavor performs UpdatePostpaidVgwSpecification: the gateway gets one of

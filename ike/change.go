@@ -34,6 +34,34 @@ func (c *connection) change(cfg *sa.Connection, now time.Time) {
 	}
 }
 
+// EffectOf returns what Apply would do to the SAs that stand if a connection had
+// another configuration, and whether an IKE SA of it stands. Children are compared
+// by name: their ReqIDs and interfaces do not count. known is false where there is
+// no connection of that name.
+func (s *Server) EffectOf(next sa.Connection) (effect sa.Effect, up, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.conns[next.Name]
+	if c == nil {
+		return sa.EffectNone, false, false
+	}
+	next.Children = slices.Clone(next.Children)
+	for i := range next.Children {
+		child := &next.Children[i]
+		if at := slices.IndexFunc(c.cfg.Children, func(old sa.Child) bool { return old.Name == child.Name }); at >= 0 {
+			child.ReqID, child.IfID = c.cfg.Children[at].ReqID, c.cfg.Children[at].IfID
+		}
+	}
+	best := c.best()
+	if best == nil {
+		return sa.EffectNone, false, true
+	}
+	if effect = best.cfg.EffectOf(&next); effect >= sa.EffectIKE {
+		return effect, true, true
+	}
+	return min(c.cfg.EffectOf(&next), sa.EffectChild), true, true
+}
+
 // follow has a peer that is authenticated go over to the connection's configuration
 // as far as it can. before is what it was told last.
 func (c *connection) follow(p *peer, before *sa.Connection, now time.Time) {

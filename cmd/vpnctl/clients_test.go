@@ -105,6 +105,10 @@ type engines struct {
 	gone map[string]bool // by connection
 }
 
+func (e *engines) Disruption(*control.TunnelSpec) (control.Disruption, bool, bool) {
+	return control.DisruptNothing, false, true
+}
+
 func (e *engines) ChildSAs(string) ([]control.ChildSA, bool) { return nil, false }
 
 func (e *engines) Tunnel(string) (control.TunnelState, bool) { return control.TunnelState{}, false }

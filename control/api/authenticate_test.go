@@ -72,6 +72,7 @@ func everyOperation(gateway, customerGateway, connection, monitor string) map[st
 		"BackupStore":                {http.MethodGet, "/vpngw/v1/backup", nil},
 		"RestoreStore":               {http.MethodPost, "/vpngw/v1/restore", object{"backup": "H4sIAAAAAAAA/wMAAAAAAAAAAAA="}},
 		"ListNodes":                  {http.MethodGet, "/vpngw/v1/nodes", nil},
+		"PlanVpnConnection":          {http.MethodPost, path("vpn-connection", connection, "plan"), vpn(object{"name": "taken"})},
 	}
 }
 

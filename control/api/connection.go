@@ -106,7 +106,16 @@ func (h *handlers) ListVpnConnections(ctx context.Context, req ListVpnConnection
 
 // UpdateVpnConnection changes a connection.
 func (h *handlers) UpdateVpnConnection(ctx context.Context, req UpdateVpnConnectionRequestObject) (UpdateVpnConnectionResponseObject, error) {
-	c := &req.Body.VpnConnection
+	view, err := h.server.service.UpdateConnection(ctx, req.ProjectID, req.VpnConnectionID, connectionUpdate(&req.Body.VpnConnection))
+	if err != nil {
+		return nil, err
+	}
+	return UpdateVpnConnection200JSONResponse{
+		VpnConnection: connectionAnswer(&view, updated), RequestID: callOf(ctx).requestID,
+	}, nil
+}
+
+func connectionUpdate(c *UpdateVpnConnection) control.ConnectionUpdate {
 	var ike *control.IKEPolicyRequest
 	if p := c.Ikepolicy; p != nil {
 		ike = ikeRequest(&IkePolicy{
@@ -126,7 +135,7 @@ func (h *handlers) UpdateVpnConnection(ctx context.Context, req UpdateVpnConnect
 			PpkRequired:             p.PpkRequired,
 		})
 	}
-	view, err := h.server.service.UpdateConnection(ctx, req.ProjectID, req.VpnConnectionID, control.ConnectionUpdate{
+	return control.ConnectionUpdate{
 		Name:               c.Name,
 		CgwID:              c.CgwID,
 		PeerSubnets:        list(c.PeerSubnets),
@@ -141,13 +150,7 @@ func (h *handlers) UpdateVpnConnection(ctx context.Context, req UpdateVpnConnect
 		PolicyRulesV6:      rulesRequest(c.PolicyRulesV6),
 		IKEPolicy:          ike,
 		IPsecPolicy:        ipsecRequest(c.Ipsecpolicy),
-	})
-	if err != nil {
-		return nil, err
 	}
-	return UpdateVpnConnection200JSONResponse{
-		VpnConnection: connectionAnswer(&view, updated), RequestID: callOf(ctx).requestID,
-	}, nil
 }
 
 // DeleteVpnConnection deletes a connection.

@@ -146,6 +146,8 @@ type engines struct {
 	clients  map[string][]control.ClientConnection // by gateway served
 	tunnels  map[string]control.TunnelState        // by connection served
 	events   map[string][]control.ConnectionEvent  // by connection
+	// disruptions are those of whatever is planned, by established connection.
+	disruptions map[string]control.Disruption
 }
 
 func (e *engines) ChildSAs(connection string) ([]control.ChildSA, bool) {
@@ -163,6 +165,12 @@ func (e *engines) Read(connection string, q control.HistoryQuery) ([]control.Con
 	events := slices.Clone(e.events[connection])
 	events = slices.DeleteFunc(events, func(e control.ConnectionEvent) bool { return e.Time.Before(q.Since) })
 	return events[:min(len(events), q.Limit)], nil
+}
+
+func (e *engines) Disruption(next *control.TunnelSpec) (control.Disruption, bool, bool) {
+	d, established := e.disruptions[next.Connection.ID]
+	_, served := e.children[next.Connection.ID]
+	return d, established, served
 }
 
 func (e *engines) ClientConnections(gateway string) ([]control.ClientConnection, bool) {

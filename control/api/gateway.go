@@ -82,19 +82,22 @@ func (h *handlers) ListVgws(ctx context.Context, req ListVgwsRequestObject) (Lis
 
 // UpdateVgw changes a gateway.
 func (h *handlers) UpdateVgw(ctx context.Context, req UpdateVgwRequestObject) (UpdateVgwResponseObject, error) {
-	g := &req.Body.VpnGateway
-	view, err := h.server.service.UpdateGateway(ctx, req.ProjectID, req.VgwID, control.GatewayUpdate{
+	view, err := h.server.service.UpdateGateway(ctx, req.ProjectID, req.VgwID, gatewayUpdate(&req.Body.VpnGateway))
+	if err != nil {
+		return nil, err
+	}
+	return UpdateVgw200JSONResponse{VpnGateway: gatewayAnswer(&view, updated), RequestID: callOf(ctx).requestID}, nil
+}
+
+func gatewayUpdate(g *UpdateVgw) control.GatewayUpdate {
+	return control.GatewayUpdate{
 		Name:           g.Name,
 		LocalSubnets:   list(g.LocalSubnets),
 		LocalSubnetsV6: list(g.LocalSubnetsV6),
 		EIPID1:         g.EipId1,
 		EIPID2:         g.EipId2,
 		PolicyTemplate: templateRequest(g.PolicyTemplate),
-	})
-	if err != nil {
-		return nil, err
 	}
-	return UpdateVgw200JSONResponse{VpnGateway: gatewayAnswer(&view, updated), RequestID: callOf(ctx).requestID}, nil
 }
 
 // UpdatePostpaidVgwSpecification changes the flavor of a gateway.

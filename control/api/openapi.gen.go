@@ -366,6 +366,30 @@ func (e DhGroup) Valid() bool {
 	}
 }
 
+// Defines values for Disruption.
+const (
+	ChildRekey      Disruption = "child_rekey"
+	Drop            Disruption = "drop"
+	MakeBeforeBreak Disruption = "make_before_break"
+	Nothing         Disruption = "nothing"
+)
+
+// Valid indicates whether the value is a known member of the Disruption enum.
+func (e Disruption) Valid() bool {
+	switch e {
+	case ChildRekey:
+		return true
+	case Drop:
+		return true
+	case MakeBeforeBreak:
+		return true
+	case Nothing:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for DpdMsg.
 const (
 	SeqHashNotify DpdMsg = "seq-hash-notify"
@@ -2168,6 +2192,9 @@ type Diagnosis struct {
 	Theirs string `json:"theirs"`
 }
 
+// Disruption What happens to a tunnel: nothing; new CHILD_SAs take over from old ones; a new IKE SA takes over from the old one; it ends before it is negotiated anew.
+type Disruption string
+
 // Dpd defines model for Dpd.
 type Dpd struct {
 	// Interval Idle seconds before the first probe.
@@ -2662,6 +2689,41 @@ type Pfs string
 
 // PlainName 1 to 64 of digits, Latin letters, the Chinese characters U+4E00 to U+9FA5, `_` and `-`.
 type PlainName = string
+
+// Plan defines model for Plan.
+type Plan struct {
+	// Changes The fields that differ from what they are, each with the most that a change of it does.
+	Changes []PlannedChange `json:"changes"`
+
+	// Disruption What happens to a tunnel: nothing; new CHILD_SAs take over from old ones; a new IKE SA takes over from the old one; it ends before it is negotiated anew.
+	Disruption Disruption `json:"disruption"`
+
+	// Established The tunnel is up now. One that is not is not disrupted.
+	Established     bool   `json:"established"`
+	VpnConnectionID string `json:"vpn_connection_id"`
+}
+
+// PlanResponseBody defines model for PlanResponseBody.
+type PlanResponseBody struct {
+	Plan      Plan   `json:"plan"`
+	RequestID string `json:"request_id"`
+}
+
+// PlanVpnConnectionRequestBody defines model for PlanVpnConnectionRequestBody.
+type PlanVpnConnectionRequestBody struct {
+	CustomerGateway *UpdateCgw           `json:"customer_gateway,omitempty"`
+	VpnConnection   *UpdateVpnConnection `json:"vpn_connection,omitempty"`
+	VpnGateway      *UpdateVgw           `json:"vpn_gateway,omitempty"`
+}
+
+// PlannedChange defines model for PlannedChange.
+type PlannedChange struct {
+	// Disruption What happens to a tunnel: nothing; new CHILD_SAs take over from old ones; a new IKE SA takes over from the old one; it ends before it is negotiated anew.
+	Disruption Disruption `json:"disruption"`
+
+	// Field Such as `vpn_connection.ikepolicy.dh_group`.
+	Field string `json:"field"`
+}
 
 // PolicyRule defines model for PolicyRule.
 type PolicyRule struct {
@@ -4158,6 +4220,9 @@ type UpdateVpnConnectionJSONRequestBody = UpdateVpnConnectionRequestBody
 // ExportVpnConnectionPeerConfigurationJSONRequestBody defines body for ExportVpnConnectionPeerConfiguration for application/json ContentType.
 type ExportVpnConnectionPeerConfigurationJSONRequestBody = ExportPeerConfigurationRequestBody
 
+// PlanVpnConnectionJSONRequestBody defines body for PlanVpnConnection for application/json ContentType.
+type PlanVpnConnectionJSONRequestBody = PlanVpnConnectionRequestBody
+
 // BatchCreateVpnConnectionJSONRequestBody defines body for BatchCreateVpnConnection for application/json ContentType.
 type BatchCreateVpnConnectionJSONRequestBody = BatchCreateVpnConnectionRequestBody
 
@@ -4462,6 +4527,9 @@ type ServerInterface interface {
 	// ExportVpnConnectionPeerConfiguration Write the configuration of the device at the other end
 	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/peer-configuration/export)
 	ExportVpnConnectionPeerConfiguration(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
+	// PlanVpnConnection Tell what changes would do to the tunnel of a connection
+	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/plan)
+	PlanVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
 	// ResetVpnConnection Take down all SAs of a connection and negotiate anew
 	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/reset)
 	ResetVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID)
@@ -7637,6 +7705,41 @@ func (siw *ServerInterfaceWrapper) ExportVpnConnectionPeerConfiguration(w http.R
 	handler.ServeHTTP(w, r)
 }
 
+// PlanVpnConnection operation middleware
+func (siw *ServerInterfaceWrapper) PlanVpnConnection(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_connection_id" -------------
+	var vpnConnectionID VpnConnectionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_connection_id", r.PathValue("vpn_connection_id"), &vpnConnectionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_connection_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PlanVpnConnection(w, r, projectID, vpnConnectionID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ResetVpnConnection operation middleware
 func (siw *ServerInterfaceWrapper) ResetVpnConnection(w http.ResponseWriter, r *http.Request) {
 
@@ -8944,6 +9047,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/history", wrapper.ListVpnConnectionEvents)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/ipsec-sa", wrapper.ListConnectionIpsecSa)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/reset", wrapper.ResetVpnConnection)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/plan", wrapper.PlanVpnConnection)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/vpn-connection/{vpn_connection_id}/peer-configuration/export", wrapper.ExportVpnConnectionPeerConfiguration)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/peer-configuration/supported-devices", wrapper.ListPeerConfigurationSupportedDevices)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/connection-monitors", wrapper.ListConnectionMonitors)
@@ -11731,6 +11835,47 @@ func (response ExportVpnConnectionPeerConfigurationdefaultJSONResponse) VisitExp
 	return err
 }
 
+type PlanVpnConnectionRequestObject struct {
+	ProjectID       ProjectID       `json:"project_id"`
+	VpnConnectionID VpnConnectionID `json:"vpn_connection_id"`
+	Body            *PlanVpnConnectionJSONRequestBody
+}
+
+type PlanVpnConnectionResponseObject interface {
+	VisitPlanVpnConnectionResponse(w http.ResponseWriter) error
+}
+
+type PlanVpnConnection200JSONResponse PlanResponseBody
+
+func (response PlanVpnConnection200JSONResponse) VisitPlanVpnConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PlanVpnConnectiondefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response PlanVpnConnectiondefaultJSONResponse) VisitPlanVpnConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ResetVpnConnectionRequestObject struct {
 	ProjectID       ProjectID       `json:"project_id"`
 	VpnConnectionID VpnConnectionID `json:"vpn_connection_id"`
@@ -13072,6 +13217,9 @@ type StrictServerInterface interface {
 	// ExportVpnConnectionPeerConfiguration Write the configuration of the device at the other end
 	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/peer-configuration/export)
 	ExportVpnConnectionPeerConfiguration(ctx context.Context, request ExportVpnConnectionPeerConfigurationRequestObject) (ExportVpnConnectionPeerConfigurationResponseObject, error)
+	// PlanVpnConnection Tell what changes would do to the tunnel of a connection
+	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/plan)
+	PlanVpnConnection(ctx context.Context, request PlanVpnConnectionRequestObject) (PlanVpnConnectionResponseObject, error)
 	// ResetVpnConnection Take down all SAs of a connection and negotiate anew
 	// (POST /v5/{project_id}/vpn-connection/{vpn_connection_id}/reset)
 	ResetVpnConnection(ctx context.Context, request ResetVpnConnectionRequestObject) (ResetVpnConnectionResponseObject, error)
@@ -15255,6 +15403,40 @@ func (sh *strictHandler) ExportVpnConnectionPeerConfiguration(w http.ResponseWri
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ExportVpnConnectionPeerConfigurationResponseObject); ok {
 		if err := validResponse.VisitExportVpnConnectionPeerConfigurationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PlanVpnConnection operation middleware
+func (sh *strictHandler) PlanVpnConnection(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnConnectionID VpnConnectionID) {
+	var request PlanVpnConnectionRequestObject
+
+	request.ProjectID = projectID
+	request.VpnConnectionID = vpnConnectionID
+
+	var body PlanVpnConnectionJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PlanVpnConnection(ctx, request.(PlanVpnConnectionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PlanVpnConnection")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PlanVpnConnectionResponseObject); ok {
+		if err := validResponse.VisitPlanVpnConnectionResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

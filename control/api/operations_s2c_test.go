@@ -174,5 +174,6 @@ var s2cContracts = map[string]contract{
 			message: "an object has at most 20",
 		}},
 	},
+	"PlanVpnConnection":       {stateless: "changes nothing"},
 	"BatchDeleteResourceTags": {stateless: "tags change in any state"},
 }

@@ -43,6 +43,7 @@ var ownActions = map[string]string{
 	"ListConnectionIpsecSa":                 "vpn:vpnConnections:get",
 	"ListNodes":                             "vpngw:nodes:list",
 	"ListP2cVgwAvailabilityZones":           "vpn:system:listAvailabilityZones",
+	"PlanVpnConnection":                     "vpn:vpnConnections:update",
 	"ListPeerConfigurationSupportedDevices": "vpn:vpnConnections:list",
 	"ListVpnGatewayCertificates":            "vpn:vpnGateways:getCertificate",
 }

@@ -39,6 +39,7 @@ type KeyExchange interface {
 	Snapshot() []ike.ConnectionStatus
 	Events() <-chan sa.Event
 	Reset(connection string) error
+	EffectOf(next sa.Connection) (effect sa.Effect, up, known bool)
 }
 
 // Devices makes the interfaces of tunnels; it is part of ipsec.Backend.

@@ -214,6 +214,16 @@ func (e *engines) hostAddresses() (map[netip.Addr]bool, error) {
 }
 
 // up makes a connection's SAs stand, with all of its children or those named.
+func (e *engines) EffectOf(next sa.Connection) (sa.Effect, bool, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c, known := e.connections[next.Name]
+	for i := range min(len(next.Children), len(c.Children)) {
+		next.Children[i].ReqID, next.Children[i].IfID = c.Children[i].ReqID, c.Children[i].IfID
+	}
+	return c.EffectOf(&next), len(e.status[next.Name].IKE) > 0, known
+}
+
 func (e *engines) up(id string, children ...string) {
 	e.mu.Lock()
 	c := e.connections[id]
