@@ -68,6 +68,7 @@ var Edits = []Edit{
 	{EditConnection, "enable_nqa", DisruptNothing, "A tunnel that carries traffic goes on to until its peer is known not to answer."},
 	{EditConnection, "enable_hub", DisruptNothing, "Of style bgp only."},
 	{EditConnection, "psk", DisruptIKE, "Never returned. While the peer has the old key, the IKE SA that stands goes on to the end of its life."},
+	{EditConnection, "ppk", DisruptIKE, "Never returned. As `psk`."},
 	{EditConnection, "policy_rules", DisruptChild, "Only the CHILD_SAs of rules that differ. The traffic of what is taken out ends."},
 	{EditConnection, "policy_rules_v6", DisruptChild, "As `policy_rules`."},
 	{EditConnection, "ikepolicy.ike_version", DisruptIKE, "The IKE SA of one version carries until that of the other has all CHILD_SAs."},
@@ -75,6 +76,9 @@ var Edits = []Edit{
 	{EditConnection, "ikepolicy.authentication_algorithm", DisruptIKE, ""},
 	{EditConnection, "ikepolicy.encryption_algorithm", DisruptIKE, ""},
 	{EditConnection, "ikepolicy.dh_group", DisruptIKE, ""},
+	{EditConnection, "ikepolicy.additional_key_exchange", DisruptIKE, ""},
+	{EditConnection, "ikepolicy.ppk_id", DisruptIKE, ""},
+	{EditConnection, "ikepolicy.ppk_required", DisruptIKE, ""},
 	{EditConnection, "ikepolicy.lifetime_seconds", DisruptNothing, "Counts from the next rekey."},
 	{EditConnection, "ikepolicy.local_id_type", DisruptIKE, ""},
 	{EditConnection, "ikepolicy.local_id", DisruptIKE, ""},
@@ -86,6 +90,7 @@ var Edits = []Edit{
 	{EditConnection, "ipsecpolicy.authentication_algorithm", DisruptChild, ""},
 	{EditConnection, "ipsecpolicy.encryption_algorithm", DisruptChild, ""},
 	{EditConnection, "ipsecpolicy.pfs", DisruptChild, ""},
+	{EditConnection, "ipsecpolicy.additional_key_exchange", DisruptChild, ""},
 	{EditConnection, "ipsecpolicy.transform_protocol", DisruptNothing, "There is one value only."},
 	{EditConnection, "ipsecpolicy.lifetime_seconds", DisruptNothing, "Counts from the next rekey."},
 	{EditConnection, "ipsecpolicy.encapsulation_mode", DisruptNothing, "There is one value only."},
@@ -126,8 +131,11 @@ func EditsBetween(before, after *TunnelSpec) []Edit {
 			continue // that another one is referred to says it all
 		}
 		same := reflect.DeepEqual(e.value(old, before), e.value(next, after))
-		if e.Object == EditConnection && e.Field == "psk" {
+		switch {
+		case e.Object == EditConnection && e.Field == "psk":
 			same = before.Connection.PSK.Equal(after.Connection.PSK)
+		case e.Object == EditConnection && e.Field == "ppk":
+			same = before.Connection.PPK.Equal(after.Connection.PPK)
 		}
 		if !same {
 			changed = append(changed, e)

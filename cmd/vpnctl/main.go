@@ -18,8 +18,8 @@ import (
 // Exit codes. They are part of the interface: scripts rely on them.
 const (
 	exitOK       = 0
-	exitFailure  = 1 // the API refused, cannot be reached, or an object failed
-	exitUsage    = 2 // wrong arguments, settings or file
+	exitFailure  = 1 // of plan: there is something to change; else: the API refused, cannot be reached, or an object failed
+	exitUsage    = 2 // wrong arguments, settings or file; of plan any failure but those below
 	exitNotFound = 3
 	exitDenied   = 4 // wrong credentials or not permitted
 	exitTimeout  = 5 // --wait ended before the object was ready
@@ -34,7 +34,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	err := newCommand(os.Getenv).ExecuteContext(ctx)
 	stop()
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, errDiffers) {
 		fmt.Fprintln(os.Stderr, "vpnctl:", err)
 	}
 	os.Exit(exitCode(err))
@@ -42,6 +42,7 @@ func main() {
 
 func exitCode(err error) int {
 	var usage usageError
+	var plan planError
 	switch {
 	case err == nil:
 		return exitOK
@@ -53,6 +54,8 @@ func exitCode(err error) int {
 		return exitNotFound
 	case client.IsDenied(err):
 		return exitDenied
+	case errors.As(err, &plan):
+		return exitUsage // 1 says that there is something to change
 	default:
 		return exitFailure
 	}

@@ -28,6 +28,10 @@ func ipsecEdit(p control.IPsecPolicyRequest) control.ConnectionUpdate {
 
 var toV1 = ikeEdit(control.IKEPolicyRequest{IKEVersion: ptr("v1")})
 
+var withPPK = control.ConnectionUpdate{
+	PPK: ptr(control.NewSecret("the-ppk-of-32-octets-or-more-0123")), IKEPolicy: &control.IKEPolicyRequest{PPKID: ptr("quantum")},
+}
+
 // fieldEdits has a change of every field of a connection that has an effect on a
 // tunnel and is supported; TestApplyIsNoWorseThanThePlan finds one that is missing.
 var fieldEdits = []fieldEdit{
@@ -43,6 +47,10 @@ var fieldEdits = []fieldEdit{
 	{field: "ikepolicy.authentication_algorithm", change: ikeEdit(control.IKEPolicyRequest{AuthenticationAlgorithm: ptr("sha2-512")})},
 	{field: "ikepolicy.encryption_algorithm", change: ikeEdit(control.IKEPolicyRequest{EncryptionAlgorithm: ptr("aes-256")})},
 	{field: "ikepolicy.dh_group", change: ikeEdit(control.IKEPolicyRequest{DHGroup: ptr("group20")})},
+	{field: "ikepolicy.additional_key_exchange", change: ikeEdit(control.IKEPolicyRequest{Additional: ptr("mlkem768")})},
+	{field: "ikepolicy.ppk_id", change: withPPK},
+	{field: "ppk", before: withPPK, change: control.ConnectionUpdate{PPK: ptr(control.NewSecret("another-ppk-of-32-octets-01234567"))}},
+	{field: "ikepolicy.ppk_required", before: withPPK, change: ikeEdit(control.IKEPolicyRequest{PPKRequired: ptr(true)})},
 	{field: "ikepolicy.lifetime_seconds", change: ikeEdit(control.IKEPolicyRequest{LifetimeSeconds: ptr(7777)})},
 	{field: "ikepolicy.local_id_type", change: ikeEdit(control.IKEPolicyRequest{LocalIDType: ptr("fqdn"), LocalID: ptr("cloud.example")})},
 	{field: "ikepolicy.local_id", change: ikeEdit(control.IKEPolicyRequest{LocalID: ptr("192.0.2.99")})},
@@ -54,6 +62,7 @@ var fieldEdits = []fieldEdit{
 	{field: "ipsecpolicy.authentication_algorithm", change: ipsecEdit(control.IPsecPolicyRequest{AuthenticationAlgorithm: ptr("sha2-512")})},
 	{field: "ipsecpolicy.encryption_algorithm", change: ipsecEdit(control.IPsecPolicyRequest{EncryptionAlgorithm: ptr("aes-256")})},
 	{field: "ipsecpolicy.pfs", change: ipsecEdit(control.IPsecPolicyRequest{PFS: ptr("disable")})},
+	{field: "ipsecpolicy.additional_key_exchange", change: ipsecEdit(control.IPsecPolicyRequest{Additional: ptr("mlkem768")})},
 	{field: "ipsecpolicy.lifetime_seconds", change: ipsecEdit(control.IPsecPolicyRequest{LifetimeSeconds: ptr(777)})},
 }
 

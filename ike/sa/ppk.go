@@ -2,6 +2,7 @@ package sa
 
 import (
 	"bytes"
+	"crypto/subtle"
 	"errors"
 
 	"github.com/vpngw/vpngw/ike/wire"
@@ -17,6 +18,14 @@ type PPK struct {
 	// Required refuses a peer that does without. Else the IKE SA comes up without
 	// the key where the peer does not have it.
 	Required bool
+}
+
+// same reports whether two connections have the same PPK, or none.
+func (p *PPK) same(q *PPK) bool {
+	if p == nil || q == nil {
+		return p == q
+	}
+	return p.ID == q.ID && p.Required == q.Required && subtle.ConstantTimeCompare(p.Key, q.Key) == 1
 }
 
 func (p *PPK) validate() error {

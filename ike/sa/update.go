@@ -51,16 +51,17 @@ func (c *Connection) EffectOf(next *Connection) Effect {
 // Under returns the configuration with what an IKE SA is set up for as another one
 // has it: for the children of an IKE SA that was negotiated for the other one.
 func (c *Connection) Under(d *Connection) *Connection {
-	merged := *c
-	merged.LocalID, merged.RemoteID, merged.PSK = d.LocalID, d.RemoteID, d.PSK
-	merged.Proposals, merged.ForceEncap, merged.Aggressive = d.Proposals, d.ForceEncap, d.Aggressive
+	merged := *d
+	merged.Initiate, merged.DPD = c.Initiate, c.DPD
+	merged.Lifetime, merged.AuthLifetime, merged.Children = c.Lifetime, c.AuthLifetime, c.Children
 	return &merged
 }
 
 // sameIKE reports whether two configurations agree in all that is settled when an
 // IKE SA is set up.
 func (c *Connection) sameIKE(d *Connection) bool {
-	return c.SameIdentity(d) && subtle.ConstantTimeCompare(c.PSK, d.PSK) == 1 && sameProposals(c.Proposals, d.Proposals) && c.GM.same(d.GM)
+	return c.SameIdentity(d) && subtle.ConstantTimeCompare(c.PSK, d.PSK) == 1 && c.PPK.same(d.PPK) &&
+		sameProposals(c.Proposals, d.Proposals) && c.GM.same(d.GM)
 }
 
 // update goes over to a new configuration of the connection.

@@ -2,6 +2,7 @@ package sa
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -208,5 +209,46 @@ func TestEffectOf(t *testing.T) {
 		if got := connA().EffectOf(next); got != tc.want {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
+	}
+}
+
+// TestEveryFieldHasAnEffect finds a field of a connection or a child whose change
+// EffectOf would overlook. Those that are named need no other SA.
+func TestEveryFieldHasAnEffect(t *testing.T) {
+	free := []string{"Initiate", "Lifetime", "AuthLifetime", "DPD", "ReplayWindow"}
+	base := func() *Connection {
+		c := connA()
+		c.PPK, c.GM = &PPK{ID: "id", Key: []byte("key")}, &GM{}
+		return c
+	}
+	try := func(name string, field func(*Connection) reflect.Value, least Effect) {
+		t.Helper()
+		next := base()
+		v := field(next)
+		switch v.Kind() {
+		case reflect.Bool:
+			v.SetBool(!v.Bool())
+		case reflect.String:
+			v.SetString(v.String() + "x")
+		case reflect.Uint8, reflect.Uint32:
+			v.SetUint(v.Uint() + 1)
+		case reflect.Int, reflect.Int64:
+			v.SetInt(v.Int() + 1)
+		default:
+			v.SetZero()
+		}
+		if got := base().EffectOf(next); got < least && !slices.Contains(free, name) {
+			t.Errorf("a change of %s has the effect %d, want %d at least", name, got, least)
+		}
+	}
+	for i := range reflect.TypeFor[Connection]().NumField() {
+		name := reflect.TypeFor[Connection]().Field(i).Name
+		if name != "Children" {
+			try(name, func(c *Connection) reflect.Value { return reflect.ValueOf(c).Elem().Field(i) }, EffectIKE)
+		}
+	}
+	for i := range reflect.TypeFor[Child]().NumField() {
+		name := reflect.TypeFor[Child]().Field(i).Name
+		try(name, func(c *Connection) reflect.Value { return reflect.ValueOf(&c.Children[0]).Elem().Field(i) }, EffectChild)
 	}
 }

@@ -222,6 +222,18 @@ func (c *Client) Log(ctx context.Context, connection string) ([]LogLine, error) 
 	return answer.Logs, nil
 }
 
+// Plan tells what changes would do to the tunnel of a connection. They are the
+// bodies of updates: vpn_connection, vpn_gateway and customer_gateway, as far as
+// there are any.
+func (c *Client) Plan(ctx context.Context, connection string, changes map[string]any) (Object, error) {
+	var answer map[string]any
+	if err := c.do(ctx, http.MethodPost, Connections.path+"/"+url.PathEscape(connection)+"/plan", nil, changes, &answer); err != nil {
+		return nil, fmt.Errorf("plan connection %s: %w", connection, err)
+	}
+	plan, _ := answer["plan"].(map[string]any)
+	return plan, nil
+}
+
 // Reset deletes all SAs of a connection and negotiates anew.
 func (c *Client) Reset(ctx context.Context, connection string) error {
 	if err := c.do(ctx, http.MethodPost, Connections.path+"/"+url.PathEscape(connection)+"/reset", nil, nil, nil); err != nil {

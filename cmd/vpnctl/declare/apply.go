@@ -219,24 +219,9 @@ func (a *Applier) update(ctx context.Context, kind client.Kind, name string, hav
 	if err != nil {
 		return nil, err
 	}
-	differences := diff("", have, want)
-	differences = slices.DeleteFunc(differences, func(d Difference) bool {
-		return (d.Field == "psk" || d.Field == "ppk") && !a.ResendPSK || d.Field == "password"
-	})
-	change := client.Object{}
-	for i, d := range differences {
-		top, _, _ := strings.Cut(d.Field, ".")
-		if _, told := have[top]; !told && !slices.Contains(updatable[kind.Name], top) {
-			continue // the API does not tell it of an object of this sort
-		}
-		if !slices.Contains(updatable[kind.Name], top) || slices.Contains(fixed, d.Field) {
-			return nil, fmt.Errorf("%s %s: %s: is %q and cannot be changed to %q; delete the %s first",
-				kind.Name, name, d.Field, d.Have, d.Want, kind.Name)
-		}
-		change[top] = want[top]
-		if top == "psk" || top == "ppk" {
-			differences[i] = Difference{Field: top}
-		}
+	differences, change, err := a.changes(kind, name, have, want)
+	if err != nil {
+		return nil, err
 	}
 	if len(change) == 0 {
 		a.report(Change{Action: Unchanged, Kind: kind, Name: name, ID: have.ID()})
@@ -247,6 +232,30 @@ func (a *Applier) update(ctx context.Context, kind client.Kind, name string, hav
 	}
 	a.report(Change{Action: Updated, Kind: kind, Name: name, ID: have.ID(), Fields: differences})
 	return have, nil
+}
+
+// changes returns how an object differs from what it should be, and what to send for
+// that.
+func (a *Applier) changes(kind client.Kind, name string, have, want client.Object) ([]Difference, client.Object, error) {
+	differences := slices.DeleteFunc(diff("", have, want), func(d Difference) bool {
+		return (d.Field == "psk" || d.Field == "ppk") && !a.ResendPSK || d.Field == "password"
+	})
+	change := client.Object{}
+	for i, d := range differences {
+		top, _, _ := strings.Cut(d.Field, ".")
+		if _, told := have[top]; !told && !slices.Contains(updatable[kind.Name], top) {
+			continue // the API does not tell it of an object of this sort
+		}
+		if !slices.Contains(updatable[kind.Name], top) || slices.Contains(fixed, d.Field) {
+			return nil, nil, fmt.Errorf("%s %s: %s: is %q and cannot be changed to %q; delete the %s first",
+				kind.Name, name, d.Field, d.Have, d.Want, kind.Name)
+		}
+		change[top] = want[top]
+		if top == "psk" || top == "ppk" {
+			differences[i] = Difference{Field: top}
+		}
+	}
+	return differences, change, nil
 }
 
 // diff lists the members of want that have lacks or has otherwise. Members

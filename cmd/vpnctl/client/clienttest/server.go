@@ -100,7 +100,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if r.Method != http.MethodGet {
+	if r.Method != http.MethodGet && action != "plan" {
 		sent, _ := json.Marshal(body[members[kind][0]])
 		s.calls = append(s.calls, strings.TrimSuffix(fmt.Sprintf("%s %s %s", r.Method, path, sent), " null"))
 	}
@@ -118,6 +118,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &client.Error{Status: http.StatusNotFound, Code: "VPN.0004", Message: "resource not found"})
 	case action == "log":
 		answer(w, http.StatusOK, map[string]any{"logs": s.logs[id]})
+	case action == "plan":
+		answer(w, http.StatusOK, map[string]any{"plan": s.plan(s.objects[kind][at], body)})
 	case action == "reset":
 		answer(w, http.StatusOK, nil)
 	case r.Method == http.MethodDelete:
@@ -136,6 +138,28 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		answer(w, http.StatusOK, map[string]any{members[kind][0]: o})
 	}
+}
+
+// plan calls each change of a member one that drops the tunnel, but for those of the
+// gateway.
+func (s *Server) plan(connection client.Object, changes map[string]client.Object) client.Object {
+	list, worst := []any{}, "nothing"
+	for _, object := range slices.Sorted(maps.Keys(changes)) {
+		disruption := "nothing"
+		if object == "vpn_connection" {
+			disruption, worst = "drop", "drop"
+		}
+		for _, field := range slices.Sorted(maps.Keys(changes[object])) {
+			if inner, ok := changes[object][field].(map[string]any); ok {
+				for _, below := range slices.Sorted(maps.Keys(inner)) {
+					list = append(list, client.Object{"field": object + "." + field + "." + below, "disruption": disruption})
+				}
+				continue
+			}
+			list = append(list, client.Object{"field": object + "." + field, "disruption": disruption})
+		}
+	}
+	return client.Object{"vpn_connection_id": connection.ID(), "disruption": worst, "established": s.Settled == "ACTIVE", "changes": list}
 }
 
 func (s *Server) create(w http.ResponseWriter, kind string, fields client.Object) {
