@@ -47,7 +47,7 @@ var fieldEdits = []fieldEdit{
 	{field: "ikepolicy.authentication_algorithm", change: ikeEdit(control.IKEPolicyRequest{AuthenticationAlgorithm: ptr("sha2-512")})},
 	{field: "ikepolicy.encryption_algorithm", change: ikeEdit(control.IKEPolicyRequest{EncryptionAlgorithm: ptr("aes-256")})},
 	{field: "ikepolicy.dh_group", change: ikeEdit(control.IKEPolicyRequest{DHGroup: ptr("group20")})},
-	{field: "ikepolicy.additional_key_exchange", change: ikeEdit(control.IKEPolicyRequest{Additional: ptr("mlkem768")})},
+	{field: "ikepolicy.additional_key_exchange", change: ikeEdit(control.IKEPolicyRequest{AdditionalKeyExchange: ptr("mlkem768")})},
 	{field: "ikepolicy.ppk_id", change: withPPK},
 	{field: "ppk", before: withPPK, change: control.ConnectionUpdate{PPK: ptr(control.NewSecret("another-ppk-of-32-octets-01234567"))}},
 	{field: "ikepolicy.ppk_required", before: withPPK, change: ikeEdit(control.IKEPolicyRequest{PPKRequired: ptr(true)})},
@@ -62,7 +62,7 @@ var fieldEdits = []fieldEdit{
 	{field: "ipsecpolicy.authentication_algorithm", change: ipsecEdit(control.IPsecPolicyRequest{AuthenticationAlgorithm: ptr("sha2-512")})},
 	{field: "ipsecpolicy.encryption_algorithm", change: ipsecEdit(control.IPsecPolicyRequest{EncryptionAlgorithm: ptr("aes-256")})},
 	{field: "ipsecpolicy.pfs", change: ipsecEdit(control.IPsecPolicyRequest{PFS: ptr("disable")})},
-	{field: "ipsecpolicy.additional_key_exchange", change: ipsecEdit(control.IPsecPolicyRequest{Additional: ptr("mlkem768")})},
+	{field: "ipsecpolicy.additional_key_exchange", change: ipsecEdit(control.IPsecPolicyRequest{AdditionalKeyExchange: ptr("mlkem768")})},
 	{field: "ipsecpolicy.lifetime_seconds", change: ipsecEdit(control.IPsecPolicyRequest{LifetimeSeconds: ptr(777)})},
 }
 
