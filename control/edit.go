@@ -111,7 +111,7 @@ var Edits = []Edit{
 	{EditGateway, "flavor", DisruptNothing, "By UpdatePostpaidVgwSpecification."},
 
 	{EditCustomerGateway, "name", DisruptNothing, ""},
-	{EditCustomerGateway, "ca_certificate", DisruptNothing, "With gateways of flavor GM only; counts from the next authentication."},
+	{EditCustomerGateway, "ca_certificate", DisruptIKE, "With gateways of flavor GM only."},
 }
 
 // TunnelSpec is all that a tunnel is made of.

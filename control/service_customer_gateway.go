@@ -75,15 +75,21 @@ func (s *Service) UpdateCustomerGateway(ctx context.Context, project, id string,
 		if err != nil {
 			return err
 		}
-		if merged, err = mergeCustomerGateway(&req, c); err != nil {
-			return err
-		}
-		if merged.CACertificate, err = s.changedCACertificate(tx, req.CACertificate, &c); err != nil || reflect.DeepEqual(merged, c) {
+		if merged, err = s.changedCustomerGateway(tx, c, &req); err != nil || reflect.DeepEqual(merged, c) {
 			return err
 		}
 		s.touch(&merged.Meta)
 		return tx.putCustomerGateway(merged)
 	})
+	return merged, err
+}
+
+// changedCustomerGateway decides on a change of a customer gateway.
+func (s *Service) changedCustomerGateway(tx *transaction, c CustomerGateway, req *CustomerGatewayUpdate) (CustomerGateway, error) {
+	merged, err := mergeCustomerGateway(req, c)
+	if err == nil {
+		merged.CACertificate, err = s.changedCACertificate(tx, req.CACertificate, &c)
+	}
 	return merged, err
 }
 

@@ -84,7 +84,7 @@ func (s *Service) planned(tx *transaction, project, id string, req *PlanRequest)
 		c, cgw = d.Connection, *d.customerGateway
 	}
 	if req.CustomerGateway != nil {
-		if cgw, err = mergeCustomerGateway(req.CustomerGateway, cgw); err != nil {
+		if cgw, err = s.changedCustomerGateway(tx, cgw, req.CustomerGateway); err != nil {
 			return nil, nil, within(EditCustomerGateway, err)
 		}
 	}

@@ -19,9 +19,11 @@ func (r *Reconciler) Disruption(next *control.TunnelSpec) (d control.Disruption,
 	wanted := sa.Connection{Name: next.Connection.ID}
 	var tn *tunnel
 	if err == nil {
-		tn, err = newTranslator(r.ForceEncap, r.Lifetimes).translate(subject{
-			connection: &next.Connection, gateway: &next.Gateway, customer: &next.CustomerGateway, local: local,
-		})
+		t := newTranslator(r.ForceEncap, r.Lifetimes)
+		t.gm = r.GM
+		s := subject{connection: &next.Connection, gateway: &next.Gateway, customer: &next.CustomerGateway, local: local}
+		s.identity, s.identityErr = r.Objects.GatewayIdentity(s.gateway)
+		tn, err = t.translate(s)
 	}
 	if err == nil {
 		wanted = tn.connection
