@@ -15,12 +15,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec/esp"
 )
 
 // version is set by the build.
@@ -119,7 +123,12 @@ func runDaemon(c *config, path string, hangup <-chan os.Signal, stderr io.Writer
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	d, err := newDaemon(ctx, c, path, stderr)
+	// No algorithm is used that does not give its known answer.
+	err := errors.Join(sa.SelfTest(), esp.SelfTest())
+	var d *daemon
+	if err == nil {
+		d, err = newDaemon(ctx, c, path, stderr)
+	}
 	if err == nil {
 		err = d.run(ctx, hangup)
 	}

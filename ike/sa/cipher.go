@@ -28,6 +28,10 @@ const saltLen = 4
 // keyLen returns the octets of key material that an encryption transform takes,
 // salt included.
 func keyLen(t ipsec.Transform) (int, error) {
+	aes := t.ID == ipsec.EncryptionAESCBC || t.ID == ipsec.EncryptionAESGCM16
+	if !aes && t.KeyBits != 0 {
+		return 0, fmt.Errorf("%s is not supported", t) // their keys have one length
+	}
 	switch t.ID {
 	case ipsec.EncryptionAESCBC, ipsec.EncryptionAESGCM16:
 		if t.KeyBits != 128 && t.KeyBits != 192 && t.KeyBits != 256 {
@@ -38,9 +42,6 @@ func keyLen(t ipsec.Transform) (int, error) {
 		}
 		return int(t.KeyBits) / 8, nil
 	case ipsec.EncryptionChaCha20Poly1305:
-		if t.KeyBits != 0 {
-			break
-		}
 		return chacha20poly1305.KeySize + saltLen, nil
 	case ipsec.EncryptionSM4CBC:
 		return gmKeyLen, nil
