@@ -150,6 +150,7 @@ type ikeConfig struct {
 	MaxChildLifetime time.Duration    `yaml:"max_child_lifetime"`
 	AuthLifetime     time.Duration    `yaml:"authentication_lifetime"`
 	MOBIKE           bool             `yaml:"mobike"`
+	Childless        bool             `yaml:"childless"`
 }
 
 type retransmitConfig struct {

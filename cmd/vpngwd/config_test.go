@@ -24,7 +24,7 @@ api:
   users: [{name: alice, domain: d, password: pass-word, role: readonly, project_id: p1, project_name: one}]
 metrics: {listen: 127.0.0.1:9090}
 dataplane: {backend: auto}
-ike: {retransmit: {initial: 1s, factor: 1.5, tries: 3}, max_lifetime: 1h, max_child_lifetime: 10m, authentication_lifetime: 4h, mobike: true}
+ike: {retransmit: {initial: 1s, factor: 1.5, tries: 3}, max_lifetime: 1h, max_child_lifetime: 10m, authentication_lifetime: 4h, mobike: true, childless: true}
 inventory:
   availability_zones: [az1, az2]
   vpcs: [{id: v1, cidr: 10.10.0.0/16, subnets: [{id: s1, cidr: 10.10.0.0/24}]}]

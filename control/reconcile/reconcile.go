@@ -94,6 +94,8 @@ type Options struct {
 	// MOBIKE lets every peer of IKEv2 change its address, not only those that have
 	// no fixed one, and us.
 	MOBIKE bool
+	// Childless has IKE SAs of IKEv2 that we begin set up without a first CHILD_SA.
+	Childless bool
 	// Lifetimes limits those of all SAs.
 	Lifetimes LifetimeLimits
 	PID       int // for log lines
@@ -178,7 +180,7 @@ func New(o Options) *Reconciler {
 		clientDevices: newNumbers(firstClientDevice, clientDeviceCount),
 	}
 	r.translator.gm = o.GM
-	r.translator.mobike = o.MOBIKE
+	r.translator.mobike, r.translator.childless = o.MOBIKE, o.Childless
 	r.queues = newQueues(o.Objects, o.Logger, func() { r.count(func(s *Stats) { s.Failures++ }) })
 	r.inventory.Store(o.Inventory)
 	return r

@@ -67,6 +67,7 @@ type subject struct {
 // so that a connection keeps its own while others come and go.
 type translator struct {
 	forceEncap bool
+	childless  bool
 	mobike     bool // with all peers, not only those without a fixed address
 	limits     LifetimeLimits
 	gm         map[string]GMOptions // by address or name of the peer
@@ -171,6 +172,7 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 				NotifyFirst: c.IKE.DPD.Msg == control.DPDSeqNotifyHash,
 			},
 			ForceEncap: t.forceEncap,
+			Childless:  t.childless && version == 2,
 			MOBIKE:     version == 2 && (t.mobike || !s.customer.Address().IsValid()),
 		},
 	}

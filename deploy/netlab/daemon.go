@@ -71,6 +71,8 @@ type DaemonOptions struct {
 	// Lifetime and ChildLifetime bound the lives of the daemon's SAs; zero: the
 	// connections' own.
 	Lifetime, ChildLifetime time.Duration
+	// Childless makes the daemon begin IKE SAs without a CHILD_SA.
+	Childless bool
 	// ShortTrust makes an authentication hold for so long; zero: for ever.
 	ShortTrust time.Duration
 }
@@ -161,6 +163,9 @@ inventory:
 	}
 	if o.ChildLifetime > 0 {
 		ike = append(ike, fmt.Sprintf("max_child_lifetime: %s", o.ChildLifetime))
+	}
+	if o.Childless {
+		ike = append(ike, "childless: true")
 	}
 	if o.ShortTrust > 0 {
 		ike = append(ike, fmt.Sprintf("authentication_lifetime: %s", o.ShortTrust))

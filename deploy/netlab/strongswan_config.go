@@ -43,6 +43,8 @@ type SwanConnection struct {
 	Mobike   bool
 	// NoFragmentation leaves large messages to IP (RFC 7383 is not offered).
 	NoFragmentation bool
+	// Childless is "allow", "prefer", "force" or "never".
+	Childless string
 }
 
 // SwanChild is one CHILD_SA configuration.
@@ -70,6 +72,7 @@ func SwanConfig(connections ...SwanConnection) string {
 			}
 		}
 		set("mobike", "no", !c.Mobike)
+		set("childless", c.Childless, c.Childless != "")
 		set("unique", c.Unique, c.Unique != "")
 		set("aggressive", "yes", c.Aggressive)
 		set("fragmentation", "no", c.NoFragmentation)

@@ -132,6 +132,9 @@ type Connection struct {
 	// it keeps it.
 	Claimant string
 
+	// Childless has IKE_AUTH make no child where the responder allows for that (RFC
+	// 6023), so that each child has a key exchange of its own.
+	Childless bool
 	// MOBIKE lets the end that begins the IKE SA change its address (RFC 4555), the
 	// peer even one that is configured.
 	MOBIKE bool

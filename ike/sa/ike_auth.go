@@ -37,12 +37,15 @@ func (x *ikeAuth) request(s *ikeSA) ([]wire.Payload, bool) {
 		return nil, false
 	}
 	payloads = append(append(payloads, c.RemoteID.payload(true)), auth...)
+	if c.MOBIKE {
+		payloads = append(payloads, &wire.Notify{NotifyType: wire.MOBIKESupported})
+	}
+	if h.childless {
+		return payloads, true
+	}
 	if x.offer, err = m.offerChild(s, m.slots[0], false); err != nil {
 		m.fail(&Diagnosis{Reason: ReasonDataPlane, Exchange: x.kind().String(), Parameter: "SPI", Detail: err.Error()})
 		return nil, false
-	}
-	if c.MOBIKE {
-		payloads = append(payloads, &wire.Notify{NotifyType: wire.MOBIKESupported})
 	}
 	payloads = append(payloads, &wire.SA{Proposals: x.offer.proposals})
 	return append(payloads, x.offer.selectors()...), true
@@ -79,11 +82,13 @@ func (x *ikeAuth) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 		s.rejectPeer(provenIdentity(identityDiagnosis(CausePeerID, c.RemoteID, peer), true))
 		return
 	}
+	childless := h.childless
 	s.establish(m.now)
 	m.established(s, false)
 	m.heedAuthLifetime(msg)
 	m.agreeMOBIKE(msg)
 	switch _, ok := wire.Find[*wire.SA](msg); {
+	case childless: // RFC 6023: all children come in exchanges of their own
 	case refused:
 		x.childRefused(m, refusedChild(x.kind(), refusal, &x.offer.slot.cfg, x.offer.proposals, false))
 	case !ok:

@@ -38,6 +38,7 @@ type handshake struct {
 	ppk               bool     // both ends have a PPK (RFC 8784)
 	mixed             *ikeKeys // of an initiator: with its PPK, until the peer says whether it has it
 	natTraversal      bool     // of a responder: the initiator supports it
+	childless         bool     // of an initiator: IKE_AUTH makes no child
 	// refusal is what to report if no better answer comes, and hint the last
 	// unprotected error notify. Anybody may have sent them.
 	refusal *Diagnosis
@@ -298,6 +299,9 @@ func (x ikeSAInit) accept(s *ikeSA, d Datagram, msg *wire.Message) *Diagnosis {
 	}
 	h.response = bytes.Clone(d.Bytes)
 	_, s.fragmentation = msg.Notify(wire.FragmentationSupported)
+	if _, ok := msg.Notify(wire.ChildlessIKEv2Supported); ok {
+		h.childless = m.conn.Childless
+	}
 	s.active, s.refusedAt = nil, time.Time{}
 	h.refusal = nil
 	h.intermediate.methods, h.ppk = additional, ppk && m.conn.PPK != nil
@@ -469,6 +473,7 @@ func (m *Machine) acceptInit(s *ikeSA, d Datagram, msg *wire.Message, p ipsec.Pr
 		s.fragmentation = true
 		payloads = append(payloads, &wire.Notify{NotifyType: wire.FragmentationSupported})
 	}
+	payloads = append(payloads, &wire.Notify{NotifyType: wire.ChildlessIKEv2Supported})
 	if h.intermediate.methods = p.Additional(); len(h.intermediate.methods) > 0 {
 		payloads = append(payloads, &wire.Notify{NotifyType: wire.IntermediateSupported})
 	}
