@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -118,6 +119,17 @@ func (l *Libreswan) socket() string { return filepath.Join(l.runDir(), "pluto.ct
 // libreswanProgram is the file of one of libreswan's programs.
 func libreswanProgram(name string) string {
 	return filepath.Join(libreswanRoot, "usr", "libexec", "ipsec", name)
+}
+
+// LibreswanParses tells whether libreswan takes a proposal such as
+// "esp=aes128-sha1;dh14", with options such as "-v1"; where not, the error has its
+// own words.
+func LibreswanParses(ctx context.Context, proposal string, options ...string) error {
+	out, err := run(ctx, "", slices.Concat([]string{libreswanProgram("algparse")}, options, []string{proposal})...)
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(out))
+	}
+	return nil
 }
 
 // LibreswanVersion returns what libreswan says its version is, such as "4.10".
