@@ -5,6 +5,7 @@ package interop
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,7 +95,6 @@ func (m *matrix) run(array []cell) {
 	m.waitUp(array)
 	step("up")
 	m.rekey()
-	m.settle()
 	step("rekeyed")
 	before := m.figures()
 	for number, err := range m.exchange(m.routers, func(c cell) bool { return m.failed[c.Number] != "" }) {
@@ -254,12 +254,20 @@ func (m *matrix) waitUp(array []cell) {
 	}
 }
 
-// rekey renews the CHILD_SAs of IKEv2: the first comes without the key exchange
-// that PFS asks for (RFC 7296, section 1.2).
+// rekey renews the CHILD_SAs of IKEv2, since the first comes without the key
+// exchange that PFS asks for (RFC 7296, section 1.2), and waits until the new
+// ones have taken their place at the peers.
 func (m *matrix) rekey() {
 	m.t.Helper()
+	before := map[string]view{}
+	for _, p := range m.peers {
+		views, err := p.tunnels(m.ctx)
+		m.check(err)
+		maps.Copy(before, views)
+	}
+	due := func(c cell) bool { return !c.v1() && m.failed[c.Number] == "" }
 	m.each(func(p peer, c cell) error {
-		if c.v1() || m.failed[c.Number] != "" {
+		if !due(c) {
 			return nil
 		}
 		if err := p.rekeyChild(m.ctx, c); err != nil {
@@ -267,18 +275,22 @@ func (m *matrix) rekey() {
 		}
 		return nil
 	})
-}
-
-// settle waits until the SAs that were replaced are gone at the peers, too.
-func (m *matrix) settle() {
-	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.ctx, answerTime)
+	ctx, cancel := context.WithTimeout(m.ctx, patience)
 	defer cancel()
 	for i, r := range m.routers {
-		_ = netlab.Poll(ctx, 200*time.Millisecond, func() (bool, error) { // compare tells what is left
+		var left []cell
+		_ = netlab.Poll(ctx, 200*time.Millisecond, func() (bool, error) {
 			views, err := m.peers[i].tunnels(m.ctx)
-			return !slices.ContainsFunc(r.cells, func(c cell) bool { return views[c.name()].childSAs > 1 }), err
+			m.check(err)
+			left = slices.DeleteFunc(slices.Clone(r.cells), func(c cell) bool {
+				v := views[c.name()]
+				return !due(c) || v.childSAs == 1 && v.child != before[c.name()].child
+			})
+			return len(left) == 0, nil
 		})
+		for _, c := range left {
+			m.fail(c, "the peer has not rekeyed the CHILD_SA")
+		}
 	}
 }
 

@@ -25,6 +25,7 @@ var (
 	swanUserspace = section{"strongSwan with ESP in userspace"}
 	swanKernel    = section{"strongSwan with ESP in the kernel"}
 	lswKernel     = section{"libreswan"}
+	lswImpaired   = section{"libreswan's impairments"}
 )
 
 func (s section) begin() string { return "<!-- " + s.name + " -->\n" }
@@ -92,6 +93,43 @@ func TestPageHasTheCells(t *testing.T) {
 		if have := strings.Count(text, "\n| ") - 1; have != len(array) {
 			t.Errorf("%s: %d cells on the page, want %d", s.name, have, len(array))
 		}
+	}
+}
+
+// impairmentTable is the text of the impairments' section.
+func impairmentTable() string {
+	var b strings.Builder
+	b.WriteString("| impairment | run with |\n|---|---|\n")
+	for _, i := range impairments {
+		how := strings.Join(i.values, ", ")
+		switch {
+		case i.why != "":
+			how = "not run: " + i.why
+		case how == "":
+			how = "as it is"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s |\n", i.name, strings.NewReplacer("<", "", ">", "").Replace(how))
+	}
+	return b.String()
+}
+
+// The page tells of each impairment how it is run, or why not.
+func TestPageHasTheImpairments(t *testing.T) {
+	if *update {
+		if err := lswImpaired.write(impairmentTable()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page, err := os.ReadFile(pageFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _, err := lswImpaired.on(string(page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text != impairmentTable() {
+		t.Error("the page has another list: run with -update")
 	}
 }
 

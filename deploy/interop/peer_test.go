@@ -20,7 +20,7 @@ type peer interface {
 	start(ctx context.Context, r *router) error
 	// initiate begins a cell and waits until it is up.
 	initiate(ctx context.Context, c cell) error
-	// rekeyChild renews the keys of a cell's CHILD_SA.
+	// rekeyChild begins to renew the keys of a cell's CHILD_SA.
 	rekeyChild(ctx context.Context, c cell) error
 	// tunnels returns what stands, by the name of the cell.
 	tunnels(ctx context.Context) (map[string]view, error)
@@ -54,6 +54,7 @@ func kernelVersion(t *testing.T) string {
 // view is a cell as the peer sees it.
 type view struct {
 	ikeSAs, childSAs        int
+	child                   string // what tells a CHILD_SA from others
 	initiator               string
 	cipher, hash, group     string // of the IKE SA, in the words of the API
 	espCipher, espHash, pfs string

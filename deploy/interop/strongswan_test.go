@@ -96,6 +96,7 @@ func (s *strongSwan) tunnels(ctx context.Context) (map[string]view, error) {
 				continue
 			}
 			v.childSAs++
+			v.child = child.SPIIn
 			v.espCipher = swanCipher(child.Encryption, child.EncryptionBits)
 			v.espHash, v.pfs = swanListedHashes[child.Integrity], swanListedGroups[child.Group]
 			v.encapsulated = child.Encap

@@ -21,7 +21,7 @@ import (
 const (
 	echoPort = 7007
 	// answerTime is how long an answer may take on a machine that does much else.
-	answerTime = 10 * time.Second
+	answerTime = 15 * time.Second
 	// atOnce is how many cells have traffic at the same time.
 	atOnce = 4
 )
@@ -54,8 +54,8 @@ func (w *world) exchange(routers []*router, skip func(c cell) bool) map[int]erro
 			w.answer(r.Namespace, c.host())
 			all = append(all, func() (int, error) {
 				return c.Number, errors.Join(
-					send(w.CloudHost, cloudHost, c.host()),
-					send(r.Namespace, c.host(), cloudHost))
+					send(w.CloudHost, cloudHost, c.host(), w.answerTime),
+					send(r.Namespace, c.host(), cloudHost, w.answerTime))
 			})
 		}
 	}
@@ -103,8 +103,9 @@ func (w *world) answer(n *netlab.Namespace, address netip.Addr) {
 	}()
 }
 
-// send sends the payloads, each once the one before came back.
-func send(n *netlab.Namespace, source, target netip.Addr) error {
+// send sends the payloads, each once the one before came back, which may take
+// until the limit.
+func send(n *netlab.Namespace, source, target netip.Addr, limit time.Duration) error {
 	var datagrams, echoes net.Conn
 	err := n.Inside(func() (err error) {
 		if datagrams, err = net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(source, 0)),
@@ -124,22 +125,22 @@ func send(n *netlab.Namespace, source, target netip.Addr) error {
 	last := len(payloads) - 1
 	for i, length := range payloads[:last] {
 		payload := bytes.Repeat([]byte{byte(i + 1)}, length)
-		if err := roundTrip(datagrams, payload, func(b []byte) bool { return bytes.Equal(b, payload) }); err != nil {
+		if err := roundTrip(datagrams, limit, payload, func(b []byte) bool { return bytes.Equal(b, payload) }); err != nil {
 			return fmt.Errorf("a datagram of %d octets from %s to %s: %w", length, source, target, err)
 		}
 	}
 	id := uint16(os.Getpid())
 	request := echo(8, id, payloads[last])
 	reply := echo(0, id, payloads[last]) // after the IP header
-	if err := roundTrip(echoes, request, func(b []byte) bool { return bytes.HasSuffix(b, reply) }); err != nil {
+	if err := roundTrip(echoes, limit, request, func(b []byte) bool { return bytes.HasSuffix(b, reply) }); err != nil {
 		return fmt.Errorf("an echo request from %s to %s: %w", source, target, err)
 	}
 	return nil
 }
 
-// roundTrip sends a packet and waits for one that is the answer.
-func roundTrip(conn net.Conn, packet []byte, isAnswer func([]byte) bool) error {
-	if err := conn.SetReadDeadline(time.Now().Add(answerTime)); err != nil {
+// roundTrip sends a packet and waits until the limit for one that is the answer.
+func roundTrip(conn net.Conn, limit time.Duration, packet []byte, isAnswer func([]byte) bool) error {
+	if err := conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
 	if _, err := conn.Write(packet); err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vpngw/vpngw/cmd/vpnctl/client"
 	"github.com/vpngw/vpngw/deploy/netlab"
@@ -92,6 +93,8 @@ type world struct {
 	api    *client.Client
 	// answers are the addresses that send datagrams back.
 	answers map[netip.Addr]bool
+	// answerTime is how long an answer through a tunnel may take.
+	answerTime time.Duration
 }
 
 // router is a namespace with the addresses of some cells.
@@ -113,7 +116,7 @@ func newWorld(ctx context.Context, t *testing.T, options netlab.DaemonOptions) *
 			t.Error(err)
 		}
 	})
-	w := &world{t: t, ctx: ctx, answers: map[netip.Addr]bool{}, Topology: &netlab.Topology{
+	w := &world{t: t, ctx: ctx, answers: map[netip.Addr]bool{}, answerTime: answerTime, Topology: &netlab.Topology{
 		Lab:          lab,
 		Public:       [2]netip.Addr{gatewayDirect, gatewayNATed},
 		Local:        [2]netip.Addr{gatewayDirect, gatewayPrivate},
