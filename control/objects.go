@@ -418,6 +418,9 @@ func (o *Objects) change(ctx context.Context, decide func(*transaction) error) e
 		if !errors.Is(err, store.ErrConflict) {
 			return err
 		}
+		if _, err := o.store.Get(ctx, keyRestoring); err == nil {
+			return Busy() // for longer than is worth waiting
+		}
 	}
 	return Busy()
 }

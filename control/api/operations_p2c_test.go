@@ -78,8 +78,6 @@ var p2cContracts = map[string]contract{
 	"UpdateP2cVgw":                  {states: []wrongState{creatingGateway, deletedGateway}},
 	"DeleteP2cVgw":                  {states: []wrongState{creatingGateway, deletedGateway}},
 	"DeleteP2cVgwConnection":        {stateless: "a client is connected, or not there"},
-	"UpgradeP2cVpnGateway":          {refusal: &denial{400, "VPN.0001", "no newer version"}, stateless: "refused in every state"},
-	"DeleteP2cVpnGatewayJob":        {refusal: &missing, stateless: "there is no job"},
 	"UpdateVpnConnectionsLogConfig": {states: []wrongState{creatingGateway, deletedGateway}},
 	"DeleteVpnConnectionsLogConfig": {states: []wrongState{creatingGateway, deletedGateway}},
 

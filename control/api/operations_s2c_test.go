@@ -81,8 +81,6 @@ var s2cContracts = map[string]contract{
 		},
 		states: []wrongState{notReadyGateway, {"with a connection", func(*scene) {}, denial{400, "VPN.0001", "has connection"}}},
 	},
-	"UpgradeVpnGateway":   {refusal: &denial{400, "VPN.0001", "no newer version"}, stateless: "refused in every state"},
-	"DeleteVpnGatewayJob": {refusal: &missing, stateless: "there is no job"},
 	"CreateVgwCertificate": {
 		ready: func(s *scene) { s.withNationalGateway() },
 		states: []wrongState{

@@ -181,6 +181,7 @@ func (s *scene) perform(id string, c *contract) *answer {
 var contracts = func() map[string]contract {
 	all := maps.Clone(s2cContracts)
 	maps.Copy(all, p2cContracts)
+	maps.Copy(all, upgradeContracts)
 	return all
 }()
 
