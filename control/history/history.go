@@ -174,7 +174,7 @@ func (l *Log) Read(connection string, q control.HistoryQuery) ([]control.Connect
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var events []control.ConnectionEvent
-	for _, suffix := range []string{suffix, suffixOlder} {
+	for _, suffix := range []string{suffixOlder, suffix} {
 		path, err := l.path(connection, suffix)
 		if err != nil {
 			return nil, err
@@ -189,7 +189,7 @@ func (l *Log) Read(connection string, q control.HistoryQuery) ([]control.Connect
 			}
 		}
 	}
-	slices.SortStableFunc(events, func(a, b control.ConnectionEvent) int { return b.Time.Compare(a.Time) })
+	slices.Reverse(events) // the order in which they came, whatever the clock did
 	return choose(events, q), nil
 }
 
@@ -221,8 +221,11 @@ func choose(events []control.ConnectionEvent, q control.HistoryQuery) []control.
 	seen := map[repeat]bool{}
 	chosen := []control.ConnectionEvent{}
 	for _, e := range events {
-		if e.Time.Before(q.Since) || len(chosen) == q.Limit {
+		if len(chosen) == q.Limit {
 			break
+		}
+		if e.Time.Before(q.Since) {
+			continue
 		}
 		if e.Count > 0 {
 			r := repeat{e.Since.UnixNano(), e.Reason, e.Child}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/ike/sa"
@@ -291,4 +292,53 @@ func TestAdditionalExchangeChanges(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Events go into the history, of a failure that repeats itself the first one and
+// each time that its count has doubled; the end of an SA that another one has
+// replaced hides no failure.
+func TestHistoryOfAConnection(t *testing.T) {
+	inWorld(t, func(w *world) {
+		id := w.connection(w.gateway(), eip1, w.customer("198.51.100.7"))
+		failed := sa.Event{Kind: sa.Failed, Initiator: true, Reason: sa.ReasonAuthentication, Diagnosis: &sa.Diagnosis{
+			Reason: sa.ReasonAuthentication, Cause: sa.CausePSK, Exchange: "IKE_AUTH", Parameter: "pre-shared key",
+		}}
+		for range 5 {
+			w.engines.down(id, failed)
+		}
+		w.engines.events <- sa.Event{Kind: sa.IKEDown, Connection: id, Reason: sa.ReasonIKEReplaced}
+		time.Sleep(storeDelay)
+		w.settle()
+		w.wantState(id, control.ConnectionDown, "authentication fail", "remedy: here psk: that of the peer")
+		if d := w.show(id).Status.Diagnosis; d == nil || d.Cause != string(sa.CausePSK) || d.BegunBy != control.OurSide || len(d.Changes) != 1 {
+			t.Errorf("the diagnosis is %+v", d)
+		}
+		events, err := w.happened.Read(id, control.HistoryQuery{Limit: 10})
+		if err != nil || len(events) != 2 || events[0].Event != control.EventIKEDown || events[0].Cause != string(sa.CauseReplaced) ||
+			events[1].Count != 4 || events[1].Diagnosis == nil || events[1].Cause != string(sa.CausePSK) {
+			t.Errorf("the history is %+v, %v", events, err)
+		}
+	})
+}
+
+// A peer behind another address than its customer gateway has is named to the
+// connections that wait at the address that it asks.
+func TestStrangersAreNamed(t *testing.T) {
+	inWorld(t, func(w *world) {
+		id := w.connection(w.gateway(), eip1, w.customer("198.51.100.7"))
+		for _, from := range []string{"198.51.100.99:500", "198.51.100.98:500", "198.51.100.99:4500"} {
+			w.engines.events <- sa.Event{
+				Kind: sa.Failed, Reason: sa.ReasonPeerAddress, Local: netip.MustParseAddrPort(address1 + ":500"), Remote: netip.MustParseAddrPort(from),
+				Diagnosis: &sa.Diagnosis{Reason: sa.ReasonPeerAddress},
+			}
+		}
+		w.settle()
+		state, served := w.r.Tunnel(id)
+		if !served || !state.Initiates || state.Wanted != 1 || len(state.Strangers) != 2 || state.Strangers[0].Address.String() != "198.51.100.99" || state.Strangers[0].Count != 2 {
+			t.Errorf("served %v, state %+v", served, state)
+		}
+		if lines := w.log(id); len(lines) != 0 {
+			t.Errorf("the log of another peer's connection has %v", lines)
+		}
+	})
 }

@@ -1,7 +1,6 @@
 package reconcile
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -136,10 +135,9 @@ func (k *lookout) add(connection string, state *control.TunnelState) {
 		return
 	}
 	state.Initiates, state.Wanted = w.initiates, w.children
-	for _, s := range k.strangers[w.local] {
+	for _, s := range slices.Backward(k.strangers[w.local]) { // the last one first
 		if time.Since(s.Last) < strangerTime {
 			state.Strangers = append(state.Strangers, s)
 		}
 	}
-	slices.SortFunc(state.Strangers, func(a, b control.Stranger) int { return cmp.Compare(b.Last.UnixNano(), a.Last.UnixNano()) })
 }

@@ -30,7 +30,8 @@ type story struct {
 
 // failure is why a connection, or a child of it, is not up.
 type failure struct {
-	child     string // empty: the connection
+	child     string // empty: the connection, or a child that is not known
+	ofChild   bool   // the IKE SA stands
 	reason    sa.Reason
 	diagnosis *control.Diagnosis // nil where the reason says all
 }
@@ -174,18 +175,21 @@ func (r *Reconciler) recordOf(l *live, now time.Time, e sa.Event) {
 	if worth {
 		r.History.Append(l.connection.ID, event)
 	}
-	why := &failure{child: e.Child, reason: e.Reason, diagnosis: d}
+	why := &failure{child: e.Child, ofChild: e.Established, reason: e.Reason, diagnosis: d}
+	if d == nil {
+		why.diagnosis = &control.Diagnosis{Cause: string(e.Reason.Cause())}
+	}
 	have := l.story.failure
 	switch e.Kind {
 	case sa.Failed:
 		l.story.failure = why
 	case sa.IKEDown, sa.ChildDown:
-		if e.Diagnosis != nil || e.Kind == sa.IKEDown {
+		if replaced := e.Reason == sa.ReasonIKEReplaced || e.Reason == sa.ReasonChildReplaced; !replaced && (e.Diagnosis != nil || e.Kind == sa.IKEDown) {
 			l.story.failure = why // should nothing take its place, this is why it is down
 		}
 	case sa.IKEUp:
 		l.story.learned.auth, l.story.learned.kind = nil, nil
-		if have != nil && have.child == "" {
+		if have != nil && have.child == "" && !have.ofChild {
 			l.story.failure = nil
 		}
 	case sa.ChildUp:

@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -219,13 +221,14 @@ func TestDiagnosis(t *testing.T) {
 			t.Logf("%s, the peer begins: %s", m.name, line)
 		}
 	}
+	changes := make([][]client.Remedy, len(mistakes))
 	for i, m := range mistakes {
-		w.expectDiagnosis(i, &m)
+		changes[i] = w.expectDiagnosis(i, &m)
 	}
 	for i, m := range mistakes {
 		switch {
 		case m.applied:
-			w.follow(i)
+			w.follow(i, changes[i])
 		case m.lifted:
 			must(w.Sites[i].Router.Run(w.ctx, "nft", "delete", "table", "inet", "filter4500"))(t)
 		}
@@ -266,18 +269,47 @@ func (w *world) explanation(site int) (x client.Explanation) {
 	return x
 }
 
-// expectDiagnosis holds what the API and vpnctl say of a mistake against what it is.
-func (w *world) expectDiagnosis(site int, m *mistake) {
+// expectDiagnosis waits until the API and vpnctl say of a mistake what it is. While
+// both ends go on trying, what they say changes with each attempt. It returns the
+// changes on our side.
+func (w *world) expectDiagnosis(site int, m *mistake) (changes []client.Remedy) {
 	w.t.Helper()
-	name := connectionName(site)
-	var x client.Explanation
-	err := netlab.Poll(w.ctx, 100*time.Millisecond, func() (bool, error) {
-		x = w.explanation(site)
-		return x.Diagnosis != nil && x.Diagnosis.Cause == m.cause, nil
+	ctx, cancel := context.WithTimeout(w.ctx, patience)
+	defer cancel()
+	var wrong []string
+	var shown string
+	err := netlab.Poll(ctx, 200*time.Millisecond, func() (bool, error) {
+		wrong, shown, changes = w.compareDiagnosis(site, m)
+		return len(wrong) == 0, nil
 	})
 	if err != nil {
-		w.t.Errorf("%s: vpnctl explain says %+v, %+v", m.name, x, x.Diagnosis)
-		return
+		w.t.Errorf("%s: %s; vpnctl explain prints\n%s", m.name, strings.Join(wrong, "; "), shown)
+	}
+	w.t.Logf("%s:\n%s", m.name, shown)
+	if log := w.log(connectionName(site)) + shown; strings.Contains(log, psk) || strings.Contains(log, otherPSK) {
+		w.t.Errorf("%s: a pre-shared key is in the log", m.name)
+	}
+	return changes
+}
+
+// compareDiagnosis returns what is not as it should be, what vpnctl prints, and the
+// changes on our side.
+func (w *world) compareDiagnosis(site int, m *mistake) (wrong []string, shown string, changes []client.Remedy) {
+	w.t.Helper()
+	name := connectionName(site)
+	expect := func(ok bool, format string, args ...any) {
+		if !ok {
+			wrong = append(wrong, fmt.Sprintf(format, args...))
+		}
+	}
+	shown = w.vpnctl("explain", name)
+	expect(hasAll(shown, append(slices.Concat(m.changes, m.peer), "DOWN", m.cause, "negotiation is tried again")...), "not all is printed")
+	if m.customer != nil {
+		expect(strings.Contains(shown, "unknown peer "+w.Sites[site].Public.String()), "nothing of who asks instead")
+	}
+	x := w.explanation(site)
+	if x.Diagnosis == nil {
+		return append(wrong, "there is no diagnosis"), shown, nil
 	}
 	texts := func(list []client.Remedy) (texts []string) {
 		for _, r := range list {
@@ -289,39 +321,27 @@ func (w *world) expectDiagnosis(site int, m *mistake) {
 		}
 		return texts
 	}
-	if have := texts(x.Diagnosis.Changes); m.changes != nil && !slices.Equal(have, m.changes) {
-		w.t.Errorf("%s: the changes here are %q, want %q", m.name, have, m.changes)
-	}
-	have := texts(x.Diagnosis.PeerChanges)
+	expect(x.Diagnosis.Cause == m.cause, "the cause is %s, want %s", x.Diagnosis.Cause, m.cause)
+	have := texts(x.Diagnosis.Changes)
+	expect(m.changes == nil || slices.Equal(have, m.changes), "the changes here are %q, want %q", have, m.changes)
+	have = texts(x.Diagnosis.PeerChanges)
 	for _, change := range m.peer {
-		if !slices.Contains(have, change) {
-			w.t.Errorf("%s: the changes at the peer are %q, without %q", m.name, have, change)
-		}
-	}
-	shown := w.vpnctl("explain", name)
-	if !hasAll(shown, append(slices.Concat(m.changes, m.peer), "DOWN", m.cause, "negotiation is tried again")...) {
-		w.t.Errorf("%s: vpnctl explain prints\n%s", m.name, shown)
-	}
-	w.t.Logf("%s:\n%s", m.name, shown)
-	if m.customer != nil && !strings.Contains(shown, "unknown peer "+w.Sites[site].Public.String()) {
-		w.t.Errorf("%s: nothing of who asks instead:\n%s", m.name, shown)
+		expect(slices.Contains(have, change), "the changes at the peer are %q, without %q", have, change)
 	}
 	object := must(w.api.Get(w.ctx, client.Connections, w.id(name)))(w.t)
 	diagnosis, _ := object["diagnosis"].(map[string]any)
-	if parameter, _ := diagnosis["parameter"].(string); object.Status() != "DOWN" || parameter == "" || !strings.Contains(object.StatusMessage(), parameter) {
-		w.t.Errorf("%s: the API's status is %s: %q, %v", m.name, object.Status(), object.StatusMessage(), diagnosis)
-	}
-	if log := w.log(name) + shown; strings.Contains(log, psk) || strings.Contains(log, otherPSK) {
-		w.t.Errorf("%s: a pre-shared key is in the log", m.name)
-	}
+	parameter, _ := diagnosis["parameter"].(string)
+	expect(object.Status() == "DOWN" && parameter != "" && strings.Contains(object.StatusMessage(), parameter),
+		"the API's status is %s: %q, %v", object.Status(), object.StatusMessage(), diagnosis)
+	return wrong, shown, x.Diagnosis.Changes
 }
 
-// follow makes the changes that vpnctl explain names.
-func (w *world) follow(site int) {
+// follow makes the changes that vpnctl explain has named.
+func (w *world) follow(site int, changes []client.Remedy) {
 	w.t.Helper()
 	id := w.id(connectionName(site))
 	update := client.Object{}
-	for _, change := range w.explanation(site).Diagnosis.Changes {
+	for _, change := range changes {
 		var value any = change.To
 		if change.Field == "psk" {
 			value = otherPSK // which the API does not know

@@ -211,6 +211,9 @@ func (e *end) perform(actions []Action) {
 			e.replaces++
 			e.note("asks for a replacement")
 		case Emit:
+			if d := a.Event.Diagnosis; d != nil && !slices.Contains(Causes, d.Code()) {
+				e.lab.t.Errorf("%s: the cause %q of %s is none", e.name, d.Code(), d)
+			}
 			e.events = append(e.events, a.Event)
 			e.note("%s", describe(a.Event))
 		}
