@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,5 +79,20 @@ func TestConnectionHistory(t *testing.T) {
 	}
 	for _, query := range []string{"?limit=0", "?limit=1001", "?since=yesterday"} {
 		b.call(http.MethodGet, path("vpn-connection", id, "history"+query), nil).wantError(http.StatusBadRequest, "VPN.0001", "")
+	}
+}
+
+// What the serving node alone knows is asked there.
+func TestDiagnosisAndHistoryAreForwarded(t *testing.T) {
+	b := newBench(t)
+	id, _, _ := b.createConnection()
+	_, there := b.fleet()
+	there.engines.tunnels = map[string]control.TunnelState{id: {Strangers: []control.Stranger{{Address: netip.MustParseAddr("198.51.100.99"), Last: b.now}}}}
+	there.engines.events = map[string][]control.ConnectionEvent{id: {{Time: b.now, Event: control.EventIKEUp, ResponderSPI: "0123456789abcdef"}}}
+	for member, want := range map[string]string{"diagnosis": "unknown peer 198.51.100.99", "history": "0123456789abcdef"} {
+		there.now = b.now
+		if a := b.call(http.MethodGet, path("vpn-connection", id, member), nil).want(http.StatusOK); !strings.Contains(a.Text, want) {
+			t.Errorf("%s: the answer has nothing of %q: %s", member, want, a.Text)
+		}
 	}
 }

@@ -31,7 +31,7 @@ func (b *bench) fleet() (division *control.Division, there *bench) {
 	dir := b.t.TempDir()
 	serve := func(own *bench, node string, f control.Fleet) *Server {
 		service, err := control.NewService(control.ServiceOptions{
-			Objects: b.objects, Inventory: b.inventory, Engines: own.engines, Fleet: f, Now: func() time.Time { return own.now },
+			Objects: b.objects, Inventory: b.inventory, Engines: own.engines, History: own.engines, Fleet: f, Now: func() time.Time { return own.now },
 		})
 		check(b.t, err)
 		server, err := New(Options{
