@@ -197,3 +197,36 @@ func TestReauthenticateUnknown(t *testing.T) {
 		}
 	})
 }
+
+// INITIAL_CONTACT is about one connection: another one with the same peer stays,
+// and so does that of another identity.
+func TestInitialContactIsOfOneConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		other, atOther := joined("d", 2, west)
+		other.LocalID, atOther.RemoteID = sa.FQDNIdentity("other.example"), sa.FQDNIdentity("other.example")
+		other.Children[0].Local = []ipsec.TrafficSelector{prefix("10.3.0.0/16")}
+		atOther.Children[0].Remote = []ipsec.TrafficSelector{prefix("10.3.0.0/16")}
+		apply(t, b, atEast, atOther)
+		apply(t, a, atWest, other)
+		settleFor(5 * time.Second)
+		wantUp(t, "c", a, b)
+		wantUp(t, "d", a, b)
+		kept := b.connection(t, "d").IKE[0].InitiatorSPI
+
+		// The initiator loses one connection and comes back with INITIAL_CONTACT.
+		a.crash()
+		c := start(t, n, west, Options{})
+		apply(t, c, atWest)
+		settleFor(time.Minute)
+		if up := b.seen(sa.IKEUp); !up[len(up)-1].InitialContact {
+			t.Error("the initiator did not say that it knows of no other")
+		}
+		wantUp(t, "c", c, b)
+		if d := b.connection(t, "d"); len(d.IKE) != 1 || d.IKE[0].InitiatorSPI != kept {
+			t.Errorf("the other connection has %+v", d.IKE)
+		}
+	})
+}

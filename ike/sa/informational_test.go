@@ -368,3 +368,25 @@ func TestUnauthenticatedRequests(t *testing.T) {
 	}
 	l.settled(1)
 }
+
+// What stands beside a DELETE of the IKE SA in one message is not handled.
+func TestDeleteIKEEndsTheMessage(t *testing.T) {
+	l := newLab(t, 1)
+	l.establish()
+	l.up = false
+	out := l.a.machine().Status().Children[0].In.SPI
+	m := l.b.machine()
+	r := m.current.answerInformational(Datagram{}, &wire.Message{Payloads: []wire.Payload{
+		&wire.Delete{Protocol: ipsec.ProtocolESP, SPIs: []ipsec.SPI{out}},
+		&wire.Delete{Protocol: ipsec.ProtocolIKE},
+	}})
+	if len(r.payloads) != 0 || m.children[0].state != Established {
+		t.Errorf("answered with %v, the child is %s", r.payloads, m.children[0].state)
+	}
+	r.then()
+	l.b.perform(m.finish())
+	if l.b.count(ChildDown) != 1 || l.b.count(IKEDown) != 1 {
+		t.Errorf("events %v", l.b.events)
+	}
+	l.b.empty()
+}
