@@ -151,6 +151,7 @@ type ikeConfig struct {
 	AuthLifetime     time.Duration    `yaml:"authentication_lifetime"`
 	MOBIKE           bool             `yaml:"mobike"`
 	Childless        bool             `yaml:"childless"`
+	GM               []gmConfig       `yaml:"gm"`
 }
 
 type retransmitConfig struct {
@@ -467,6 +468,7 @@ func (c *config) checkEngines(p *problems) {
 	if m := c.Dataplane.OuterMTU; m != 0 && (m < minOuterMTU || m > maxOuterMTU) {
 		p.add("dataplane.outer_mtu", "%d is not in %d-%d (0: that of the interface)", m, minOuterMTU, maxOuterMTU)
 	}
+	c.IKE.gmOptions(p)
 	c.checkLifetime(p, "ike.max_lifetime", c.IKE.MaxLifetime)
 	c.checkLifetime(p, "ike.max_child_lifetime", c.IKE.MaxChildLifetime)
 	c.checkLifetime(p, "ike.authentication_lifetime", c.IKE.AuthLifetime)
@@ -523,7 +525,7 @@ func (c *config) restartKeys(old *config) []string {
 		{"audit", c.Audit == old.Audit},
 		{"metrics", c.Metrics == old.Metrics},
 		{"dataplane", c.Dataplane == old.Dataplane},
-		{"ike", c.IKE == old.IKE},
+		{"ike", reflect.DeepEqual(c.IKE, old.IKE)},
 		{"debug", c.Debug == old.Debug},
 	} {
 		if !part.equal {

@@ -100,6 +100,7 @@ func (d *daemon) open(ctx context.Context) error {
 		Clients: d.clients, ClientLog: d.clientLog, History: d.history,
 		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, Farewell: d.farewell, Version: version,
 		ForceEncap: c.Dataplane.ForceEncapsulation, MOBIKE: c.IKE.MOBIKE, Childless: c.IKE.Childless,
+		GM:        c.IKE.gmOptions(new(problems)),
 		Lifetimes: reconcile.LifetimeLimits{IKE: c.IKE.MaxLifetime, Child: c.IKE.MaxChildLifetime, Authentication: c.IKE.AuthLifetime},
 		PID:       os.Getpid(), Logger: d.log.With("part", "reconcile"),
 	})
