@@ -67,6 +67,14 @@ var remedies = map[sa.Cause]func(*party, *sa.Diagnosis, *control.Diagnosis){
 	sa.CauseUDP4500:        (*party).ofUDP4500,
 	sa.CauseFragments:      (*party).ofFragments,
 	sa.CauseUnknownPeer:    (*party).ofUnknownPeer,
+	sa.CauseTrust:          (*party).ofTrust,
+	sa.CauseOwnTrust:       (*party).ofOwnTrust,
+	sa.CauseValidity:       (*party).ofValidity,
+	sa.CauseOwnValidity:    (*party).ofOwnValidity,
+	sa.CauseKeyUsage:       (*party).ofKeyUsage,
+	sa.CauseSubject:        (*party).ofSubject,
+	sa.CauseEnvelope:       (*party).ofEnvelope,
+	sa.CauseInitiator:      (*party).ofInitiator,
 }
 
 // Values of the API, the strongest first. Of equally small changes the one that

@@ -225,6 +225,18 @@ func TestRemedies(t *testing.T) {
 		},
 		{&c, sa.Diagnosis{Cause: sa.CauseUnknownToPeer}, "at the peer remote address: 203.0.113.10"},
 		{&c, sa.Diagnosis{Cause: sa.CauseDataPlane}, ""},
+		{&c, sa.Diagnosis{Cause: sa.CauseTrust, Ours: "CN=a", Theirs: "CN=b"}, "here customer_gateway.ca_certificate: CN=a → CN=b; or at the peer certificates: issued by CN=a"},
+		{&c, sa.Diagnosis{Cause: sa.CauseOwnTrust}, "here certificate of the gateway: one that the peer trusts; or at the peer trusted certificate authority: that of the gateway's certificate"},
+		{&c, sa.Diagnosis{Cause: sa.CauseValidity}, "at the peer certificates: ones in force, or clock"},
+		{&c, sa.Diagnosis{Cause: sa.CauseOwnValidity}, "here certificate of the gateway: one in force"},
+		{&c, sa.Diagnosis{Cause: sa.CauseKeyUsage, Ours: "a", Theirs: "b"}, "at the peer key usage of its certificates: b → a"},
+		{&c, sa.Diagnosis{Cause: sa.CauseSubject, Ours: "CN=a", Theirs: "CN=b"}, "at the peer local identity: CN=b → CN=a"},
+		{
+			&c, sa.Diagnosis{Cause: sa.CauseEnvelope},
+			"here ike.gm of the configuration: signature_input: that of the peer; or at the peer certificates: those of its keys, " +
+				"or what it has stored of ours: the certificates that the gateway shows",
+		},
+		{&c, sa.Diagnosis{Cause: sa.CauseInitiator}, "here ike.gm of the configuration: initiator: us → either; or at the peer initiator: only the gateway"},
 	} {
 		p := party{connection: test.connection, localID: "203.0.113.10", peerID: "198.51.100.10", local: local, peer: peer}
 		if have := p.diagnose(&sa.Event{Kind: sa.Failed, Diagnosis: &test.diagnosis}).Remedies(); have != test.want {

@@ -51,6 +51,7 @@ const (
 	CauseValidity    Cause = "certificate-validity"  // the peer's is not in force
 	CauseOwnValidity Cause = "own-certificate"       // ours is not in force
 	CauseKeyUsage    Cause = "certificate-usage"     // the peer's is for another use
+	CauseSubject     Cause = "certificate-subject"   // is not who the peer is to be, or says that it is
 	CauseEnvelope    Cause = "digital-envelope"      // does not open, or is not signed by who it is from
 	CauseInitiator   Cause = "initiator"             // only the other end may begin
 )
@@ -62,7 +63,7 @@ var Causes = []Cause{
 	CauseEncapsulation, CauseUnreachable, CauseUDP4500, CauseFragments, CauseSilence, CauseUnknownPeer, CauseMalformed,
 	CauseRekey, CauseLimit, CauseDataPlane, CauseDeadPeer, CausePeerClosed, CauseConfiguration, CauseExpired, CauseReplaced,
 	CauseRefusedByPeer, CauseNegotiatedAway,
-	CauseTrust, CauseOwnTrust, CauseValidity, CauseOwnValidity, CauseKeyUsage, CauseEnvelope, CauseInitiator,
+	CauseTrust, CauseOwnTrust, CauseValidity, CauseOwnValidity, CauseKeyUsage, CauseSubject, CauseEnvelope, CauseInitiator,
 }
 
 // causeOf is the cause of a reason, where a diagnosis has none of its own.

@@ -194,7 +194,7 @@ func (p *gmPeer) trusted(g *GM, now time.Time) *Diagnosis {
 		}
 	}
 	if name := nameOf(p.signing.RawSubject); g.PeerName != "" && name != g.PeerName {
-		return &Diagnosis{Reason: ReasonConfigID, Exchange: gmExchange.String(), Parameter: "subject of the peer's certificate", Ours: g.PeerName, Theirs: name}
+		return &Diagnosis{Reason: ReasonConfigID, Cause: CauseSubject, Exchange: gmExchange.String(), Parameter: "subject of the peer's certificate", Ours: g.PeerName, Theirs: name}
 	}
 	roots, above := smx509.NewCertPool(), smx509.NewCertPool()
 	var names []string
@@ -248,7 +248,7 @@ func (p *gmPeer) names(c *Connection, id *isakmp.ID) *Diagnosis {
 	theirs := identityV1(id)
 	mismatch := func(ours string) *Diagnosis {
 		return &Diagnosis{
-			Reason: ReasonConfigID, Exchange: gmExchange.String(), Parameter: "peer identity", Ours: ours, Theirs: theirs.String(),
+			Reason: ReasonConfigID, Cause: CauseSubject, Exchange: gmExchange.String(), Parameter: "peer identity", Ours: ours, Theirs: theirs.String(),
 			Detail: "the peer's identity is not that of its certificate",
 		}
 	}
