@@ -127,3 +127,12 @@ func TestModel(t *testing.T) {
 		})
 	}
 }
+
+// TestV1Model does the same to two machines of IKEv1, as far as they do not delete.
+func TestV1Model(t *testing.T) {
+	scenarios := every([]operation{rekeysChild, rekeysIKE, probes}, 0, true)
+	if !whole {
+		scenarios = slices.DeleteFunc(usual(scenarios), func(sc scenario) bool { return sc.nonces == falling })
+	}
+	runModel(t, scenarios)
+}

@@ -351,7 +351,7 @@ func (m *model) rest() {
 			}
 		}
 		if sc.has(deletesIKE) {
-			if len(e.machines)+len(e.sas)+len(e.policies) > 0 && !(sc.v1 && s.lost > 0) {
+			if len(e.machines)+len(e.sas)+len(e.policies) > 0 {
 				m.violated("%s has %d machines, %d SAs and %d policies after a DELETE of the IKE SA", name, len(e.machines), len(e.sas), len(e.policies))
 			}
 			continue
@@ -382,7 +382,7 @@ func (m *model) restOf(end int) {
 		m.violated("%s reported an IKE SA down", name)
 	case e.childDown && !sc.has(deletesChild, removesChild):
 		m.violated("%s reported a child down", name)
-	case e.failed && !sc.has(deletesChild, removesChild):
+	case e.failed && !sc.v1 && !sc.has(deletesChild, removesChild):
 		m.violated("%s reported a failure", name)
 	}
 	wanted := m.conns[end].Children

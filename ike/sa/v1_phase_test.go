@@ -447,3 +447,25 @@ func TestV1Kilobytes(t *testing.T) {
 		t.Error("a soft limit brings about no rekey")
 	}
 }
+
+// TestV1DeleteOvertakesDelete: the peer ends everything, and its DELETE of the ISAKMP SA
+// comes ahead of that of the children, one of which has just been rekeyed and waits
+// for traffic. Under the next ISAKMP SA none of the old ones is used.
+func TestV1DeleteOvertakesDelete(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1()
+	l.establish()
+	l.up = false
+	l.a.do(RekeyChild{ReqID: 1})
+	l.deliver(0)
+	l.deliver(0)
+	l.deliver(0) // message 3
+	l.transcript.Reset()
+	l.b.do(Terminate{ReasonConfigModify})
+	l.deliver(1) // the DELETE of the ISAKMP SA
+	l.run()
+	l.pass(3 * time.Minute)
+	l.up = true
+	l.pass(time.Second)
+	l.quietV1(1)
+}

@@ -117,6 +117,9 @@ func (m *MachineV1) take(s *ISAKMPSA) {
 // were without one are replaced: the peer may have lost them.
 func (m *MachineV1) restoreChildren(initiator, orphaned bool) {
 	for _, c := range slices.Clone(m.children) {
+		if orphaned && c.state == Connecting && c.initiator && c.told {
+			c.addOut() // it only waited for traffic
+		}
 		switch {
 		case !orphaned || c.state != Established:
 		case initiator:
