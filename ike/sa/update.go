@@ -61,7 +61,7 @@ func (c *Connection) Under(d *Connection) *Connection {
 // IKE SA is set up.
 func (c *Connection) sameIKE(d *Connection) bool {
 	return c.SameIdentity(d) && subtle.ConstantTimeCompare(c.PSK, d.PSK) == 1 && c.PPK.same(d.PPK) &&
-		sameProposals(c.Proposals, d.Proposals) && c.GM.same(d.GM)
+		sameProposals(c.Proposals, d.Proposals) && c.GM.same(d.GM) && c.MOBIKE == d.MOBIKE
 }
 
 // update goes over to a new configuration of the connection.
