@@ -3,6 +3,7 @@ package ike
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -22,13 +23,28 @@ type policyTable struct {
 }
 
 type policyEntry struct {
-	installed ipsec.Policy
+	installed treatment
 	holders   []policyHolder // in the order in which they came
+}
+
+// treatment is a policy but for its name, which is the key of its entry.
+type treatment struct {
+	action                    ipsec.PolicyAction
+	reqID                     uint32
+	tunnelLocal, tunnelRemote netip.Addr
+}
+
+func treatmentOf(p ipsec.Policy) treatment {
+	return treatment{p.Action, p.ReqID, p.TunnelLocal, p.TunnelRemote}
+}
+
+func (t treatment) of(id ipsec.PolicyID) ipsec.Policy {
+	return ipsec.Policy{PolicyID: id, Action: t.action, ReqID: t.reqID, TunnelLocal: t.tunnelLocal, TunnelRemote: t.tunnelRemote}
 }
 
 type policyHolder struct {
 	owner  any // a *peer or a *connection
-	policy ipsec.Policy
+	wanted treatment
 	// claimant is the connection's Claimant; empty for those without one and for
 	// what does not protect.
 	claimant string
@@ -48,17 +64,17 @@ func (t *policyTable) add(owner any, claimant string, p ipsec.Policy) error {
 	if e == nil {
 		e = &policyEntry{}
 	}
-	i := e.index(owner)
-	if last := i < 0 || i == len(e.holders)-1; last && (len(e.holders) == 0 || e.installed != p) {
+	i, wanted := e.index(owner), treatmentOf(p)
+	if last := i < 0 || i == len(e.holders)-1; last && (len(e.holders) == 0 || e.installed != wanted) {
 		if err := t.backend.AddPolicy(p); err != nil {
 			return fmt.Errorf("policy %s: %w", p.PolicyID, err)
 		}
-		e.installed = p
+		e.installed = wanted
 	}
 	if i < 0 {
-		e.holders = append(e.holders, policyHolder{owner, p, claimant})
+		e.holders = append(e.holders, policyHolder{owner, wanted, claimant})
 	} else {
-		e.holders[i].policy = p
+		e.holders[i].wanted = wanted
 	}
 	t.entries[p.PolicyID] = e
 	return nil
@@ -110,8 +126,8 @@ func (t *policyTable) removeLocked(owner any, id ipsec.PolicyID) error {
 		delete(t.entries, id)
 		return t.delete(id)
 	}
-	if heir := e.holders[len(e.holders)-1].policy; heir != e.installed {
-		if err := t.backend.AddPolicy(heir); err != nil {
+	if heir := e.holders[len(e.holders)-1].wanted; heir != e.installed {
+		if err := t.backend.AddPolicy(heir.of(id)); err != nil {
 			return fmt.Errorf("policy %s: %w", id, err)
 		}
 		e.installed = heir

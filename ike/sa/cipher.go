@@ -1,6 +1,7 @@
 package sa
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/des"
@@ -109,69 +110,73 @@ func newCipher(enc, integ ipsec.Transform, key, integKey []byte, rand randSource
 	if mac.hash == nil {
 		return nil, fmt.Errorf("%s needs an integrity algorithm", enc)
 	}
-	var block cipher.Block
+	c := &cbcCipher{mac: mac, key: bytes.Clone(key), integKey: bytes.Clone(integKey), rand: rand}
 	switch enc.ID {
 	case ipsec.EncryptionAESCBC:
-		block, err = aes.NewCipher(key)
+		c.newBlock, c.size = aes.NewCipher, aes.BlockSize
 	case ipsec.Encryption3DES:
-		block, err = des.NewTripleDESCipher(key)
+		c.newBlock, c.size = des.NewTripleDESCipher, des.BlockSize
 	default:
 		return nil, fmt.Errorf("%s is not supported for IKE", enc)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &cbcCipher{block: block, mac: hmac.New(mac.hash, integKey), icv: mac.output, rand: rand}, nil
+	return c, nil
 }
 
 // cbcCipher is a block cipher in CBC mode under an HMAC over the whole message
-// (RFC 7296, section 3.14). IVs are random.
+// (RFC 7296, section 3.14). IVs are random. It makes the key schedules anew for
+// each message: an IKE SA seldom has one, and a gateway has many IKE SAs.
 type cbcCipher struct {
-	block cipher.Block
-	mac   hash.Hash
-	icv   int
-	rand  randSource
+	newBlock      func(key []byte) (cipher.Block, error)
+	size          int // octets of a block
+	mac           integrity
+	key, integKey []byte
+	rand          randSource
 }
 
 func (c *cbcCipher) SealedLen(n int) int {
-	size := c.block.BlockSize()
-	return size + (n+1+size-1)/size*size + c.icv
+	return c.size + (n+1+c.size-1)/c.size*c.size + c.mac.output
 }
 
 func (c *cbcCipher) Seal(message, plain []byte) ([]byte, error) {
-	size, start := c.block.BlockSize(), len(message)
-	total := c.SealedLen(len(plain)) - c.icv
+	block, err := c.newBlock(c.key)
+	if err != nil {
+		return nil, err
+	}
+	start, total := len(message), c.SealedLen(len(plain))-c.mac.output
 	message = append(message, make([]byte, total)...)
-	iv, text := message[start:start+size], message[start+size:]
+	iv, text := message[start:start+c.size], message[start+c.size:]
 	if err := readFull(c.rand, iv); err != nil {
 		return nil, err
 	}
 	copy(text, plain)
 	text[len(text)-1] = byte(len(text) - len(plain) - 1)
-	cipher.NewCBCEncrypter(c.block, iv).CryptBlocks(text, text)
+	cipher.NewCBCEncrypter(block, iv).CryptBlocks(text, text)
 	return append(message, c.sum(message)...), nil
 }
 
 func (c *cbcCipher) Open(message []byte, offset int) ([]byte, error) {
-	size := c.block.BlockSize()
-	text := len(message) - offset - size - c.icv
-	if offset < 0 || text < size || text%size != 0 {
+	text := len(message) - offset - c.size - c.mac.output
+	if offset < 0 || text < c.size || text%c.size != 0 {
 		return nil, errICV
 	}
-	signed, icv := message[:len(message)-c.icv], message[len(message)-c.icv:]
+	signed, icv := message[:len(message)-c.mac.output], message[len(message)-c.mac.output:]
 	if !hmac.Equal(icv, c.sum(signed)) {
 		return nil, errICV
 	}
-	iv := signed[offset : offset+size]
-	plain := append([]byte(nil), signed[offset+size:]...)
-	cipher.NewCBCDecrypter(c.block, iv).CryptBlocks(plain, plain)
+	block, err := c.newBlock(c.key)
+	if err != nil {
+		return nil, err
+	}
+	iv := signed[offset : offset+c.size]
+	plain := append([]byte(nil), signed[offset+c.size:]...)
+	cipher.NewCBCDecrypter(block, iv).CryptBlocks(plain, plain)
 	return unpad(plain)
 }
 
 func (c *cbcCipher) sum(message []byte) []byte {
-	c.mac.Reset()
-	c.mac.Write(message)
-	return c.mac.Sum(nil)[:c.icv]
+	mac := hmac.New(c.mac.hash, c.integKey)
+	mac.Write(message)
+	return mac.Sum(nil)[:c.mac.output]
 }
 
 // unpad takes padding and its length octet off an authentic plaintext. The
