@@ -150,6 +150,12 @@ func (s *Server) admit(now time.Time, key initKey, d sa.Datagram) {
 	}
 	switch s.enter(key, from, proven, offerSize(m) > largeOffer) {
 	case askCookie:
+		// An answer costs several times what a drop costs: those to strangers
+		// must not take the time of the peers that we know.
+		if len(s.directory.Load().exact(d.Local.Addr(), from)) == 0 && !s.strangers.Allow() {
+			s.drops.add(dropStrangers, 1)
+			return
+		}
 		s.drops.add(dropCookieDue, 1)
 		cookie := s.cookies.bake(now, from, m.InitiatorSPI, nonce.Data)
 		s.answer(d.Local, d.Remote, &m.Header, &wire.Notify{NotifyType: wire.Cookie, Data: cookie})
@@ -190,6 +196,11 @@ func (s *Server) admitV1(key initKey, d sa.Datagram) {
 // second.
 const displacementRate = 200
 
+// reservedV1 is how many half-open SAs of IKEv1 an address that a connection names
+// may have in any case: a flood from all other addresses, which a connection for
+// peers at any address lets in, does not lock it out.
+const reservedV1 = 4
+
 // enterV1 counts a first message as half-open when the limits let it in. Whoever
 // sends first messages in a peer's name would lock the peer out for as long as
 // they stay half-open. So where there is no room in main mode, whose first answer
@@ -202,17 +213,21 @@ func (s *Server) enterV1(a admission) bool {
 	if _, known := s.byInit[a.key]; known || s.phase != running {
 		return false
 	}
-	crowd := from
-	switch {
-	case s.openV1.byAddr[from] >= l.HalfOpenV1Address:
-	case s.openV1.total >= l.HalfOpenV1Total:
-		crowd = s.crowdLocked()
-	default:
-		crowd = netip.Addr{}
+	crowded := s.openV1.byAddr[from] >= l.HalfOpenV1Address
+	full := s.openV1.total >= l.HalfOpenV1Total
+	if full && s.openV1.byAddr[from] < reservedV1 && len(s.directory.Load().exact(a.datagram.Local.Addr(), from)) > 0 {
+		full = false
 	}
-	if crowd.IsValid() {
+	if crowded || full {
+		if !a.mainMode || !s.displacements.Allow() { // ahead of the search, which takes its time
+			return false
+		}
+		crowd := from
+		if !crowded {
+			crowd = s.crowdLocked()
+		}
 		waiting := s.mainModes[crowd]
-		if !a.mainMode || len(waiting) == 0 || !s.displacements.Allow() {
+		if len(waiting) == 0 {
 			return false
 		}
 		oldest := waiting[0]
@@ -260,6 +275,10 @@ func (s *Server) queue(a admission) {
 		s.leave(a)
 	}
 }
+
+// strangerRate is how many cookies a second go to addresses that no connection
+// names.
+const strangerRate = 5000
 
 // verdict is what becomes of an IKE_SA_INIT request.
 type verdict uint8

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/time/rate"
+
 	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ike/wire"
@@ -204,6 +206,28 @@ func TestCookiesAboveTheLimitOfAll(t *testing.T) {
 	}
 	if want := DefaultLimits().CookieTotal; s.open.total != want || len(transport.take()) != 100-want {
 		t.Errorf("%d half-open, want %d", s.open.total, want)
+	}
+}
+
+// Cookies for addresses that no connection names are bounded, so that a flood of
+// them takes no time from the peers that are known.
+func TestCookiesForStrangersAreBounded(t *testing.T) {
+	s, transport := idleServer(t, Limits{CookieTotal: 1, CookieAddress: 1})
+	known := fromAddr(1)
+	named := testConnection("named", gatewayAddr.Addr(), known.Addr(), 2)
+	if err := s.Apply([]sa.Connection{testConnection("any", gatewayAddr.Addr(), netip.Addr{}, 1), named}); err != nil {
+		t.Fatal(err)
+	}
+	s.strangers = rate.NewLimiter(0, 3)
+	for i := range 10 {
+		s.Deliver(gatewayAddr, fromAddr(100+i), initRequest(t, uint64(i+1), nil))
+	}
+	if sent := len(transport.take()); sent != 3 || s.DropCounts()[dropStrangers] != 6 { // one was let in
+		t.Errorf("%d cookies went out, drops %v", sent, s.DropCounts())
+	}
+	s.Deliver(gatewayAddr, known, initRequest(t, 50, nil))
+	if sent := len(transport.take()); sent != 1 {
+		t.Errorf("%d cookies went to a peer that is known", sent)
 	}
 }
 

@@ -14,6 +14,7 @@ const (
 	dropUnknownSPI     = "unknown SPI"
 	dropNoConnection   = "no connection for the addresses"
 	dropCookieDue      = "cookie asked for"
+	dropStrangers      = "too many strangers ask for a cookie"
 	dropHalfOpen       = "too many half-open SAs"
 	dropDisplaced      = "half-open SA displaced by a newer one"
 	dropBusy           = "too many requests wait"

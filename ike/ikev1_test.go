@@ -222,6 +222,38 @@ func TestIKEv1FloodInAPeersName(t *testing.T) {
 	})
 }
 
+// First messages from all over the world, for a connection that takes peers from
+// anywhere, leave room for a peer whose address is known.
+func TestIKEv1FloodFromEverywhere(t *testing.T) {
+	for _, aggressive := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork()
+			a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+			atWest, atEast := joinedV1("c", 1, false, east)
+			anyone, _ := joinedV1("anyone", 2, false)
+			anyone.Remote, anyone.RemoteID = netip.Addr{}, sa.FQDNIdentity("anyone.example")
+			atWest.Aggressive, atEast.Aggressive = aggressive, aggressive
+			apply(t, a, atWest, anyone)
+			settleFor(time.Second)
+			limits := DefaultLimits()
+			for i := range limits.HalfOpenV1Total + 100 {
+				from := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+				a.Deliver(netip.AddrPortFrom(west, 500), netip.AddrPortFrom(from, 500), mainMode1(t, uint64(i+1)))
+				synctest.Wait()
+			}
+			a.Server.mu.Lock()
+			full := a.openV1.total
+			a.Server.mu.Unlock()
+			if full != limits.HalfOpenV1Total {
+				t.Fatalf("%d half-open", full)
+			}
+			apply(t, b, atEast)
+			settleFor(time.Second)
+			wantUp(t, "c", a, b)
+		})
+	}
+}
+
 // First messages of IKEv1 that nobody goes on with cost bounded state, are
 // forgotten, and are no hindrance to IKEv2.
 func TestIKEv1Flood(t *testing.T) {

@@ -68,6 +68,8 @@ type Server struct {
 	// and tell.
 	answers *rate.Limiter
 	notices *notices
+	// strangers bounds what cookies for addresses that no connection names cost.
+	strangers *rate.Limiter
 	// displacements bounds what a flood of IKEv1 costs beyond the limits.
 	displacements *rate.Limiter
 
@@ -130,6 +132,7 @@ func NewServer(opts Options) *Server {
 		quit:          make(chan struct{}),
 		answers:       rate.NewLimiter(10, 20),
 		notices:       newNotices(),
+		strangers:     rate.NewLimiter(strangerRate, strangerRate/10),
 		displacements: rate.NewLimiter(displacementRate, displacementRate/4),
 		conns:         map[string]*connection{},
 		byReqID:       map[uint32]*connection{},
