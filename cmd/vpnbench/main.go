@@ -33,6 +33,6 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newESPCommand(), newESPNodeCommand(), newAPICommand(), newP2CCommand(), newP2CNodeCommand(), newSessionsCommand())
+	root.AddCommand(newESPCommand(), newESPNodeCommand(), newAPICommand(), newP2CCommand(), newP2CNodeCommand(), newSessionsCommand(), newIKECommand(), newIKENodeCommand(), newFloodCommand())
 	return root
 }

@@ -65,7 +65,7 @@ func (n *Namespace) StartStrongSwan(ctx context.Context, name, config string, se
 // Start starts a charon that was stopped or killed.
 func (s *StrongSwan) Start(ctx context.Context, config string) error {
 	// A socket that a killed daemon left would look like a ready one.
-	if err := os.Remove(s.socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(s.Socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	process, err := s.namespace.Start(s.Name, s.Environment(), "charon-systemd")
@@ -81,7 +81,7 @@ func (s *StrongSwan) Start(ctx context.Context, config string) error {
 			return false, errors.New("it ended at once")
 		default:
 		}
-		if _, err := os.Stat(s.socket()); err != nil {
+		if _, err := os.Stat(s.Socket()); err != nil {
 			return false, nil
 		}
 		_, err := s.Control(ready, "--stats")
@@ -105,7 +105,7 @@ func (s *StrongSwan) Load(ctx context.Context, config string) error {
 // Control runs swanctl against this charon.
 func (s *StrongSwan) Control(ctx context.Context, args ...string) (string, error) {
 	command := append([]string{"env"}, s.Environment()...)
-	command = append(command, "swanctl", args[0], "--uri", "unix://"+s.socket())
+	command = append(command, "swanctl", args[0], "--uri", "unix://"+s.Socket())
 	return run(ctx, "", append(command, args[1:]...)...)
 }
 
@@ -179,7 +179,11 @@ func (s *StrongSwan) Thaw() error { return s.process.Signal(unix.SIGCONT) }
 // Log returns charon's log.
 func (s *StrongSwan) Log() string { return contents(filepath.Join(s.dir, "log")) }
 
-func (s *StrongSwan) socket() string { return filepath.Join(s.dir, "vici") }
+// PID returns charon's process id.
+func (s *StrongSwan) PID() int { return s.process.PID }
+
+// Socket returns the file name of charon's VICI socket.
+func (s *StrongSwan) Socket() string { return filepath.Join(s.dir, "vici") }
 
 // Environment are the variables that swanctl takes to find this charon.
 func (s *StrongSwan) Environment() []string {
@@ -198,7 +202,7 @@ func (s *StrongSwan) settings(extra map[string]string) string {
 	settings := map[string]string{
 		"load":                     charonPlugins + " " + kernel,
 		"install_routes":           "yes",
-		"plugins.vici.socket":      "unix://" + s.socket(),
+		"plugins.vici.socket":      "unix://" + s.Socket(),
 		"filelog.main.path":        filepath.Join(s.dir, "log"),
 		"filelog.main.time_format": "%H:%M:%S",
 		"filelog.main.time_add_ms": "yes",
@@ -226,7 +230,7 @@ func (s *StrongSwan) settings(extra map[string]string) string {
 		fmt.Fprintf(&b, "  %s%s = %q%s\n", strings.Join(sections[:last], " { ")+strings.Repeat(" { ", min(1, last)),
 			sections[last], settings[k], strings.Repeat(" }", last))
 	}
-	fmt.Fprintf(&b, "}\nswanctl {\n  socket = \"unix://%s\"\n  load = random nonce x509 pubkey pkcs1 pkcs7 pkcs8 pkcs12 pem openssl gmp sha1 sha2 hmac aes\n}\n", s.socket())
+	fmt.Fprintf(&b, "}\nswanctl {\n  socket = \"unix://%s\"\n  load = random nonce x509 pubkey pkcs1 pkcs7 pkcs8 pkcs12 pem openssl gmp sha1 sha2 hmac aes\n}\n", s.Socket())
 	return b.String()
 }
 
