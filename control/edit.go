@@ -72,7 +72,7 @@ var Edits = []Edit{
 	{EditConnection, "policy_rules", DisruptChild, "Only the CHILD_SAs of rules that differ. The traffic of what is taken out ends."},
 	{EditConnection, "policy_rules_v6", DisruptChild, "As `policy_rules`."},
 	{EditConnection, "ikepolicy.ike_version", DisruptIKE, "The IKE SA of one version carries until that of the other has all CHILD_SAs."},
-	{EditConnection, "ikepolicy.phase1_negotiation_mode", DisruptIKE, "In IKEv1 the CHILD_SAs stay."},
+	{EditConnection, "ikepolicy.phase1_negotiation_mode", DisruptIKE, ""},
 	{EditConnection, "ikepolicy.authentication_algorithm", DisruptIKE, ""},
 	{EditConnection, "ikepolicy.encryption_algorithm", DisruptIKE, ""},
 	{EditConnection, "ikepolicy.dh_group", DisruptIKE, ""},

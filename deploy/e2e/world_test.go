@@ -336,9 +336,15 @@ func (w *world) figure(name string) string {
 // installed children and nothing else, and returns it as the peer has it.
 func (w *world) expectOneSA(site, children int, limit time.Duration) netlab.SwanIKE {
 	w.t.Helper()
+	return w.expectOneSAOf(w.id(connectionName(site)), site, children, limit)
+}
+
+// expectOneSAOf is expectOneSA for a connection of whatever name.
+func (w *world) expectOneSAOf(id string, site, children int, limit time.Duration) netlab.SwanIKE {
+	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.ctx, limit)
 	defer cancel()
-	connection := fmt.Sprintf("{connection=%q}", w.id(connectionName(site)))
+	connection := fmt.Sprintf("{connection=%q}", id)
 	var sas []netlab.SwanIKE
 	var ours [2]string
 	err := netlab.Poll(ctx, 100*time.Millisecond, func() (bool, error) {

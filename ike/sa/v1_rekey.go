@@ -95,6 +95,9 @@ func (m *MachineV1) take(s *ISAKMPSA) {
 		s.follows() // both ends began one: that with the lower cookie is kept
 	default:
 		m.current = s
+		if s.initiator && old.outdated() {
+			m.renewChildren()
+		}
 		old.follows()
 		if !s.confirmed {
 			s.startProbe() // the answer shows that the peer has it, too
@@ -183,12 +186,31 @@ func (s *ISAKMPSA) retire() {
 		return
 	}
 	// The peer may not have its successor yet, or an exchange be under way.
-	if c := s.m.current; c != nil && !c.confirmed && c.dpd || slices.ContainsFunc(s.quick, func(q *quickMode) bool { return q.awaits != 0 }) {
+	if c := s.m.current; c != nil && !c.confirmed && c.dpd || s.outdated() && s.m.hasOlderChildren() || slices.ContainsFunc(s.quick, func(q *quickMode) bool { return q.awaits != 0 }) {
 		s.retireAt = s.m.now.Add(retireTime)
 		return
 	}
 	s.inform([]isakmp.Payload{s.deletePayload()})
 	s.close()
+}
+
+// renewChildren has all children followed under an ISAKMP SA that is no mere rekey of
+// the one before: a peer that has changed its configuration may take the children of
+// the old one to end with it.
+func (m *MachineV1) renewChildren() {
+	for _, c := range slices.Clone(m.children) {
+		if c.state == Established {
+			c.rekeyDue()
+		}
+	}
+}
+
+// hasOlderChildren reports whether children are in use that are older than the ISAKMP
+// SA in use.
+func (m *MachineV1) hasOlderChildren() bool {
+	return m.current != nil && slices.ContainsFunc(m.children, func(c *childSA) bool {
+		return c.inUse() && c.established.Before(m.current.established)
+	})
 }
 
 // rekeyDue begins the negotiation of a successor.
