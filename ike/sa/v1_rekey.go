@@ -96,6 +96,7 @@ func (m *MachineV1) take(s *ISAKMPSA) {
 	default:
 		m.current = s
 		if s.initiator && old.outdated() {
+			old.renewed = m.now
 			m.renewChildren()
 		}
 		old.follows()
@@ -186,7 +187,7 @@ func (s *ISAKMPSA) retire() {
 		return
 	}
 	// The peer may not have its successor yet, or an exchange be under way.
-	if c := s.m.current; c != nil && !c.confirmed && c.dpd || s.outdated() && s.m.hasOlderChildren() || slices.ContainsFunc(s.quick, func(q *quickMode) bool { return q.awaits != 0 }) {
+	if c := s.m.current; c != nil && !c.confirmed && c.dpd || !s.renewed.IsZero() && s.m.hasChildrenBefore(s.renewed) || slices.ContainsFunc(s.quick, func(q *quickMode) bool { return q.awaits != 0 }) {
 		s.retireAt = s.m.now.Add(retireTime)
 		return
 	}
@@ -205,12 +206,9 @@ func (m *MachineV1) renewChildren() {
 	}
 }
 
-// hasOlderChildren reports whether children are in use that are older than the ISAKMP
-// SA in use.
-func (m *MachineV1) hasOlderChildren() bool {
-	return m.current != nil && slices.ContainsFunc(m.children, func(c *childSA) bool {
-		return c.inUse() && c.established.Before(m.current.established)
-	})
+// hasChildrenBefore reports whether children are in use that were up before a time.
+func (m *MachineV1) hasChildrenBefore(at time.Time) bool {
+	return slices.ContainsFunc(m.children, func(c *childSA) bool { return c.inUse() && c.established.Before(at) })
 }
 
 // rekeyDue begins the negotiation of a successor.

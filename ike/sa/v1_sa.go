@@ -63,6 +63,9 @@ type ISAKMPSA struct {
 	fragmentID uint16
 
 	established, lastSeen time.Time
+	// renewed is when the children were asked to follow to another SA; zero: never.
+	// It stays until they have.
+	renewed time.Time
 
 	rekeyAt, expireAt time.Time
 	halfOpenAt        time.Time // a responder gives up
