@@ -6,7 +6,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -19,9 +18,11 @@ import (
 
 var onlyImpairment = flag.String("impairment", "", "run with this of libreswan's impairments only")
 
-// maxGrowth is by how much all impairments together may make the daemon grow, in
-// octets.
-const maxGrowth = 64 << 20
+// What all impairments together may leave behind in the daemon.
+const (
+	maxHeapGrowth      = 32 << 20 // octets in use
+	maxGoroutineGrowth = 16
+)
 
 // Libreswan breaks the protocols in every way it knows, as initiator and as
 // responder of each version and mode. The daemon stays, loses nothing for good
@@ -51,7 +52,7 @@ func TestUMLImpairments(t *testing.T) {
 	m.listed()
 	m.declare(array)
 	m.recover("nothing yet")
-	before := m.rss()
+	heap, goroutines := m.inUse()
 	for _, i := range impairments {
 		if i.why != "" || *onlyImpairment != "" && *onlyImpairment != i.name {
 			continue
@@ -60,8 +61,10 @@ func TestUMLImpairments(t *testing.T) {
 			m.impair(i.name, v)
 		}
 	}
-	if after := m.rss(); after > before+maxGrowth {
-		t.Errorf("the daemon grew from %d to %d MiB", before>>20, after>>20)
+	heapAfter, goroutinesAfter := m.inUse()
+	t.Logf("heap in use: %d KiB before, %d KiB after; goroutines: %d and %d", heap>>10, heapAfter>>10, goroutines, goroutinesAfter)
+	if heapAfter > heap+maxHeapGrowth || goroutinesAfter > goroutines+maxGoroutineGrowth {
+		t.Error("the daemon has grown")
 	}
 	m.end(array)
 	if len(m.failed) > 0 {
@@ -122,7 +125,8 @@ func (m *impaired) impair(name, value string) {
 	m.whack("--name", everyCell, "--rekey-ike", "--asynchronous")
 	m.whack("--impair", "none")
 	m.recover(what)
-	m.t.Logf("%s: %v", what, time.Since(begun).Round(time.Millisecond))
+	heap, goroutines := m.inUse()
+	m.t.Logf("%s: %v, heap %d KiB, %d goroutines", what, time.Since(begun).Round(time.Millisecond), heap>>10, goroutines)
 }
 
 // number replaces the names of SAs by their numbers at the moment.
@@ -133,7 +137,7 @@ func (m *impaired) number(value string) string {
 	}
 	all := regexp.MustCompile(`(?m)^000 #(\d+): "`+m.array[0].name()+`":.*(?:`+kind+`)`).FindAllStringSubmatch(m.whack("--status"), -1)
 	if len(all) == 0 {
-		m.t.Fatalf("libreswan has no %s of %s", value, m.array[0].name())
+		m.t.Fatalf("libreswan has no %s of %s:\n%s", value, m.array[0].name(), status)
 	}
 	return all[len(all)-1][1]
 }
@@ -190,16 +194,21 @@ func (m *impaired) recover(after string) {
 	m.t.Fatalf("after %s: %s", after, strings.Join(bad, "; "))
 }
 
-// rss is what the daemon occupies, in octets.
-func (m *impaired) rss() int64 {
+// inUse returns how many octets of the daemon's heap its last garbage collection
+// found in use, and how many goroutines it has.
+func (m *impaired) inUse() (heap, goroutines int) {
 	m.t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.daemon.PID()))
+	page, err := m.daemon.Metrics(m.ctx)
 	m.check(err)
-	match := regexp.MustCompile(`(?m)^VmRSS:\s+(\d+) kB`).FindSubmatch(status)
-	if match == nil {
-		m.t.Fatalf("no VmRSS in %s", status)
+	gauge := func(name string) int {
+		match := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(page)
+		if match == nil {
+			m.t.Fatalf("no %s among the metrics", name)
+		}
+		value, err := strconv.ParseFloat(match[1], 64)
+		m.check(err)
+		return int(value)
 	}
-	kib, err := strconv.ParseInt(string(match[1]), 10, 64)
-	m.check(err)
-	return kib << 10
+	// The next collection is due when the heap is double (GOGC=100).
+	return gauge("go_memstats_next_gc_bytes") / 2, gauge("go_goroutines")
 }
