@@ -135,7 +135,9 @@ func (m *impaired) number(value string) string {
 	if kind == "" {
 		return value
 	}
-	all := regexp.MustCompile(`(?m)^000 #(\d+): "`+m.array[0].name()+`":.*(?:`+kind+`)`).FindAllStringSubmatch(m.whack("--status"), -1)
+	status, err := m.peer.daemon.Whack(m.ctx, "--status")
+	m.check(err)
+	all := regexp.MustCompile(`(?m)^000 #(\d+): "`+m.array[0].name()+`":.*(?:`+kind+`)`).FindAllStringSubmatch(status, -1)
 	if len(all) == 0 {
 		m.t.Fatalf("libreswan has no %s of %s:\n%s", value, m.array[0].name(), status)
 	}
