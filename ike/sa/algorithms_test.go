@@ -18,8 +18,10 @@ var (
 	}
 	chacha     = ipsec.Encryption(ipsec.EncryptionChaCha20Poly1305, 0)
 	hashesUsed = [][2]uint16{ // PRF and integrity
-		{ipsec.PRFHMACMD5, ipsec.IntegrityHMACMD596}, {ipsec.PRFHMACSHA1, ipsec.IntegrityHMACSHA196},
-		{ipsec.PRFHMACSHA2256, ipsec.IntegrityHMACSHA2256128}, {ipsec.PRFHMACSHA2384, ipsec.IntegrityHMACSHA2384192},
+		{ipsec.PRFHMACMD5, ipsec.IntegrityHMACMD596},
+		{ipsec.PRFHMACSHA1, ipsec.IntegrityHMACSHA196},
+		{ipsec.PRFHMACSHA2256, ipsec.IntegrityHMACSHA2256128},
+		{ipsec.PRFHMACSHA2384, ipsec.IntegrityHMACSHA2384192},
 		{ipsec.PRFHMACSHA2512, ipsec.IntegrityHMACSHA2512256},
 	}
 	apiGroups = []uint16{1, 2, 5, 14, 15, 16, 19, 20, 21}

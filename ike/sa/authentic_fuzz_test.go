@@ -86,7 +86,7 @@ func FuzzAuthentic(f *testing.F) {
 	list := moments(false, nil, []order{{0, rekeysChild}}, []order{{0, deletesChild}}, []order{{0, probes}}, []order{{1, rekeysChild}},
 		[]order{{0, deletesIKE}}, []order{{0, rekeysIKE}, {1, rekeysIKE}}, []order{{0, rekeysIKE}})
 	for step := range list {
-		for _, x := range []wire.ExchangeType{wire.IKEAuth, wire.CreateChildSA, wire.Informational} {
+		for _, x := range []wire.ExchangeType{wire.IKEAuth, wire.CreateChildSA, wire.Informational, wire.IKEIntermediate, wire.IKEFollowupKE} {
 			for _, response := range []bool{false, true} {
 				f.Add(uint8(step), uint8(x), response, uint8(wire.TypeNotify), []byte{0, 0, 0, 8, 0, 0, 0x40, 0})
 				f.Add(uint8(step), uint8(x), response, uint8(wire.TypeDelete), []byte{0, 0, 0, 8, 1, 0, 0, 0})
