@@ -115,9 +115,12 @@ func testEncryption(t ipsec.Transform) error {
 			got = c.aead.Seal(nil, nonce, known.Message, known.Additional)
 		case *cbcCipher:
 			got = make([]byte, len(known.Message))
-			size := c.block.BlockSize()
-			cipher.NewCBCEncrypter(c.block, known.IV[:size]).CryptBlocks(got, known.Message)
-			if !bytes.HasPrefix(sealed[len(header)+size:], got) {
+			block, err := c.newBlock(c.key)
+			if err != nil {
+				return err
+			}
+			cipher.NewCBCEncrypter(block, known.IV[:c.size]).CryptBlocks(got, known.Message)
+			if !bytes.HasPrefix(sealed[len(header)+c.size:], got) {
 				return errWrongAnswer
 			}
 		}
