@@ -92,7 +92,7 @@ bench: deps build ## micro benchmarks and the comparison with peers
 	bin/vpnbench esp --seconds $(BENCH_SECONDS)
 
 .PHONY: generate
-generate: ## regenerate what is generated from control/api/openapi.yaml
+generate: ## regenerate what is generated: the API from openapi.yaml, docs/edits.md
 	go generate ./...
 
 .PHONY: clean
