@@ -172,7 +172,9 @@ func (o *Objects) carryOut(ctx context.Context, mark restoreMark, marked store.C
 }
 
 // removeStaged removes what restores have staged that are over or were cut off,
-// of each the head first: one that is still being staged fails then.
+// of each the head first: one that is still being staged fails then. While one is
+// marked it removes nothing, since that one needs what it has staged; whoever
+// carries that out removes the rest, too.
 func (o *Objects) removeStaged(ctx context.Context) error {
 	entries, _, err := o.store.List(ctx, prefixRestores)
 	if err != nil {
@@ -186,10 +188,15 @@ func (o *Objects) removeStaged(ctx context.Context) error {
 			heads[e.Key] = store.Delete(e.Key)
 		}
 	}
-	for _, ops := range []map[string]store.Op{heads, rest} {
-		if err := writeAll(ctx, o.store, nil, ops); err != nil {
-			return fmt.Errorf("restore: %w", err)
-		}
+	err = writeAll(ctx, o.store, []store.Check{unlessRestoring()}, heads)
+	if errors.Is(err, store.ErrConflict) {
+		return nil
+	}
+	if err == nil {
+		err = writeAll(ctx, o.store, nil, rest)
+	}
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -189,6 +190,65 @@ func TestRestoreIsAllOrNothing(t *testing.T) {
 	}
 	if undone < 3 || finished < 2 {
 		t.Errorf("%d were undone and %d finished", undone, finished)
+	}
+}
+
+// stopping is a store that takes no transaction after one that marks a restore.
+type stopping struct {
+	store.Store
+	marked bool
+}
+
+func (s *stopping) Txn(ctx context.Context, checks []store.Check, ops []store.Op) (int64, error) {
+	if s.marked {
+		return 0, errDied
+	}
+	s.marked = slices.ContainsFunc(ops, func(op store.Op) bool { return op.Key() == keyRestoring && !op.IsDelete() })
+	return s.Store.Txn(ctx, checks, ops)
+}
+
+// interrupted is a store to which something happens before its first transaction.
+type interrupted struct {
+	store.Store
+	first func()
+}
+
+func (s *interrupted) Txn(ctx context.Context, checks []store.Check, ops []store.Op) (int64, error) {
+	if first := s.first; first != nil {
+		s.first = nil
+		first()
+	}
+	return s.Store.Txn(ctx, checks, ops)
+}
+
+// A node that is late with one restore leaves alone what the next one has staged.
+func TestRestoreAfterALateNode(t *testing.T) {
+	w := newWorld(t)
+	backup := changed(t, w)
+	mark := func() {
+		if _, err := NewObjects(&stopping{Store: w.store}, w.key).Restore(t.Context(), strings.NewReader(backup)); !errors.Is(err, errDied) {
+			t.Fatalf("a restore that is cut off after its mark: %v", err)
+		}
+	}
+	mark()
+	late := NewObjects(&interrupted{Store: w.store, first: func() {
+		if err := NewObjects(w.store, w.key).FinishRestore(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		mark()
+	}}, w.key)
+	if err := late.FinishRestore(t.Context()); err != nil {
+		t.Errorf("the late node: %v", err)
+	}
+	next := NewObjects(w.store, w.key)
+	if _, err := next.Snapshot(t.Context()); !errors.Is(err, ErrRestoring) {
+		t.Fatalf("the second restore is not under way: %v", err)
+	}
+	if err := next.FinishRestore(t.Context()); err != nil {
+		t.Fatalf("the second restore: %v", err)
+	}
+	if s, err := next.Snapshot(t.Context()); err != nil || len(s.Connections) != 1 {
+		t.Errorf("in the end: %d connections, %v", len(s.Connections), err)
 	}
 }
 
