@@ -232,7 +232,8 @@ func TestRemedies(t *testing.T) {
 		{&c, sa.Diagnosis{Cause: sa.CauseKeyUsage, Ours: "a", Theirs: "b"}, "at the peer key usage of its certificates: b → a"},
 		{&c, sa.Diagnosis{Cause: sa.CauseSubject, Ours: "CN=a", Theirs: "CN=b"}, "at the peer local identity: CN=b → CN=a"},
 		{
-			&c, sa.Diagnosis{Cause: sa.CauseEnvelope},
+			&c,
+			sa.Diagnosis{Cause: sa.CauseEnvelope},
 			"here ike.gm of the configuration: signature_input: that of the peer; or at the peer certificates: those of its keys, " +
 				"or what it has stored of ours: the certificates that the gateway shows",
 		},
