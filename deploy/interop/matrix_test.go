@@ -183,6 +183,9 @@ func (c cell) declaration() (declare.CustomerGateway, declare.Connection) {
 	connection := declare.Connection{
 		Name: c.name(), Gateway: "cloud", CustomerGateway: c.name(), VGWIP: netlab.EIP1, PSK: c.psk(),
 		PeerSubnets: []string{c.subnet().String()}, IKEPolicy: ike, IPsecPolicy: ipsec,
+		// Without them the API takes any that are free, which another cell may want.
+		TunnelLocalAddress: fmt.Sprintf("169.254.%d.1/30", c.Number),
+		TunnelPeerAddress:  fmt.Sprintf("169.254.%d.2/30", c.Number),
 	}
 	if c.gateway() == gatewayNATed {
 		connection.VGWIP = netlab.EIP2
@@ -193,8 +196,6 @@ func (c cell) declaration() (declare.CustomerGateway, declare.Connection) {
 		return customer, connection
 	}
 	connection.Style = "static"
-	connection.TunnelLocalAddress = fmt.Sprintf("169.254.%d.1/30", c.Number)
-	connection.TunnelPeerAddress = fmt.Sprintf("169.254.%d.2/30", c.Number)
 	return customer, connection
 }
 
