@@ -20,16 +20,16 @@ var onlyImpairment = flag.String("impairment", "", "run with this of libreswan's
 
 // What all impairments together may leave behind in the daemon.
 const (
-	// In octets in use, with what is not collected yet. The store's history of
-	// changes alone may have 32 MiB.
+	// In octets that live. The store's history of changes alone may have 32 MiB
+	// of values.
 	maxHeapGrowth      = 96 << 20
 	maxGoroutineGrowth = 16
 )
 
 // Libreswan breaks the protocols in every way it knows, as initiator and as
 // responder of each version and mode. The daemon stays, loses nothing for good
-// and keeps nothing: each tunnel is back after each impairment, as one pair of
-// SAs, without a restart of anything.
+// and keeps nothing: each tunnel is back after each impairment, with
+// few SAs, without a restart of anything.
 func TestUMLImpairments(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), umlPatience)
 	defer cancel()
