@@ -123,6 +123,20 @@ func (d *Division) Reports(g *Gateway) bool {
 	return d.Steward == d.Node && !d.possible(g.Address(Slot1)) && !d.possible(g.Address(Slot2))
 }
 
+// FollowsUpgrade tells whether this node tells how far the upgrade of a gateway
+// is: it reports of the gateway, or no node has it and this one is the steward.
+// For those that should have it next may all fail to take it, and the upgrade has
+// to end all the same.
+func (d *Division) FollowsUpgrade(g *Gateway) bool {
+	nobody := d.OwnerOf(g.Address(Slot1)) == "" && d.OwnerOf(g.Address(Slot2)) == ""
+	return d.Reports(g) || nobody && d.Active[g.ID] == "" && d.IsSteward()
+}
+
+// FollowsP2CUpgrade is FollowsUpgrade for a client-to-cloud gateway.
+func (d *Division) FollowsP2CUpgrade(g *P2CGateway) bool {
+	return d.TendsAddress(g.EIP.Address) || d.OwnerOf(g.EIP.Address) == "" && d.IsSteward()
+}
+
 // IsSteward tells whether this node looks after what no node can serve.
 func (d *Division) IsSteward() bool { return d == nil || d.Steward == d.Node }
 

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -18,6 +19,7 @@ type share struct {
 	division *control.Division
 	applied  *control.Division
 	versions map[string]string // of the nodes
+	steward  string            // empty: two
 }
 
 func (s *share) LeaseLeft(context.Context) (map[string]time.Duration, time.Duration, error) {
@@ -44,7 +46,7 @@ func (s *share) divide(w *world, gateway, node string) {
 		nodes[name] = control.Node{Name: name, Version: s.versions[name], Floating: []netip.Addr{first, second}}
 	}
 	d := &control.Division{
-		Node: "one", Nodes: nodes, Steward: "two", Owners: map[netip.Addr]string{}, Active: map[string]string{},
+		Node: "one", Nodes: nodes, Steward: cmp.Or(s.steward, "two"), Owners: map[netip.Addr]string{}, Active: map[string]string{},
 		Eligible: map[netip.Addr]bool{first: true, second: true},
 	}
 	if node != "" {

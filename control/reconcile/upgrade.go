@@ -16,13 +16,13 @@ import (
 func (r *Reconciler) followUpgrades(p *plan) {
 	r.upgrading = false
 	for _, g := range p.gateways {
-		if g.gateway.Upgrade.Moving() && !g.gateway.DeletionRequested && p.division.Reports(g.gateway) {
+		if g.gateway.Upgrade.Moving() && !g.gateway.DeletionRequested && p.division.FollowsUpgrade(g.gateway) {
 			done, waiting := r.movedGateway(p, g)
 			r.advance(control.KindGateway, g.gateway.Meta, done, waiting)
 		}
 	}
 	for _, g := range p.clients.gateways {
-		if g.gateway.Upgrade.Moving() && !g.gateway.DeletionRequested && g.tended {
+		if g.gateway.Upgrade.Moving() && !g.gateway.DeletionRequested && p.division.FollowsP2CUpgrade(g.gateway) {
 			waiting := r.movedClients(p, g)
 			r.advance(control.KindP2CGateway, g.gateway.Meta, []bool{waiting == ""}, waiting)
 		}

@@ -135,3 +135,45 @@ func TestUpgradeInAFleetIsDoneAtTheOtherNode(t *testing.T) {
 		w.wantGateway(gateway, control.GatewayActive)
 	})
 }
+
+// When those that should have a gateway next fail to take it, nobody serves it:
+// the steward ends the upgrade, so that the others may have it again.
+func TestUpgradeToNobodyEnds(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.stop()
+		w.version = "1.0.0"
+		w.start()
+		gateway := w.gateway(func(g *control.GatewayCreate) { g.HAMode = ptr("active-standby") })
+		w.stop()
+		s := &share{division: &control.Division{Node: "one"}, versions: map[string]string{"one": "1.0.0", "two": "1.1.0"}, steward: "one"}
+		w.share = s
+		w.start()
+		s.divide(w, gateway, "one")
+		if _, err := w.service.UpgradeGateway(w.ctx, project, gateway, control.UpgradeStart); err != nil {
+			t.Fatal(err)
+		}
+		s.divide(w, gateway, "")
+		time.Sleep(6 * time.Minute)
+		w.settle()
+		w.wantJobs(control.KindGateway, control.JobFail)
+		w.wantGateway(gateway, control.GatewayActive)
+	})
+	inWorld(t, func(w *world) {
+		w.stop()
+		w.version = "1.0.0"
+		w.start()
+		gateway, _ := w.clientGateway(eip1, "172.20.0.0/24")
+		w.stop()
+		s := &share{division: &control.Division{Node: "one"}, versions: map[string]string{"one": "1.0.0", "two": "1.1.0"}, steward: "one"}
+		w.share = s
+		w.start()
+		s.divide(w, "", "one")
+		if _, err := w.service.UpgradeP2CGateway(w.ctx, project, gateway, control.UpgradeStart); err != nil {
+			t.Fatal(err)
+		}
+		s.divide(w, "", "")
+		time.Sleep(6 * time.Minute)
+		w.settle()
+		w.wantJobs(control.KindP2CGateway, control.JobFail)
+	})
+}
