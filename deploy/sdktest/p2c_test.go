@@ -39,45 +39,6 @@ func TestClientToCloud(t *testing.T) {
 	deleteP2CGateway(t, client, gateway)
 }
 
-// TestExampleOfServerWithCertificates is the reference's example of a server whose
-// clients authenticate by certificate: one of the inventory by its id alone, and a
-// CA without a name.
-func TestExampleOfServerWithCertificates(t *testing.T) {
-	client := newClient(t, accessKey, secretKey)
-	gateway := *ok(client.CreateP2cVgw(&model.CreateP2cVgwRequest{Body: &model.CreateP2cVgwRequestBody{
-		P2cVpnGateway: &model.CreateP2cVgwRequestBodyContent{VpcId: vpcID, ConnectSubnet: subnetID, Eip: &model.CreateP2cRequestEip{Id: p(eip3ID)}},
-	}}))(t).P2cVpnGateway.Id
-	p2cGatewayIsActive(t, client, gateway)
-	root, _ := serverCertificate(t)
-	server := *ok(client.CreateVpnServer(&model.CreateVpnServerRequest{P2cVgwId: gateway, Body: &model.CreateServerRequestBody{
-		VpnServer: &model.CreateServerRequest{
-			TunnelProtocol: p(model.GetCreateServerRequestTunnelProtocolEnum().SSL), ClientCidr: "100.10.1.0/24",
-			LocalSubnets: []string{"192.168.0.0/24", "192.168.1.0/24"}, ClientAuthType: p(model.GetCreateServerRequestClientAuthTypeEnum().CERT),
-			ServerCertificate:    &model.CreateServerRequestServerCertificate{Id: p(certificateID)},
-			ClientCaCertificates: &[]model.CreateServerRequestClientCaCertificates{{Content: root}},
-			SslOptions: &model.CreateServerRequestSslOptions{
-				Protocol: p(model.GetCreateServerRequestSslOptionsProtocolEnum().TCP), Port: p(model.GetCreateServerRequestSslOptionsPortEnum().E_443),
-				EncryptionAlgorithm: p(model.GetCreateServerRequestSslOptionsEncryptionAlgorithmEnum().AES_128_GCM), IsCompressed: p(false),
-			},
-		},
-	}}))(t).VpnServer.Id
-	serverIsActive(t, client, server)
-	shown := (*ok(client.ListVpnServersByVgw(&model.ListVpnServersByVgwRequest{P2cVgwId: gateway}))(t).VpnServers)[0]
-	equal(t, "client_auth_type", shown.ClientAuthType, "CERT")
-	equal(t, "server_certificate.source", shown.ServerCertificate.Source, "CCM")
-	equal(t, "server_certificate.issuer", shown.ServerCertificate.Issuer, "O=acme,CN=root")
-	equal(t, "ssl_options.authentication_algorithm", shown.SslOptions.AuthenticationAlgorithm, "SHA256")
-	ca := (*shown.ClientCaCertificates)[0]
-	if !strings.HasPrefix(*ca.Name, "ca-cert-") || ca.CreatedAt.String() != shown.CreatedAt.String() {
-		t.Errorf("client CA %v of a server of %v", ca, shown.CreatedAt)
-	}
-	profile := *ok(client.ExportClientConfig(&model.ExportClientConfigRequest{VpnServerId: server}))(t).ClientConfig
-	if strings.Contains(profile, "auth-user-pass") || !strings.Contains(profile, "</ca>\n\n\nreneg-sec 0\n") || !strings.Contains(profile, root) {
-		t.Errorf("profile is %s", profile)
-	}
-	deleteP2CGateway(t, client, gateway)
-}
-
 // p2cGatewayIsActive waits until a gateway is.
 func p2cGatewayIsActive(t *testing.T, client *vpn.VpnClient, id string) {
 	t.Helper()
