@@ -174,7 +174,7 @@ func shown(field string, before, after json.RawMessage) FieldChange {
 // hashed or, by mistake, as it is.
 func isSecretField(field string) bool {
 	name := strings.ToLower(field[strings.LastIndexByte(field, '.')+1:])
-	return strings.HasPrefix(name, sealedPrefix) || slices.ContainsFunc([]string{"psk", "password", "secret", "private_key", "token"},
+	return strings.HasPrefix(name, sealedPrefix) || name == "ppk" || slices.ContainsFunc([]string{"psk", "password", "secret", "private_key", "token"},
 		func(word string) bool { return strings.Contains(name, word) })
 }
 

@@ -22,6 +22,7 @@ func TestCompareFields(t *testing.T) {
 		{"long value", `{"a":1}`, `{"a":` + long + `}`, `[{"field":"a","before":1,"after":"[1026 octets]"}]`},
 		{"sealed", `{"sealed_psk":"AA"}`, `{"sealed_psk":"BB"}`, `[{"field":"psk","before":"[hidden]","after":"[hidden]"}]`},
 		{"new secret", `{}`, `{"b":{"sealed_key":"BB"}}`, `[{"field":"b.key","after":"[hidden]"}]`},
+		{"key beside its id", `{}`, `{"ppk":"a","ppk_id":"b"}`, `[{"field":"ppk","after":"[hidden]"},{"field":"ppk_id","after":"b"}]`},
 		{"secret by its name", `{"user_password":"a"}`, `{"user_password":"b"}`, `[{"field":"user_password","before":"[hidden]","after":"[hidden]"}]`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
