@@ -42,8 +42,8 @@ const (
 	PhaseRollingBack UpgradePhase = "rolling-back"
 )
 
-// upgradeMax is how long a move may take, until it has failed.
-const upgradeMax = 5 * time.Minute
+// UpgradeMax is how long a move may take, until it has failed.
+const UpgradeMax = 5 * time.Minute
 
 // Upgrade is an upgrade that is under way, as a part of the specification of its
 // gateway.
@@ -322,8 +322,8 @@ func (tx *transaction) advance(u *Upgrade, p UpgradeProgress, now time.Time) (*U
 		} else {
 			job.Status = JobPendingUpgradeConfirm
 		}
-	case now.Sub(u.Since) > upgradeMax:
-		why := fmt.Sprintf("not done within %v: %s", upgradeMax, p.Waiting)
+	case now.Sub(u.Since) > UpgradeMax:
+		why := fmt.Sprintf("not done within %v: %s", UpgradeMax, p.Waiting)
 		job.finish(JobFail, why, now)
 		if back {
 			if err := tx.changeJob(p.Project, u.JobID, func(j *Job) { j.finish(JobFail, why, now) }); err != nil {

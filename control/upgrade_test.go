@@ -124,7 +124,7 @@ func TestUpgradeThatTakesTooLong(t *testing.T) {
 	g := w.gateway()
 	w.version = "1.1.0"
 	job := w.upgrade(g.ID, UpgradeStart)
-	w.clock = w.clock.Add(upgradeMax)
+	w.clock = w.clock.Add(UpgradeMax)
 	w.advance(g.ID, true, false)
 	w.wantGateway(g.ID, GatewayUpgrading, "1.0.0", false)
 	w.clock = w.clock.Add(time.Second)
@@ -202,7 +202,7 @@ func TestUpgradeAndRollbackInAFleet(t *testing.T) {
 	w.upgrade(g.ID, UpgradeStart)
 	w.advance(g.ID, true, true)
 	back = w.upgrade(g.ID, UpgradeRollback)
-	w.clock = w.clock.Add(upgradeMax + time.Second)
+	w.clock = w.clock.Add(UpgradeMax + time.Second)
 	w.advance(g.ID, false, false)
 	w.wantGateway(g.ID, GatewayActive, "1.0.0", true)
 	w.wantJob(back, JobFail, SubJobSuccess, SubJobFail, SubJobFail)

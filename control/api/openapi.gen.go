@@ -2461,8 +2461,11 @@ type Job struct {
 	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
 	CreatedAt Time `json:"created_at"`
 
-	// ErrorMessage Why the job has failed.
-	ErrorMessage *string `json:"error_message,omitempty"`
+	// ErrorMessage Why the job has failed; empty otherwise.
+	ErrorMessage string `json:"error_message"`
+
+	// ExpectedTimeSeconds While it runs: how long it takes at most, from created_at on.
+	ExpectedTimeSeconds *int `json:"expected_time_seconds,omitempty"`
 
 	// FinishedAt UTC, as 2024-12-24T07:08:32.730Z.
 	FinishedAt *Time      `json:"finished_at,omitempty"`
@@ -3011,6 +3014,9 @@ type SubJob struct {
 	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
 	CreatedAt    Time   `json:"created_at"`
 	ErrorMessage string `json:"error_message"`
+
+	// ExpectedTimeSeconds While it runs: how long it takes at most, from created_at on.
+	ExpectedTimeSeconds *int `json:"expected_time_seconds,omitempty"`
 
 	// FinishedAt UTC, as 2024-12-24T07:08:32.730Z.
 	FinishedAt *Time  `json:"finished_at,omitempty"`

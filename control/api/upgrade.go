@@ -56,10 +56,13 @@ func (h *handlers) jobs(ctx context.Context, project string, kind control.Kind, 
 func jobAnswer(j *control.Job) Job {
 	answer := Job{
 		ID: j.ID, ResourceID: j.GatewayID, JobType: JobJobType(j.Type), Status: JobStatus(j.Status),
-		CreatedAt: control.FormatTime(j.CreatedAt), ErrorMessage: orAbsent(j.Error),
+		CreatedAt: control.FormatTime(j.CreatedAt), ErrorMessage: j.Error,
 	}
-	if !j.FinishedAt.IsZero() {
+	switch {
+	case !j.FinishedAt.IsZero():
 		answer.FinishedAt = new(control.FormatTime(j.FinishedAt))
+	case j.Status != control.JobPendingUpgradeConfirm:
+		answer.ExpectedTimeSeconds = new(int(control.UpgradeMax.Seconds()))
 	}
 	parts := make([]SubJob, len(j.Parts))
 	for i, part := range j.Parts {
@@ -67,7 +70,9 @@ func jobAnswer(j *control.Job) Job {
 			ID: part.ID, JobType: SubJobJobType(part.Type), Status: SubJobStatus(part.Status),
 			CreatedAt: control.FormatTime(part.CreatedAt), ErrorMessage: part.Error,
 		}
-		if !part.FinishedAt.IsZero() {
+		if part.FinishedAt.IsZero() {
+			parts[i].ExpectedTimeSeconds = new(int(control.UpgradeMax.Seconds()))
+		} else {
 			parts[i].FinishedAt = new(control.FormatTime(part.FinishedAt))
 		}
 	}
