@@ -131,7 +131,7 @@ func (s *ikeSA) answerMOBIKE(d Datagram, msg *wire.Message) (payloads []wire.Pay
 		if p := s.pathOf(msg, d.Local, d.Remote); p != s.path {
 			m.takePath(p)
 		}
-		s.enqueue(&routability{})
+		s.checkRoutability()
 	}
 	return payloads, false
 }
@@ -148,6 +148,14 @@ func addressPair(from, to netip.AddrPort) []byte {
 type routability struct {
 	path   path
 	cookie []byte
+}
+
+// checkRoutability plans a check of the present path. One that waits for its turn
+// will be of it: however often the peer moves, the queue does not grow.
+func (s *ikeSA) checkRoutability() {
+	if !slices.ContainsFunc(s.queue, func(x exchange) bool { _, ok := x.(*routability); return ok }) {
+		s.enqueue(&routability{})
+	}
 }
 
 func (x *routability) kind() wire.ExchangeType { return wire.Informational }

@@ -285,6 +285,23 @@ func TestMOBIKENotAgreed(t *testing.T) {
 	}
 }
 
+// However often the peer moves before it has answered a check, one more is due.
+func TestMOBIKEChecksAreBounded(t *testing.T) {
+	l := mobile(t, 9)
+	l.lose = func(p packet) bool { return p.from == l.b && asks(p) }
+	for i := range 50 {
+		l.moves([]netip.Addr{addrA2, addrA}[i%2])
+		l.run()
+	}
+	if s := l.b.machine().current; s.active == nil || len(s.queue) > 1 {
+		t.Errorf("%d requests wait, a check is under way: %t", len(s.queue), s.active != nil)
+	}
+	l.moves(addrA2)
+	l.lose = nil
+	l.pass(5 * time.Minute)
+	l.wantOuter(addrA2, addrB)
+}
+
 // A peer that returns something else than it was sent is none of ours.
 func TestMOBIKEWrongCookie(t *testing.T) {
 	l := mobile(t, 8)

@@ -20,6 +20,10 @@ const maxMade = 64
 // may be set for each pair.
 const maxMadeSelectors = 32
 
+// maxMadePairs is how many pairs of selectors all children of one template have at
+// most: the data plane keeps two policies for each.
+const maxMadePairs = maxMadeSelectors * maxMadeSelectors
+
 // ErrFlowConflict is why the caller refuses the policy of a connection with a
 // Claimant: another one holds what it overlaps.
 var ErrFlowConflict = errors.New("the traffic is that of another peer")
@@ -46,14 +50,18 @@ func (m *core) madeFrom(template *slot, local, remote []ipsec.TrafficSelector) *
 
 // instantiate makes a slot from a template.
 func (m *core) instantiate(template *slot, local, remote []ipsec.TrafficSelector) (*slot, error) {
-	made := 0
+	made, pairs := 0, len(local)*len(remote)
 	for _, k := range m.slots {
 		if k.template == template {
 			made++
+			pairs += len(k.cfg.Local) * len(k.cfg.Remote)
 		}
 	}
-	if made >= maxMade {
+	switch {
+	case made >= maxMade:
 		return nil, fmt.Errorf("the peer has %d children, as many as it may", made)
+	case pairs > maxMadePairs:
+		return nil, fmt.Errorf("the peer would have %d pairs of traffic selectors, more than the %d that it may", pairs, maxMadePairs)
 	}
 	k := &slot{cfg: template.cfg, template: template}
 	k.cfg.Template, k.cfg.ReqID = false, m.env.AllocReqID()

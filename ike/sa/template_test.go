@@ -126,6 +126,33 @@ func TestTemplateUpdate(t *testing.T) {
 	}
 }
 
+// What one peer makes the data plane keep is bounded: the pairs of selectors of all
+// its children together.
+func TestTemplatePairsLimit(t *testing.T) {
+	l := fromTemplate(t, 8, "10.1.1.0/24")
+	l.establish()
+	many := func(prefix string, n int) (list []ipsec.TrafficSelector) {
+		for i := range n {
+			list = append(list, selectors(fmt.Sprintf("%s.%d/32", prefix, i))...)
+		}
+		return list
+	}
+	m := l.b.machine()
+	template := m.slots[0]
+	if _, err := m.instantiate(template, many("10.2.1", 31), many("10.1.2", 32)); err != nil {
+		t.Fatalf("a child of 31 by 32 selectors: %v", err)
+	}
+	if _, err := m.instantiate(template, many("10.2.2", 8), many("10.1.3", 8)); err == nil {
+		t.Errorf("%d pairs, and 64 more", 31*32+1)
+	}
+	if _, err := m.instantiate(template, many("10.2.3", 1), many("10.1.4", 31)); err != nil {
+		t.Errorf("up to %d pairs: %v", maxMadePairs, err)
+	}
+	if _, err := m.instantiate(template, many("10.2.4", 1), many("10.1.5", 1)); err == nil {
+		t.Errorf("more than %d pairs", maxMadePairs)
+	}
+}
+
 // The number of children of one peer is bounded.
 func TestTemplateLimit(t *testing.T) {
 	var nets []string
