@@ -250,6 +250,35 @@ func TestV1AggressiveKeyChanged(t *testing.T) {
 	}
 }
 
+// A message 5 is tried with no key of a connection that has none: the ones of
+// GM/T 0022 at the same address neither let anybody in nor use up the trials.
+func TestV1NoKeyOfGM(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1()
+	own := l.b.conns[0]
+	for range maxTrials {
+		gm := *own
+		gm.Name, gm.PSK, gm.GM = "gm", nil, &GM{}
+		gm.Proposals = []ipsec.Proposal{gmPhase1Proposal()}
+		l.b.conns = append([]*Connection{&gm}, l.b.conns...)
+	}
+	guess := *l.a.conns[0]
+	guess.PSK = nil
+	honest := l.a.conns
+	l.a.conns = []*Connection{&guess}
+	l.a.initiateV1()
+	l.run()
+	if l.b.count(IKEUp) != 0 {
+		t.Error("who has no key is let in")
+	}
+	l.a.conns = honest
+	l.a.initiateV1()
+	l.run()
+	if n := l.b.count(IKEUp); n != 1 {
+		t.Errorf("the peer with the key is let in %d times", n)
+	}
+}
+
 // What message 3 of aggressive mode says in the clear beside its hash is nobody's.
 func TestV1InitialContactInTheClear(t *testing.T) {
 	l := newLab(t, 1)

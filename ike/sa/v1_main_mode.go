@@ -165,7 +165,8 @@ func (s *ISAKMPSA) takeInitiatorAuth(d Datagram, msg *isakmp.Message) error {
 	}
 	p.guesses++
 	// What is configured may have changed since message 1.
-	p.candidates = ofMode(ofVersion(s.m.env.Candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap()), true), s.mode)
+	// Those of GM/T 0022 have no pre-shared key: their empty one proves nothing.
+	p.candidates = ofProfile(ofMode(ofVersion(s.m.env.Candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap()), true), s.mode), false)
 	if len(p.candidates) == 0 {
 		return s.refusal(ReasonPeerAddress, "peer address", "no connection expects a peer at this address any more")
 	}
