@@ -150,3 +150,30 @@ func TestChangeThatThePeerDoesNotFollow(t *testing.T) {
 		})
 	}
 }
+
+// TestChangeLeavesWhatIsUnderWay: the SAs that are replaced stay for a moment, for
+// packets under way; then they go.
+func TestChangeLeavesWhatIsUnderWay(t *testing.T) {
+	for name, edit := range ikeEdits {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork()
+			a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+			atWest, atEast := joined("c", 1, west)
+			apply(t, b, atEast)
+			apply(t, a, atWest)
+			settleFor(5 * time.Second)
+			wantUp(t, "c", a, b)
+			before := sortedSPIs(b)
+			edit(&atWest, &atEast)
+			apply(t, b, atEast)
+			apply(t, a, atWest)
+			settleFor(flightGrace / 2)
+			during := sortedSPIs(b)
+			if len(during) != 2*len(before) || slices.ContainsFunc(before, func(s ipsec.SPI) bool { return !slices.Contains(during, s) }) {
+				t.Errorf("%s: a second later there are %v, before there were %v", name, during, before)
+			}
+			settleFor(time.Minute)
+			wantUp(t, "c", a, b)
+		})
+	}
+}

@@ -39,6 +39,9 @@ const (
 	// messageGrace is how long an initiator of IKEv1 leaves what a new one replaces:
 	// the last message of a quick mode, which is not answered, may be overtaken.
 	messageGrace = 5 * time.Second
+	// flightGrace is how long any initiator leaves what a new IKE SA replaces: for
+	// packets of its SAs that are under way, or wait in the peer's queues.
+	flightGrace = 2 * time.Second
 )
 
 // connection is one configured connection: it keeps IKE SAs with the peer up
@@ -194,10 +197,14 @@ func (c *connection) keepBest(now time.Time, all []*peer) {
 			c.recheck = time.AfterFunc(wait, best.in.wake)
 		}
 	}
-	patience := replacedGrace - now.Sub(best.settled)
-	if best.up.initiator {
-		patience = messageGrace - now.Sub(best.settled) // only of IKEv1
+	grace := replacedGrace
+	switch {
+	case best.up.initiator && best.v1:
+		grace = messageGrace
+	case best.up.initiator:
+		grace = flightGrace
 	}
+	patience := grace - now.Sub(best.settled)
 	for _, p := range all {
 		switch {
 		case p == best:
@@ -212,7 +219,7 @@ func (c *connection) keepBest(now time.Time, all []*peer) {
 			}
 		case best.up.toldAlone(p.up):
 			p.terminateLocked(sa.ReasonIKEReplaced)
-		case best.outlived(p) && (!best.up.initiator || best.v1) && patience > 0:
+		case best.outlived(p) && patience > 0:
 			recheckIn(patience)
 		case best.outlived(p):
 			p.terminateLocked(sa.ReasonIKEReplaced)
