@@ -504,6 +504,11 @@ func (s *ikeSA) finishChild(msg *wire.Message, c *childSA, answer *childAnswer, 
 	if _, err := m.newOut(c.proposal); err != nil {
 		return m.refuseChild(&childRefusal{wire.InvalidSyntax, nil, c.slot, malformedChild(msg, err)})
 	}
+	if err := m.readmit(c); err != nil {
+		return m.refuseChild(&childRefusal{wire.NoAdditionalSAs, nil, c.slot, &Diagnosis{
+			Reason: ReasonDataPlane, Exchange: wire.IKEFollowupKE.String(), Parameter: "CHILD_SA", Detail: err.Error(),
+		}})
+	}
 	if err := answer.key(s, c); err != nil {
 		return m.refuseChild(&childRefusal{wire.NoProposalChosen, nil, c.slot, malformedChild(msg, err)})
 	}

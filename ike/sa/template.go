@@ -71,6 +71,27 @@ func (m *core) instantiate(template *slot, local, remote []ipsec.TrafficSelector
 	return k, nil
 }
 
+// readmit gives a child that was agreed on a slot among those of the machine again:
+// while its additional key exchanges were done it was no CHILD_SA that keeps one, and
+// others may have been made, or the template changed.
+func (m *core) readmit(c *childSA) (err error) {
+	t := c.slot.template
+	if t == nil || slices.Contains(m.slots, c.slot) {
+		return nil
+	}
+	if !slices.Contains(m.slots, t) || !ipsec.Covers(t.cfg.Local, c.local) || !ipsec.Covers(t.cfg.Remote, c.remote) {
+		return errors.New("the template has changed meanwhile")
+	}
+	made := m.madeFrom(t, c.local, c.remote)
+	if made == nil {
+		if made, err = m.instantiate(t, c.local, c.remote); err != nil {
+			return err
+		}
+	}
+	c.slot = made
+	return nil
+}
+
 // keepMade takes over, of the slots made from templates, those that the templates
 // of the present configuration still allow, and ends the others.
 func (m *core) keepMade(made []*slot) {

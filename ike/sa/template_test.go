@@ -126,6 +126,44 @@ func TestTemplateUpdate(t *testing.T) {
 	}
 }
 
+// Of a child with an additional key exchange, for which there is no CHILD_SA yet
+// while that is done, the same holds: it counts, and goes with the template.
+func TestTemplateFollowup(t *testing.T) {
+	var nets []string
+	for i := range maxMade + 3 {
+		nets = append(nets, fmt.Sprintf("10.1.%d.0/24", i))
+	}
+	l := fromTemplate(t, 9, nets...)
+	for _, c := range []*Connection{l.a.conns[0], l.b.conns[0]} {
+		for i := range c.Children {
+			p := &c.Children[i].Proposals[0]
+			p.Transforms = append(slices.Clone(p.Transforms), ipsec.Additional(1, ipsec.GroupMLKEM768))
+		}
+	}
+	l.a.initiate()
+	l.run()
+	m := l.b.machine()
+	if n := len(m.Status().Children); n != maxMade {
+		t.Errorf("%d children, want %d", n, maxMade)
+	}
+	for _, c := range m.children {
+		if !slices.Contains(m.slots, c.slot) {
+			t.Errorf("nothing holds the slot of child %q", c.slot.cfg.Name)
+		}
+	}
+	next := *l.b.conns[0]
+	next.Children = slices.Clone(next.Children)
+	next.Children[0].Remote = selectors("10.1.1.0/24")
+	l.up = false
+	l.b.do(Update{&next})
+	l.pass(10 * time.Second)
+	for _, c := range m.Status().Children {
+		if !slices.Equal(c.Remote, next.Children[0].Remote) {
+			t.Errorf("a child of %s outlives its template", c.Name)
+		}
+	}
+}
+
 // What one peer makes the data plane keep is bounded: the pairs of selectors of all
 // its children together.
 func TestTemplatePairsLimit(t *testing.T) {
