@@ -29,6 +29,18 @@ type nodeConfig struct {
 	OutboundKey, InboundKey   []byte
 }
 
+// readConfig reads what a measurement gives to a node.
+func readConfig[T any](file string) (c T, err error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return c, err
+	}
+	if err := json.Unmarshal(content, &c); err != nil {
+		return c, fmt.Errorf("%s: %w", file, err)
+	}
+	return c, nil
+}
+
 // newESPNodeCommand is what `vpnbench esp` runs in each namespace.
 func newESPNodeCommand() *cobra.Command {
 	return &cobra.Command{
@@ -37,13 +49,9 @@ func newESPNodeCommand() *cobra.Command {
 		Args:   cobra.ExactArgs(1),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			content, err := os.ReadFile(args[0])
+			c, err := readConfig[nodeConfig](args[0])
 			if err != nil {
 				return err
-			}
-			var c nodeConfig
-			if err := json.Unmarshal(content, &c); err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 			mux := udp.New(udp.Options{Logger: log})

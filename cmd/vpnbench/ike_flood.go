@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -55,13 +54,9 @@ func newFloodCommand() *cobra.Command {
 		Args:   cobra.ExactArgs(1),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			content, err := os.ReadFile(args[0])
+			c, err := readConfig[floodConfig](args[0])
 			if err != nil {
 				return err
-			}
-			var c floodConfig
-			if err := json.Unmarshal(content, &c); err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			return c.send(cmd.Context(), cmd.OutOrStdout())
 		},

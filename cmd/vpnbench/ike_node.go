@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -122,13 +121,9 @@ func newIKENodeCommand() *cobra.Command {
 		Args:   cobra.ExactArgs(1),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			content, err := os.ReadFile(args[0])
+			c, err := readConfig[ikeNodeConfig](args[0])
 			if err != nil {
 				return err
-			}
-			var c ikeNodeConfig
-			if err := json.Unmarshal(content, &c); err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			return c.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

@@ -4,13 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -49,13 +47,9 @@ func newP2CNodeCommand() *cobra.Command {
 		Args:   cobra.ExactArgs(2),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			content, err := os.ReadFile(args[1])
+			n, err := readConfig[p2cNode](args[1])
 			if err != nil {
 				return err
-			}
-			var n p2cNode
-			if err := json.Unmarshal(content, &n); err != nil {
-				return fmt.Errorf("%s: %w", args[1], err)
 			}
 			run := map[string]func(*cobra.Command) error{"server": n.serve, "clients": n.connect}[args[0]]
 			if run == nil {
