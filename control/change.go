@@ -42,8 +42,9 @@ const maxFieldValue = 1024
 
 // Changes gathers the changes made under a context.
 type Changes struct {
-	mu  sync.Mutex
-	all []ObjectChange
+	mu       sync.Mutex
+	all      []ObjectChange
+	revision int64
 }
 
 // All returns what was gathered, in the order made.
@@ -51,6 +52,15 @@ func (c *Changes) All() []ObjectChange {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.all)
+}
+
+// Revision returns the revision of the store that has all that was changed or,
+// where something was found to be as it was asked for, that which it was found
+// in; zero: nothing was looked at.
+func (c *Changes) Revision() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.revision
 }
 
 type changesKey struct{}
@@ -93,12 +103,14 @@ func (o *Objects) describe(ctx context.Context, ops []store.Op) ([]ObjectChange,
 	return changes, nil
 }
 
-// note hands changes that were made to who gathers them.
-func note(ctx context.Context, changes []ObjectChange) {
+// note hands changes that were made to who gathers them, and the revision that
+// has them.
+func note(ctx context.Context, revision int64, changes ...ObjectChange) {
 	if c, ok := ctx.Value(changesKey{}).(*Changes); ok {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.all = append(c.all, changes...)
+		c.revision = max(c.revision, revision)
 	}
 }
 

@@ -110,6 +110,7 @@ func recall[T any](ctx context.Context, s *Service, project string, result *T) (
 	case string(before.Value.Digest) != string(token.Digest[:]):
 		return false, Repeated()
 	}
+	note(ctx, before.Modified)
 	*result = *new(T) // an attempt that was overtaken may have left something
 	return true, json.Unmarshal(before.Value.Result, result)
 }

@@ -403,17 +403,18 @@ func (o *Objects) change(ctx context.Context, decide func(*transaction) error) e
 		}
 		tx := &transaction{ctx: ctx, objects: o}
 		if err := decide(tx); err != nil || len(tx.ops) == 0 {
+			note(ctx, guard.Modified)
 			return err
 		}
 		changes, err := o.describe(ctx, tx.ops)
 		if err != nil {
 			return err
 		}
-		_, err = o.store.Txn(ctx,
+		revision, err := o.store.Txn(ctx,
 			[]store.Check{{Key: keyGuard, Revision: guard.Modified}, unlessRestoring()},
 			append(tx.ops, store.Put(keyGuard, nil)))
 		if err == nil {
-			note(ctx, changes)
+			note(ctx, revision, changes...)
 		}
 		if !errors.Is(err, store.ErrConflict) {
 			return err

@@ -17,7 +17,8 @@ import (
 
 // Service performs the calls of the API on the objects. Each call that changes
 // something is one transaction; it returns when the specification is stored,
-// and the reconciler makes it true later. Refusals are of type *Error.
+// and the reconciler makes it true later: see WaitApplied. Refusals are of type
+// *Error.
 //
 // Every method takes the project of the caller: objects of other projects do
 // not exist for it.
@@ -73,6 +74,16 @@ func NewService(o ServiceOptions) (*Service, error) {
 // SetInventory replaces the inventory. Objects that refer to what is no longer
 // there stay as they are.
 func (s *Service) SetInventory(inv *Inventory) { s.inventory.Store(inv) }
+
+// WaitApplied waits until the engines of this node have been given the objects as
+// of a revision, that of Changes. A node without engines has nothing to wait for.
+// It fails when ctx ends first.
+func (s *Service) WaitApplied(ctx context.Context, revision int64) error {
+	if s.engines == nil {
+		return nil
+	}
+	return s.engines.WaitApplied(ctx, revision)
+}
 
 // Backup performs BackupStore. Unlike the other calls it is about the objects
 // of all projects.

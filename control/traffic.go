@@ -29,6 +29,11 @@ type Engines interface {
 	// DisconnectClient ends a connection that ClientConnections returned;
 	// found is false when there is none.
 	DisconnectClient(gateway, connection string) (found bool)
+
+	// WaitApplied waits until the engines have been given the objects as of a
+	// revision of the store, or a later one. Whether they could do what is asked
+	// of them, the statuses tell. It fails when ctx ends first.
+	WaitApplied(ctx context.Context, revision int64) error
 }
 
 // History is what has happened to the connections that this node served. Its

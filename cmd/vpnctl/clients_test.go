@@ -109,6 +109,8 @@ func (e *engines) Disruption(*control.TunnelSpec) (control.Disruption, bool, boo
 	return control.DisruptNothing, false, true
 }
 
+func (e *engines) WaitApplied(context.Context, int64) error { return nil }
+
 func (e *engines) ChildSAs(string) ([]control.ChildSA, bool) { return nil, false }
 
 func (e *engines) Tunnel(string) (control.TunnelState, bool) { return control.TunnelState{}, false }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -148,6 +149,15 @@ type engines struct {
 	events   map[string][]control.ConnectionEvent  // by connection
 	// disruptions are those of whatever is planned, by established connection.
 	disruptions map[string]control.Disruption
+	// apply returns when a revision of the store is in force; nil: at once.
+	apply func(ctx context.Context, revision int64) error
+}
+
+func (e *engines) WaitApplied(ctx context.Context, revision int64) error {
+	if e.apply == nil {
+		return nil
+	}
+	return e.apply(ctx, revision)
 }
 
 func (e *engines) ChildSAs(connection string) ([]control.ChildSA, bool) {

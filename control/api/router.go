@@ -29,7 +29,9 @@ type operation struct {
 	audited    bool   // is written down also when it was not refused
 	// repeatable says that a request may be marked by a client token.
 	repeatable bool
-	route      *routers.Route
+	// inForce says that the answer waits for the engines.
+	inForce bool
+	route   *routers.Route
 }
 
 // typeParameter is the parameter of paths whose values are part of the
@@ -74,12 +76,14 @@ func readDocument() (map[string]*operation, error) {
 				longest = maxBody
 			}
 			audited, said := op.Extensions["x-audited"].(bool)
+			inForce, _ := op.Extensions["x-in-force"].(bool)
 			o := &operation{
 				id: op.OperationID, permission: permission,
 				maxBody:    int64(longest),
 				public:     op.Security != nil && len(*op.Security) == 0,
 				audited:    audited || !said && method != http.MethodGet,
 				repeatable: op.Parameters.GetByInAndName(openapi3.ParameterInHeader, headerClientToken) != nil,
+				inForce:    inForce,
 				route:      &routers.Route{Spec: doc, Path: path, PathItem: item, Method: method, Operation: op},
 			}
 			if permission == "" && strings.Contains(path, "{project_id}") {
@@ -123,7 +127,7 @@ func (s *Server) newRouter() (http.Handler, error) {
 		return nil, err
 	}
 	rt := &router{server: s, operations: operations}
-	strict := NewStrictHandlerWithOptions(&handlers{server: s}, nil, StrictHTTPServerOptions{
+	strict := NewStrictHandlerWithOptions(&handlers{server: s}, []StrictMiddlewareFunc{s.inForce}, StrictHTTPServerOptions{
 		RequestErrorHandlerFunc:  decodeFailed,
 		ResponseErrorHandlerFunc: s.failed,
 	})
@@ -242,6 +246,27 @@ const headerClientToken = "X-Client-Token"
 // requestDigest is the same for requests that ask for the same.
 func requestDigest(r *http.Request, op *operation, body []byte) [sha256.Size]byte {
 	return sha256.Sum256(append([]byte(op.id+"\n"+r.URL.Path+"\n"), body...))
+}
+
+// inForce keeps the answer of an operation that says so back until the engines
+// of this node have what it changed: a client whose user was created can log in,
+// one whose user was deleted cannot. An engine that takes its time does not make
+// what is stored fail: then the answer goes out all the same.
+func (s *Server) inForce(next StrictHandlerFunc, _ string) StrictHandlerFunc {
+	return func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error) {
+		answer, err := next(ctx, w, r, request)
+		c := callOf(ctx)
+		if err != nil || !c.operation.inForce {
+			return answer, err
+		}
+		patience, cancel := context.WithTimeout(ctx, applyTimeout)
+		defer cancel()
+		if late := s.service.WaitApplied(patience, c.changes.Revision()); late != nil && ctx.Err() == nil {
+			s.log.Warn("answered before the engines had the change", "request_id", c.requestID,
+				"operation", c.operation.id, "waited", applyTimeout)
+		}
+		return answer, nil
+	}
 }
 
 // unknown answers what no route matches: the method is wrong, or the path.

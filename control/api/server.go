@@ -69,6 +69,7 @@ const (
 	writeTimeout    = 30 * time.Second
 	idleTimeout     = 2 * time.Minute
 	shutdownTimeout = 10 * time.Second
+	applyTimeout    = 2 * time.Second // that an answer waits for the engines
 )
 
 // Server serves the API.

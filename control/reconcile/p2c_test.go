@@ -25,6 +25,7 @@ type clientEngine struct {
 	gone     []string // sessions that were disconnected
 	events   chan sslvpn.Event
 	records  []connlog.Record
+	slow     time.Duration // that Apply takes
 }
 
 func newClientEngine() *clientEngine {
@@ -34,6 +35,10 @@ func newClientEngine() *clientEngine {
 }
 
 func (e *clientEngine) Apply(c sslvpn.Config) error {
+	e.mu.Lock()
+	slow := e.slow
+	e.mu.Unlock()
+	time.Sleep(slow)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.config = c

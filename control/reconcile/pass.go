@@ -91,6 +91,7 @@ func (r *Reconciler) pass(ctx context.Context) (revision int64, failures map[str
 	r.meet(ctx, p)
 	r.meetMonitors(p)
 	r.apply(p)
+	r.progress.reach(snapshot.Revision)
 	r.applied(division)
 	r.number()
 	r.finalize(p)

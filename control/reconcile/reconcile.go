@@ -123,6 +123,7 @@ type Reconciler struct {
 	interrupt atomic.Pointer[context.CancelFunc] // of the work under way
 	ready     atomic.Bool
 	served    atomic.Pointer[map[string]string] // server by client-to-cloud gateway, of those that run
+	progress  progress
 	counts    counts
 	lookout   lookout
 
@@ -189,21 +190,23 @@ func New(o Options) *Reconciler {
 // SetInventory replaces the inventory and starts a pass.
 func (r *Reconciler) SetInventory(inv *control.Inventory) {
 	r.inventory.Store(inv)
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	r.rouse()
 }
 
 // DivisionChanged starts a pass. If this node may have lost something, it
 // interrupts what waits for the store. It does not block.
 func (r *Reconciler) DivisionChanged(lost bool) {
+	r.rouse()
+	if stop := r.interrupt.Load(); lost && stop != nil {
+		(*stop)()
+	}
+}
+
+// rouse starts a pass. It does not block.
+func (r *Reconciler) rouse() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
-	}
-	if stop := r.interrupt.Load(); lost && stop != nil {
-		(*stop)()
 	}
 }
 
@@ -235,6 +238,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			r.progress.end()
 			return r.takeDown(context.WithoutCancel(ctx))
 		case _, open := <-changes:
 			if !open {
