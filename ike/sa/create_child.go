@@ -43,7 +43,7 @@ type childOffer struct {
 // offerChild reserves an SPI and makes an offer. The child of IKE_AUTH takes
 // its keys from the IKE SA's key exchange and so goes without groups.
 func (m *Machine) offerChild(s *ikeSA, k *slot, groups bool) (childOffer, error) {
-	in, err := m.env.AllocSPI(s.path.local.Addr())
+	in, err := m.env.AllocSPI(s.childPath().local.Addr())
 	if err != nil {
 		return childOffer{}, err
 	}
@@ -144,7 +144,7 @@ func (o *childOffer) accept(s *ikeSA, msg *wire.Message, p ipsec.Proposal, k key
 	}
 	c := &childSA{
 		m: &s.m.core, slot: o.slot, state: Connecting, initiator: true, in: o.in, out: spi,
-		path: s.path, proposal: p, nonce: bytes.Clone(lowestNonce(k.ni, k.nr)), told: true,
+		path: s.childPath(), proposal: p, nonce: bytes.Clone(lowestNonce(k.ni, k.nr)), told: true,
 	}
 	tsi, ok := msg.TS(false)
 	tsr, okr := msg.TS(true)
@@ -589,7 +589,7 @@ func (a *childAnswer) key(s *ikeSA, c *childSA) (err error) {
 	if c.keys, err = s.keys.newChildKeys(c.proposal, a.keys); err != nil {
 		return err
 	}
-	c.path = s.path
+	c.path = s.childPath()
 	s.m.children = append(s.m.children, c)
 	return nil
 }
@@ -679,7 +679,7 @@ func (m *Machine) makeChild(s *ikeSA, msg *wire.Message, req childRequest, f slo
 		}
 		answer.ke, answer.keys.shared = &wire.KE{Group: g.ID, Data: value}, shared
 	}
-	in, err := m.env.AllocSPI(s.path.local.Addr())
+	in, err := m.env.AllocSPI(s.childPath().local.Addr())
 	if err != nil {
 		return no(wire.NoAdditionalSAs, "SPI", err)
 	}
@@ -687,7 +687,7 @@ func (m *Machine) makeChild(s *ikeSA, msg *wire.Message, req childRequest, f slo
 	ours.SPI = binary.BigEndian.AppendUint32(nil, uint32(in))
 	answer.sa = &wire.SA{Proposals: []ipsec.Proposal{ours}}
 	c := &childSA{
-		m: &m.core, slot: f.slot, state: Connecting, in: in, out: out, path: s.path, proposal: p,
+		m: &m.core, slot: f.slot, state: Connecting, in: in, out: out, path: s.childPath(), proposal: p,
 		local: f.local, remote: f.remote, nonce: bytes.Clone(lowestNonce(req.ni, req.nr)),
 	}
 	if len(p.Additional()) == 0 {

@@ -176,7 +176,7 @@ func (m *Machine) established(s *ikeSA, initialContact bool) {
 	e := m.event(IKEUp, s)
 	e.InitialContact = initialContact
 	m.emit(Emit{e})
-	m.lastSeen = m.now
+	m.lastSeen, m.proven = m.now, s.path
 	if m.conn.DPD.Interval > 0 {
 		m.dpdAt = m.now.Add(m.conn.DPD.Interval)
 	}
@@ -211,11 +211,18 @@ func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
 		m.candidates = ofVersion(m.env.Candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap()), false)
 		c, diagnosis = s.selectConnection(msg, id, auth)
 	}
+	refusal := wire.AuthenticationFailed
+	if _, mobike := msg.Notify(wire.MOBIKESupported); diagnosis == nil && mobike && c.MOBIKE && prohibitedNAT(d, msg) {
+		refusal, diagnosis = wire.UnexpectedNATDetected, &Diagnosis{
+			Reason: ReasonEncapsulation, Exchange: wire.IKEAuth.String(), Parameter: "NAT", Ours: d.Remote.String() + " to " + d.Local.String(),
+			Detail: "the peer allows no NAT on the way (NO_NATS_ALLOWED), and its message came with other addresses than it was sent with",
+		}
+	}
 	if diagnosis != nil {
 		if c == nil {
 			c = m.expected(d.Remote.Addr())
 		}
-		r := refuse(wire.AuthenticationFailed)
+		r := refuse(refusal)
 		r.then = func() {
 			m.conn = c
 			m.fail(diagnosis)

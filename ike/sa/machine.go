@@ -27,6 +27,7 @@ type Machine struct {
 	reauthAt  time.Time // it is to be replaced
 	authEndAt time.Time // the authentication holds no longer
 
+	proven        path         // of the children: the IKE SA's, until that one moves; see moveChildren
 	mobike        bool         // agreed on
 	peerAddresses []netip.Addr // of the responder, beside the one of the connection
 	tried         []netip.Addr // of the responder, since it last answered

@@ -2,6 +2,7 @@ package sa
 
 import (
 	"bytes"
+	"crypto/hmac"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -20,7 +21,8 @@ import (
 //	the same COOKIE2  ──────────────────────►   children move
 //
 // So nobody can have us send traffic to an address at which the peer does not
-// answer. Where the initiator gets no answer, it tries the other addresses that
+// answer: until it does, children stay where they are, and new ones are made there.
+// Our own UPDATE_SA_ADDRESSES carries a COOKIE2 as well. Where the initiator gets no answer, it tries the other addresses that
 // the responder has told of. The end that is not behind a NAT does not follow the
 // source addresses of IKE messages any more, only of ESP (section 3.8).
 
@@ -80,12 +82,26 @@ func (m *Machine) takePath(p path) {
 	}
 }
 
-// moveChildren makes the children go by the addresses of the IKE SA in use.
+// childPath is where the packets of a new child go.
+func (s *ikeSA) childPath() path {
+	if !s.authenticated { // our offer in IKE_AUTH
+		return s.path
+	}
+	return s.m.proven
+}
+
+// moves reports whether the IKE SA has gone to addresses at which the peer has
+// not answered yet.
+func (m *Machine) moves() bool { return m.current != nil && m.current.path != m.proven }
+
+// moveChildren makes the children go by the addresses of the IKE SA in use, at
+// which the peer has answered.
 func (m *Machine) moveChildren() {
 	s := m.current
 	if s == nil {
 		return
 	}
+	m.proven = s.path
 	moved := false
 	for _, c := range m.children {
 		if c.path != s.path {
@@ -116,7 +132,7 @@ func (s *ikeSA) answerMOBIKE(d Datagram, msg *wire.Message) (payloads []wire.Pay
 		return nil, false
 	}
 	m.noteAddresses(msg)
-	if n, ok := msg.Notify(wire.NoNATsAllowed); ok && !bytes.Equal(n.Data, addressPair(d.Remote, d.Local)) {
+	if prohibitedNAT(d, msg) {
 		return []wire.Payload{&wire.Notify{NotifyType: wire.UnexpectedNATDetected}}, true
 	}
 	if n, ok := msg.Notify(wire.Cookie2); ok && len(n.Data) >= 8 && len(n.Data) <= maxCookie2 {
@@ -134,6 +150,13 @@ func (s *ikeSA) answerMOBIKE(d Datagram, msg *wire.Message) (payloads []wire.Pay
 		s.checkRoutability()
 	}
 	return payloads, false
+}
+
+// prohibitedNAT reports whether a message has other addresses than its sender
+// wrote, who allows no NAT on the way (section 3.9).
+func prohibitedNAT(d Datagram, msg *wire.Message) bool {
+	n, ok := msg.Notify(wire.NoNATsAllowed)
+	return ok && !bytes.Equal(n.Data, addressPair(d.Remote, d.Local))
 }
 
 // addressPair is the data of a NO_NATS_ALLOWED notify (section 4.2.5).
@@ -161,27 +184,55 @@ func (s *ikeSA) checkRoutability() {
 func (x *routability) kind() wire.ExchangeType { return wire.Informational }
 
 func (x *routability) request(s *ikeSA) ([]wire.Payload, bool) {
-	if !slices.ContainsFunc(s.m.children, func(c *childSA) bool { return c.path != s.path }) {
+	if !s.m.moves() {
 		return nil, false // the check for an earlier change has done it
 	}
-	x.path, x.cookie = s.path, make([]byte, cookie2Len)
-	if readFull(s.m.env.Rand, x.cookie) != nil {
+	cookie, err := s.m.newCookie2()
+	if err != nil {
 		return nil, false
 	}
-	return []wire.Payload{&wire.Notify{NotifyType: wire.Cookie2, Data: x.cookie}}, true
+	x.path, x.cookie = s.path, cookie
+	return []wire.Payload{&wire.Notify{NotifyType: wire.Cookie2, Data: cookie}}, true
 }
 
 func (x *routability) response(s *ikeSA, _ Datagram, msg *wire.Message) {
-	n, ok := msg.Notify(wire.Cookie2)
-	switch {
-	case !ok || !bytes.Equal(n.Data, x.cookie):
-		s.m.terminate(ReasonMalformedMessage, &Diagnosis{
-			Reason: ReasonMalformedMessage, Exchange: x.kind().String(), Parameter: "COOKIE2",
-			Detail: "the peer has moved and does not return what was sent to its new address",
-		})
-	case x.path == s.path:
+	if !s.m.returned(x.cookie, msg) {
+		return
+	}
+	if x.path == s.path {
 		s.m.moveChildren()
 	} // else it has moved on, and another check follows
+}
+
+// newCookie2 draws what a peer has to return to show that it is where it says.
+func (m *Machine) newCookie2() ([]byte, error) {
+	b := make([]byte, cookie2Len)
+	return b, readFull(m.env.Rand, b)
+}
+
+// returned reports whether an answer has the COOKIE2 of our request. Without it
+// the IKE SA ends (section 3.7).
+func (m *Machine) returned(cookie []byte, msg *wire.Message) bool {
+	if n, ok := msg.Notify(wire.Cookie2); ok && hmac.Equal(n.Data, cookie) {
+		return true
+	}
+	m.terminate(ReasonMalformedMessage, &Diagnosis{
+		Reason: ReasonMalformedMessage, Exchange: msg.Exchange.String(), Parameter: "COOKIE2",
+		Detail: "the peer does not return what was sent to show that it is at the other end of the new path",
+	})
+	return false
+}
+
+// resumeMove makes an IKE SA that takes over from another one go on with a move
+// that is not proven: what has asked for the proof went with the other one.
+func (m *Machine) resumeMove() {
+	switch {
+	case !m.mobike || !m.moves():
+	case m.began:
+		m.announcePath()
+	default:
+		m.current.checkRoutability()
+	}
 }
 
 func (x *routability) unanswered(s *ikeSA, o *outstanding) { s.dead(o) }
@@ -203,7 +254,10 @@ func (m *Machine) announcePath() {
 }
 
 // updateAddresses tells the responder which addresses we use.
-type updateAddresses struct{ path path }
+type updateAddresses struct {
+	path   path
+	cookie []byte
+}
 
 func (x *updateAddresses) kind() wire.ExchangeType { return wire.Informational }
 
@@ -212,8 +266,14 @@ func (x *updateAddresses) request(s *ikeSA) ([]wire.Payload, bool) {
 	if err != nil {
 		return nil, false
 	}
-	x.path = s.path
-	return append([]wire.Payload{&wire.Notify{NotifyType: wire.UpdateSAAddresses}}, nat...), true
+	cookie, err := s.m.newCookie2()
+	if err != nil {
+		return nil, false
+	}
+	x.path, x.cookie = s.path, cookie
+	return append([]wire.Payload{
+		&wire.Notify{NotifyType: wire.UpdateSAAddresses}, &wire.Notify{NotifyType: wire.Cookie2, Data: cookie},
+	}, nat...), true
 }
 
 func (x *updateAddresses) response(s *ikeSA, d Datagram, msg *wire.Message) {
@@ -229,6 +289,9 @@ func (x *updateAddresses) response(s *ikeSA, d Datagram, msg *wire.Message) {
 			Ours: s.path.local.String(), Detail: "the peer does not follow us to another address: " + n.NotifyType.String(),
 		}
 		m.emit(Emit{e})
+		return
+	}
+	if !m.returned(x.cookie, msg) {
 		return
 	}
 	m.takePath(s.pathOf(msg, d.Local, s.path.remote))
@@ -271,9 +334,14 @@ func (m *Machine) arrived() {
 // on for, another address of ours and nothing else. An IKE SA that we began follows
 // it by MOBIKE, if that was agreed on.
 func (c *Connection) OnlyMoves(next *Connection) bool {
-	moved := *next
-	moved.Local = c.Local
-	return c.Local != next.Local && c.Local.BitLen() == next.Local.BitLen() && c.SameIdentity(&moved)
+	return c.Local != next.Local && c.Local.BitLen() == next.Local.BitLen() && c.SameIdentity(next.At(c.Local))
+}
+
+// At returns the configuration with another address of ours.
+func (c *Connection) At(local netip.Addr) *Connection {
+	moved := *c
+	moved.Local = local
+	return &moved
 }
 
 // moveTo sends an installed child's packets by other addresses.

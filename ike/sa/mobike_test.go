@@ -316,3 +316,143 @@ func TestMOBIKEWrongCookie(t *testing.T) {
 		t.Error("the IKE SA goes on")
 	}
 }
+
+// A CHILD_SA that is made before the peer has answered at its new address goes
+// where the others go, and moves with them.
+func TestMOBIKENewChildBeforeProof(t *testing.T) {
+	for name, make := range map[string]func(l *lab){
+		"rekeyed by the peer": func(l *lab) { l.a.do(RekeyChild{ReqID: 1}) },
+		"created by the peer": func(l *lab) {
+			next := *l.a.machine().conn
+			more := next.Children[0]
+			more.Name, more.ReqID, more.Local = "more", 3, selectors("10.1.64.0/24")
+			next.Children = append(slices.Clone(next.Children), more)
+			l.a.do(Update{&next})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := mobile(t, 10)
+			l.lose = func(p packet) bool { return p.from == l.b && asks(p) }
+			l.moves(addrA2)
+			l.run()
+			known := map[ipsec.SAID]bool{}
+			for _, sa := range l.b.sas {
+				known[sa.ID()] = true
+			}
+			make(l)
+			l.run()
+			made := 0
+			for _, sa := range l.b.sas {
+				if known[sa.ID()] {
+					continue
+				}
+				made++
+				if far := sa.Dst; sa.Direction == ipsec.Out && far != addrA {
+					t.Errorf("a new SA sends to %s, where the peer has not answered", far)
+				}
+			}
+			if made == 0 {
+				t.Fatal("no SA was made")
+			}
+			for id, p := range l.b.policies {
+				if p.Action == ipsec.Protect && p.TunnelRemote != addrA {
+					t.Errorf("policy %s sends to %s", id, p.TunnelRemote)
+				}
+			}
+			l.lose = nil
+			l.pass(2 * time.Minute)
+			l.wantOuter(addrA2, addrB)
+			for _, sa := range l.b.sas {
+				if sa.Direction == ipsec.Out && sa.Dst != addrA2 || sa.Direction == ipsec.In && sa.Src != addrA2 {
+					t.Errorf("an SA is still between %s and %s", sa.Src, sa.Dst)
+				}
+			}
+		})
+	}
+}
+
+// While we move ourselves, what the peer makes is where the other SAs are.
+func TestMOBIKENewChildWhileWeMove(t *testing.T) {
+	l := mobile(t, 11)
+	l.lose = func(p packet) bool { return p.from == l.a && asks(p) }
+	l.moves(addrA2)
+	l.b.do(RekeyChild{ReqID: l.b.conns[0].Children[0].ReqID})
+	l.run()
+	for _, sa := range l.a.sas {
+		if sa.Direction == ipsec.In && sa.Dst != addrA {
+			t.Errorf("an SA receives at %s, which the peer has not confirmed", sa.Dst)
+		}
+	}
+	l.lose = nil
+	l.pass(2 * time.Minute)
+	l.settled(1)
+	l.wantOuter(addrA2, addrB)
+}
+
+// A check that is under way when the IKE SA is rekeyed is made on the new one.
+func TestMOBIKECheckOutlivesRekey(t *testing.T) {
+	for _, who := range []string{"a", "b"} {
+		l := mobile(t, 12)
+		rekeys := l.a
+		if who == "b" {
+			rekeys = l.b
+		}
+		l.lose = func(p packet) bool { return p.from == l.b && asks(p) }
+		if who == "a" {
+			l.moves(addrA2)
+			l.run()
+			rekeys.do(RekeyIKE{})
+			l.run()
+		} else { // our announcement is under way when the peer rekeys
+			l.lose = func(p packet) bool { return p.from == l.a && asks(p) && !deletes(l, p) }
+			l.moves(addrA2)
+			l.run()
+			rekeys.do(RekeyIKE{})
+			l.run()
+		}
+		l.lose = nil
+		l.pass(5 * time.Minute)
+		l.settled(1)
+		l.wantOuter(addrA2, addrB)
+	}
+}
+
+// deletes reports whether an INFORMATIONAL request is short: one that says no more
+// than that an SA is gone.
+func deletes(_ *lab, p packet) bool { return len(p.d.Bytes) < 100 }
+
+// An initiator that allows no NAT is told of one in IKE_AUTH, where no IKE SA comes
+// of it.
+func TestMOBIKENoNATsAllowed(t *testing.T) {
+	at, to := netip.AddrPortFrom(addrA, portIKE), netip.AddrPortFrom(addrB, portIKE)
+	d := Datagram{Local: to, Remote: at}
+	for _, c := range []struct {
+		data []byte
+		want bool
+	}{
+		{addressPair(at, to), false},
+		{addressPair(netip.AddrPortFrom(addrA2, portIKE), to), true},
+		{addressPair(to, at), true},
+		{nil, true},
+	} {
+		msg := &wire.Message{Payloads: []wire.Payload{&wire.Notify{NotifyType: wire.NoNATsAllowed, Data: c.data}}}
+		if got := prohibitedNAT(d, msg); got != c.want {
+			t.Errorf("%x: prohibited %t", c.data, got)
+		}
+	}
+}
+
+// An answer to UPDATE_SA_ADDRESSES that does not return our COOKIE2 may be of
+// somebody at another address.
+func TestMOBIKEUpdateWithoutCookie(t *testing.T) {
+	l := mobile(t, 13)
+	m := l.a.machine()
+	x := &updateAddresses{path: m.current.path, cookie: []byte("0123456789abcdef")}
+	l.up = false
+	x.response(m.current, Datagram{}, &wire.Message{Payloads: []wire.Payload{&wire.Notify{NotifyType: wire.Cookie2, Data: []byte("another16octets!")}}})
+	l.a.perform(m.finish())
+	l.pass(time.Minute)
+	if len(l.a.machines) != 0 {
+		t.Error("the IKE SA goes on")
+	}
+}

@@ -108,6 +108,9 @@ func (m *Machine) follow(s *ikeSA, remote netip.AddrPort) {
 			other.path.remote = remote
 		}
 	}
+	if m.proven.remote == from {
+		m.proven.remote = remote
+	}
 	for _, c := range m.children {
 		if c.path.remote == from {
 			c.move(remote)
@@ -118,7 +121,7 @@ func (m *Machine) follow(s *ikeSA, remote netip.AddrPort) {
 
 // moved is follow for ESP packets.
 func (m *Machine) moved(c Moved) {
-	if m.current == nil {
+	if m.current == nil || m.moves() { // of a move, the answer to the check tells
 		return
 	}
 	if child := m.childByID(c.ID); child != nil {

@@ -413,6 +413,7 @@ func (m *Machine) moveTo(n *ikeSA) {
 		}
 	}
 	m.emit(Emit{m.event(IKERekeyed, n)})
+	m.resumeMove()
 }
 
 // redundant deletes an IKE SA that another one has replaced, when the peer has
