@@ -56,24 +56,28 @@ func (s *Server) EffectOf(next sa.Connection) (effect sa.Effect, up, known bool)
 	if best == nil {
 		return sa.EffectNone, false, true
 	}
-	if effect = best.cfg.EffectOf(&next); effect >= sa.EffectIKE {
+	negotiated, configured := best.cfg, c.cfg
+	if best.movesTo(&next) {
+		negotiated, configured = negotiated.At(next.Local), configured.At(next.Local)
+	}
+	if effect = negotiated.EffectOf(&next); effect >= sa.EffectIKE {
 		return effect, true, true
 	}
-	return min(c.cfg.EffectOf(&next), sa.EffectChild), true, true
+	return min(configured.EffectOf(&next), sa.EffectChild), true, true
 }
 
 // follow has a peer that is authenticated go over to the connection's configuration
 // as far as it can. before is what it was told last.
 func (c *connection) follow(p *peer, before *sa.Connection, now time.Time) {
+	if p.movesTo(c.cfg) { // the rest of the change as for one that was there before
+		p.cfg, before = p.cfg.At(c.cfg.Local), before.At(c.cfg.Local)
+	}
 	effect := p.cfg.EffectOf(c.cfg)
 	p.outdated = effect == sa.EffectIKE && !(p.v1 && c.cfg.IKEv1())
 	if !p.outdated {
 		p.stopEnd()
 	}
 	switch {
-	case effect == sa.EffectDrop && p.movesTo(c.cfg):
-		p.cfg = c.cfg
-		p.in.command(sa.Update{Connection: c.cfg})
 	case effect == sa.EffectDrop:
 		p.terminateLocked(sa.ReasonConfigModify)
 	case p.v1 && c.cfg.IKEv1():

@@ -177,3 +177,68 @@ func TestChangeLeavesWhatIsUnderWay(t *testing.T) {
 		})
 	}
 }
+
+// TestEffectOfAnotherAddress: what EffectOf says of another address of ours is what
+// Apply does, with MOBIKE and without, and with more than the address changed.
+func TestEffectOfAnotherAddress(t *testing.T) {
+	moved := netip.MustParseAddr("192.0.2.11")
+	for name, c := range map[string]struct {
+		mobike bool
+		edit   func(w *sa.Connection)
+		effect sa.Effect
+	}{
+		"with MOBIKE":          {true, func(*sa.Connection) {}, sa.EffectNone},
+		"without MOBIKE":       {false, func(*sa.Connection) {}, sa.EffectDrop},
+		"and another key":      {true, func(w *sa.Connection) { w.PSK = []byte("the next key of ours") }, sa.EffectIKE},
+		"and another identity": {true, func(w *sa.Connection) { w.LocalID = sa.FQDNIdentity("west.example.org") }, sa.EffectDrop},
+		"and a child's algorithm": {true, func(w *sa.Connection) {
+			w.Children[0].Proposals = []ipsec.Proposal{{Protocol: ipsec.ProtocolESP, Transforms: []ipsec.Transform{ipsec.Encryption(ipsec.EncryptionAESGCM16, 256)}}}
+		}, sa.EffectChild},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+				n.mu.Lock()
+				n.hosts[moved] = a
+				n.mu.Unlock()
+				atWest, atEast := joined("c", 1, west)
+				atWest.MOBIKE, atEast.MOBIKE = c.mobike, c.mobike
+				atEast.Remote = netip.Addr{} // it knows the peer by its identity
+				apply(t, b, atEast)
+				apply(t, a, atWest)
+				settleFor(5 * time.Second)
+				wantUp(t, "c", a, b)
+				before, spis := a.connection(t, "c").IKE[0].InitiatorSPI, sortedSPIs(a)
+
+				atWest.Local = moved
+				c.edit(&atWest)
+				effect, up, known := a.EffectOf(atWest)
+				if effect != c.effect || !up || !known {
+					t.Errorf("effect %d, want %d (up %t, known %t)", effect, c.effect, up, known)
+				}
+				atEast.PSK, atEast.Children[0].Proposals = atWest.PSK, atWest.Children[0].Proposals
+				atEast.RemoteID = atWest.LocalID
+				if effect != sa.EffectNone {
+					apply(t, b, atEast)
+				}
+				apply(t, a, atWest)
+				settleFor(2 * time.Minute)
+				wantUp(t, "c", a, b)
+				after := a.connection(t, "c")
+				if got := after.IKE[0].Local.Addr(); got != moved {
+					t.Errorf("the IKE SA is at %s", got)
+				}
+				if same := after.IKE[0].InitiatorSPI == before; same != (effect < sa.EffectIKE) {
+					t.Errorf("the same IKE SA: %t, with effect %d", same, effect)
+				}
+				if same := slices.Equal(sortedSPIs(a), spis); same != (effect == sa.EffectNone) {
+					t.Errorf("the same SAs: %t, with effect %d", same, effect)
+				}
+				if effect < sa.EffectDrop {
+					wantNoGap(t, a, 1)
+				}
+			})
+		})
+	}
+}

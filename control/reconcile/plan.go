@@ -19,8 +19,7 @@ func (r *Reconciler) Disruption(next *control.TunnelSpec) (d control.Disruption,
 	wanted := sa.Connection{Name: next.Connection.ID}
 	var tn *tunnel
 	if err == nil {
-		t := newTranslator(r.ForceEncap, r.Lifetimes)
-		t.gm = r.GM
+		t := r.newTranslator()
 		s := subject{connection: &next.Connection, gateway: &next.Gateway, customer: &next.CustomerGateway, local: local}
 		s.identity, s.identityErr = r.Objects.GatewayIdentity(s.gateway)
 		tn, err = t.translate(s)

@@ -171,7 +171,7 @@ func New(o Options) *Reconciler {
 	r := &Reconciler{
 		Options:    o,
 		wake:       make(chan struct{}, 1),
-		translator: newTranslator(o.ForceEncap, o.Lifetimes),
+		translator: o.newTranslator(),
 		routing:    newRouting(),
 		tunnels:    make(map[string]*tunnel),
 		leaving:    make(map[string]time.Time),
@@ -180,11 +180,16 @@ func New(o Options) *Reconciler {
 
 		clientDevices: newNumbers(firstClientDevice, clientDeviceCount),
 	}
-	r.translator.gm = o.GM
-	r.translator.mobike, r.translator.childless = o.MOBIKE, o.Childless
 	r.queues = newQueues(o.Objects, o.Logger, func() { r.count(func(s *Stats) { s.Failures++ }) })
 	r.inventory.Store(o.Inventory)
 	return r
+}
+
+// newTranslator returns a translator as the options have it.
+func (o *Options) newTranslator() *translator {
+	t := newTranslator(o.ForceEncap, o.Lifetimes)
+	t.gm, t.mobike, t.childless = o.GM, o.MOBIKE, o.Childless
+	return t
 }
 
 // SetInventory replaces the inventory and starts a pass.
