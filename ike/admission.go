@@ -363,7 +363,7 @@ func (s *Server) respond(a admission) {
 		s.leave(a)
 		return
 	}
-	p.live = true
+	p.rival.Begin(p.born)
 	if a.mainMode {
 		s.mainModes[p.halfOpen] = append(s.mainModes[p.halfOpen], p)
 	}

@@ -269,7 +269,7 @@ func (c *connection) removeLocked() {
 // isGone reports, once, that nothing of a removed connection is left but its
 // Discard policies.
 func (c *connection) isGone() bool {
-	if !c.removed || c.released || slices.ContainsFunc(c.peers, func(p *peer) bool { return p.live }) {
+	if !c.removed || c.released || slices.ContainsFunc(c.peers, func(p *peer) bool { return p.rival.Live() }) {
 		return false
 	}
 	c.released = true

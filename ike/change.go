@@ -11,7 +11,7 @@ import (
 // agrees to what it is to have: make before break. In IKEv1, where the children do
 // not belong to an ISAKMP SA, the machine does so by itself. In IKEv2, and from one
 // version to the other, a peer of its own sets the new IKE SA up beside the old one,
-// which keepBest then ends. While the peer refuses, as it does when its own
+// which review then ends. While the peer refuses, as it does when its own
 // configuration is not changed yet, it is tried again, and the old one goes on to
 // the end of the life that it had.
 
@@ -22,14 +22,13 @@ func (c *connection) change(cfg *sa.Connection, now time.Time) {
 	c.failures = 0
 	c.stopRetry()
 	for _, p := range c.peers {
-		if p.up.at.IsZero() {
+		if !p.rival.Up() {
 			p.terminateLocked(sa.ReasonConfigModify)
 			continue
 		}
 		c.follow(p, before, now)
 	}
-	served := slices.ContainsFunc(c.peers, func(p *peer) bool { return p.live && !p.terminating && !p.outdated })
-	if cfg.Initiate && !served && len(c.peers) > 0 {
+	if cfg.Initiate && !c.rivals().Serving() && len(c.peers) > 0 {
 		c.startLocked()
 	}
 }
@@ -73,8 +72,8 @@ func (c *connection) follow(p *peer, before *sa.Connection, now time.Time) {
 		p.cfg, before = p.cfg.At(c.cfg.Local), before.At(c.cfg.Local)
 	}
 	effect := p.cfg.EffectOf(c.cfg)
-	p.outdated = effect == sa.EffectIKE && !(p.v1 && c.cfg.IKEv1())
-	if !p.outdated {
+	p.rival.Outdated = effect == sa.EffectIKE && !(p.v1 && c.cfg.IKEv1())
+	if !p.rival.Outdated {
 		p.stopEnd()
 	}
 	switch {
@@ -83,7 +82,7 @@ func (c *connection) follow(p *peer, before *sa.Connection, now time.Time) {
 	case p.v1 && c.cfg.IKEv1():
 		p.cfg = c.cfg
 		p.in.command(sa.Update{Connection: c.cfg})
-	case !p.outdated:
+	case !p.rival.Outdated:
 		p.in.command(sa.Update{Connection: c.cfg})
 	default:
 		// Its children change under it when nothing else does: a new IKE SA brings
@@ -99,7 +98,7 @@ func (c *connection) follow(p *peer, before *sa.Connection, now time.Time) {
 // address of ours.
 func (p *peer) movesTo(next *sa.Connection) bool {
 	ikes := p.status.Load().IKE
-	return p.up.initiator && p.cfg.OnlyMoves(next) && len(ikes) > 0 && ikes[len(ikes)-1].MOBIKE
+	return p.rival.Initiator() && p.cfg.OnlyMoves(next) && len(ikes) > 0 && ikes[len(ikes)-1].MOBIKE
 }
 
 // endWithItsLife ends a peer when its present IKE SA would have ended: rekeys do not
@@ -117,7 +116,7 @@ func (p *peer) endWithItsLife(now time.Time) {
 	p.end = time.AfterFunc(last.Sub(now), func() {
 		p.s.mu.Lock()
 		defer p.s.mu.Unlock()
-		if p.outdated {
+		if p.rival.Outdated {
 			p.terminateLocked(sa.ReasonIKEHardExpiry)
 		}
 	})

@@ -167,7 +167,7 @@ func TestChangeLeavesWhatIsUnderWay(t *testing.T) {
 			edit(&atWest, &atEast)
 			apply(t, b, atEast)
 			apply(t, a, atWest)
-			settleFor(flightGrace / 2)
+			settleFor(time.Second)
 			during := sortedSPIs(b)
 			if len(during) != 2*len(before) || slices.ContainsFunc(before, func(s ipsec.SPI) bool { return !slices.Contains(during, s) }) {
 				t.Errorf("%s: a second later there are %v, before there were %v", name, during, before)

@@ -22,26 +22,6 @@ const (
 	// time over which those of all are spread at the start, up to startSpreadMax.
 	startSpread    = 5 * time.Millisecond
 	startSpreadMax = 2 * time.Second
-	// crossing is how long after one IKE SA was set up the other end may have begun
-	// one that crosses it: it may have to repeat its first message, and gives that up
-	// after attemptGrace when it has an IKE SA.
-	crossing = 15 * time.Second
-	// contactDelay is how much later than we the peer may have authenticated an IKE
-	// SA, or it us: as long as a message may take with repetitions.
-	contactDelay = 200 * time.Second
-	// attemptGrace is how long an attempt of ours may go without an answer beside
-	// an IKE SA that stands.
-	attemptGrace = 10 * time.Second
-	// replacedGrace is how long the end that has not begun the better one of two IKE
-	// SAs leaves it to the other to end the worse. That one knows when it has all
-	// children: our answers may have to be repeated.
-	replacedGrace = 30 * time.Second
-	// messageGrace is how long an initiator of IKEv1 leaves what a new one replaces:
-	// the last message of a quick mode, which is not answered, may be overtaken.
-	messageGrace = 5 * time.Second
-	// flightGrace is how long any initiator leaves what a new IKE SA replaces: for
-	// packets of its SAs that are under way, or wait in the peer's queues.
-	flightGrace = 2 * time.Second
 )
 
 // connection is one configured connection: it keeps IKE SAs with the peer up
@@ -72,7 +52,8 @@ func (c *connection) startLocked() {
 		return
 	}
 	p := c.s.newPeer(time.Now())
-	p.conn, p.live, p.v1, p.cfg = c, true, c.cfg.IKEv1(), c.cfg
+	p.conn, p.v1, p.cfg = c, c.cfg.IKEv1(), c.cfg
+	p.rival.Begin(p.born)
 	c.peers = append(c.peers, p)
 	c.s.peers[p] = true
 	cfg := c.cfg
@@ -132,150 +113,60 @@ func (c *connection) review(now time.Time) {
 	if c.removed || c.s.phase != running {
 		return
 	}
-	var live, up, orphans []*peer
-	for _, p := range c.peers {
-		switch {
-		case p.terminating:
-		case p.live && p.up.at.IsZero():
-			live = append(live, p)
-		case p.live:
-			live, up = append(live, p), append(up, p)
-		case p.outdated:
-			orphans = append(orphans, p) // children without an IKE SA, of IKEv1
-		}
-	}
-	if slices.ContainsFunc(up, func(p *peer) bool { return p.childrenUp > 0 && !p.outdated }) {
+	all := c.rivals()
+	if all.Carrying() {
 		c.failures = 0
 	}
-	attempt := len(live) > len(up)
-	served := slices.ContainsFunc(up, func(p *peer) bool { return !p.outdated })
-	if !attempt && !served && c.cfg.Initiate && c.retry == nil {
+	serving := all.Serving()
+	if !serving && !all.Attempting() && c.cfg.Initiate && c.retry == nil {
 		c.startIn(retryDelay(c.failures))
 		c.failures++
 	}
-	if len(up) == 0 {
-		return
-	}
-	if served {
+	if serving {
 		c.stopRetry()
 	}
-	c.keepBest(now, append(live, orphans...))
+	c.obey(all.Review(now, len(c.cfg.Children)), now)
 }
 
-// best returns the peer whose IKE SA serves the connection, or nil.
-func (c *connection) best() *peer {
-	var best *peer
-	for _, p := range c.peers {
-		if p.live && !p.terminating && !p.up.at.IsZero() && (best == nil || p.isBetter(best)) {
-			best = p
-		}
-	}
-	return best
-}
-
-// isBetter reports whether a peer's IKE SA is to be kept rather than another one of
-// the same connection.
-func (p *peer) isBetter(o *peer) bool {
-	if p.outdated != o.outdated {
-		return o.outdated
-	}
-	return p.up.supersedes(o.up)
-}
-
-// keepBest ends the other IKE SAs once the best one is known to be complete at
-// both ends, by a sign of life that is later than both. If it gives none, it
-// ends itself. An attempt of ours that the peer has answered is left to its
-// end, since the peer may take it for established already.
-func (c *connection) keepBest(now time.Time, all []*peer) {
-	best := c.best()
+// obey does what a review of the peers asks for.
+func (c *connection) obey(v sa.Review, now time.Time) {
 	if c.recheck != nil {
 		c.recheck.Stop()
 		c.recheck = nil
 	}
-	recheckIn := func(wait time.Duration) {
-		if c.recheck == nil {
-			c.recheck = time.AfterFunc(wait, best.in.wake)
+	for _, p := range c.peers {
+		if slices.Contains(v.End, &p.rival) {
+			p.in.command(sa.Terminate{Reason: sa.ReasonIKEReplaced})
+		}
+		if v.Probe == &p.rival {
+			p.in.command(sa.Probe{})
 		}
 	}
-	grace := replacedGrace
-	switch {
-	case best.up.initiator && best.v1:
-		grace = messageGrace
-	case best.up.initiator:
-		grace = flightGrace
+	if v.Begin && c.cfg.Remote.IsValid() {
+		c.startLocked()
 	}
-	patience := grace - now.Sub(best.settled)
-	for _, p := range all {
-		switch {
-		case p == best:
-		case p.up.at.IsZero():
-			wait := attemptGrace - now.Sub(best.up.at)
-			switch {
-			case p.answered, p.born.After(best.up.at): // it is to replace what stands
-			case wait > 0:
-				recheckIn(wait)
-			default:
-				p.terminateLocked(sa.ReasonIKEReplaced)
-			}
-		case best.up.toldAlone(p.up):
-			p.terminateLocked(sa.ReasonIKEReplaced)
-		case best.outlived(p) && patience > 0:
-			recheckIn(patience)
-		case best.outlived(p):
-			p.terminateLocked(sa.ReasonIKEReplaced)
-		case best.probed.Before(p.up.at) || best.probed.Before(best.up.at):
-			best.probed = now
-			best.in.command(sa.Probe{})
-		}
+	if best := c.best(); best != nil && !v.Again.IsZero() {
+		c.recheck = time.AfterFunc(v.Again.Sub(now), best.in.wake)
 	}
 }
 
-// outlived reports whether a peer's IKE SA is known to be alive since another
-// one was there beside it, with as many children, or where these are of another
-// configuration, with all.
-func (p *peer) outlived(o *peer) bool {
-	children := max(o.childrenUp, 1)
-	if o.outdated && !p.outdated {
-		children = len(p.conn.cfg.Children)
+// rivals returns what the peers are to each other.
+func (c *connection) rivals() sa.Rivals {
+	all := make(sa.Rivals, len(c.peers))
+	for i, p := range c.peers {
+		all[i] = &p.rival
 	}
-	return p.lastSeen.After(p.up.at) && p.lastSeen.After(o.up.at) && p.childrenUp >= children
+	return all
 }
 
-// supersedes reports whether an IKE SA is to be kept rather than another one
-// of the same connection. The later one is, make before break. But when each
-// end began one, they may have crossed, and each end may have seen the other's
-// later: then the one counts that alone carried INITIAL_CONTACT, for which the
-// peer may have dropped the other, and else the one with the lower SPI of its
-// initiator. So both ends choose the same. When it was no crossing, because one
-// end has lost the older one, that choice may be wrong: the liveness check in
-// keepBest then tells.
-func (a contact) supersedes(b contact) bool {
-	if a.crossed(b) {
-		if a.initialContact != b.initialContact {
-			return a.initialContact
-		}
-		return a.spi < b.spi
+// best returns the peer whose IKE SA serves the connection, or nil.
+func (c *connection) best() *peer {
+	best := c.rivals().Best()
+	i := slices.IndexFunc(c.peers, func(p *peer) bool { return &p.rival == best })
+	if i < 0 {
+		return nil
 	}
-	return a.at.After(b.at)
-}
-
-// crossed reports whether each end began one of two IKE SAs, and the later one
-// before it had the other, as far as that can be told.
-func (a contact) crossed(b contact) bool {
-	if a.initiator == b.initiator {
-		return false
-	}
-	if a.at.After(b.at) {
-		a, b = b, a
-	}
-	return b.begun.Sub(a.at) < crossing
-}
-
-// toldAlone reports whether the peer has said, with an IKE SA that it began
-// later, that it knows nothing of another one (RFC 7296, section 2.4).
-func (a contact) toldAlone(b contact) bool {
-	return a.initialContact && !a.initiator && a.at.After(b.at) &&
-		(!b.initiator || a.at.Sub(b.at) >= contactDelay)
+	return c.peers[i]
 }
 
 // firstContact reports whether an IKE_AUTH request of ours carries
@@ -285,8 +176,7 @@ func (s *Server) firstContact(name string, p *peer) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.conns[name]
-	return c != nil &&
-		!slices.ContainsFunc(c.peers, func(o *peer) bool { return o != p && o.live })
+	return c != nil && c.rivals().Alone(&p.rival)
 }
 
 // emit notes what an event says about its connection, logs it, and hands it

@@ -9,47 +9,6 @@ import (
 	"github.com/vpngw/vpngw/ike/sa"
 )
 
-// Whatever the order in which two ends have seen two IKE SAs, both must keep
-// the same one.
-func TestBothEndsKeepTheSameSA(t *testing.T) {
-	start := time.Unix(1e9, 0)
-	type seen struct{ a, b time.Duration } // when each IKE SA was up, at one end
-	const handshake = time.Second
-	tests := []struct {
-		name           string
-		aContact       bool // the first carried INITIAL_CONTACT
-		bContact       bool
-		aSPI, bSPI     uint64
-		one, other     seen
-		wantA          bool
-		sameInitiators bool
-	}{
-		{name: "crossed, lower SPI", aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}, wantA: true},
-		{name: "crossed, the other way", aSPI: 9, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}},
-		{name: "crossed, high bit", aSPI: 1 << 63, bSPI: 2, one: seen{0, 1}, other: seen{0, 1}},
-		{name: "crossed, one cleared the other", bContact: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}},
-		{name: "crossed, both alone", aContact: true, bContact: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}, wantA: true},
-		{name: "later replaces", aContact: true, aSPI: 1, bSPI: 2, one: seen{0, crossing + handshake}, other: seen{0, crossing + handshake + 1}},
-		{name: "one end began both", sameInitiators: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{0, 2}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			for end, when := range []seen{tt.one, tt.other} {
-				weBeganA := end == 0
-				weBeganB := weBeganA == tt.sameInitiators
-				a := contact{begun: start.Add(when.a - handshake), at: start.Add(when.a), spi: tt.aSPI, initiator: weBeganA, initialContact: tt.aContact}
-				b := contact{begun: start.Add(when.b - handshake), at: start.Add(when.b), spi: tt.bSPI, initiator: weBeganB, initialContact: tt.bContact}
-				if got := a.supersedes(b); got != tt.wantA {
-					t.Errorf("end %d keeps the first: %v", end, got)
-				}
-				if a.supersedes(b) == b.supersedes(a) {
-					t.Errorf("end %d cannot decide", end)
-				}
-			}
-		})
-	}
-}
-
 func TestRetryDelay(t *testing.T) {
 	for n, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
 		want *= time.Second

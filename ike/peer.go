@@ -41,56 +41,31 @@ type peer struct {
 
 	status atomic.Pointer[sa.Status] // as of the last step
 
-	// saidInitialContact: our IKE_AUTH told the peer that it is the only one.
-	saidInitialContact atomic.Bool
-
 	// Of the goroutine alone.
 	machine machine
 	sas     map[ipsec.SAID]bool // in the Backend
 	spis    []uint64            // as registered
 	counted map[string]uint64   // drops of the machine that are counted already
-	contact contact             // of the IKE SA as it was authenticated
 	handed  bool                // its SA is another peer's now: see handover
 
 	// Of responders, until the peer is gone.
 	init initKey
 
 	// Under Server.mu.
-	conn        *connection // nil until a responder knows it
-	halfOpen    netip.Addr  // while the peer counts as half-open, else zero
-	live        bool        // has an IKE SA that is not gone
-	up          contact     // zero until authenticated
-	childrenUp  int
-	settled     time.Time // when the last of its children, or the IKE SA, was up
-	answered    bool      // the peer has an SPI, so more than an attempt of ours
-	lastSeen    time.Time // of an authenticated message
-	probed      time.Time // when keepBest last asked for one
-	terminating bool
-	// cfg is the configuration that the IKE SA was negotiated for, and outdated says
-	// that the connection's is another one for which it takes a new IKE SA. Then
-	// end ends this one with the life it had.
-	cfg      *sa.Connection
-	outdated bool
-	end      *time.Timer
-	closing  bool // it takes no more commands
-}
-
-// contact is what the choice between two IKE SAs of one connection rests on
-// (see connection.review). Both ends know the same.
-type contact struct {
-	begun          time.Time // of its first message
-	at             time.Time // of authentication; zero: not yet
-	spi            uint64    // the initiator's
-	initiator      bool      // we
-	initialContact bool      // the initiator said that it knew of no other
+	conn     *connection // nil until a responder knows it
+	halfOpen netip.Addr  // while the peer counts as half-open, else zero
+	rival    sa.Rival    // among the peers of the connection
+	// cfg is the configuration that the IKE SA was negotiated for. When it is outdated,
+	// end ends the IKE SA with the life it had.
+	cfg     *sa.Connection
+	end     *time.Timer
+	closing bool // it takes no more commands
 }
 
 func (s *Server) newPeer(now time.Time) *peer {
 	p := &peer{s: s, env: s.env, born: now, in: newMailbox(), sas: map[ipsec.SAID]bool{}}
 	p.env.InitialContact = func(c *sa.Connection) bool {
-		first := s.firstContact(c.Name, p)
-		p.saidInitialContact.Store(first)
-		return first
+		return s.firstContact(c.Name, p)
 	}
 	p.env.Handover = func(c *sa.Connection, isakmp *sa.ISAKMPSA) bool {
 		p.handed = s.handover(c.Name, p, isakmp)
@@ -179,7 +154,7 @@ func (s *Server) handover(name string, from *peer, isakmp *sa.ISAKMPSA) bool {
 		return false
 	}
 	for _, p := range c.peers {
-		if p != from && p.v1 && !p.terminating && !p.closing && !p.outdated {
+		if p != from && p.v1 && !p.rival.Ending && !p.closing && !p.rival.Outdated {
 			s.bySPI[isakmp.SPI()] = p
 			p.in.command(sa.Adopt{SA: isakmp})
 			return true
@@ -199,7 +174,7 @@ func (p *peer) deadline() time.Time {
 
 // halfOpenLimit is when a responder that is not authenticated ends.
 func (p *peer) halfOpenLimit() time.Time {
-	if p.init == (initKey{}) || !p.contact.at.IsZero() {
+	if p.init == (initKey{}) || !p.status.Load().Contact.At.IsZero() {
 		return time.Time{}
 	}
 	return p.born.Add(p.s.opts.Limits.HalfOpenTimeout)
@@ -286,7 +261,9 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 				p.s.log.Error("the data plane keeps a policy", "error", err)
 			}
 		case sa.Replace:
-			p.s.replace(p)
+			p.s.mu.Lock()
+			p.rival.Replace(time.Now())
+			p.s.mu.Unlock()
 		case sa.Emit:
 			p.emit(a.Event)
 		}
@@ -358,14 +335,8 @@ func (s *Server) claimSA(id ipsec.SAID, p *peer) {
 	s.bySA[id] = p
 }
 
-// emit notes an event and hands it on.
+// emit hands an event on.
 func (p *peer) emit(e sa.Event) {
-	if e.Kind == sa.IKEUp {
-		p.contact = contact{begun: p.born, at: time.Now(), spi: e.InitiatorSPI, initiator: e.Initiator, initialContact: e.InitialContact}
-		if e.Initiator {
-			p.contact.initialContact = p.saidInitialContact.Load()
-		}
-	}
 	if p.asks {
 		p.s.found(e)
 		return
@@ -406,31 +377,13 @@ func (p *peer) publish() {
 		}
 	}
 	p.counted = drops
-	children, settled := 0, p.contact.at
-	for _, c := range status.Children {
-		if c.State == sa.Established || c.State == sa.Rekeying {
-			children++
-		}
-		if c.Established.After(settled) {
-			settled = c.Established
-		}
-	}
-
 	s := p.s
 	s.mu.Lock()
-	p.live = len(status.IKE) > 0
-	p.answered = slices.ContainsFunc(status.IKE, func(i sa.IKEStatus) bool { return i.ResponderSPI != 0 })
-	p.childrenUp, p.settled = children, settled
-	for _, i := range status.IKE {
-		if i.LastSeen.After(p.lastSeen) {
-			p.lastSeen = i.LastSeen
-		}
-	}
-	p.up = p.contact
-	if !p.up.at.IsZero() { // one that failed stays half-open until it is gone
+	p.rival.Observe(&status)
+	if p.rival.Up() { // one that failed stays half-open until it is gone
 		p.vacateLocked()
 	}
-	if name := m.Connection(); p.conn == nil && name != "" && !p.up.at.IsZero() {
+	if name := m.Connection(); p.conn == nil && name != "" && p.rival.Up() {
 		p.bindLocked(name)
 	}
 	if p.conn != nil {
@@ -470,8 +423,8 @@ func (p *peer) bindLocked(name string) {
 
 // terminateLocked ends the peer with a DELETE, once.
 func (p *peer) terminateLocked(reason sa.Reason) {
-	if !p.terminating {
-		p.terminating = true
+	if !p.rival.Ending {
+		p.rival.Ending = true
 		p.in.command(sa.Terminate{Reason: reason})
 	}
 }
@@ -504,7 +457,7 @@ func (p *peer) leave() {
 	p.vacateLocked()
 	p.stopEnd()
 	delete(s.peers, p)
-	p.live = false
+	p.rival.Leave()
 	if c := p.conn; c != nil {
 		c.peers = slices.DeleteFunc(c.peers, func(o *peer) bool { return o == p })
 		c.review(time.Now())

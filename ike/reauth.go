@@ -2,8 +2,6 @@ package ike
 
 import (
 	"fmt"
-	"slices"
-	"time"
 
 	"github.com/vpngw/vpngw/ike/sa"
 )
@@ -31,41 +29,9 @@ func (s *Server) Reauthenticate(name string) error {
 		best.in.command(sa.Reauthenticate{})
 		return nil
 	}
-	if c.cfg.Initiate && !slices.ContainsFunc(c.peers, func(p *peer) bool { return p.live && !p.terminating }) {
+	if c.cfg.Initiate && !c.rivals().Attempting() {
 		c.failures = 0
 		c.startLocked()
 	}
 	return nil
-}
-
-// replace begins the IKE SA that is to take the place of a peer's. It is not yet
-// time for that while the peer's own could be taken for one that has crossed it.
-func (s *Server) replace(p *peer) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p.conn == nil {
-		return
-	}
-	wait := time.Duration(0)
-	if !p.contact.initiator {
-		wait = 2*crossing - time.Since(p.contact.at)
-	}
-	if wait <= 0 {
-		p.conn.replaceLocked(p)
-		return
-	}
-	time.AfterFunc(wait, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		p.conn.replaceLocked(p)
-	})
-}
-
-// replaceLocked begins an IKE SA beside that of a peer, unless the peer is no
-// longer the best one or an attempt is under way.
-func (c *connection) replaceLocked(p *peer) {
-	attempt := slices.ContainsFunc(c.peers, func(o *peer) bool { return o.live && !o.terminating && o.up.at.IsZero() })
-	if c.best() == p && !attempt && c.cfg.Remote.IsValid() {
-		c.startLocked()
-	}
 }

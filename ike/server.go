@@ -233,7 +233,7 @@ func (s *Server) checkIdleLocked() {
 		return
 	}
 	for p := range s.peers {
-		if p.live {
+		if p.rival.Live() {
 			return
 		}
 	}

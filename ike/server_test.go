@@ -63,7 +63,7 @@ func TestBothEndsInitiate(t *testing.T) {
 				apply(t, b, atEast)
 				settleFor(time.Minute)
 				if drop > 0 {
-					settleFor(2 * crossing)
+					settleFor(30 * time.Second)
 				}
 				wantUp(t, "c", a, b)
 				wantNoGap(t, a, 1)

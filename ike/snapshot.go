@@ -78,21 +78,21 @@ func (s *Server) Snapshot() []ConnectionStatus {
 }
 
 func (c *ConnectionStatus) add(p *peer) {
-	if !p.live {
+	if !p.rival.Live() {
 		return
 	}
 	state := Connecting
-	if !p.up.at.IsZero() && !p.terminating {
+	if p.rival.Up() && !p.rival.Ending {
 		state = Up
 	}
 	c.State = max(c.State, state)
 	st := p.status.Load()
 	for _, ike := range st.IKE {
-		ike.Outdated = ike.Outdated || p.outdated
+		ike.Outdated = ike.Outdated || p.rival.Outdated
 		c.IKE = append(c.IKE, ike)
 	}
 	for _, child := range st.Children {
-		child.Outdated = child.Outdated || p.outdated
+		child.Outdated = child.Outdated || p.rival.Outdated
 		c.Children = append(c.Children, ChildStatus{ChildStatus: child})
 	}
 }

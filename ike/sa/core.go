@@ -23,6 +23,7 @@ type core struct {
 	slots    []*slot // configured children, in their order
 	retired  []*slot // configured no more; see dismiss
 	children []*childSA
+	contact  Contact
 	lastSeen time.Time // a sign of life of the peer, by IKE or ESP
 	drops    [dropReasons]uint64
 
@@ -131,6 +132,12 @@ func (m *core) Connection() string {
 		return ""
 	}
 	return m.conn.Name
+}
+
+// aloneWith reports whether the peer is told that we know of no other IKE SA with it.
+func (m *core) aloneWith() bool {
+	m.contact.InitialContact = m.env.InitialContact != nil && m.env.InitialContact(m.conn)
+	return m.contact.InitialContact
 }
 
 // Configuration returns the configuration that the machine has of its connection,

@@ -27,7 +27,7 @@ func (x *ikeAuth) request(s *ikeSA) ([]wire.Payload, bool) {
 	c := m.conn
 	id := c.LocalID.payload(false)
 	payloads := []wire.Payload{id}
-	if m.env.InitialContact != nil && m.env.InitialContact(c) {
+	if m.aloneWith() {
 		payloads = append(payloads, &wire.Notify{NotifyType: wire.InitialContact})
 	}
 	h.authID = s.nextID
@@ -176,6 +176,7 @@ func (m *Machine) established(s *ikeSA, initialContact bool) {
 	e := m.event(IKEUp, s)
 	e.InitialContact = initialContact
 	m.emit(Emit{e})
+	m.contact.authenticated(&e, m.now)
 	m.lastSeen, m.proven = m.now, s.path
 	if m.conn.DPD.Interval > 0 {
 		m.dpdAt = m.now.Add(m.conn.DPD.Interval)

@@ -66,7 +66,7 @@ func Respond(now time.Time, env *Env, d Datagram) (*Machine, []Action, error) {
 }
 
 func newMachine(env *Env, now time.Time) *Machine {
-	m := &Machine{core: core{env: env, now: now, lastSeen: now}}
+	m := &Machine{core: core{env: env, now: now, lastSeen: now, contact: Contact{Begun: now}}}
 	m.ike = m
 	return m
 }
@@ -180,7 +180,7 @@ func (m *Machine) reachable() bool { return m.current != nil }
 
 // Status returns the machine as it stands. SAs that are gone are left out.
 func (m *Machine) Status() Status {
-	st := Status{Connection: m.Connection()}
+	st := Status{Connection: m.Connection(), Contact: m.contact}
 	for _, s := range m.ikes {
 		if s.state == Deleted {
 			continue

@@ -10,6 +10,7 @@ import (
 // Status is a machine as it stands, for people and the API. It holds no key.
 type Status struct {
 	Connection string // empty while a responder does not know it
+	Contact    Contact
 	IKE        []IKEStatus
 	Children   []ChildStatus
 }

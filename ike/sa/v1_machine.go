@@ -68,7 +68,7 @@ func RespondV1(now time.Time, env *Env, d Datagram) (*MachineV1, []Action, error
 }
 
 func newMachineV1(env *Env, now time.Time) *MachineV1 {
-	m := &MachineV1{core: core{env: env, now: now, lastSeen: now}}
+	m := &MachineV1{core: core{env: env, now: now, lastSeen: now, contact: Contact{Begun: now}}}
 	m.ike = m
 	return m
 }
@@ -202,7 +202,7 @@ func (m *MachineV1) reachable() bool { return m.current != nil }
 
 // Status returns the machine as it stands. SAs that are gone are left out.
 func (m *MachineV1) Status() Status {
-	st := Status{Connection: m.Connection(), Children: m.childStatus()}
+	st := Status{Connection: m.Connection(), Contact: m.contact, Children: m.childStatus()}
 	for _, s := range m.sas {
 		if s.state == Deleted {
 			continue

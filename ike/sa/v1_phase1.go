@@ -497,7 +497,7 @@ func toldLifetime(msg *isakmp.Message, kind, duration isakmp.AttributeType) (l l
 // peer (RFC 2407, section 4.6.3.3), if that is so.
 func (s *ISAKMPSA) initialContact() []isakmp.Payload {
 	m := s.m
-	if m.current != nil || len(m.children) > 0 || m.env.InitialContact == nil || !m.env.InitialContact(m.conn) {
+	if m.current != nil || len(m.children) > 0 || !m.aloneWith() {
 		return nil
 	}
 	return []isakmp.Payload{&isakmp.Notify{Protocol: ipsec.ProtocolIKE, SPI: s.cookies(), NotifyType: isakmp.InitialContact}}

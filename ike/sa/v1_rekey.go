@@ -107,6 +107,9 @@ func (m *MachineV1) take(s *ISAKMPSA) {
 	e := m.event(kind, s)
 	e.InitialContact, e.Variant = s.contact, s.variant()
 	m.emit(Emit{e})
+	if kind == IKEUp {
+		m.contact.authenticated(&e, m.now)
+	}
 	m.lastSeen = m.now
 	if m.conn.DPD.Interval > 0 {
 		m.dpdAt = m.now.Add(m.conn.DPD.Interval)

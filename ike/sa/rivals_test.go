@@ -1,0 +1,124 @@
+package sa
+
+import (
+	"testing"
+	"time"
+)
+
+// Whatever the order in which two ends have seen two IKE SAs, both must keep
+// the same one.
+func TestBothEndsKeepTheSameSA(t *testing.T) {
+	start := time.Unix(1e9, 0)
+	type seen struct{ a, b time.Duration } // when each IKE SA was up, at one end
+	const handshake = time.Second
+	tests := []struct {
+		name           string
+		aContact       bool // the first carried INITIAL_CONTACT
+		bContact       bool
+		aSPI, bSPI     uint64
+		one, other     seen
+		wantA          bool
+		sameInitiators bool
+	}{
+		{name: "crossed, lower SPI", aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}, wantA: true},
+		{name: "crossed, the other way", aSPI: 9, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}},
+		{name: "crossed, high bit", aSPI: 1 << 63, bSPI: 2, one: seen{0, 1}, other: seen{0, 1}},
+		{name: "crossed, one cleared the other", bContact: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}},
+		{name: "crossed, both alone", aContact: true, bContact: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{1, 0}, wantA: true},
+		{name: "later replaces", aContact: true, aSPI: 1, bSPI: 2, one: seen{0, crossing + handshake}, other: seen{0, crossing + handshake + 1}},
+		{name: "one end began both", sameInitiators: true, aSPI: 1, bSPI: 2, one: seen{0, 1}, other: seen{0, 2}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for end, when := range []seen{tt.one, tt.other} {
+				weBeganA := end == 0
+				weBeganB := weBeganA == tt.sameInitiators
+				a := Contact{Begun: start.Add(when.a - handshake), At: start.Add(when.a), SPI: tt.aSPI, Initiator: weBeganA, InitialContact: tt.aContact}
+				b := Contact{Begun: start.Add(when.b - handshake), At: start.Add(when.b), SPI: tt.bSPI, Initiator: weBeganB, InitialContact: tt.bContact}
+				if got := a.supersedes(b); got != tt.wantA {
+					t.Errorf("end %d keeps the first: %v", end, got)
+				}
+				if a.supersedes(b) == b.supersedes(a) {
+					t.Errorf("end %d cannot decide", end)
+				}
+			}
+		})
+	}
+}
+
+// What a rival is told and what comes of it, step by step.
+func TestRivalsReview(t *testing.T) {
+	begin := time.Unix(1e9, 0)
+	at := func(seconds int) time.Time { return begin.Add(time.Duration(seconds) * time.Second) }
+	up := func(r *Rival, begun, when, seen int, initiator bool, children int) {
+		st := Status{
+			Contact: Contact{Begun: at(begun), At: at(when), SPI: uint64(when), Initiator: initiator},
+			IKE:     []IKEStatus{{Version: 2, ResponderSPI: 1, LastSeen: at(seen)}},
+		}
+		for range children {
+			st.Children = append(st.Children, ChildStatus{State: Established, Established: at(when)})
+		}
+		r.Observe(&st)
+	}
+	old, next := &Rival{}, &Rival{}
+	all := Rivals{old, next}
+	up(old, 0, 1, 1, true, 1)
+	next.Begin(at(100))
+	if !all.Attempting() || all.Alone(next) || all.Best() != old {
+		t.Fatal("an attempt beside an IKE SA")
+	}
+	if v := all.Review(at(200), 1); len(v.End) != 0 || !v.Again.IsZero() {
+		t.Errorf("an attempt that is to replace what stands: %+v", v)
+	}
+	up(next, 100, 101, 101, true, 1)
+	if v := all.Review(at(101), 1); all.Best() != next || v.Probe != next || len(v.End) != 0 {
+		t.Errorf("without a sign of life: %+v", v)
+	}
+	if v := all.Review(at(102), 1); v.Probe != nil {
+		t.Errorf("asked for again: %+v", v)
+	}
+	up(next, 100, 101, 102, true, 0)
+	if v := all.Review(at(102), 1); len(v.End) != 0 || !v.Again.IsZero() {
+		t.Errorf("without its child: %+v", v)
+	}
+	up(next, 100, 101, 102, true, 1)
+	if v := all.Review(at(102), 1); len(v.End) != 0 || !v.Again.Equal(at(101).Add(flightGrace)) {
+		t.Errorf("packets are under way: %+v", v)
+	}
+	if v := all.Review(at(103), 1); len(v.End) != 1 || v.End[0] != old || !old.Ending {
+		t.Errorf("complete: %+v", v)
+	}
+	if v := all.Review(at(104), 1); len(v.End) != 0 {
+		t.Errorf("ended twice: %+v", v)
+	}
+}
+
+// A responder waits with a replacement until its own cannot be taken for one that
+// has crossed it, and nothing begins beside an attempt.
+func TestRivalsReplace(t *testing.T) {
+	begin := time.Unix(1e9, 0)
+	for _, initiator := range []bool{true, false} {
+		r := &Rival{}
+		r.Observe(&Status{Contact: Contact{Begun: begin, At: begin, Initiator: initiator}, IKE: []IKEStatus{{Version: 2}}})
+		now := begin.Add(time.Second)
+		r.Replace(now)
+		v := Rivals{r}.Review(now, 1)
+		if v.Begin != initiator {
+			t.Fatalf("initiator %t: %+v", initiator, v)
+		}
+		if !initiator {
+			if now = v.Again; !now.Equal(begin.Add(2*crossing)) || !(Rivals{r}).Review(now, 1).Begin {
+				t.Errorf("at %s", now)
+			}
+		}
+		if v := (Rivals{r}).Review(now, 1); v.Begin || !v.Again.IsZero() {
+			t.Errorf("begun twice: %+v", v)
+		}
+		attempt := &Rival{}
+		attempt.Begin(now)
+		r.Replace(now.Add(time.Minute))
+		if v := (Rivals{r, attempt}).Review(now.Add(time.Minute), 1); v.Begin {
+			t.Error("begun beside an attempt")
+		}
+	}
+}
