@@ -238,13 +238,13 @@ func TestDiagnosis(t *testing.T) {
 			continue
 		}
 		w.waitStatus(connectionName(i), "ACTIVE", patience)
-		if shown := w.vpnctl("explain", connectionName(i)); !hasAll(shown, "(up)", "IKE SA", "CHILD_SA", "begun by the", "nothing is to be done") {
-			t.Errorf("%s: of a tunnel that is up vpnctl explain says\n%s", m.name, shown)
-		}
+		w.waitShown(func(shown string) bool {
+			return hasAll(shown, "(up)", "IKE SA", "CHILD_SA", "begun by the", "nothing is to be done")
+		}, "explain", connectionName(i))
 		// It is up, and before that it failed.
-		if shown := w.vpnctl("history", connectionName(i)); !hasAll(shown, "failed", "ike-up", "child-up") || strings.Index(shown, "failed") > strings.Index(shown, "child-up") {
-			t.Errorf("%s: the history is\n%s", m.name, shown)
-		}
+		w.waitShown(func(shown string) bool {
+			return hasAll(shown, "failed", "ike-up", "child-up") && strings.Index(shown, "failed") < strings.Index(shown, "child-up")
+		}, "history", connectionName(i))
 	}
 	if cause := w.figure(`vpngw_ike_failures_total{cause="pre-shared-key"}`); cause == "" || cause == "0" {
 		t.Error("no failure is counted for the pre-shared key")
@@ -260,6 +260,21 @@ func (w *world) vpnctl(args ...string) string {
 	w.t.Helper()
 	command := append(append([]string{"env"}, w.daemon.Environment()...), vpnctl)
 	return must(w.Gateway.Run(w.ctx, append(command, args...)...))(w.t)
+}
+
+// waitShown waits until what the program prints is as it should be.
+func (w *world) waitShown(fits func(shown string) bool, args ...string) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.ctx, patience)
+	defer cancel()
+	var shown string
+	err := netlab.Poll(ctx, 200*time.Millisecond, func() (bool, error) {
+		shown = w.vpnctl(args...)
+		return fits(shown), nil
+	})
+	if err != nil {
+		w.t.Errorf("vpnctl %v prints\n%s", args, shown)
+	}
 }
 
 // explanation is what vpnctl explain says of a site's connection.

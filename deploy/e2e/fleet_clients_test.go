@@ -31,6 +31,16 @@ func TestFleetClients(t *testing.T) {
 	servers := must(api.List(w.ctx, client.ServersOf(gateway)))(t)
 	profile := must(api.ClientProfile(w.ctx, servers[0].ID()))(t)
 
+	// The first node has answered for users and policies; the one that serves
+	// clients has them when it has answered for a change, even for one of nothing.
+	claim := "address/" + w.ForClients.String()
+	w.waitUntil("a node serves the clients", patience, func() bool { return w.holder(claim) != nil })
+	owner := w.holder(claim)
+	groups := client.UserGroupsOf(servers[0].ID())
+	serving := w.client(owner)
+	staff := must(serving.Find(w.ctx, groups, "staff"))(t)
+	must(serving.Update(w.ctx, groups, staff.ID(), client.Object{"name": "staff"}))(t)
+
 	here := w.Sites[0].Router
 	alice := must(here.StartOpenVPN("alice", profile, "alice", aliceFirst))(t)
 	t.Cleanup(func() {
@@ -58,11 +68,6 @@ func TestFleetClients(t *testing.T) {
 	reach(1)
 	counted(1, w.Nodes...)
 
-	claim := "address/" + w.ForClients.String()
-	owner := w.holder(claim)
-	if owner == nil {
-		t.Fatal("the client is connected, and nobody says to serve it")
-	}
 	w.check(owner.Kill())
 	began := time.Now()
 	reach(2)

@@ -5,6 +5,7 @@ package e2e
 import (
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -43,6 +44,10 @@ func TestFleetUpgrade(t *testing.T) {
 	w.check(newer.Start(w.ctx))
 
 	api := w.client(asked)
+	w.waitUntil("the node that is asked knows the newer one", patience, func() bool {
+		nodes := must(api.Nodes(w.ctx))(t)
+		return slices.ContainsFunc(nodes, func(n client.Object) bool { return n.Text("name") == newer.Name && n.Text("version") == "1.1.0" })
+	})
 	gateway := must(api.Find(w.ctx, client.Gateways, "cloud"))(t)
 	status := func() string { return must(api.Get(w.ctx, client.Gateways, gateway.ID()))(t).Status() }
 	step := func(action string) {
@@ -72,11 +77,11 @@ func TestFleetUpgrade(t *testing.T) {
 			return got == want
 		})
 		took := time.Since(began).Round(time.Millisecond)
-		connection := must(api.Find(w.ctx, client.Connections, "site-1"))(t)
-		if connection.Status() != "ACTIVE" {
-			t.Errorf("after %s the connection is %s", action, connection.Status())
-		}
 		w.reach()
+		// The job and the status of the connection are written one after the other.
+		w.waitUntil("the connection is ACTIVE after "+action, patience, func() bool {
+			return must(api.Find(w.ctx, client.Connections, "site-1"))(t).Status() == "ACTIVE"
+		})
 		t.Logf("%s: done after %v", action, took)
 	}
 

@@ -270,7 +270,7 @@ func (w *clientWorld) waitAnswer(from *netlab.Namespace, target netip.Addr) time
 	defer cancel()
 	began := time.Now()
 	w.check(netlab.Poll(ctx, 5*time.Millisecond, func() (bool, error) {
-		_, err := from.Run(ctx, "ping", "-n", "-c", "1", "-W", "0.02", target.String())
+		_, err := from.Run(ctx, "ping", "-n", "-c", "1", "-W", "1", target.String())
 		return err == nil, nil
 	}))
 	return time.Since(began)

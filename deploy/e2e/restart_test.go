@@ -56,9 +56,9 @@ func TestKillAndRestart(t *testing.T) {
 		// The peer's old SAs went with our INITIAL_CONTACT.
 		w.expectOneSA(site, 1, patience)
 		// The history has what was before the kill, and what came after it.
-		if shown := w.vpnctl("history", connectionName(site)); strings.Count(shown, "ike-up") < 2 || strings.Count(shown, "child-up") < 2 {
-			t.Errorf("the history of site %d is\n%s", site, shown)
-		}
+		w.waitShown(func(shown string) bool {
+			return strings.Count(shown, "ike-up") >= 2 && strings.Count(shown, "child-up") >= 2
+		}, "history", connectionName(site))
 	}
 	if diff := must(w.Gateway.HostStateDiff(w.ctx, running))(t); diff != "" {
 		t.Errorf("the host is not as it was before the kill:\n%s", diff)

@@ -117,8 +117,7 @@ func TestCommandLine(t *testing.T) {
 	command(4, []string{"status", "--access-key", "other"})
 	command(0, []string{"delete", "-f", file}, "connection office-1 deleted", "customer-gateway office deleted", "gateway cloud deleted")
 	command(3, []string{"get", "gateway", "cloud"})
-	state := must(w.Gateway.HostState(w.ctx))(t)
-	if diff := w.before.Diff(state); strings.Contains(diff, "ip rule") || strings.Contains(diff, "ip route") {
+	if diff := must(w.Gateway.HostStateDiff(w.ctx, w.before))(t); strings.Contains(diff, "ip rule") || strings.Contains(diff, "ip route") {
 		t.Errorf("without a connection the host has routes or rules of ours:\n%s", diff)
 	}
 }
