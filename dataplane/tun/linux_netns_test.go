@@ -182,7 +182,7 @@ func TestNetNSKernelTakesGroups(t *testing.T) {
 		if _, err := c.Flush(); err != nil {
 			t.Error(err)
 		}
-		if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Error(err)
 		}
 		for i, p := range want {
