@@ -28,6 +28,7 @@ var connectionRules = []func(*connectionDraft) *Error{
 	peerSubnetsAreNotClients,
 	policyDestinationsAreNotClients,
 	peerIsNotGateway,
+	peerIsOfAddressFamily,
 	nqaIsStatic,
 	hubIsBGP,
 	bgpHasASN,
@@ -155,6 +156,15 @@ func peerIsNotGateway(d *connectionDraft) *Error {
 		if peer.IsValid() && (peer == d.gateway.Address(s) || peer == local) {
 			return Invalid("cgw_id", "the customer gateway has the address %s of the gateway itself", peer)
 		}
+	}
+	return nil
+}
+
+// peerIsOfAddressFamily: outer packets have two addresses of one family.
+func peerIsOfAddressFamily(d *connectionDraft) *Error {
+	peer, local := d.customerGateway.Address(), d.gateway.Address(d.Slot)
+	if peer.IsValid() && local.IsValid() && peer.Is4() != local.Is4() {
+		return Invalid("cgw_id", "the customer gateway has the address %s, which is not of the family of %s, the address of vgw_ip", peer, local)
 	}
 	return nil
 }

@@ -218,7 +218,7 @@ func TestCreateConnectionRules(t *testing.T) {
 		{"IKE lifetime 604801", ike(IKEPolicyRequest{LifetimeSeconds: new(604801)}), "ikepolicy.lifetime_seconds", "60 to 604800"},
 		{"local id", ike(IKEPolicyRequest{LocalID: new("192.0.2.1")}), "", ""},
 		{"local id empty", ike(IKEPolicyRequest{LocalID: new("")}), "", ""},
-		{"local id is no address", ike(IKEPolicyRequest{LocalID: new("gw")}), "ikepolicy.local_id", "IPv4 address"},
+		{"local id is no address", ike(IKEPolicyRequest{LocalID: new("gw")}), "ikepolicy.local_id", "IPv4 or IPv6 address"},
 		{"local id type", ike(IKEPolicyRequest{LocalIDType: new("dn")}), "ikepolicy.local_id_type", "ip, fqdn"},
 		{"local id by name", ike(IKEPolicyRequest{LocalIDType: new("fqdn"), LocalID: new("Gw.Example")}), "", ""},
 		{"local id by name, without", ike(IKEPolicyRequest{LocalIDType: new("fqdn")}), "ikepolicy.local_id", "required with local_id_type fqdn"},
@@ -305,6 +305,7 @@ func TestConnectionRulesOfOtherGateways(t *testing.T) {
 		{"ipv6 with peer subnets of IPv4", ipv6, func(*ConnectionCreate) {}, "peer_subnets", "absent with a gateway of ip_version ipv6"},
 		{"ipv6", ipv6, func(r *ConnectionCreate) { r.PeerSubnets, r.PeerSubnetsV6 = nil, []string{"2001:db8:1::/48"} }, "", ""},
 		{"ipv6, IPv4 among them", ipv6, func(r *ConnectionCreate) { r.PeerSubnets, r.PeerSubnetsV6 = nil, []string{"10.0.0.0/8"} }, "peer_subnets_v6[0]", "IPv6 network"},
+		{"outside of IPv6, the peer of IPv4", func(g *Gateway) { g.EIPs[0].Address = netip.MustParseAddr("2001:db8:f::1") }, func(*ConnectionCreate) {}, "cgw_id", "not of the family"},
 		{"ipv6, policy", ipv6, func(r *ConnectionCreate) {
 			r.Style, r.PeerSubnets, r.PeerSubnetsV6, r.PolicyRulesV6 = new("policy"), nil, []string{"2001:db8:1::/48"}, rule6
 		}, "", ""},

@@ -18,7 +18,7 @@ type CustomerGateway struct {
 	Meta
 
 	IDType  IDType `json:"id_type"`
-	IDValue string `json:"id_value"`         // an IPv4 address or a name
+	IDValue string `json:"id_value"`         // an address in its canonical form, or a name
 	BGPASN  uint32 `json:"bgp_asn,omitzero"` // zero: none
 
 	// CACertificate is the authority of the peer's certificates, for connections

@@ -52,9 +52,10 @@ func (p *parser) customerID(field string, t IDType, v string) string {
 	}
 	a, err := netip.ParseAddr(v)
 	if err != nil || !isPeerAddress(a) {
-		p.fail(field, "must be the IPv4 address of a device")
+		p.fail(field, "must be the IPv4 or IPv6 address of a device")
+		return v
 	}
-	return v
+	return a.String() // IPv6 has several spellings
 }
 
 func (p *parser) caCertificate(req *CACertificateRequest) {

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -27,13 +28,19 @@ func TestCreateCustomerGatewayRules(t *testing.T) {
 		{"private address", ip("10.0.0.1"), "", ""},
 		{"nothing", CustomerGatewayCreate{}, "id_value", "required"},
 		{"unknown type", CustomerGatewayCreate{IDType: new("dn"), IDValue: new("a")}, "id_type", "ip, fqdn"},
-		{"name for an address", ip("vpn.example.com"), "id_value", "IPv4 address"},
-		{"IPv6", ip("2001:db8::1"), "id_value", "IPv4 address"},
-		{"leading zeros", ip("198.051.100.7"), "id_value", "IPv4 address"},
-		{"any address", ip("0.0.0.0"), "id_value", "IPv4 address"},
-		{"loopback", ip("127.0.0.1"), "id_value", "IPv4 address"},
-		{"multicast", ip("224.0.0.1"), "id_value", "IPv4 address"},
-		{"broadcast", ip("255.255.255.255"), "id_value", "IPv4 address"},
+		{"name for an address", ip("vpn.example.com"), "id_value", "IPv4 or IPv6 address"},
+		{"IPv6", ip("2001:db8::1"), "", ""},
+		{"IPv6 of a link", ip("fe80::1"), "id_value", "IPv4 or IPv6 address"},
+		{"IPv6 with a zone", ip("fe80::1%eth0"), "id_value", "IPv4 or IPv6 address"},
+		{"IPv4 in IPv6", ip("::ffff:198.51.100.7"), "id_value", "IPv4 or IPv6 address"},
+		{"any address of IPv6", ip("::"), "id_value", "IPv4 or IPv6 address"},
+		{"loopback of IPv6", ip("::1"), "id_value", "IPv4 or IPv6 address"},
+		{"multicast of IPv6", ip("ff02::1"), "id_value", "IPv4 or IPv6 address"},
+		{"leading zeros", ip("198.051.100.7"), "id_value", "IPv4 or IPv6 address"},
+		{"any address", ip("0.0.0.0"), "id_value", "IPv4 or IPv6 address"},
+		{"loopback", ip("127.0.0.1"), "id_value", "IPv4 or IPv6 address"},
+		{"multicast", ip("224.0.0.1"), "id_value", "IPv4 or IPv6 address"},
+		{"broadcast", ip("255.255.255.255"), "id_value", "IPv4 or IPv6 address"},
 		{"name", fqdn("branch-1.example.com"), "", ""},
 		{"name that is no domain name", fqdn("Branch@1!"), "", ""},
 		{"shortest name", fqdn("a"), "", ""},
@@ -80,6 +87,14 @@ func TestCreateCustomerGatewayDefaults(t *testing.T) {
 	}
 }
 
+// IPv6 addresses have several spellings, and equal ones are one peer.
+func TestCustomerGatewayIPv6IsCanonical(t *testing.T) {
+	c, err := newWorld(t).CreateCustomerGateway(t.Context(), project, CustomerGatewayCreate{IDValue: new("2001:0DB8::0:7")})
+	if err != nil || c.IDValue != "2001:db8::7" || c.Address() != netip.MustParseAddr("2001:db8::7") {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
 func TestCustomerGatewayLegacyForm(t *testing.T) {
 	w := newWorld(t)
 	c, err := w.CreateCustomerGateway(t.Context(), project, CustomerGatewayCreate{IP: new("198.51.100.7")})
@@ -91,7 +106,7 @@ func TestCustomerGatewayLegacyForm(t *testing.T) {
 		t.Errorf("beside id_value it is ignored: got %+v, %v", c, err)
 	}
 	_, err = w.CreateCustomerGateway(t.Context(), project, CustomerGatewayCreate{IP: new("0.0.0.0")})
-	wantInvalid(t, err, "id_value", "IPv4 address")
+	wantInvalid(t, err, "id_value", "IPv4 or IPv6 address")
 }
 
 func TestUpdateCustomerGateway(t *testing.T) {

@@ -81,7 +81,8 @@ func (d *gatewayDraft) bindNew(i int, field string, req *EIPRequest, random io.R
 	}
 	for j := range d.inventory.EIPs {
 		eip := &d.inventory.EIPs[j]
-		if eip.Type != binding.Type || d.isBound(eip.ID) || d.hasPrivateAddress(eip.HostAddress()) {
+		// A new EIP is an IPv4 one, as the reference has no others.
+		if eip.Type != binding.Type || !eip.Address.Is4() || d.isBound(eip.ID) || d.hasPrivateAddress(eip.HostAddress()) {
 			continue
 		}
 		if req.BandwidthID != nil {
@@ -126,8 +127,12 @@ func rebindEIPs(d *gatewayDraft, first, second *string) *Error {
 		if _, there := d.inventory.EIP(d.EIPs[i].ID); there {
 			return Invalid(field, "EIP %s is still bound there: unbind it first", d.EIPs[i].ID)
 		}
+		before := d.EIPs[i].Address
 		if err := d.bindExisting(i, field, *id, nil); err != nil {
 			return err
+		}
+		if after := d.EIPs[i].Address; before.Is4() != after.Is4() {
+			return Invalid(field, "EIP %s has the address %s, which is not of the family of %s, the address so far: the peers cannot reach it", *id, after, before)
 		}
 	}
 	return nil

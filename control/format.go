@@ -223,9 +223,21 @@ func (p *parser) ipv4(field, s string) netip.Addr {
 	return a
 }
 
-// isPeerAddress tells whether a device can be reached at an address.
+// address reads an address of either family, without a zone.
+func (p *parser) address(field, s string) netip.Addr {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" || a.Is4In6() {
+		p.fail(field, "must be an IPv4 or IPv6 address")
+		return netip.Addr{}
+	}
+	return a
+}
+
+// isPeerAddress tells whether a device can be reached at an address. One of a
+// link is not enough in IPv6: it says nothing without the link.
 func isPeerAddress(a netip.Addr) bool {
-	return a.Is4() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	return a.IsValid() && !a.Is4In6() && a.Zone() == "" && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast() &&
+		a != netip.AddrFrom4([4]byte{255, 255, 255, 255}) && !(a.Is6() && a.IsLinkLocalUnicast())
 }
 
 // fqdn checks an identity of type fqdn: printable ASCII without a few

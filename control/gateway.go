@@ -24,8 +24,8 @@ const (
 	AttachER  AttachmentType = "er" // enterprise router
 )
 
-// IPVersion is the family of the traffic inside the tunnels. The outer packets
-// are IPv4 with either.
+// IPVersion is the family of the traffic inside the tunnels. That of the outer
+// packets is the one of the gateway's addresses.
 type IPVersion string
 
 // Families.

@@ -108,5 +108,5 @@ func (p *parser) accessPrivateIPs(g *Gateway, first, second *string) {
 	if g.NetworkType != NetworkPrivate {
 		p.fail("access_private_ip_1", "must be absent with network_type %s", g.NetworkType)
 	}
-	g.AccessPrivateIPs = [2]netip.Addr{p.ipv4("access_private_ip_1", *first), p.ipv4("access_private_ip_2", *second)}
+	g.AccessPrivateIPs = [2]netip.Addr{p.address("access_private_ip_1", *first), p.address("access_private_ip_2", *second)}
 }

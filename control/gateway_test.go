@@ -141,7 +141,7 @@ func TestCreateGatewayRules(t *testing.T) {
 		{"private ignores EIPs", func(r *GatewayCreate) { private(r); r.EIP1 = &EIPRequest{ID: new(nobody)} }, "", ""},
 		{"one private address", func(r *GatewayCreate) { private(r); r.AccessPrivateIP2 = nil }, "access_private_ip_1", "together"},
 		{"equal private addresses", func(r *GatewayCreate) { private(r); r.AccessPrivateIP2 = r.AccessPrivateIP1 }, "access_private_ip_2", "differ"},
-		{"private address malformed", func(r *GatewayCreate) { private(r); r.AccessPrivateIP2 = new("10.10.0") }, "access_private_ip_2", "IPv4 address"},
+		{"private address malformed", func(r *GatewayCreate) { private(r); r.AccessPrivateIP2 = new("10.10.0") }, "access_private_ip_2", "IPv4 or IPv6 address"},
 		{"private address outside", func(r *GatewayCreate) { private(r); r.AccessPrivateIP2 = new("10.10.1.1") }, "access_private_ip_2", "host address of 10.10.0.0/24"},
 		{"private address of the network", func(r *GatewayCreate) { private(r); r.AccessPrivateIP1 = new("10.10.0.0") }, "access_private_ip_1", "host address"},
 		{"private broadcast address", func(r *GatewayCreate) { private(r); r.AccessPrivateIP1 = new("10.10.0.255") }, "access_private_ip_1", "host address"},

@@ -43,7 +43,7 @@ type Subnet struct {
 // EIP is an elastic public address.
 type EIP struct {
 	ID      string     `yaml:"id"`
-	Address netip.Addr `yaml:"address"` // as peers see it
+	Address netip.Addr `yaml:"address"` // as peers see it; of either family
 	// PrivateAddress is the address of the host where a NAT stands in front
 	// of it; the zero Addr where the host has Address itself.
 	PrivateAddress netip.Addr `yaml:"private_address"`
@@ -193,11 +193,14 @@ func (c *inventoryCheck) eips(inv *Inventory) {
 		path := fmt.Sprintf("inventory.eips[%d]", i)
 		c.unique(path, e.ID)
 		e.fillDefaults()
-		if !e.Address.Is4() {
-			c.add("%s.address: an IPv4 address is wanted", path)
+		if !isPeerAddress(e.Address) {
+			c.add("%s.address: an IPv4 or IPv6 address that peers can reach is wanted", path)
 		}
-		if e.PrivateAddress.IsValid() && !e.PrivateAddress.Is4() {
-			c.add("%s.private_address: an IPv4 address is wanted", path)
+		if p := e.PrivateAddress; p.IsValid() && (!isPeerAddress(p) || p.Is4() != e.Address.Is4()) {
+			c.add("%s.private_address: an address of the family of the address is wanted", path)
+		}
+		if e.Floating && !e.HostAddress().Is4() {
+			c.add("%s.floating: only IPv4 addresses float", path)
 		}
 		if len(e.Interface) > maxInterfaceName || e.Floating && e.Interface == "" {
 			c.add("%s.interface: 1 to %d characters are wanted, or none where the address does not float", path, maxInterfaceName)

@@ -23,7 +23,12 @@ func TestInventoryValidate(t *testing.T) {
 		{"VPC without network", func(inv *Inventory) { inv.VPCs[0].CIDR = netip.Prefix{} }, "inventory.vpcs[0].cidr"},
 		{"subnet with host bits", func(inv *Inventory) { inv.VPCs[0].Subnets[0].CIDR = netip.MustParsePrefix("10.10.0.1/24") }, "inventory.vpcs[0].subnets[0].cidr"},
 		{"subnet of another network", func(inv *Inventory) { inv.VPCs[0].Subnets[0].CIDR = netip.MustParsePrefix("10.11.0.0/24") }, "is not in 10.10.0.0/16"},
-		{"EIP of IPv6", func(inv *Inventory) { inv.EIPs[0].Address = netip.MustParseAddr("2001:db8::1") }, "inventory.eips[0].address"},
+		{"EIP of IPv6", func(inv *Inventory) { inv.EIPs[0].Address = netip.MustParseAddr("2001:db8::1") }, ""},
+		{"EIP of a link", func(inv *Inventory) { inv.EIPs[0].Address = netip.MustParseAddr("fe80::1") }, "inventory.eips[0].address"},
+		{"EIP with a zone", func(inv *Inventory) { inv.EIPs[0].Address = netip.MustParseAddr("2001:db8::1%eth0") }, "inventory.eips[0].address"},
+		{"EIP of IPv6 that floats", func(inv *Inventory) {
+			inv.EIPs[0].Address, inv.EIPs[0].Floating, inv.EIPs[0].Interface = netip.MustParseAddr("2001:db8::1"), true, "eth0"
+		}, "inventory.eips[0].floating"},
 		{"EIP without address", func(inv *Inventory) { inv.EIPs[0].Address = netip.Addr{} }, "inventory.eips[0].address"},
 		{"two EIPs of one address", func(inv *Inventory) { inv.EIPs[1].Address = inv.EIPs[0].Address }, "inventory.eips[1]"},
 		{"two EIPs of one private address", func(inv *Inventory) {

@@ -102,6 +102,8 @@ func (d *p2cGatewayDraft) bindExisting(id string) error {
 		return refuse("VPN.0551", "EIP %s is not found.", id)
 	case d.eipIsTaken(eip):
 		return refuse("VPN.0553", "EIP %s has been bound to an instance.", id)
+	case !eip.Address.Is4():
+		return Invalid("eip.id", "EIP %s has an IPv6 address; clients reach a server at an IPv4 one", id)
 	case eip.Shared:
 		return refuse("VPN.0554", "EIP %s does not have exclusive bandwidth.", id)
 	case eip.BandwidthMbps > flavorBandwidth[d.Flavor]:
@@ -134,7 +136,7 @@ func (d *p2cGatewayDraft) bindNew(req *EIPRequest, random io.Reader) error {
 		return bandwidthExceedsFlavor()
 	}
 	i := slices.IndexFunc(d.inventory.EIPs, func(e EIP) bool {
-		return e.Type == binding.Type && !e.Shared && e.BandwidthMbps >= binding.BandwidthMbps && !d.eipIsTaken(&e)
+		return e.Type == binding.Type && e.Address.Is4() && !e.Shared && e.BandwidthMbps >= binding.BandwidthMbps && !d.eipIsTaken(&e)
 	})
 	if i < 0 {
 		return refuse("VPN.0557", "EIPs of the type %s have been sold out.", binding.Type)

@@ -111,8 +111,12 @@ func (p *parser) identity(field string, reqType, reqID *string, t *IDType, id *s
 	case *t == IDTypeFQDN:
 		p.fqdn(field, *id, maxIDLen)
 	case *id != "":
-		if a := p.ipv4(field, *id); a.IsUnspecified() {
-			p.fail(field, "must be an IPv4 address")
+		a := p.address(field, *id)
+		if a.IsUnspecified() {
+			p.fail(field, "must be an IPv4 or IPv6 address")
+		}
+		if a.IsValid() {
+			*id = a.String()
 		}
 	}
 }

@@ -14,9 +14,6 @@ func unsupportedGateway(d *gatewayDraft) *Error {
 	if d.AttachmentType == AttachER {
 		p.unsupported("attachment_type", "er is an attachment that")
 	}
-	if d.IPVersion == IPv6 {
-		p.unsupported("ip_version", "ipv6 is a family that")
-	}
 	if d.NetworkType == NetworkPrivate && !d.AccessPrivateIPs[0].IsValid() {
 		p.unsupported("access_private_ip_1", "leaving the private addresses to be chosen is something that")
 	}

@@ -11,10 +11,7 @@ import (
 // be accepted otherwise.
 func TestUnsupportedGateways(t *testing.T) {
 	for field, edit := range map[string]func(*GatewayCreate){
-		"attachment_type": func(r *GatewayCreate) { r.AttachmentType, r.ERID, r.LocalSubnets = new("er"), new("er-1"), nil },
-		"ip_version": func(r *GatewayCreate) {
-			r.IPVersion, r.LocalSubnets, r.LocalSubnetsV6 = new("ipv6"), nil, []string{"2001:db8::/48"}
-		},
+		"attachment_type":     func(r *GatewayCreate) { r.AttachmentType, r.ERID, r.LocalSubnets = new("er"), new("er-1"), nil },
 		"access_private_ip_1": func(r *GatewayCreate) { r.NetworkType, r.EIP1, r.EIP2 = new("private"), nil, nil },
 	} {
 		w := newWorld(t)

@@ -194,7 +194,13 @@ func (d *daemon) openEngines() (err error) {
 		return err
 	}
 	d.onClose(func() error { _ = probes.Close(); return nil }) // which Run has done, if it ran
-	d.prober = nqa.NewRunner(nqa.Options{Socket: probes, Logger: d.log.With("part", "nqa")})
+	probesV6, err := nqa.OpenSocketV6()
+	if err != nil {
+		d.log.Info("addresses of IPv6 cannot be probed", "error", err)
+	} else {
+		d.onClose(func() error { _ = probesV6.Close(); return nil })
+	}
+	d.prober = nqa.NewRunner(nqa.Options{Socket: probes, SocketV6: probesV6, Logger: d.log.With("part", "nqa")})
 
 	var keys func(sa.Keys)
 	if dir := d.config.Debug.KeyLogDir; dir != "" {

@@ -248,9 +248,13 @@ func eipAnswer(e *control.EIPBinding) *Eip {
 	if e.Shared {
 		share = WHOLE
 	}
+	version := 4
+	if e.Address.Is6() {
+		version = 6
+	}
 	return &Eip{
 		ID:            e.ID,
-		IPVersion:     4,
+		IPVersion:     version,
 		Type:          e.Type,
 		IPAddress:     e.Address.String(),
 		ChargeMode:    e.ChargeMode,

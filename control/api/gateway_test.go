@@ -112,7 +112,7 @@ func TestGatewayRefusals(t *testing.T) {
 		{"name with blank", vgw(with(base, "name", "a b")), "name: must match"},
 		{"unknown flavor", vgw(with(base, "flavor", "Professional3")), "flavor: must be one of Basic"},
 		{"unsupported attachment", vgw(with(base, "attachment_type", "er", "er_id", "er-1", "local_subnets", nil)), "attachment_type: "},
-		{"unsupported family", vgw(with(base, "ip_version", "ipv6", "local_subnets", nil, "local_subnets_v6", []string{"2001:db8::/64"})), "ip_version: "},
+		{"IPv4 subnets with ipv6", vgw(with(base, "ip_version", "ipv6")), "local_subnets: "},
 		{"51 subnets", vgw(with(base, "local_subnets", make([]string, 51))), "local_subnets: must have at most 50 entries"},
 		{"subnet with host bits", vgw(with(base, "local_subnets", []string{"192.168.0.1/24"})), "local_subnets"},
 		{"unknown VPC", vgw(with(base, "vpc_id", otherProject)), "vpc_id: "},

@@ -1797,7 +1797,7 @@ type CreateCgw struct {
 	CaCertificate *CaCertificateRequest `json:"ca_certificate,omitempty"`
 	IDType        *IDType               `json:"id_type,omitempty"`
 
-	// IDValue An IPv4 address, or a name that is compared exactly and never resolved. Required, unless ip is given.
+	// IDValue An IPv4 or IPv6 address, or a name that is compared exactly and never resolved. Required, unless ip is given.
 	IDValue *string `json:"id_value,omitempty"`
 
 	// IP The same as id_value with id_type ip. Ignored beside id_value.
@@ -1902,11 +1902,11 @@ type CreateSslOptions struct {
 
 // CreateVgw defines model for CreateVgw.
 type CreateVgw struct {
-	// AccessPrivateIp1 An IPv4 address in dotted decimal.
-	AccessPrivateIp1 *IPv4 `json:"access_private_ip_1,omitempty"`
+	// AccessPrivateIp1 An IPv4 address in dotted decimal, or an IPv6 address.
+	AccessPrivateIp1 *IPAddress `json:"access_private_ip_1,omitempty"`
 
-	// AccessPrivateIp2 An IPv4 address in dotted decimal.
-	AccessPrivateIp2 *IPv4 `json:"access_private_ip_2,omitempty"`
+	// AccessPrivateIp2 An IPv4 address in dotted decimal, or an IPv6 address.
+	AccessPrivateIp2 *IPAddress `json:"access_private_ip_2,omitempty"`
 
 	// AccessSubnetID An id, usually a UUID of 36 characters.
 	AccessSubnetID *ObjectID `json:"access_subnet_id,omitempty"`
@@ -2348,13 +2348,16 @@ type IDType string
 // IKEVersion defines model for IKEVersion.
 type IKEVersion string
 
+// IPAddress An IPv4 address in dotted decimal, or an IPv6 address.
+type IPAddress = string
+
 // IPVersion Family of the traffic inside the tunnels.
 type IPVersion string
 
 // IPv4 An IPv4 address in dotted decimal.
 type IPv4 = string
 
-// Identity An IPv4 address with type ip, else 1 to 255 characters without
+// Identity An IPv4 or IPv6 address with type ip, else 1 to 255 characters without
 // “& < > [ ] \ ?“ and blanks, compared exactly.
 type Identity = string
 
@@ -2387,12 +2390,12 @@ type IkePolicy struct {
 	// LifetimeSeconds Seconds.
 	LifetimeSeconds *IkeLifetime `json:"lifetime_seconds,omitempty"`
 
-	// LocalID An IPv4 address with type ip, else 1 to 255 characters without
+	// LocalID An IPv4 or IPv6 address with type ip, else 1 to 255 characters without
 	// ``& < > [ ] \ ?`` and blanks, compared exactly.
 	LocalID     *Identity `json:"local_id,omitempty"`
 	LocalIDType *IDType   `json:"local_id_type,omitempty"`
 
-	// PeerID An IPv4 address with type ip, else 1 to 255 characters without
+	// PeerID An IPv4 or IPv6 address with type ip, else 1 to 255 characters without
 	// ``& < > [ ] \ ?`` and blanks, compared exactly.
 	PeerID     *Identity `json:"peer_id,omitempty"`
 	PeerIDType *IDType   `json:"peer_id_type,omitempty"`
@@ -3153,12 +3156,12 @@ type UpdateIkePolicy struct {
 	// LifetimeSeconds Seconds.
 	LifetimeSeconds *IkeLifetime `json:"lifetime_seconds,omitempty"`
 
-	// LocalID An IPv4 address with type ip, else 1 to 255 characters without
+	// LocalID An IPv4 or IPv6 address with type ip, else 1 to 255 characters without
 	// ``& < > [ ] \ ?`` and blanks, compared exactly.
 	LocalID     *Identity `json:"local_id,omitempty"`
 	LocalIDType *IDType   `json:"local_id_type,omitempty"`
 
-	// PeerID An IPv4 address with type ip, else 1 to 255 characters without
+	// PeerID An IPv4 or IPv6 address with type ip, else 1 to 255 characters without
 	// ``& < > [ ] \ ?`` and blanks, compared exactly.
 	PeerID     *Identity `json:"peer_id,omitempty"`
 	PeerIDType *IDType   `json:"peer_id_type,omitempty"`

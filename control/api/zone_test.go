@@ -18,7 +18,9 @@ func TestAvailabilityZones(t *testing.T) {
 	}
 	var specs []object
 	for _, flavor := range []string{"Basic", "Professional1", "Professional2", "GM", "Professional1-NonFixedIP", "Professional2-NonFixedIP"} {
-		specs = append(specs, object{"flavor": flavor, "attachment_type": "vpc", "ip_version": "ipv4"})
+		for _, version := range []string{"ipv4", "ipv6"} {
+			specs = append(specs, object{"flavor": flavor, "attachment_type": "vpc", "ip_version": version})
+		}
 	}
 	extended := b.call(http.MethodGet, "/v5.1/"+project+"/vpn-gateways/availability-zones", nil).want(http.StatusOK)
 	if got, want := encoded(t, extended.at("availability_zones")), encoded(t, []object{

@@ -21,7 +21,7 @@ import (
 // Target is what is probed.
 type Target struct {
 	ID                  string     // unique
-	Source, Destination netip.Addr // IPv4
+	Source, Destination netip.Addr // of one family
 	// Device is what requests are sent by; where it is empty, the routing
 	// tables decide.
 	Device string
@@ -71,7 +71,8 @@ type Socket interface {
 
 // Options are what a Runner works with. Socket is required.
 type Options struct {
-	Socket    Socket
+	Socket    Socket        // of ICMP
+	SocketV6  Socket        // of ICMPv6; nil: targets of IPv6 are refused
 	Interval  time.Duration // between requests to a target; default one second
 	DownAfter int           // losses in a row that make a target unreachable; default 3
 	UpAfter   int           // replies in a row that make it reachable again; default 3
@@ -109,7 +110,7 @@ type target struct {
 	place    int // in the queue
 }
 
-// NewRunner returns a Runner without targets. Its Socket is closed when Run
+// NewRunner returns a Runner without targets. Its sockets are closed when Run
 // returns.
 func NewRunner(o Options) *Runner {
 	o.Interval = cmp.Or(o.Interval, time.Second)
@@ -140,8 +141,10 @@ func (r *Runner) Apply(targets []Target) error {
 		switch _, twice := want[t.ID]; {
 		case twice:
 			errs = append(errs, fmt.Errorf("target %s: stands there twice", t.ID))
-		case !t.Source.Is4() || !t.Destination.Is4():
-			errs = append(errs, fmt.Errorf("target %s: source and destination must be IPv4 addresses", t.ID))
+		case !t.Source.IsValid() || !t.Destination.IsValid() || t.Source.Is4() != t.Destination.Is4():
+			errs = append(errs, fmt.Errorf("target %s: source and destination must be addresses of one family", t.ID))
+		case r.socket(t.Source) == nil:
+			errs = append(errs, fmt.Errorf("target %s: this host has no IPv6", t.ID))
 		case len(want) == MaxTargets:
 			errs = append(errs, fmt.Errorf("target %s: there are %d already", t.ID, MaxTargets))
 		default:
@@ -185,20 +188,31 @@ func (r *Runner) Snapshot() []Status {
 	return list
 }
 
-// Run probes until ctx ends, and closes the Socket.
+// socket returns the one for an address; nil where there is none.
+func (r *Runner) socket(a netip.Addr) Socket {
+	if a.Is6() {
+		return r.SocketV6
+	}
+	return r.Socket
+}
+
+// Run probes until ctx ends, and closes the sockets.
 func (r *Runner) Run(ctx context.Context) error {
-	received := make(chan struct{})
-	go func() {
-		defer close(received)
-		r.receive(ctx)
-	}()
+	var received sync.WaitGroup
+	received.Go(func() { r.receive(ctx, r.Socket, false) })
+	if r.SocketV6 != nil {
+		received.Go(func() { r.receive(ctx, r.SocketV6, true) })
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			err := r.Socket.Close()
-			<-received
+			if r.SocketV6 != nil {
+				err = errors.Join(err, r.SocketV6.Close())
+			}
+			received.Wait()
 			if err != nil {
 				return fmt.Errorf("nqa: %w", err)
 			}
@@ -227,9 +241,9 @@ func (r *Runner) probe(now time.Time) (next time.Time, any bool) {
 		if t.sequence == 0 {
 			t.sequence = 1
 		}
-		message := echo{id: uint16(t.token), sequence: t.sequence, token: t.token}.append(nil)
+		message := echo{v6: t.status.Source.Is6(), id: uint16(t.token), sequence: t.sequence, token: t.token}.append(nil)
 		t.sent = now
-		t.status.Err = r.Socket.Send(t.status.Source, t.status.Destination, t.status.Device, message)
+		t.status.Err = r.socket(t.status.Source).Send(t.status.Source, t.status.Destination, t.status.Device, message)
 		t.due = now.Add(r.Interval)
 		if first {
 			// Targets that came together go on apart from each other.
@@ -243,11 +257,11 @@ func (r *Runner) probe(now time.Time) (next time.Time, any bool) {
 	return r.queue[0].due, true
 }
 
-// receive takes replies until the socket is closed.
-func (r *Runner) receive(ctx context.Context) {
+// receive takes replies until a socket is closed.
+func (r *Runner) receive(ctx context.Context, socket Socket, v6 bool) {
 	buffer := make([]byte, 2048)
 	for {
-		source, destination, message, err := r.Socket.Receive(buffer)
+		source, destination, message, err := socket.Receive(buffer)
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
@@ -258,14 +272,14 @@ func (r *Runner) receive(ctx context.Context) {
 			case <-time.After(receivePause):
 			}
 		default:
-			r.reply(time.Now(), source, destination, message)
+			r.reply(time.Now(), source, destination, message, v6)
 		}
 	}
 }
 
 // reply takes a message that may be the reply to a request under way.
-func (r *Runner) reply(now time.Time, source, destination netip.Addr, message []byte) {
-	e, err := parseEcho(message)
+func (r *Runner) reply(now time.Time, source, destination netip.Addr, message []byte, v6 bool) {
+	e, err := parseEcho(message, v6)
 	if err != nil || !e.reply {
 		return
 	}

@@ -46,7 +46,7 @@ func (n *network) Send(source, destination netip.Addr, device string, message []
 	if n.refuse != nil || n.silent {
 		return n.refuse
 	}
-	e, err := parseEcho(message)
+	e, err := parseEcho(message, source.Is6())
 	if err != nil {
 		return err
 	}
@@ -169,17 +169,17 @@ func TestForgedRepliesDoNotCount(t *testing.T) {
 		"another source":      func(p *packet) { p.source = netip.MustParseAddr("198.51.100.8") },
 		"another destination": func(p *packet) { p.destination = netip.MustParseAddr("203.0.113.2") },
 		"another token": func(p *packet) {
-			e, _ := parseEcho(p.message)
+			e, _ := parseEcho(p.message, false)
 			e.token++
 			p.message = e.append(nil)
 		},
 		"another sequence number": func(p *packet) {
-			e, _ := parseEcho(p.message)
+			e, _ := parseEcho(p.message, false)
 			e.sequence++
 			p.message = e.append(nil)
 		},
 		"a request": func(p *packet) {
-			e, _ := parseEcho(p.message)
+			e, _ := parseEcho(p.message, false)
 			e.reply = false
 			p.message = e.append(nil)
 		},
@@ -284,14 +284,60 @@ func TestTargetsSpread(t *testing.T) {
 	})
 }
 
+// Targets of IPv6 have a socket of their own.
+func TestFamilies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v4, v6 := newNetwork(), newNetwork()
+		r := NewRunner(Options{Socket: v4, SocketV6: v6})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		six := Target{ID: "six", Source: netip.MustParseAddr("2001:db8::1"), Destination: netip.MustParseAddr("2001:db8::2")}
+		if err := r.Apply([]Target{target1("four"), six}); err != nil {
+			t.Error(err)
+		}
+		pass(3 * time.Second)
+		for _, s := range r.Snapshot() {
+			if s.Verdict != Reachable {
+				t.Errorf("%s is %s after %d replies", s.ID, s.Verdict, s.Answered)
+			}
+		}
+		v6.set(func() {
+			for _, request := range v6.requests {
+				if request.message[0] != typeEchoV6 || request.message[2] != 0 || request.message[3] != 0 {
+					t.Errorf("the request begins with % x", request.message[:4])
+				}
+			}
+		})
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	six := Target{ID: "six", Source: netip.MustParseAddr("2001:db8::1"), Destination: netip.MustParseAddr("2001:db8::2")}
+	if err := NewRunner(Options{Socket: newNetwork()}).Apply([]Target{six}); err == nil || !strings.Contains(err.Error(), "no IPv6") {
+		t.Errorf("without a socket: %v", err)
+	}
+	mixed := target1("mixed")
+	mixed.Destination = six.Destination
+	if err := NewRunner(Options{Socket: newNetwork(), SocketV6: newNetwork()}).Apply([]Target{mixed}); err == nil || !strings.Contains(err.Error(), "one family") {
+		t.Errorf("of two families: %v", err)
+	}
+}
+
 func FuzzParseEcho(f *testing.F) {
 	f.Add(echo{reply: true, id: 1, sequence: 2, token: 3}.append(nil))
 	f.Add(append([]byte{0x45, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8}, echo{}.append(nil)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if e, err := parseEcho(b); err == nil {
-			if again, err := parseEcho(e.append(nil)); err != nil || again != e {
-				t.Errorf("%+v became %+v, %v", e, again, err)
+		for _, v6 := range []bool{false, true} {
+			if e, err := parseEcho(b, v6); err == nil {
+				if again, err := parseEcho(e.append(nil), v6); err != nil || again != e {
+					t.Errorf("%+v became %+v, %v", e, again, err)
+				}
 			}
+		}
+		if a, ok := packetInfo(b); ok && !a.Is6() {
+			t.Errorf("the destination is %s", a)
 		}
 		if _, _, payload, ok := splitIPv4(b); ok && len(payload) > len(b)-20 {
 			t.Errorf("payload of %d octets in a packet of %d", len(payload), len(b))
