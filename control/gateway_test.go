@@ -313,6 +313,14 @@ func TestUpdateGatewayRebindsEIP(t *testing.T) {
 	wantInvalid(t, err, "eip_id_1", "is bound already")
 	_, err = w.UpdateGateway(t.Context(), project, g.ID, GatewayUpdate{EIPID1: new(eipFast)})
 	wantInvalid(t, err, "eip_id_1", "allows 300")
+	six := inventory(t)
+	six.EIPs = append(six.EIPs[1:], EIP{ID: "eip-of-ipv6", Address: netip.MustParseAddr("2001:db8::1")})
+	if err := six.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	w.SetInventory(six)
+	_, err = w.UpdateGateway(t.Context(), project, g.ID, GatewayUpdate{EIPID1: new("eip-of-ipv6")})
+	wantInvalid(t, err, "eip_id_1", "not of the family")
 	if _, err = w.UpdateGateway(t.Context(), project, g.ID, GatewayUpdate{EIPID1: new(eip3)}); err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 var families = []family{
 	{
 		Device:   Device{Vendor: "strongSwan", Type: "swanctl", Model: "Linux", Version: "5.9"},
-		template: "strongswan.tmpl", dpdMost: 3600,
+		template: "strongswan.tmpl", dpdMost: 3600, ipv6: true,
 		ike: words{
 			encryption: strongSwanEncryption, authentication: strongSwanIntegrity, group: strongSwanGroups,
 			prf: map[control.Authentication]string{

@@ -40,6 +40,8 @@ type family struct {
 	// routed says that the family has routes into a tunnel interface, and so
 	// connections of style static only.
 	routed bool
+	// ipv6 says that the template knows IPv6, inside and outside of tunnels.
+	ipv6 bool
 	// lifetimes and dpdMost are ranges in seconds that values are cut to: IKEv2
 	// negotiates neither.
 	lifetimes [2]int
@@ -163,6 +165,9 @@ func (f *family) peer(v *control.ConnectionView) (*peer, error) {
 	}
 	if v.IKE.PPKID != "" {
 		return nil, f.lacks("connections with a post-quantum pre-shared key")
+	}
+	if !f.ipv6 && (v.Gateway.IPVersion == control.IPv6 || v.Gateway.Address(v.Slot).Is6()) {
+		return nil, f.lacks("connections with IPv6")
 	}
 	static := v.Style == control.StyleStatic
 	if !static && (f.routed || v.Style != control.StylePolicy) {

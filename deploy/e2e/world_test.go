@@ -64,6 +64,9 @@ func newWorld(t *testing.T, limit time.Duration, config netlab.Config, options n
 	t.Cleanup(w.end)
 	w.before = must(topology.Gateway.HostState(ctx))(t)
 	inner := "src net 10.10.0.0/16 or src net 169.254.0.0/16 or src net 172.30.0.0/24"
+	if topology.IPv6 != nil {
+		inner += " or src net 2001:db8:10::/48 or src net 2001:db8:20::/48"
+	}
 	w.clear = must(topology.Gateway.Capture(ctx, "clear", netlab.WAN, inner))(t)
 	w.daemon = must(topology.StartDaemon(ctx, vpngwd, options))(t)
 	w.api = must(w.daemon.Client())(t)
@@ -123,7 +126,7 @@ func (w *world) end() {
 func (w *world) expectNothingInClear() {
 	w.t.Helper()
 	w.check(w.clear.Finish(w.ctx))
-	rows, err := w.clear.Fields(w.ctx, "", "ip", "frame.time_relative", "ip.src", "ip.dst", "_ws.col.Info")
+	rows, err := w.clear.Fields(w.ctx, "", "ip or ipv6", "frame.time_relative", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "_ws.col.Info")
 	w.check(err)
 	if len(rows) > 0 {
 		w.t.Errorf("%d inner packets left the gateway in the clear, the first: %v", len(rows), rows[0])

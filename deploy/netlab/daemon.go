@@ -26,6 +26,8 @@ const (
 	EIP2      = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0022"
 	EIP3      = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0023" // Topology.ForClients
 	Project   = "lab"
+	EIP1v6    = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0041" // IPv6.Public
+	EIP2v6    = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0042"
 	LogGroup  = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0031"
 	LogStream = "5f0f6f5a-0c1d-4a52-9a3e-2b5a4f1c0032"
 	accessKey = "LABACCESSKEY"
@@ -149,6 +151,11 @@ inventory:
 	}
 	if a := t.ForClients; a.IsValid() {
 		fmt.Fprintf(&b, "    - {id: %s, address: %s, interface: %s, type: 5_bgp, bandwidth_mbps: 300}\n", EIP3, a, WAN)
+	}
+	if v := t.IPv6; v != nil {
+		for i, id := range []string{EIP1v6, EIP2v6} {
+			fmt.Fprintf(&b, "    - {id: %s, address: \"%s\", interface: %s, type: 5_bgp, bandwidth_mbps: 300}\n", id, v.Public[i], WAN)
+		}
 	}
 	fmt.Fprintf(&b, "  log_streams: [{group_id: %s, stream_id: %s, sink: {file: %s}}]\n", LogGroup, LogStream, d.connectionLog())
 	var ike []string

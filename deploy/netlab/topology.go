@@ -20,6 +20,8 @@ type Config struct {
 	CloudNAT CloudNAT
 	// MTU is that of all links; zero means 1500 octets.
 	MTU int
+	// IPv6 adds IPv6 to all links, where there is no NAT.
+	IPv6 bool
 }
 
 // CloudNAT says how the gateway reaches the internet.
@@ -53,6 +55,8 @@ type Topology struct {
 	// cloud host, one in each.
 	CloudSubnets   [2]netip.Prefix
 	CloudAddresses [2]netip.Addr
+
+	IPv6 *IPv6 // nil without
 }
 
 // Site is one customer's site.
@@ -111,6 +115,9 @@ func (t *Topology) build(ctx context.Context, config Config) error {
 			return fmt.Errorf("site %d: %w", i, err)
 		}
 		t.Sites = append(t.Sites, s)
+	}
+	if config.IPv6 {
+		return t.buildIPv6(ctx, config)
 	}
 	return nil
 }
