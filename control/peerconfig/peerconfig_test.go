@@ -136,10 +136,14 @@ func TestRefusals(t *testing.T) {
 	}{
 		"unknown device":  {Device{Vendor: "Acme"}, view(), "must be one of the supported devices"},
 		"another version": {Device{"strongSwan", "swanctl", "Linux", "4.0"}, view(), "must be one of the supported devices"},
-		"IPv6 inside on Libreswan": {Devices()[1], view(func(v *control.ConnectionView) { v.Gateway.IPVersion = control.IPv6 }),
-			"for Libreswan ipsec.conf there is no configuration of connections with IPv6"},
-		"IPv6 outside on Juniper": {Devices()[3], view(func(v *control.ConnectionView) { v.Gateway.EIPs[0].Address = netip.MustParseAddr("2001:db8::1") }),
-			"for Juniper Junos there is no configuration of connections with IPv6"},
+		"IPv6 inside on Libreswan": {
+			Devices()[1], view(func(v *control.ConnectionView) { v.Gateway.IPVersion = control.IPv6 }),
+			"for Libreswan ipsec.conf there is no configuration of connections with IPv6",
+		},
+		"IPv6 outside on Juniper": {
+			Devices()[3], view(func(v *control.ConnectionView) { v.Gateway.EIPs[0].Address = netip.MustParseAddr("2001:db8::1") }),
+			"for Juniper Junos there is no configuration of connections with IPv6",
+		},
 		"policy on Cisco": {Devices()[2], view(policy), "for Cisco IOS XE there is no configuration of connections of style policy"},
 		"quotes":          {Devices()[0], view(func(v *control.ConnectionView) { v.PeerID = `a"b` }), "identities with other characters"},
 		"IKEv1":           {Devices()[0], view(func(v *control.ConnectionView) { v.IKE.Version = control.IKEv1 }), "other than of IKEv2"},
