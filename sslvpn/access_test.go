@@ -32,7 +32,17 @@ func TestAccessSet(t *testing.T) {
 			[]string{"10.1.0.0", "10.1.4.255", "192.0.2.7", "255.255.255.255"},
 			[]string{"10.0.255.255", "10.1.5.0", "192.0.2.6", "192.0.2.8", "255.255.255.254"},
 		},
-		{"IPv6 is not carried", newAccessSet(prefixes("::/0")), nil, []string{"10.0.0.1"}},
+		{
+			"all of IPv6", newAccessSet(prefixes("::/0", "2001:db8::/32")),
+			[]string{"::", "2001:db8::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"},
+			[]string{"10.0.0.1", "0.0.0.0", "255.255.255.255"},
+		},
+		{"all of IPv4", newAccessSet(prefixes("0.0.0.0/0")), nil, []string{"::", "2001:db8::1", "::fffe:ffff:ffff", "::1:0:0:0"}},
+		{
+			"networks of IPv6", newAccessSet(prefixes("2001:db8:1::/48", "2001:db8:0:8000::/49", "fd00::9/128", "2001:db8:2::/64", "2001:db8:2:1::/64")),
+			[]string{"2001:db8:1::", "2001:db8:1:ffff:ffff:ffff:ffff:ffff", "2001:db8:0:8000::", "fd00::9", "2001:db8:2:1:ffff::"},
+			[]string{"2001:db8:0:7fff:ffff:ffff:ffff:ffff", "2001:db8:2:2::", "fd00::8", "fd00::a"},
+		},
 	} {
 		for want, list := range map[bool][]string{true: tt.yes, false: tt.no} {
 			for _, a := range list {
@@ -51,16 +61,48 @@ func TestAccessSetAgainstPrefixes(t *testing.T) {
 	for range 50 {
 		var list []netip.Prefix
 		for range random.IntN(40) {
-			list = append(list, netip.PrefixFrom(numberAddress(random.Uint32()&0xff), 22+random.IntN(11)))
+			list = append(list, netip.PrefixFrom(ipv4Number(random.Uint32()&0xff).addr(), 22+random.IntN(11)))
 		}
 		set := newAccessSet(list)
 		for n := range uint32(1200) {
 			want := false
 			for _, p := range list {
-				want = want || p.Contains(numberAddress(n))
+				want = want || p.Contains(ipv4Number(n).addr())
 			}
-			if got := set.contains(n); got != want {
-				t.Fatalf("%v: %s: %v", list, numberAddress(n), got)
+			if got := set.contains(ipv4Number(n)); got != want {
+				t.Fatalf("%v: %s: %v", list, ipv4Number(n).addr(), got)
+			}
+		}
+	}
+}
+
+// TestAccessSetAgainstPrefixesOfIPv6 likewise, around the border of the halves of
+// an address.
+func TestAccessSetAgainstPrefixesOfIPv6(t *testing.T) {
+	random := rand.New(rand.NewPCG(5, 6))
+	near := func() netip.Addr {
+		n := ipNumber{high: 7, low: 0}
+		switch d := random.Uint64N(64); {
+		case random.IntN(2) == 0:
+			n.low += d
+		default:
+			n.high, n.low = 6, ^d
+		}
+		return n.addr()
+	}
+	for range 50 {
+		var list []netip.Prefix
+		for range random.IntN(40) {
+			list = append(list, netip.PrefixFrom(near(), 60+random.IntN(69)))
+		}
+		set := newAccessSet(list)
+		for range 500 {
+			a, want := near(), false
+			for _, p := range list {
+				want = want || p.Masked().Contains(a)
+			}
+			if got := set.contains(addressNumber(a)); got != want {
+				t.Fatalf("%v: %s: %v", list, a, got)
 			}
 		}
 	}
@@ -69,11 +111,11 @@ func TestAccessSetAgainstPrefixes(t *testing.T) {
 func BenchmarkAccessSet(b *testing.B) {
 	var list []netip.Prefix
 	for i := range uint32(1000) {
-		list = append(list, netip.PrefixFrom(numberAddress(i<<20), 24))
+		list = append(list, netip.PrefixFrom(ipv4Number(i<<20).addr(), 24))
 	}
 	set := newAccessSet(list)
 	b.ReportAllocs()
 	for i := uint32(0); b.Loop(); i += 0x1234567 {
-		set.contains(i)
+		set.contains(ipv4Number(i))
 	}
 }

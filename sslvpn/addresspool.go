@@ -21,7 +21,7 @@ const maxPoolBits = 18
 // the server's own. It is not safe for concurrent use.
 type addressPool struct {
 	prefix   netip.Prefix
-	base     uint32
+	base     ipNumber
 	blocks   []block
 	reserved map[uint32]bool   // blocks of static addresses, by index
 	last     map[string]uint32 // the block that a user had last
@@ -47,6 +47,32 @@ func checkPool(prefix netip.Prefix) error {
 	return nil
 }
 
+// checkPool6 reports why a network of IPv6 cannot be given out beside a pool.
+func checkPool6(prefix, pool netip.Prefix) error {
+	switch {
+	case !prefix.IsValid() || !prefix.Addr().Is6() || prefix.Addr().Is4In6():
+		return fmt.Errorf("pool %s: must be an IPv6 network", prefix)
+	case prefix != prefix.Masked():
+		return fmt.Errorf("pool %s: must be a network address, such as %s", prefix, prefix.Masked())
+	case prefix.Bits() < 64 || prefix.Bits() > 112 || 128-prefix.Bits() < 32-pool.Bits():
+		return fmt.Errorf("pool %s: must be of /64 to /112, with as many addresses as %s has", prefix, pool)
+	case special(addressNumber(prefix.Addr().Next())):
+		return fmt.Errorf("pool %s: must be of global or unique local addresses", prefix)
+	}
+	return nil
+}
+
+// beside returns the address of IPv6 that goes with one of the pool: as far from
+// the beginning of its own network.
+func (p *addressPool) beside(pool6 netip.Prefix, a netip.Addr) netip.Addr {
+	if !pool6.IsValid() {
+		return netip.Addr{}
+	}
+	n := addressNumber(pool6.Addr())
+	n.low += addressNumber(a).low - p.base.low
+	return n.addr()
+}
+
 // newAddressPool returns a pool of which nothing is lent.
 func newAddressPool(prefix netip.Prefix) (*addressPool, error) {
 	if err := checkPool(prefix); err != nil {
@@ -60,7 +86,12 @@ func newAddressPool(prefix netip.Prefix) (*addressPool, error) {
 }
 
 // server returns the server's virtual address, the first host of the pool.
-func (p *addressPool) server() netip.Addr { return numberAddress(p.base + 1) }
+func (p *addressPool) server() netip.Addr { return p.at(1) }
+
+// at returns an address by its distance from the beginning of the pool.
+func (p *addressPool) at(offset uint64) netip.Addr {
+	return ipNumber{low: p.base.low + offset}.addr()
+}
 
 // peerOf returns the other host of a client's block, which is its gateway.
 func peerOf(client netip.Addr) netip.Addr { return client.Next() }
@@ -70,15 +101,15 @@ func (p *addressPool) index(a netip.Addr) (uint32, error) {
 	if !a.Is4() || !p.prefix.Contains(a) {
 		return 0, fmt.Errorf("address %s: must be in the pool %s", a, p.prefix)
 	}
-	offset := addressNumber(a) - p.base
+	offset := addressNumber(a).low - p.base.low
 	switch {
 	case offset%blockSize != 1:
 		return 0, fmt.Errorf("address %s: must be the first host of a /30 block, such as %s",
-			a, numberAddress(addressNumber(a)/blockSize*blockSize+1))
+			a, p.at(offset/blockSize*blockSize+1))
 	case offset < blockSize:
 		return 0, fmt.Errorf("address %s: must not be of the first block of %s, which is the server's", a, p.prefix)
 	}
-	return offset / blockSize, nil
+	return uint32(offset / blockSize), nil
 }
 
 // reserve says which addresses are static and so are lent by acquireStatic
@@ -152,5 +183,5 @@ func (p *addressPool) take(i uint32, user string) netip.Addr {
 	}
 	p.blocks[i] = block{taken: true, user: user}
 	p.last[user] = i
-	return numberAddress(p.base + i*blockSize + 1)
+	return p.at(uint64(i)*blockSize + 1)
 }

@@ -107,6 +107,7 @@ func (ep *endpoint) admit(s *session, id *identity, info *wire.PeerInfo) (*clien
 	}
 	c := newClient(ep.peerIDLocked(), address, s.link)
 	c.name = id.name
+	c.address6 = addressNumber(ep.pool.beside(cfg.Pool6, address))
 	delete(ep.opening, s)
 	ep.server.halfOpen.leave(s.from)
 	ep.sessions[s] = c

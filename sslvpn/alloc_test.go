@@ -15,7 +15,7 @@ func TestSealAndOpenDoNotAllocate(t *testing.T) {
 	for _, c := range ciphers {
 		here, there := keyPair(t, c, 0, 1)
 		packet := sequence(0, 1400)
-		room := make([]byte, 0, sealedLen(len(packet))+tagLen)
+		room := make([]byte, 0, here.sealedLen(len(packet))+tagLen)
 		if n := testing.AllocsPerRun(100, func() {
 			sealed, _, _ := here.sealTo(room, packet)
 			if _, _, why := there.openIn(sealed); why != reasonNone {

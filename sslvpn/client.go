@@ -50,7 +50,8 @@ type client struct {
 	id        uint32 // peer id, 24 bits
 	name      string // for the log
 	virtualIP netip.Addr
-	address   uint32 // the same
+	address   ipNumber // the same
+	address6  ipNumber // of IPv6 beside it; the zero value: none
 	link      link
 	framing   framing
 	access    atomic.Pointer[accessSet]
@@ -87,6 +88,11 @@ func (c *counter) load() Traffic { return Traffic{c.packets.Load(), c.octets.Loa
 // newClient returns a client without keys that reaches nothing.
 func newClient(id uint32, virtualIP netip.Addr, l link) *client {
 	return &client{id: id, virtualIP: virtualIP, address: addressNumber(virtualIP), link: l}
+}
+
+// has reports whether an address is one of the client's.
+func (c *client) has(a ipNumber) bool {
+	return a == c.address || a == c.address6 && !a.isZero()
 }
 
 // both locks both directions.
@@ -198,13 +204,13 @@ func (c *client) seal(packet []byte) (rekey bool, why reason) {
 		c.marked = append(append(c.marked[:0], markPlain), packet...)
 		packet = c.marked
 	}
-	framed := c.link.framed()
-	if c.open != nil && !c.open.takes(sealedLen(len(packet)), framed) {
+	framed, sealed := c.link.framed(), c.sealing.sealedLen(len(packet))
+	if c.open != nil && !c.open.takes(sealed, framed) {
 		c.push()
 	}
 	if c.open == nil {
 		c.open = newTrain()
-		if !c.open.takes(sealedLen(len(packet)), framed) {
+		if !c.open.takes(sealed, framed) {
 			return false, reasonMalformed
 		}
 	}

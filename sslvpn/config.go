@@ -26,6 +26,9 @@ type Endpoint struct {
 
 	Cipher     Cipher
 	Compressed bool // offers lz4-v2 framing, never compresses itself
+	// ClassicKeys keeps to the data format that all clients have, also with those
+	// that announce epoch data keys.
+	ClassicKeys bool
 	// Certificate is the chain and private key of the server.
 	Certificate *tls.Certificate
 
@@ -52,9 +55,19 @@ type Endpoint struct {
 	// net30): the first host of the first block is the server's address, a
 	// client has the first host of a block and the second one as its peer.
 	Pool netip.Prefix
-	// Routes and DNS are pushed to the clients.
+	// Pool6 is the network of the clients' IPv6 addresses, of /64 to /112; the
+	// zero value: the tunnels carry IPv4 alone. A client's address, and the
+	// server's, is as far from its beginning as the one of IPv4 is from Pool's.
+	// The caller routes Pool6 to the device, too.
+	Pool6 netip.Prefix
+	// Topology is how clients see the pool; the zero value is TopologyNet30.
+	Topology Topology
+	// Routes, DNS and Domain, the name that a resolver completes names with, are
+	// pushed to the clients; routes of IPv6 need a Pool6. A change of them reaches
+	// connected clients that speak PUSH_UPDATE at once.
 	Routes []netip.Prefix
 	DNS    []netip.Addr
+	Domain string
 
 	// MaxSessions bounds the sessions of the endpoint, MaxSessionsPerUser those
 	// of one user (0: no bound of its own).
@@ -72,6 +85,20 @@ const (
 	AES128GCM        Cipher = "AES-128-GCM"
 	AES256GCM        Cipher = "AES-256-GCM"
 	ChaCha20Poly1305 Cipher = "CHACHA20-POLY1305"
+)
+
+// Topology is how a client sees the pool: with the same addresses, which differ in
+// what else is on the link.
+type Topology int
+
+// Topologies.
+const (
+	// TopologyNet30: a point-to-point link to the second host of the client's
+	// block. All clients take it, but not their kernels' data path.
+	TopologyNet30 Topology = iota
+	// TopologySubnet: a link with all of the pool, which the server does not let
+	// clients reach each other through. Clients with kernel offload need it.
+	TopologySubnet
 )
 
 // AuthMethod says how clients prove who they are.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -37,7 +38,12 @@ type ConnectOptions struct {
 	// wants.
 	Local netip.Addr
 
+	// OnChange is called when the server has changed its settings, with those of
+	// now; calls come one by one. nil: Settings tells.
+	OnChange func(wire.Push)
+
 	withoutExporter bool // derive data keys as clients before 2.6 do
+	withoutEpoch    bool // keep to the data format of clients before 2.7
 }
 
 // RefusedError is the server's refusal of a login, or its last word.
@@ -172,7 +178,8 @@ func (c *Connection) establish(ctx context.Context) error {
 	if err := c.awaitSettings(k); err != nil {
 		return err
 	}
-	p := &c.settings
+	settings := c.Settings()
+	p := &settings
 	cipher := Cipher(p.Cipher)
 	switch {
 	case !slices.Contains(c.options.Ciphers, cipher):
@@ -180,9 +187,13 @@ func (c *Connection) establish(ctx context.Context) error {
 	case !p.Local.Is4():
 		return errors.New("the server gave no IPv4 address")
 	}
+	c.epoch = slices.Contains(p.Flags, wire.FlagEpochData)
 	c.exporter = p.KeyDerivation == wire.FlagTLSExporter || slices.Contains(p.Flags, wire.FlagTLSExporter)
 	c.peer = newClient(p.PeerID, p.Local, c.link)
 	c.peer.name = "server"
+	if p.Local6.IsValid() {
+		c.peer.address6 = addressNumber(p.Local6.Addr())
+	}
 	if p.CompLZO {
 		c.peer.framing = framingCompLZO
 	}
@@ -229,12 +240,27 @@ func (c *Connection) peerInfo() string {
 	for i, cipher := range c.options.Ciphers {
 		names[i] = string(cipher)
 	}
-	proto := wire.ProtoDataV2 | wire.ProtoRequestPush | wire.ProtoTLSExporter | wire.ProtoExitNotify | wire.ProtoAuthTemp
+	proto := wire.ProtoDataV2 | wire.ProtoRequestPush | wire.ProtoTLSExporter | wire.ProtoExitNotify |
+		wire.ProtoAuthTemp | wire.ProtoEpochData | wire.ProtoDNS | wire.ProtoPushUpdate
 	if c.options.withoutExporter {
-		proto &^= wire.ProtoTLSExporter
+		proto &^= wire.ProtoTLSExporter | wire.ProtoEpochData
 	}
-	return fmt.Sprintf("IV_VER=vpngw\nIV_PLAT=linux\nIV_PROTO=%d\nIV_CIPHERS=%s\nIV_MTU=%d\nIV_TCPNL=1\nIV_COMP_STUBv2=1\n",
-		proto, strings.Join(names, ":"), tunMTU)
+	if c.options.withoutEpoch {
+		proto &^= wire.ProtoEpochData
+	}
+	return fmt.Sprintf("IV_VER=vpngw\nIV_PLAT=%s\nIV_PROTO=%d\nIV_CIPHERS=%s\nIV_MTU=%d\nIV_TCPNL=1\nIV_COMP_STUBv2=1\n",
+		platform(), proto, strings.Join(names, ":"), tunMTU)
+}
+
+// platform is the system by its name in IV_PLAT.
+func platform() string {
+	switch runtime.GOOS {
+	case "windows":
+		return "win"
+	case "darwin":
+		return "mac"
+	}
+	return runtime.GOOS
 }
 
 // optionsString is compared by nobody; stock servers log it.

@@ -31,8 +31,9 @@ type Connection struct {
 	shut     func()
 	stream   bool
 	local    wire.SessionID
-	settings wire.Push              // set by Connect
-	exporter bool                   // likewise
+	settings atomic.Pointer[wire.Push]
+	exporter bool                   // set by Connect
+	epoch    bool                   // likewise
 	peer     *client                // likewise: the server in the data path
 	attached atomic.Pointer[client] // peer, while it carries data
 	drops    drops
@@ -61,11 +62,19 @@ type clientKey struct {
 	agreed bool
 	ends   time.Time // when it is removed; zero: it is the newest
 	tls    *tls.Conn
-	text   []byte // the start of a text message; of the one goroutine that reads
+	// Of the one goroutine that reads: the start of a text message, and of a
+	// change of settings.
+	text   []byte
+	change *wire.PushChange
 }
 
-// Settings returns what the server has pushed.
-func (c *Connection) Settings() wire.Push { return c.settings }
+// Settings returns what the server has pushed, with its changes since.
+func (c *Connection) Settings() wire.Push {
+	if p := c.settings.Load(); p != nil {
+		return *p
+	}
+	return wire.Push{}
+}
 
 // Traffic returns the inner packets to the server and from it.
 func (c *Connection) Traffic() (sent, received Traffic) {
@@ -108,7 +117,7 @@ func (c *Connection) Run(ctx context.Context, dev tun.Device) error {
 
 // Close tells the server that the client leaves, and ends the connection.
 func (c *Connection) Close() error {
-	if slices.Contains(c.settings.Flags, wire.FlagExitNotify) && !c.stream {
+	if slices.Contains(c.Settings().Flags, wire.FlagExitNotify) && !c.stream {
 		c.mu.Lock()
 		k := c.keys[c.current]
 		c.mu.Unlock()
@@ -377,9 +386,9 @@ func (c *Connection) installKeys(k *clientKey, a *agreement) error {
 		material = wire.PRF(&a.client.Randoms, &a.server.Randoms, c.local, c.remote)
 	}
 	defer clear(material[:])
-	keys := dataKeys{cipher: Cipher(c.settings.Cipher)}
-	keys.sendKey, keys.sendIV = material.ClientToServer(keys.cipher.keyLen())
-	keys.recvKey, keys.recvIV = material.ServerToClient(keys.cipher.keyLen())
+	keys := dataKeys{cipher: Cipher(c.Settings().Cipher), epoch: c.epoch}
+	keys.sendKey, keys.sendIV = material.ClientToServer(keys.keyLen())
+	keys.recvKey, keys.recvIV = material.ServerToClient(keys.keyLen())
 	if err := c.peer.installKey(k.id, keys); err != nil {
 		return err
 	}
@@ -416,6 +425,7 @@ func (c *Connection) renew(k *clientKey) error {
 
 // awaitSettings reads until the server has pushed all its settings.
 func (c *Connection) awaitSettings(k *clientKey) error {
+	var settings wire.Push
 	for {
 		m, err := c.nextMessage(k)
 		if err != nil {
@@ -427,9 +437,10 @@ func (c *Connection) awaitSettings(k *clientKey) error {
 			}
 			continue
 		}
-		if more, err := c.settings.Add(m); err != nil {
+		if more, err := settings.Add(m); err != nil {
 			return err
 		} else if !more {
+			c.settings.Store(&settings)
 			return nil
 		}
 	}
@@ -459,7 +470,12 @@ func (c *Connection) readMessages(k *clientKey) {
 			return
 		}
 		var update wire.Push
-		if strings.HasPrefix(m, wire.PushReply) {
+		if strings.HasPrefix(m, wire.PushUpdate) {
+			if err := c.change(k, m); err != nil {
+				c.end(err) // what the server wants is to be had by connecting anew
+				return
+			}
+		} else if strings.HasPrefix(m, wire.PushReply) {
 			if _, err := update.Add(m); err == nil && update.AuthToken != "" {
 				c.mu.Lock()
 				c.token = update.AuthToken
@@ -470,6 +486,28 @@ func (c *Connection) readMessages(k *clientKey) {
 			return
 		}
 	}
+}
+
+// change takes a PUSH_UPDATE message under a key id. Settings are in force with the
+// last message of a change.
+func (c *Connection) change(k *clientKey, message string) error {
+	if k.change == nil {
+		k.change = wire.NewPushChange(c.Settings())
+	}
+	more, err := k.change.Add(message)
+	switch {
+	case err != nil:
+		return fmt.Errorf("change of settings: %w", err)
+	case more:
+		return nil
+	}
+	now := k.change.Push
+	k.change = nil
+	c.settings.Store(&now)
+	if c.options.OnChange != nil {
+		c.options.OnChange(now)
+	}
+	return nil
 }
 
 // nextMessage returns the next text message under a key id.
@@ -509,7 +547,7 @@ func (c *Connection) keepTime() {
 				continue
 			}
 			c.turnKeys(now)
-			p := &c.settings
+			p := c.Settings()
 			if every := time.Duration(p.Ping) * time.Second; every > 0 {
 				_ = peer.keepAlive(now, every) // without a key: the server's timeout tells
 			}

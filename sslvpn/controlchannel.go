@@ -68,6 +68,9 @@ type session struct {
 	established time.Time
 	timer       *time.Timer
 	farewell    *keyState // the last message is queued under it: finish when the client has it
+
+	pushing sync.Mutex // held while settings are sent; before mu
+	told    *wire.Push // guarded by pushing: what the client was told last
 }
 
 // keyState is the control channel under one key id: a TLS session over a

@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/vpngw/vpngw/sslvpn/wire"
 )
 
 // Facts of the data channel's packets with an AEAD cipher:
@@ -50,6 +52,17 @@ type dataKeys struct {
 	// is cut, as the key material of OpenVPN is of fixed size.
 	sendKey, recvKey []byte
 	sendIV, recvIV   []byte
+	// epoch says that packets have the epoch format: the keys are the secrets of
+	// the first epoch then, of 32 octets, and there are no IVs.
+	epoch bool
+}
+
+// keyLen returns the octets that the keys need at least.
+func (k *dataKeys) keyLen() int {
+	if k.epoch {
+		return len(wire.EpochSecret{})
+	}
+	return k.cipher.keyLen()
 }
 
 // keyLen returns the octets of a cipher's key, or 0 for an unknown cipher.
@@ -94,6 +107,8 @@ type dataKey struct {
 	window    replayWindow
 	forgeries uint64
 	heard     bool // a packet of the peer was opened
+
+	epochs *epochKeys // in place of seal, open and window, in the epoch format
 }
 
 // direction is one half of a dataKey.
@@ -122,14 +137,18 @@ func newDataKey(id uint8, peerID uint32, k dataKeys) (*dataKey, error) {
 		return nil, fmt.Errorf("key id %d: must be below %d", id, keyIDs)
 	}
 	key := &dataKey{id: id}
+	binary.BigEndian.PutUint32(key.header[:], uint32(opcodeDataV2<<3|id)<<24|peerID&0xffffff)
 	var err error
+	if k.epoch {
+		key.epochs, err = newEpochKeys(k)
+		return key, err
+	}
 	if key.seal, err = newDirection(k.cipher, k.sendKey, k.sendIV); err != nil {
 		return nil, err
 	}
 	if key.open, err = newDirection(k.cipher, k.recvKey, k.recvIV); err != nil {
 		return nil, err
 	}
-	binary.BigEndian.PutUint32(key.header[:], uint32(opcodeDataV2<<3|id)<<24|peerID&0xffffff)
 	return key, nil
 }
 
@@ -149,12 +168,20 @@ func (d *direction) wearing(due bool) bool {
 }
 
 // sealedLen returns the octets that sealing n octets gives.
-func sealedLen(n int) int { return n + dataOverhead }
+func (k *dataKey) sealedLen(n int) int {
+	if k.epochs != nil {
+		return n + epochOverhead
+	}
+	return n + dataOverhead
+}
 
 // sealTo appends an inner packet to dst as DATA_V2. dst needs the spare
 // capacity of sealedLen and a tag. rekey says, once, that new keys are due;
 // nothing is appended when the key is used up.
 func (k *dataKey) sealTo(dst, packet []byte) (out []byte, rekey, ok bool) {
+	if k.epochs != nil {
+		return k.epochs.sealTo(k.header, dst, packet)
+	}
 	d := &k.seal
 	if d.packetID >= lastPacketID || d.use(len(packet)) {
 		return dst, d.wearing(true), false
@@ -177,6 +204,15 @@ func (k *dataKey) sealTo(dst, packet []byte) (out []byte, rekey, ok bool) {
 // it. rekey says, once, that new keys are due.
 func (k *dataKey) openIn(packet []byte) (payload []byte, rekey bool, why reason) {
 	d := &k.open
+	if k.epochs != nil {
+		if k.forgeries >= lastForgeries {
+			return nil, d.wearing(true), reasonExhausted
+		}
+		if payload, why = k.epochs.openIn(packet); why == reasonIntegrity {
+			k.forgeries++
+		}
+		return payload, d.wearing(k.forgeries >= rekeyForgeries), why
+	}
 	header, associated := dataV2Header, 0
 	if packet[0]>>3 == opcodeDataV1 {
 		header, associated = dataV1Header, 1
@@ -226,4 +262,7 @@ func (d *direction) openMoved(packet []byte, header, associated int) ([]byte, bo
 func (k *dataKey) wipe() {
 	k.seal, k.open = direction{}, direction{}
 	clear(k.header[:])
+	if k.epochs != nil {
+		k.epochs.wipe()
+	}
 }

@@ -9,12 +9,13 @@ const (
 	reasonNone reason = iota
 	reasonTruncated
 	reasonUnknownKey
+	reasonEpoch
 	reasonReplay
 	reasonIntegrity
 	reasonExhausted
 	reasonCompressed
 	reasonMalformed
-	reasonNotIPv4
+	reasonFamily
 	reasonSource
 	reasonDenied
 	reasonIsolated
@@ -31,12 +32,13 @@ const (
 var reasonNames = [reasonCount]string{
 	reasonTruncated:  "truncated",   // in: shorter than its headers
 	reasonUnknownKey: "unknown_key", // in: no key of this key id
+	reasonEpoch:      "epoch",       // in: of an epoch that is over, or too far ahead
 	reasonReplay:     "replay",      // in: packet id seen before, or left of the window
 	reasonIntegrity:  "integrity",   // in: the tag does not verify
 	reasonExhausted:  "exhausted",   // the key is used up; new ones are on the way
 	reasonCompressed: "compressed",  // in: the client compresses, which is not spoken here
 	reasonMalformed:  "malformed",   // headers of the inner packet contradict themselves
-	reasonNotIPv4:    "not_ipv4",    // an inner packet that is not IPv4
+	reasonFamily:     "family",      // in: not IP, or of IPv6 where the client has no address of it
 	reasonSource:     "source",      // in: the source is not the client's virtual address
 	reasonDenied:     "denied",      // the access policies do not allow the other end
 	reasonIsolated:   "isolated",    // the other end is another client

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,19 +140,48 @@ func (e *Endpoint) check() error {
 		names[u.Name] = true
 	}
 	for _, r := range e.Routes {
-		if !r.IsValid() || !r.Addr().Is4() {
-			return fmt.Errorf("route %s: must be an IPv4 network", r)
+		if !r.IsValid() || r.Addr().Is4In6() || r.Addr().Is6() && !e.Pool6.IsValid() {
+			return fmt.Errorf("route %s: must be a network of IPv4, or of IPv6 where clients have addresses of it", r)
 		}
 	}
 	for _, d := range e.DNS {
-		if !d.Is4() {
-			return fmt.Errorf("DNS server %s: must be an IPv4 address", d)
+		if !d.IsValid() || d.Is4In6() || d.Zone() != "" || d.Is6() && !e.Pool6.IsValid() {
+			return fmt.Errorf("DNS server %s: must be an address of IPv4, or of IPv6 where clients have addresses of it", d)
+		}
+	}
+	if !validDomain(e.Domain) {
+		return fmt.Errorf("domain %q: must be a name of labels with letters, digits and -", e.Domain)
+	}
+	if e.Topology != TopologyNet30 && e.Topology != TopologySubnet {
+		return errors.New("topology: must be TopologyNet30 or TopologySubnet")
+	}
+	if e.Pool6.IsValid() {
+		if err := checkPool6(e.Pool6, e.Pool); err != nil {
+			return err
 		}
 	}
 	if len(e.Routes) > maxPushed || len(e.DNS) > maxPushed {
 		return fmt.Errorf("at most %d routes and DNS servers can be pushed", maxPushed)
 	}
 	return checkPool(e.Pool)
+}
+
+// validDomain reports whether a name can be pushed: clients hand it to scripts and
+// resolvers, where another character may mean something else (RFC 1123, 2.1).
+func validDomain(name string) bool {
+	if name == "" {
+		return true
+	}
+	if len(name) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
+			strings.Trim(label, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // maxPushed bounds the options of one kind that are pushed.
@@ -263,6 +293,7 @@ func (ep *endpoint) update(cfg *settings) error {
 	ep.plane.setBandwidth(cfg.BandwidthMbps)
 	for _, s := range sessions {
 		s.review()
+		s.pushChange()
 	}
 	return nil
 }
@@ -336,6 +367,9 @@ func (s *session) snapshotLocked() Session {
 	}
 	if c := s.client.Load(); c != nil {
 		status.VirtualIP = c.virtualIP
+		if !c.address6.isZero() {
+			status.VirtualIPv6 = c.address6.addr()
+		}
 		status.Inbound, status.Outbound = c.traffic()
 	}
 	return status

@@ -13,7 +13,7 @@ type inbound struct {
 	header innerHeader
 
 	// The destination that the packet before went to, and was allowed to.
-	passed   uint32
+	passed   ipNumber
 	passedBy *accessSet
 
 	packets, octets int // that go to the TUN
@@ -132,7 +132,7 @@ func (in *inbound) take(c *client, packet []byte) (key *dataKey, ok bool) {
 
 // deliver judges what was in a packet and hands it to the TUN.
 func (in *inbound) deliver(c *client, payload []byte) reason {
-	payload, why := unframe(payload, c.framing)
+	payload, why := c.unframe(payload)
 	switch {
 	case why != reasonNone:
 		return why
@@ -152,9 +152,11 @@ func (in *inbound) deliver(c *client, payload []byte) reason {
 		near = h.dst
 	}
 	switch {
-	case near != c.address:
+	case !near.is4() && c.address6.isZero():
+		return reasonFamily
+	case !c.has(near):
 		return reasonSource
-	case in.p.blocks != nil && sourceRouted(packet):
+	case in.p.blocks != nil && h.routed:
 		in.p.denied(c, h, reasonDenied)
 		return reasonDenied
 	}
@@ -163,7 +165,7 @@ func (in *inbound) deliver(c *client, payload []byte) reason {
 			in.p.denied(c, h, why)
 			return why
 		}
-		if access.contains(h.dst) && h.dst != in.p.server { // of which not all is allowed
+		if access.contains(h.dst) && !in.p.isServer(h.dst) { // of which not all is allowed
 			in.passed, in.passedBy = h.dst, access
 		}
 	}
@@ -171,7 +173,7 @@ func (in *inbound) deliver(c *client, payload []byte) reason {
 		return reasonBandwidth
 	}
 	if limit := c.link.maxSegment(); limit != 0 && h.syn(packet) {
-		clampMSS(packet, h, limit)
+		clampMSS(packet, h, h.mss(limit))
 	}
 	if lost, err := in.joiner.Add(packet); err != nil {
 		in.lost(lost)
@@ -182,21 +184,20 @@ func (in *inbound) deliver(c *client, payload []byte) reason {
 }
 
 // unframe removes the octets of compression framing.
-func unframe(payload []byte, f framing) ([]byte, reason) {
+func (c *client) unframe(payload []byte) ([]byte, reason) {
 	if len(payload) == 0 {
 		return nil, reasonMalformed
 	}
 	mark := payload[0]
 	switch {
-	case mark == markLZO || mark == markLZ4:
-		// No packet of IPv4 starts like this.
+	case (mark == markLZO || mark == markLZ4) && (c.framing == framingCompLZO || c.address6.isZero()): // else it is a packet of IPv6
 		return nil, reasonCompressed
 	case mark == markStubV2:
 		if len(payload) < 2 || payload[1] != 0 {
 			return nil, reasonCompressed
 		}
 		return payload[2:], reasonNone
-	case f == framingCompLZO && mark == markPlain:
+	case c.framing == framingCompLZO && mark == markPlain:
 		return payload[1:], reasonNone
 	}
 	return payload, reasonNone

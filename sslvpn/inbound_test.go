@@ -15,8 +15,11 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte{}, pingPacket, false)
 	f.Add([]byte{0}, append(bytes.Clone(occMagic), occExit), true)
 	f.Add([]byte{0}, icmp(3, "10.8.0.5", "10.8.0.1", ipUDP("10.8.0.1", "10.8.0.5", 0)), true)
-	p, dev := newTestPlane(f, planeOptions{})
-	c := p.testPeer(f, "10.8.0.5", "10.1.0.0/16")
+	f.Add([]byte{0x48}, ip6UDP("fd00:8::5", host6, 40), false)
+	f.Add([]byte{0x48}, ip6(43, "fd00:8::5", host6, []byte{17, 0, 0, 1, 0, 0, 0, 0}), true)
+	f.Add([]byte{0x48}, ip6(44, "fd00:8::5", host6, []byte{17, 0, 0, 9, 0, 0, 0, 0}), true)
+	p, dev := newTestPlane(f, planeOptions{pool6: testPool6})
+	c := p.testPeer(f, "10.8.0.5", "10.1.0.0/16", "2001:db8:1::/48")
 	f.Fuzz(func(t *testing.T, raw, inner []byte, framed bool) {
 		c.framing = framingNone
 		if framed {
@@ -36,8 +39,8 @@ func FuzzReceive(f *testing.F) {
 			if why := h.parse(got); why != reasonNone || h.length != len(got) {
 				t.Fatalf("the TUN got %x: %s", got, why)
 			}
-			toServer := h.dst == p.server && h.protocol == protocolICMP
-			if h.src != c.address || !toServer && !c.access.Load().contains(h.dst) {
+			toServer := p.isServer(h.dst) && h.echoOrError(got)
+			if !c.has(h.src) || h.routed || !toServer && !c.access.Load().contains(h.dst) {
 				t.Fatalf("the TUN got %x", got)
 			}
 			if !bytes.Contains(inner, got[20:]) {

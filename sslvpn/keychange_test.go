@@ -15,7 +15,7 @@ func TestRekey(t *testing.T) {
 	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
 	var heard []uint8
 	c.onKey = func(id uint8) { heard = append(heard, id) }
-	k := dataKeys{AES256GCM, sequence(3, 32), sequence(90, 32), sequence(5, 8), sequence(6, 8)}
+	k := dataKeys{AES256GCM, sequence(3, 32), sequence(90, 32), sequence(5, 8), sequence(6, 8), false}
 	if err := c.installKey(1, k); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestRekey(t *testing.T) {
 func TestActivateKey(t *testing.T) {
 	p, _ := newTestPlane(t, planeOptions{})
 	c := p.testPeer(t, "10.8.0.5")
-	if err := c.installKey(1, dataKeys{AES128GCM, sequence(3, 16), sequence(90, 16), sequence(5, 8), sequence(6, 8)}); err != nil {
+	if err := c.installKey(1, dataKeys{AES128GCM, sequence(3, 16), sequence(90, 16), sequence(5, 8), sequence(6, 8), false}); err != nil {
 		t.Fatal(err)
 	}
 	c.activateKey(5) // there is none

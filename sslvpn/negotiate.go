@@ -18,6 +18,7 @@ import (
 type parameters struct {
 	cipher   Cipher
 	exporter bool // data keys by TLS exporter, else by PRF
+	epoch    bool // data packets of the epoch format
 	info     wire.PeerInfo
 	framing  framing
 	token    string // the auth-token that was pushed last
@@ -191,6 +192,8 @@ func (s *session) choose(p *parameters, client *wire.ClientKeys) error {
 	}
 	p.cipher = want
 	p.exporter = info.Proto.Has(wire.ProtoTLSExporter)
+	// It is agreed upon by protocol-flags, which the client has to understand.
+	p.epoch = info.Proto.Has(wire.ProtoEpochData|wire.ProtoTLSExporter|wire.ProtoExitNotify) && !s.ep.config().ClassicKeys
 	if wire.FramesCompression(client.Options) && !info.StubV2 {
 		p.framing = framingCompLZO
 	}
@@ -211,9 +214,9 @@ func (s *session) installKeys(c *client, k *keyState, p *parameters, state *tls.
 		material = wire.PRF(&client.Randoms, &server.Randoms, s.remote, s.local)
 	}
 	defer clear(material[:])
-	keys := dataKeys{cipher: p.cipher}
-	keys.recvKey, keys.recvIV = material.ClientToServer(p.cipher.keyLen())
-	keys.sendKey, keys.sendIV = material.ServerToClient(p.cipher.keyLen())
+	keys := dataKeys{cipher: p.cipher, epoch: p.epoch}
+	keys.recvKey, keys.recvIV = material.ClientToServer(keys.keyLen())
+	keys.sendKey, keys.sendIV = material.ServerToClient(keys.keyLen())
 	return c.installKey(k.id, keys)
 }
 
@@ -255,46 +258,6 @@ func (s *session) renew(k *keyState, state *tls.ConnectionState, client *wire.Cl
 		s.send(wire.PushToken(token))
 	}
 	return nil
-}
-
-// push sends the settings.
-func (s *session) push() {
-	s.mu.Lock()
-	p, c := s.params, s.client.Load()
-	s.params.pushed = time.Now()
-	s.mu.Unlock()
-	cfg := s.ep.config()
-	info := &p.info
-	settings := wire.Push{
-		Routes: cfg.Routes, DNS: cfg.DNS,
-		Local: c.virtualIP, Peer: peerOf(c.virtualIP),
-		Ping: int(pingInterval / time.Second), PingRestart: int(pingRestart / time.Second),
-		PeerID: c.id, ExitNotify: !s.stream, AuthToken: p.token,
-	}
-	if info.Negotiates() {
-		settings.Cipher = string(p.cipher)
-	}
-	switch {
-	case info.Proto.Has(wire.ProtoExitNotify):
-		settings.Flags = []string{wire.FlagExitNotify}
-		if p.exporter {
-			settings.Flags = append(settings.Flags, wire.FlagTLSExporter)
-		}
-	case p.exporter:
-		settings.KeyDerivation = wire.FlagTLSExporter
-	}
-	if info.MTU > 0 {
-		settings.TunMTU = min(tunMTU, max(info.MTU, 576))
-	}
-	switch {
-	case p.framing == framingCompLZO:
-		settings.CompLZO = true
-	case cfg.Compressed && info.StubV2:
-		settings.Compress = "stub-v2"
-	}
-	for _, m := range settings.Messages() {
-		s.send(m)
-	}
 }
 
 // send sends a text message under the newest key id, unless the session has

@@ -119,7 +119,7 @@ func (o *outbound) process(frame []byte) (c *client, worth bool) {
 		return nil, false
 	}
 	if limit := c.link.maxSegment(); limit != 0 && h.syn(packet) {
-		clampMSS(packet, h, limit)
+		clampMSS(packet, h, h.mss(limit))
 	}
 	return c, o.seal(c, packet[:h.length])
 }

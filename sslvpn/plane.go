@@ -21,16 +21,15 @@ import (
 // Both directions enforce the same rule: the far end is a destination that the
 // client's access set allows, and the near end is the client's virtual
 // address. Whatever the set says, between a client and the server's own address
-// there is only ICMP, and source routes (RFC 791) lead nowhere. Beyond the set
+// there is only ICMP, and source routes (RFC 791, RFC 5095) lead nowhere. Beyond the set
 // pass ICMP errors about packets of a client that were allowed.
 // Nothing passes from client to client.
 type plane struct {
 	dev     tun.Device
 	log     *slog.Logger
 	prefix  netip.Prefix
-	first   uint32 // of the pool
-	last    uint32
-	server  uint32 // virtual address
+	pool    addressRange
+	pool6   addressRange // likewise, of IPv6; the zero value: there is none
 	blocks  []atomic.Pointer[client]
 	peer    atomic.Pointer[client] // the server, at a client's own end
 	drops   drops
@@ -44,7 +43,9 @@ type plane struct {
 
 // planeOptions are what a plane can do without.
 type planeOptions struct {
-	log *slog.Logger // nil: no log
+	// pool6 is the clients' network of IPv6; the zero value: they have none.
+	pool6 netip.Prefix
+	log   *slog.Logger // nil: no log
 	// bandwidthMbps limits what all clients carry together, for each direction;
 	// 0 is no limit.
 	bandwidthMbps int
@@ -60,10 +61,13 @@ func newPlane(dev tun.Device, pool netip.Prefix, o planeOptions) (*plane, error)
 		return nil, err
 	}
 	p := makePlane(dev, o)
-	p.prefix = pool
-	p.first = addressNumber(pool.Addr())
-	p.last = p.first | uint32(1<<(32-pool.Bits())-1)
-	p.server = p.first + 1
+	p.prefix, p.pool = pool, rangeOf(pool)
+	if o.pool6.IsValid() {
+		if err := checkPool6(o.pool6, pool); err != nil {
+			return nil, err
+		}
+		p.pool6 = rangeOf(o.pool6)
+	}
 	p.blocks = make([]atomic.Pointer[client], 1<<(30-pool.Bits()))
 	return p, nil
 }
@@ -102,8 +106,8 @@ func (p *plane) setBandwidth(mbps int) {
 // attach makes a client visible for packets from the TUN. It fails when the
 // virtual address is not a client's, or taken.
 func (p *plane) attach(c *client) error {
-	i := int(c.address-p.first) / blockSize
-	if !p.inPool(c.address) || i == 0 || c.address%blockSize != 1 {
+	i, ok := p.block(c.address)
+	if !ok || i == 0 {
 		return fmt.Errorf("virtual address %s: must be the first host of a block of %s", c.virtualIP, p.prefix)
 	}
 	c.plane.Store(p)
@@ -117,37 +121,69 @@ func (p *plane) attach(c *client) error {
 // that is not attached does no more than the latter.
 func (p *plane) detach(c *client) {
 	p.peer.CompareAndSwap(c, nil)
-	if p.inPool(c.address) {
-		p.blocks[int(c.address-p.first)/blockSize].CompareAndSwap(c, nil)
+	if i, ok := p.block(c.address); ok {
+		p.blocks[i].CompareAndSwap(c, nil)
 	}
 	c.allow(nil)
 	c.retireAll()
 }
 
-func (p *plane) inPool(address uint32) bool {
-	return p.blocks != nil && address >= p.first && address <= p.last
+// inPool reports whether an address is of the clients' networks.
+func (p *plane) inPool(a ipNumber) bool {
+	if a.is4() {
+		return p.pool.contains(a)
+	}
+	return !p.pool6.last.isZero() && p.pool6.contains(a)
+}
+
+// offset returns how far an address is from the beginning of its pool: a
+// client's addresses of both families have the same.
+func (p *plane) offset(a ipNumber) (n uint64, ok bool) {
+	if p.blocks == nil || !p.inPool(a) {
+		return 0, false
+	}
+	n = a.low - p.pool6.first.low
+	if a.is4() {
+		n = a.low - p.pool.first.low
+	}
+	return n, n < uint64(len(p.blocks))*blockSize
+}
+
+// block returns the block whose first host an address is.
+func (p *plane) block(a ipNumber) (i int, ok bool) {
+	n, ok := p.offset(a)
+	return int(n / blockSize), ok && n%blockSize == 1
+}
+
+// isServer reports whether an address is the server's own.
+func (p *plane) isServer(a ipNumber) bool {
+	n, ok := p.offset(a)
+	return ok && n == 1
 }
 
 // lookup returns the client that has a virtual address, or nil.
-func (p *plane) lookup(address uint32) *client {
+func (p *plane) lookup(a ipNumber) *client {
 	if p.blocks == nil {
 		return p.peer.Load()
 	}
-	if !p.inPool(address) || address%blockSize != 1 {
-		return nil
+	if i, ok := p.block(a); ok {
+		return p.blocks[i].Load()
 	}
-	return p.blocks[(address-p.first)/blockSize].Load()
+	return nil
 }
 
 // permits judges a packet of a client by its far end: the destination of what
 // the client sends, the source of what is sent to it.
-func (p *plane) permits(c *client, far uint32, h *innerHeader, packet []byte) reason {
+func (p *plane) permits(c *client, far ipNumber, h *innerHeader, packet []byte) reason {
 	switch {
 	case p.blocks == nil: // the server judges
 		return reasonNone
-	case far == p.server && h.protocol == protocolICMP:
-		return reasonNone
-	case far == p.server, special(far):
+	case p.isServer(far):
+		if h.echoOrError(packet) {
+			return reasonNone
+		}
+		return reasonDenied
+	case special(far):
 		return reasonDenied
 	case p.inPool(far):
 		return reasonIsolated
@@ -157,8 +193,8 @@ func (p *plane) permits(c *client, far uint32, h *innerHeader, packet []byte) re
 		return reasonNone
 	}
 	// A router on the way reports about a packet that the client may send.
-	if h.dst == c.address {
-		if src, dst, ok := h.about(packet); ok && src == c.address && !p.inPool(dst) && access.contains(dst) {
+	if c.has(h.dst) {
+		if src, dst, ok := h.about(packet); ok && c.has(src) && !p.inPool(dst) && access.contains(dst) {
 			return reasonNone
 		}
 	}
@@ -169,7 +205,7 @@ func (p *plane) permits(c *client, far uint32, h *innerHeader, packet []byte) re
 func (p *plane) denied(c *client, h *innerHeader, why reason) {
 	if p.logRate.Allow() {
 		p.log.Info("packet denied", "reason", why, "user", c.name, "virtual_ip", c.virtualIP,
-			"source", numberAddress(h.src), "destination", numberAddress(h.dst), "protocol", h.protocol)
+			"source", h.src.addr(), "destination", h.dst.addr(), "protocol", h.protocol)
 	}
 }
 

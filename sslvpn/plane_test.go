@@ -36,7 +36,7 @@ func TestPacketsFromClients(t *testing.T) {
 		{"echo to the server", icmp(8, "10.8.0.5", "10.8.0.1", nil), reasonNone},
 		{"multicast", ipUDP("10.8.0.5", "224.0.0.251", 40), reasonDenied},
 		{"link-local", ipUDP("10.8.0.5", "169.254.169.254", 40), reasonDenied},
-		{"IPv6", append([]byte{0x60}, make([]byte, 60)...), reasonNotIPv4},
+		{"IPv6", ip6UDP("fd00:8::5", host6, 40), reasonFamily},
 		{"cut short", short, reasonMalformed},
 		{"a loose source route", withOptions(ipUDP("10.8.0.5", host, 40), 1, 131, 7, 4, 10, 2, 0, 9), reasonDenied},
 		{"a strict source route", withOptions(ipUDP("10.8.0.5", host, 40), 137, 7, 4, 10, 2, 0, 9, 0), reasonDenied},
@@ -132,7 +132,7 @@ func TestPacketsToClients(t *testing.T) {
 		{"a router about a packet that was not allowed", icmp(11, outside, "10.8.0.5", foreign), reasonDenied},
 		{"a router about another's packet", icmp(11, outside, "10.8.0.5", ipUDP("10.8.0.9", host, 0)), reasonDenied},
 		{"an echo with a quote", icmp(8, outside, "10.8.0.5", quote), reasonDenied},
-		{"IPv6", append([]byte{0x60}, make([]byte, 60)...), reasonNotIPv4},
+		{"IPv6", ip6UDP(host6, "fd00:8::5", 40), reasonNoClient},
 		{"nothing at all", nil, reasonMalformed},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -50,7 +50,7 @@ func (s *Server) startEndpoint(cfg *settings) (_ *endpoint, err error) {
 		return nil, fmt.Errorf("device %s: %w", cfg.Device, err)
 	}
 	opened = append(opened, dev)
-	if ep.plane, err = newPlane(dev, cfg.Pool, planeOptions{log: ep.log, bandwidthMbps: cfg.BandwidthMbps}); err != nil {
+	if ep.plane, err = newPlane(dev, cfg.Pool, planeOptions{log: ep.log, pool6: cfg.Pool6, bandwidthMbps: cfg.BandwidthMbps}); err != nil {
 		return nil, err
 	}
 	if err := ep.openUDP(cfg.UDP); err != nil {

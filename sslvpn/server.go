@@ -287,7 +287,7 @@ func (s *Server) running() map[string]*endpoint {
 func (cfg *settings) alike(to *settings) bool {
 	return slices.Equal(cfg.TCP, to.TCP) && slices.Equal(cfg.UDP, to.UDP) && cfg.Device == to.Device &&
 		cfg.Cipher == to.Cipher && cfg.Compressed == to.Compressed && cfg.Auth == to.Auth && cfg.Pool == to.Pool &&
-		bytes.Equal(cfg.TLSCryptKey, to.TLSCryptKey)
+		cfg.Pool6 == to.Pool6 && cfg.Topology == to.Topology && bytes.Equal(cfg.TLSCryptKey, to.TLSCryptKey)
 }
 
 // Snapshot returns how the endpoints do, ordered by id.

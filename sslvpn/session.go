@@ -13,6 +13,7 @@ type Session struct {
 	// certificate; UserID is empty with certificates.
 	User, UserID string
 	VirtualIP    netip.Addr
+	VirtualIPv6  netip.Addr // the zero Addr where the endpoint has no Pool6
 	Remote       netip.AddrPort
 	Established  time.Time
 	// Inbound is what came from the client, Outbound what went to it: inner IP

@@ -388,6 +388,6 @@ func (c *testClient) send(packet []byte) {
 }
 
 func (c *testClient) seal(packet []byte) []byte {
-	b, _, _ := c.key.sealTo(make([]byte, 0, sealedLen(len(packet))+tagLen), packet)
+	b, _, _ := c.key.sealTo(make([]byte, 0, c.key.sealedLen(len(packet))+tagLen), packet)
 	return b
 }

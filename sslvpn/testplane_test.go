@@ -82,11 +82,15 @@ func (p *plane) testPeer(t testing.TB, address string, reaches ...string) *testP
 	l := &testLink{stream: true}
 	c := newClient(7, netip.MustParseAddr(address), l)
 	c.name = "user of " + address
-	k := dataKeys{AES128GCM, sequence(0, 16), sequence(60, 16), sequence(1, 8), sequence(9, 8)}
+	k := dataKeys{AES128GCM, sequence(0, 16), sequence(60, 16), sequence(1, 8), sequence(9, 8), false}
 	if err := c.installKey(0, k); err != nil {
 		t.Fatal(err)
 	}
 	c.allow(newAccessSet(prefixes(reaches...)))
+	if !p.pool6.last.isZero() {
+		c.address6 = p.pool6.first
+		c.address6.low += c.address.low - p.pool.first.low
+	}
 	if err := p.attach(c); err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +100,7 @@ func (p *plane) testPeer(t testing.TB, address string, reaches ...string) *testP
 // farKey returns the key of the other end.
 func farKey(t testing.TB, id uint8, k dataKeys) *dataKey {
 	t.Helper()
-	far, err := newDataKey(id, 7, dataKeys{k.cipher, k.recvKey, k.sendKey, k.recvIV, k.sendIV})
+	far, err := newDataKey(id, 7, dataKeys{k.cipher, k.recvKey, k.sendKey, k.recvIV, k.sendIV, k.epoch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,6 +140,26 @@ func ipv4(protocol byte, src, dst string, payload []byte) []byte {
 	copy(p[16:], d[:])
 	binary.BigEndian.PutUint16(p[10:], checksum(p))
 	return append(p, payload...)
+}
+
+// ip6 returns a packet of IPv6 whose next header is of a protocol.
+func ip6(protocol byte, src, dst string, payload []byte) []byte {
+	p := make([]byte, ipv6HeaderLen, ipv6HeaderLen+len(payload))
+	p[0], p[6], p[7] = 0x60, protocol, 64
+	binary.BigEndian.PutUint16(p[4:], uint16(len(payload)))
+	s, d := netip.MustParseAddr(src).As16(), netip.MustParseAddr(dst).As16()
+	copy(p[8:], s[:])
+	copy(p[24:], d[:])
+	return append(p, payload...)
+}
+
+// ip6UDP returns a datagram; its checksum is not right.
+func ip6UDP(src, dst string, octets int) []byte {
+	return ip6(17, src, dst, ipUDP("0.0.0.0", "0.0.0.0", octets)[ipv4HeaderLen:])
+}
+
+func icmp6(kind byte, src, dst string, rest []byte) []byte {
+	return ip6(protocolICMPv6, src, dst, append([]byte{kind, 0, 0, 0, 0, 0, 0, 0}, rest...))
 }
 
 // withOptions puts options, of a multiple of 4 octets, into the header of a
@@ -187,7 +211,12 @@ func received(dev *tun.Channel) []byte {
 	}
 }
 
-const host, outside = "10.1.0.9", "10.2.0.9"
+const (
+	host, outside   = "10.1.0.9", "10.2.0.9"
+	host6, outside6 = "2001:db8:1::9", "2001:db8:2::9"
+)
+
+var testPool6 = netip.MustParsePrefix("fd00:8::/64")
 
 // superPacket returns the frame that the kernel hands over for n octets of one
 // TCP flow, to be cut into packets of size payload octets.

@@ -54,7 +54,7 @@ func (t *train) takes(n int, framed bool) bool {
 func (t *train) seal(k *dataKey, packet []byte, framed bool) (rekey, ok bool) {
 	at, octets := len(t.octets), t.octets
 	if framed {
-		octets = binary.BigEndian.AppendUint16(octets, uint16(sealedLen(len(packet))))
+		octets = binary.BigEndian.AppendUint16(octets, uint16(k.sealedLen(len(packet))))
 	}
 	octets, rekey, ok = k.sealTo(octets, packet)
 	if !ok {

@@ -12,6 +12,7 @@ const (
 	PushRequest = "PUSH_REQUEST"
 	Exit        = "EXIT"
 	PushReply   = "PUSH_REPLY"
+	PushUpdate  = "PUSH_UPDATE"
 	AuthFailed  = "AUTH_FAILED"
 	Restart     = "RESTART"
 	Halt        = "HALT"

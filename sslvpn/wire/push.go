@@ -3,18 +3,28 @@ package wire
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // Push is the settings that a server gives a client, and that ParsePush finds.
 type Push struct {
-	Routes []netip.Prefix // IPv4
+	Routes []netip.Prefix // of both families
 	DNS    []netip.Addr
 	Domain string // of the client's resolver; empty: none
-	// Local and Peer are the addresses of the point-to-point link (topology
-	// net30): the client's own and the gateway that it sends to.
+	// DNSOption says that DNS and Domain are pushed by the option dns, too, which
+	// counts before dhcp-option where a client knows it (ProtoDNS).
+	DNSOption bool
+	// Local is the client's own address of IPv4. Its gateway is Peer, at the other
+	// end of a point-to-point link (topology net30), or with a valid Network the
+	// first host of that (topology subnet).
 	Local, Peer netip.Addr
+	Network     netip.Prefix
+	// Local6 is the client's address of IPv6 with the length of its network, and
+	// Gateway6 the server's; the zero values: none.
+	Local6   netip.Prefix
+	Gateway6 netip.Addr
 	// Ping is how often a side that has nothing to send says so, and
 	// PingRestart how long the client waits for anything before it connects
 	// anew; both in seconds.
@@ -38,25 +48,34 @@ type Push struct {
 const (
 	FlagExitNotify  = "cc-exit"
 	FlagTLSExporter = "tls-ekm"
+	FlagEpochData   = "aead-epoch"
 )
 
 // Options returns the options in the order in which they are pushed.
 func (p *Push) Options() []string {
 	var o []string
 	add := func(format string, args ...any) { o = append(o, fmt.Sprintf(format, args...)) }
-	for _, r := range p.Routes {
-		add("route %s %s", r.Masked().Addr(), mask(r))
+	for _, kind := range changing {
+		for _, value := range kind.values(p) {
+			add("%s %s", kind.name, value)
+		}
 	}
-	for _, d := range p.DNS {
-		add("dhcp-option DNS %s", d)
+	if p.Network.IsValid() {
+		add("topology subnet")
+		add("route-gateway %s", p.Network.Masked().Addr().Next())
+	} else {
+		add("topology net30")
 	}
-	if p.Domain != "" {
-		add("dhcp-option DOMAIN %s", p.Domain)
-	}
-	add("topology net30")
 	add("ping %d", p.Ping)
 	add("ping-restart %d", p.PingRestart)
-	add("ifconfig %s %s", p.Local, p.Peer)
+	if p.Network.IsValid() {
+		add("ifconfig %s %s", p.Local, mask(p.Network))
+	} else {
+		add("ifconfig %s %s", p.Local, p.Peer)
+	}
+	if p.Local6.IsValid() {
+		add("ifconfig-ipv6 %s %s", p.Local6, p.Gateway6)
+	}
 	add("peer-id %d", p.PeerID)
 	if p.Cipher != "" {
 		add("cipher %s", p.Cipher)
@@ -87,21 +106,21 @@ func (p *Push) Options() []string {
 
 // Messages returns the PUSH_REPLY messages: one, or several that say so with
 // push-continuation when the options do not fit one.
-func (p *Push) Messages() []string { return pushMessages(p.Options()) }
+func (p *Push) Messages() []string { return pushMessages(PushReply, p.Options()) }
 
 const (
 	morePushes = ",push-continuation 2"
 	lastPush   = ",push-continuation 1"
 )
 
-func pushMessages(options []string) []string {
+func pushMessages(word string, options []string) []string {
 	room := MaxMessage - 1 - len(morePushes)
 	var messages []string
-	message := PushReply
+	message := word
 	for _, o := range options {
 		if len(message)+1+len(o) > room {
 			messages = append(messages, message+morePushes)
-			message = PushReply
+			message = word
 		}
 		message += "," + o
 	}
@@ -127,21 +146,27 @@ func mask(p netip.Prefix) netip.Addr {
 // whether more messages follow. Options that it does not know are passed over;
 // an option that it knows and cannot read is an error.
 func (p *Push) Add(message string) (more bool, err error) {
-	options, ok := strings.CutPrefix(message, PushReply)
-	if !ok {
-		return false, fmt.Errorf("%w: not a PUSH_REPLY", ErrMalformed)
+	return eachOption(message, PushReply, p.addOption)
+}
+
+// eachOption calls add with the options of a message that begins with a word, and
+// reports whether more messages follow.
+func eachOption(message, word string, add func(name string, args []string) error) (more bool, err error) {
+	options, ok := strings.CutPrefix(message, word)
+	if !ok || options != "" && options[0] != ',' {
+		return false, fmt.Errorf("%w: not a %s", ErrMalformed, word)
 	}
 	for option := range strings.SplitSeq(strings.TrimPrefix(options, ","), ",") {
-		word := strings.Fields(option)
-		if len(word) == 0 {
+		words := strings.Fields(option)
+		if len(words) == 0 {
 			continue
 		}
-		if word[0] == "push-continuation" {
-			more = len(word) > 1 && word[1] == "2"
+		if words[0] == "push-continuation" {
+			more = len(words) > 1 && words[1] == "2"
 			continue
 		}
-		if err := p.addOption(word[0], word[1:]); err != nil {
-			return false, fmt.Errorf("%w: option %s: %w", ErrMalformed, word[0], err)
+		if err := add(words[0], words[1:]); err != nil {
+			return false, fmt.Errorf("%w: option %s: %w", ErrMalformed, words[0], err)
 		}
 	}
 	return more, nil
@@ -149,7 +174,7 @@ func (p *Push) Add(message string) (more bool, err error) {
 
 func (p *Push) addOption(name string, args []string) (err error) {
 	need := map[string]int{
-		"route": 1, "dhcp-option": 2, "ifconfig": 2, "ping": 1, "ping-restart": 1, "peer-id": 1,
+		"route": 1, "route-ipv6": 1, "dhcp-option": 2, "dns": 2, "ifconfig": 2, "ifconfig-ipv6": 1, "topology": 1, "ping": 1, "ping-restart": 1, "peer-id": 1,
 		"cipher": 1, "key-derivation": 1, "tun-mtu": 1, "auth-token": 1,
 	}[name]
 	if len(args) < need {
@@ -166,22 +191,28 @@ func (p *Push) addOption(name string, args []string) (err error) {
 			return err
 		}
 		p.Routes = append(p.Routes, r)
-	case "dhcp-option":
-		switch args[0] {
-		case "DNS":
-			a, err := netip.ParseAddr(args[1])
-			if err != nil {
-				return err
-			}
-			p.DNS = append(p.DNS, a)
-		case "DOMAIN":
-			p.Domain = args[1]
-		}
-	case "ifconfig":
-		if p.Local, err = netip.ParseAddr(args[0]); err != nil {
+	case "route-ipv6":
+		r, err := netip.ParsePrefix(args[0])
+		if err != nil {
 			return err
 		}
-		p.Peer, err = netip.ParseAddr(args[1])
+		if !r.Addr().Is6() || r.Addr().Is4In6() {
+			return fmt.Errorf("%s is not IPv6", r)
+		}
+		p.Routes = append(p.Routes, r.Masked())
+	case "dhcp-option":
+		return p.addDHCPOption(args[0], args[1])
+	case "dns":
+		return p.addDNS(args)
+	case "ifconfig":
+		return p.addAddress(args[0], args[1])
+	case "ifconfig-ipv6":
+		if p.Local6, err = netip.ParsePrefix(args[0]); err == nil && len(args) > 1 {
+			p.Gateway6, err = netip.ParseAddr(args[1])
+		}
+		if err == nil && (!p.Local6.Addr().Is6() || p.Local6.Addr().Is4In6()) {
+			err = fmt.Errorf("%s is not IPv6", p.Local6)
+		}
 	case "ping":
 		p.Ping, err = seconds(args[0])
 	case "ping-restart":
@@ -209,6 +240,59 @@ func (p *Push) addOption(name string, args []string) (err error) {
 		p.CompLZO = true
 	case "auth-token":
 		p.AuthToken = args[0]
+	}
+	return err
+}
+
+// addAddress reads the values of ifconfig: the other end of the link, or a
+// network mask, says which topology it is.
+func (p *Push) addAddress(local, other string) (err error) {
+	if p.Local, err = netip.ParseAddr(local); err != nil {
+		return err
+	}
+	if !p.Local.Is4() {
+		return fmt.Errorf("%s is not IPv4", local)
+	}
+	p.Network, p.Peer = netip.Prefix{}, netip.Addr{}
+	if network, err := parseRoute(local, other); err == nil && other != "0.0.0.0" {
+		p.Network = network
+		return nil
+	}
+	p.Peer, err = netip.ParseAddr(other)
+	return err
+}
+
+func (p *Push) addDHCPOption(kind, value string) error {
+	switch kind {
+	case "DNS", "DNS6":
+		return p.addServer(value)
+	case "DOMAIN":
+		p.Domain = value
+	}
+	return nil
+}
+
+// addDNS reads a dns option: of several servers all count.
+func (p *Push) addDNS(args []string) error {
+	p.DNSOption = true
+	switch {
+	case args[0] == "search-domains":
+		p.Domain = args[1]
+	case args[0] == "server" && len(args) > 3 && args[2] == "address":
+		for _, a := range args[3:] {
+			if err := p.addServer(a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// addServer adds a DNS server that may be named by both kinds of options.
+func (p *Push) addServer(text string) error {
+	a, err := netip.ParseAddr(text)
+	if err == nil && !slices.Contains(p.DNS, a) {
+		p.DNS = append(p.DNS, a)
 	}
 	return err
 }
