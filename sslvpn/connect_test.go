@@ -9,12 +9,15 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/vpngw/vpngw/dataplane/tun"
+	"github.com/vpngw/vpngw/sslvpn/wire"
 )
 
 // Each test has a loopback address of its own, so that ports never meet.
@@ -312,6 +315,111 @@ func TestPRFKeysAgree(t *testing.T) {
 	}
 	if v := c.keys[0].tls.ConnectionState().Version; v != tls.VersionTLS13 {
 		t.Errorf("TLS version %x", v)
+	}
+}
+
+// TestConnectEpochKeys: the epoch format is spoken where both ends want it, and moves
+// on under traffic.
+func TestConnectEpochKeys(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		classic, client bool // either side keeps to the classic format
+	}{{"both", false, false}, {"not the server", true, false}, {"not the client", false, true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := startServer(t, Options{}, func(s *testServer) { s.endpoint.ClassicKeys = tt.classic })
+			o := s.options(true)
+			o.withoutEpoch = tt.client
+			c, dev := connected(t, o)
+			address := c.Settings().Local.String()
+			passes(t, dev, s.device, ipUDP(address, host, 100))
+			passes(t, s.device, dev, ipUDP(host, address, 200))
+			key := c.peer.keys[0]
+			if want := !tt.classic && !tt.client; (key.epochs != nil) != want {
+				t.Fatalf("epoch keys: %v", !want)
+			}
+			if key.epochs == nil {
+				return
+			}
+			unlock := c.peer.both()
+			key.skip(t, futureEpochs)
+			unlock()
+			passes(t, dev, s.device, ipUDP(address, host, 300))
+			passes(t, s.device, dev, ipUDP(host, address, 400))
+			unlock = c.peer.both()
+			defer unlock()
+			if got := key.epochs.newest; got != 1+futureEpochs {
+				t.Errorf("the server answers in epoch %d", got)
+			}
+		})
+	}
+}
+
+// TestSettingsChange pushes other routes and DNS servers to a connected client, and
+// nothing to one that does not take it.
+func TestSettingsChange(t *testing.T) {
+	for name, udp := range transports {
+		t.Run(name, func(t *testing.T) {
+			s := startServer(t, Options{}, func(s *testServer) { s.endpoint.Pool6 = testPool6 })
+			changes := make(chan wire.Push, 10)
+			o := s.options(udp)
+			o.OnChange = func(p wire.Push) { changes <- p }
+			c, dev := connected(t, o)
+			if p := c.Settings(); p.Local6.String() != "fd00:8::"+fmt.Sprint(p.Local.As4()[3])+"/64" || p.Gateway6.String() != "fd00:8::1" {
+				t.Errorf("settings %+v", p)
+			}
+			s.endpoint.Routes = nil
+			for i := range 100 { // several messages
+				s.endpoint.Routes = append(s.endpoint.Routes, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 0}), 24))
+			}
+			s.endpoint.Routes = append(s.endpoint.Routes, prefixes("2001:db8:1::/48")...)
+			s.endpoint.DNS, s.endpoint.Domain = []netip.Addr{netip.MustParseAddr("10.1.0.54")}, "example.org"
+			// A bandwidth is nothing that clients are told.
+			for _, mbps := range []int{0, 100} {
+				s.endpoint.BandwidthMbps = mbps
+				if err := s.Apply(Config{Endpoints: []Endpoint{s.endpoint}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p := <-changes
+			if fmt.Sprint(p.Routes) != fmt.Sprint(s.endpoint.Routes) || fmt.Sprint(p.DNS) != "[10.1.0.54]" || p.Domain != "example.org" {
+				t.Errorf("changed to routes %v, DNS servers %v, domain %q", p.Routes, p.DNS, p.Domain)
+			}
+			if now := c.Settings(); !reflect.DeepEqual(now, p) {
+				t.Errorf("the settings are %v", now.Options())
+			}
+			s.endpoint.Routes, s.endpoint.DNS, s.endpoint.Domain = nil, nil, ""
+			if err := s.Apply(Config{Endpoints: []Endpoint{s.endpoint}}); err != nil {
+				t.Fatal(err)
+			}
+			if p := <-changes; len(p.Routes) != 0 || len(p.DNS) != 0 || p.Domain != "" {
+				t.Errorf("changed to %+v", p)
+			}
+			address := p.Local.String()
+			passes(t, dev, s.device, ipUDP(address, host, 100))
+		})
+	}
+}
+
+// TestSettingsOfOldClients: who announces nothing of the kind is pushed no option
+// of newer clients, and no change.
+func TestSettingsOfOldClients(t *testing.T) {
+	s := newRig(t, Options{}, nil)
+	c := s.connected("tcp", "alice", "wonderland")
+	if c.push.DNSOption || slices.Contains(c.push.Flags, wire.FlagEpochData) {
+		t.Errorf("pushed %+v", c.push)
+	}
+	s.cfg.Routes = nil
+	s.apply()
+	c.say(wire.Exit) // what comes before the end has been sent before it
+	s.event(EventDisconnected)
+	for {
+		m, err := c.message()
+		if err != nil {
+			break
+		}
+		if strings.HasPrefix(m, wire.PushUpdate) {
+			t.Errorf("told %q", m)
+		}
 	}
 }
 

@@ -131,12 +131,12 @@ func newTunnelLab(t *testing.T, stream bool) *tunnelLab {
 // join makes the client of both ends, with keys.
 func (l *tunnelLab) join(t *testing.T, server, client link) (there, here *client) {
 	t.Helper()
-	k := dataKeys{AES128GCM, make([]byte, 16), make([]byte, 16), make([]byte, 8), make([]byte, 8)}
+	k := dataKeys{AES128GCM, make([]byte, 16), make([]byte, 16), make([]byte, 8), make([]byte, 8), false}
 	for _, b := range [][]byte{k.sendKey, k.recvKey, k.sendIV, k.recvIV} {
 		rand.Read(b)
 	}
 	there, here = newClient(5, innerClient, server), newClient(5, innerClient, client)
-	if err := errors.Join(there.installKey(0, k), here.installKey(0, dataKeys{k.cipher, k.recvKey, k.sendKey, k.recvIV, k.sendIV}), l.plane.attach(there)); err != nil {
+	if err := errors.Join(there.installKey(0, k), here.installKey(0, dataKeys{k.cipher, k.recvKey, k.sendKey, k.recvIV, k.sendIV, k.epoch}), l.plane.attach(there)); err != nil {
 		t.Fatal(err)
 	}
 	there.allow(newAccessSet(prefixes("10.1.0.0/16")))
