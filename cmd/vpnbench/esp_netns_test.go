@@ -28,22 +28,43 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestNetNSMeasure runs every kind of traffic through our own data plane. What
-// it measures says nothing in a test; that it measures does.
+// TestNetNSMeasure runs every kind of traffic through our own data plane, and one
+// through every other kind of tunnel of ours. What it measures says nothing in a
+// test; that it measures does.
 func TestNetNSMeasure(t *testing.T) {
-	results, err := runESP(t.Context(), espOptions{
-		seconds: 1, rounds: 1, subjects: []string{"vpngw", "vpngw-raw-esp"}, tests: testNames(),
+	results, err := runESP(t.Context(), espOptions{seconds: 1, rounds: 1, subjects: []string{"vpngw"}, tests: testNames()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	others, err := runESP(t.Context(), espOptions{
+		seconds: 1, rounds: 1, subjects: []string{"vpngw-raw-esp", "vpngw-cbc", "vpngw-to-strongswan"}, tests: []string{"tcp"},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(results) != 2*len(traffics) {
+	if results = append(results, others...); len(results) != len(traffics)+3 {
 		t.Errorf("%d results", len(results))
 	}
 	for _, r := range results {
 		// A hypervisor's stolen time is in a process's account and not in the
 		// machine's: neither bounds the other.
-		if r.GbitPerSecond <= 0 || r.GatewayCPU <= 0 || r.MachineCPU <= 0 || (r.PacketsPerSecond > 0) != (r.Test == "udp-64") {
+		datagrams := r.Test == "udp-64"
+		if r.GbitPerSecond <= 0 || r.GatewayCPU <= 0 || r.MachineCPU <= 0 || (r.PacketsPerSecond > 0) != datagrams || (r.RoundTrip > 0) == datagrams {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+func TestNetNSTunnels(t *testing.T) {
+	results, err := runTunnels(t.Context(), espOptions{seconds: 1, rounds: 1, tunnels: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(results) != 2 || results[0].Tunnels != 1 || results[1].Tunnels != 5 || results[0].Ratio != 1 {
+		t.Fatalf("%+v", results)
+	}
+	for _, r := range results {
+		if r.GbitPerSecond <= 0 || r.GatewayCPU <= 0 || r.Memory <= 0 || r.Fairness < 1/float64(r.Tunnels) || r.Fairness > 1.001 || r.Least > 1 || r.Most < 1 {
 			t.Errorf("%+v", r)
 		}
 	}

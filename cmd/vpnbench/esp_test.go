@@ -34,22 +34,44 @@ func TestBusyTime(t *testing.T) {
 
 func TestRatiosAndTable(t *testing.T) {
 	results := []result{
-		{Subject: "vpngw", Test: "tcp", GbitPerSecond: 5, GatewayCPU: 1.5, MachineCPU: 2.25},
+		{Subject: "vpngw", Test: "tcp", GbitPerSecond: 5, RoundTrip: 0.5, GatewayCPU: 1.5, MachineCPU: 2.25},
 		{Subject: "vpngw", Test: "udp-64", GbitPerSecond: 0.08, PacketsPerSecond: 160000},
-		{Subject: baseline, Test: "tcp", GbitPerSecond: 2.5},
-		{Subject: "strongswan-libipsec", Test: "tcp", GbitPerSecond: 0.5},
+		{Subject: baseline, Test: "tcp", GbitPerSecond: 2.5, GatewayCPU: 3},
+		{Subject: libipsec, Test: "tcp", GbitPerSecond: 0.5},
+		{Subject: "vpngw-cbc", Test: "tcp", GbitPerSecond: 2},
+		{Subject: libipsecCBC, Test: "tcp", GbitPerSecond: 0.25},
 	}
 	addRatios(results)
-	for i, want := range []float64{2, 0, 1, 0.2} {
-		if results[i].Ratio != want {
-			t.Errorf("%s: ratio %v, want %v", results[i].Subject, results[i].Ratio, want)
+	for i, want := range []struct{ ratio, cpu, swan float64 }{
+		{2, 0.5, 10}, {}, {1, 1, 5}, {0.2, 0, 0}, {0.8, 0, 8}, {0.1, 0, 0},
+	} {
+		if r := results[i]; r.Ratio != want.ratio || r.CPURatio != want.cpu || r.SwanRatio != want.swan {
+			t.Errorf("got %+v, want %v", r, want)
 		}
 	}
 	lines := strings.Split(table(results), "\n")
-	want := []string{"vpngw tcp 5.00 1.50 2.25 2.00", "wireguard-go tcp 2.50", "strongswan-libipsec tcp 0.50", "vpngw udp-64 0.08 160000"}
-	for i, w := range want {
-		if got := strings.Join(strings.Fields(lines[2+i]), " "); !strings.HasPrefix(got, w) {
+	for i, w := range []string{
+		"vpngw tcp 5.00 0.50 1.50 2.25 2.00 0.50 10.00", "wireguard-go tcp 2.50 3.00 1.00 1.00 5.00", "strongswan-libipsec tcp 0.50 0.20",
+		"vpngw-cbc tcp 2.00 0.80 8.00", "strongswan-libipsec-cbc tcp 0.25 0.10", "vpngw udp-64 0.08 160000",
+	} {
+		if got := strings.Join(strings.Fields(lines[2+i]), " "); got != w {
 			t.Errorf("line %q, want %q", got, w)
+		}
+	}
+}
+
+func TestJain(t *testing.T) {
+	for _, tt := range []struct {
+		shares     []float64
+		sum, index float64
+	}{
+		{[]float64{3, 3, 3}, 9, 1},
+		{[]float64{0, 8, 0, 0}, 8, 0.25},
+		{[]float64{1, 3}, 4, 0.8},
+		{[]float64{0, 0}, 0, 0},
+	} {
+		if sum, index := jain(tt.shares); sum != tt.sum || index != tt.index {
+			t.Errorf("%v: %v, %v", tt.shares, sum, index)
 		}
 	}
 }
@@ -74,6 +96,7 @@ func TestWrongFlags(t *testing.T) {
 		{"esp --subjects openvpn", "--subjects openvpn: must be of vpngw"},
 		{"esp --seconds 0", "--seconds 0: must be at least 1"},
 		{"esp --rounds 0", "--rounds 0: must be at least 1"},
+		{"esp --tunnels 100000", "--tunnels 100000: must be 1 to"},
 		{"esp-node", "accepts 1 arg"},
 		{"esp-node /does/not/exist", "no such file"},
 	} {

@@ -189,7 +189,7 @@ func (l *p2cLab) measure(ctx context.Context, direction string, o p2cOptions) (r
 		failed  error
 	)
 	running.Go(func() {
-		ms, err := l.roundTrip(ctx, o.seconds)
+		ms, err := roundTrip(ctx, l.clients, l.addresses[0], p2cHost, o.seconds)
 		mu.Lock()
 		defer mu.Unlock()
 		r.RoundTrip, failed = ms, cmp.Or(failed, err)

@@ -234,12 +234,11 @@ func (l *p2cLab) routeClient(ctx context.Context, i int) error {
 	return l.clients.WaitPing(waiting, address, p2cHost)
 }
 
-// roundTrip returns the mean time of pings through the first client, in
-// milliseconds.
-func (l *p2cLab) roundTrip(ctx context.Context, seconds int) (float64, error) {
+// roundTrip returns the mean time of pings for some seconds, in milliseconds.
+func roundTrip(ctx context.Context, from *netlab.Namespace, source, target netip.Addr, seconds int) (float64, error) {
 	const each = 5 // a second
-	out, err := l.clients.Run(ctx, "ping", "-n", "-q", "-i", "0.2", "-c", fmt.Sprint(each*seconds), "-w", fmt.Sprint(seconds+5),
-		"-I", l.addresses[0].String(), p2cHost.String())
+	out, err := from.Run(ctx, "ping", "-n", "-q", "-i", "0.2", "-c", fmt.Sprint(each*seconds), "-w", fmt.Sprint(seconds+5),
+		"-I", source.String(), target.String())
 	if err != nil && out == "" {
 		return 0, err // lost pings alone are no failure
 	}

@@ -21,15 +21,29 @@ import (
 // subject is one kind of gateway. start makes a tunnel between the two sides
 // of a pair and returns when it may be used.
 type subject struct {
-	name  string
+	name string
+	// rival is the strongSwan that the subject is compared with, of the same
+	// algorithms.
+	rival string
 	start func(ctx context.Context, p pair, o espOptions) error
 }
 
+const (
+	gcm = "aes128gcm16"
+	cbc = "aes128-sha256"
+
+	libipsec    = "strongswan-libipsec"
+	libipsecCBC = "strongswan-libipsec-cbc"
+)
+
 var subjects = []subject{
-	{"vpngw", func(ctx context.Context, p pair, _ espOptions) error { return startVPNGW(ctx, p, true) }},
-	{"vpngw-raw-esp", func(ctx context.Context, p pair, _ espOptions) error { return startVPNGW(ctx, p, false) }},
-	{"strongswan-libipsec", startStrongSwan},
-	{baseline, startWireGuard},
+	{"vpngw", libipsec, func(ctx context.Context, p pair, _ espOptions) error { return startVPNGW(ctx, p, gcm, true, 1) }},
+	{"vpngw-raw-esp", libipsec, func(ctx context.Context, p pair, _ espOptions) error { return startVPNGW(ctx, p, gcm, false, 1) }},
+	{"vpngw-cbc", libipsecCBC, func(ctx context.Context, p pair, _ espOptions) error { return startVPNGW(ctx, p, cbc, true, 1) }},
+	{"vpngw-to-strongswan", libipsec, startMixed},
+	{libipsec, "", func(ctx context.Context, p pair, _ espOptions) error { return startStrongSwan(ctx, p, gcm) }},
+	{libipsecCBC, "", func(ctx context.Context, p pair, _ espOptions) error { return startStrongSwan(ctx, p, cbc) }},
+	{baseline, libipsec, startWireGuard},
 }
 
 func subjectNames() []string {
@@ -68,69 +82,105 @@ func (s *side) write(name string, content []byte) (string, error) {
 	return file, os.WriteFile(file, content, 0o600)
 }
 
-// startVPNGW runs this program's data plane on both sides, with SAs of random
-// keys.
-func startVPNGW(ctx context.Context, p pair, encap bool) error {
+// newSA makes keys for a suite.
+func newSA(name string, spi uint32) nodeSA {
+	algorithms := suites[name]
+	sa := nodeSA{
+		SPI: spi, EncryptionKey: make([]byte, algorithms.encryptKey), IntegrityKey: make([]byte, algorithms.integrityKey),
+	}
+	rand.Read(sa.EncryptionKey)
+	rand.Read(sa.IntegrityKey)
+	return sa
+}
+
+// startVPNGW runs this program's data plane on both sides, with tunnels of static
+// SAs with random keys.
+func startVPNGW(ctx context.Context, p pair, suite string, encap bool, tunnels int) error {
+	a := nodeConfig{Local: p.a.outer, Remote: p.b.outer, Encap: encap, Suite: suite}
+	b := nodeConfig{Local: p.b.outer, Remote: p.a.outer, Encap: encap, Suite: suite}
+	for i := range tunnels {
+		here, there := p.prefixes(i)
+		out, in := newSA(suite, 0x1_0000+uint32(i)), newSA(suite, 0x2_0000+uint32(i))
+		name := fmt.Sprintf("vpngw%d", i)
+		a.Tunnels = append(a.Tunnels, nodeTunnel{Name: name, LocalPrefix: here, RemotePrefix: there, Outbound: out, Inbound: in})
+		b.Tunnels = append(b.Tunnels, nodeTunnel{Name: name, LocalPrefix: there, RemotePrefix: here, Outbound: in, Inbound: out})
+	}
+	if err := p.a.startNode(ctx, a); err != nil {
+		return err
+	}
+	return p.b.startNode(ctx, b)
+}
+
+// startNode runs this program's end of tunnels and routes their traffic to it.
+func (s *side) startNode(ctx context.Context, c nodeConfig) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	var there, back [gcmKeyLen]byte
-	rand.Read(there[:])
-	rand.Read(back[:])
-	for _, end := range []struct {
-		s, peer       *side
-		sends, hears  []byte
-		spiTo, spiFor uint32
-	}{
-		{&p.a, &p.b, there[:], back[:], 0x1001, 0x1002},
-		{&p.b, &p.a, back[:], there[:], 0x1002, 0x1001},
-	} {
-		config, err := json.Marshal(nodeConfig{
-			Local: end.s.outer, Remote: end.peer.outer, Encap: encap,
-			LocalPrefix: end.s.prefix, RemotePrefix: end.peer.prefix,
-			OutboundSPI: end.spiTo, OutboundKey: end.sends, InboundSPI: end.spiFor, InboundKey: end.hears,
-		})
-		if err != nil {
-			return err
-		}
-		file, err := end.s.write("node.json", config)
-		if err != nil {
-			return err
-		}
-		if err := end.s.startProgram(ctx, self, "esp-node", file); err != nil {
-			return err
-		}
-		if err := end.s.route(ctx, end.peer, nodeInterface); err != nil {
-			return err
-		}
+	content, err := json.Marshal(c)
+	if err != nil {
+		return err
 	}
-	return nil
+	file, err := s.write("node.json", content)
+	if err != nil {
+		return err
+	}
+	if err := s.startProgram(ctx, self, "esp-node", file); err != nil {
+		return err
+	}
+	var routes []string
+	for _, t := range c.Tunnels {
+		routes = append(routes, fmt.Sprintf("route add %s dev %s src %s", t.RemotePrefix, t.Name, t.LocalPrefix.Addr().Next()))
+	}
+	return s.IP(ctx, routes...)
 }
 
-// startStrongSwan runs charon on both sides. Where the kernel has ESP this
-// still has to measure libipsec, so the plugins are named.
-func startStrongSwan(ctx context.Context, p pair, _ espOptions) error {
-	const child = "net"
-	var initiator *netlab.StrongSwan
+// startStrongSwan runs charon on both sides.
+func startStrongSwan(ctx context.Context, p pair, suite string) error {
 	secret := rand.Text()
-	for _, end := range []struct{ s, peer *side }{{&p.b, &p.a}, {&p.a, &p.b}} {
-		swan, err := end.s.StartStrongSwan(ctx, "charon-"+end.s.role, netlab.SwanConfig(netlab.SwanConnection{
-			Name: "bench", Local: end.s.outer, Remote: end.peer.outer, PSK: secret,
-			Proposal: "aes128-sha256-ecp256", ESPProposal: "aes128gcm16",
-			Children: []netlab.SwanChild{{
-				Name: child, Local: []netip.Prefix{end.s.prefix}, Remote: []netip.Prefix{end.peer.prefix},
-			}},
-		}), nil)
-		if err != nil {
-			return err
-		}
-		if swan.KernelESP {
-			return errors.New("the kernel carries ESP here, and not kernel-libipsec")
-		}
-		initiator = swan
+	if _, err := p.b.startCharon(ctx, &p.a, suite, secret); err != nil {
+		return err
 	}
-	return initiator.Initiate(ctx, child, time.Minute)
+	initiator, err := p.a.startCharon(ctx, &p.b, suite, secret)
+	if err != nil {
+		return err
+	}
+	return initiator.Initiate(ctx, swanChild, time.Minute)
+}
+
+// startMixed runs vpngw on side a and charon on side b.
+func startMixed(ctx context.Context, p pair, _ espOptions) error {
+	secret := rand.Text()
+	err := p.a.startNode(ctx, nodeConfig{
+		Local: p.a.outer, Remote: p.b.outer, Encap: true, Suite: gcm, PSK: secret,
+		Tunnels: []nodeTunnel{{Name: nodeInterface, LocalPrefix: p.a.prefix, RemotePrefix: p.b.prefix}},
+	})
+	if err != nil {
+		return err
+	}
+	initiator, err := p.b.startCharon(ctx, &p.a, gcm, secret)
+	if err != nil {
+		return err
+	}
+	return initiator.Initiate(ctx, swanChild, time.Minute)
+}
+
+const swanChild = "net"
+
+// startCharon runs a charon that carries ESP itself. Where the kernel has ESP this
+// still has to measure libipsec, so the plugins are named.
+func (s *side) startCharon(ctx context.Context, peer *side, suite, secret string) (*netlab.StrongSwan, error) {
+	swan, err := s.StartStrongSwan(ctx, "charon-"+s.role, netlab.SwanConfig(netlab.SwanConnection{
+		Name: "bench", Local: s.outer, Remote: peer.outer, PSK: secret,
+		Proposal: "aes128-sha256-ecp256", ESPProposal: suite,
+		Children: []netlab.SwanChild{{
+			Name: swanChild, Local: []netip.Prefix{s.prefix}, Remote: []netip.Prefix{peer.prefix},
+		}},
+	}), nil)
+	if err == nil && swan.KernelESP {
+		err = errors.New("the kernel carries ESP here, and not kernel-libipsec")
+	}
+	return swan, err
 }
 
 // wireguardMTU is what WireGuard takes for an outer MTU of 1,500.

@@ -39,7 +39,7 @@ func StartStream(from, to *Namespace, source, target netip.Addr, port uint16, pe
 	if err != nil {
 		return nil, fmt.Errorf("receive a stream: %w", err)
 	}
-	if err := forceBuffer(s.receive); err != nil {
+	if err := ForceBuffer(s.receive); err != nil {
 		return nil, err
 	}
 	err = from.Inside(func() (err error) {
@@ -55,7 +55,9 @@ func StartStream(from, to *Namespace, source, target netip.Addr, port uint16, pe
 	return s, nil
 }
 
-func forceBuffer(c *net.UDPConn) error {
+// ForceBuffer gives a socket a receive buffer that a busy machine does not overrun,
+// whatever the host allows by itself.
+func ForceBuffer(c *net.UDPConn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
