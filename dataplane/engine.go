@@ -34,9 +34,24 @@ type Options struct {
 	// OuterMTU is an upper limit of outer packets, in octets. Zero means the
 	// path MTU that the kernel knows.
 	OuterMTU int
+	// OuterDF is what becomes of the DF bit of IPv4 outer packets.
+	OuterDF OuterDF
 	// OpenTUN makes an interface; nil means tun.Open.
 	OpenTUN func(name string, queues, mtu int) (tun.Device, error)
 }
+
+// OuterDF says which IPv4 outer packets carry the DF bit, so that routers must
+// not fragment them (RFC 4301, section 8.1). A packet that is known not to fit
+// the path is fragmented, or its sender told, with each.
+type OuterDF uint8
+
+const (
+	// CopyDF is for those whose inner packet must not be fragmented; an IPv6 one
+	// never may.
+	CopyDF OuterDF = iota
+	SetDF
+	ClearDF
+)
 
 // Engine is the data plane. It implements ipsec.Backend; its methods may be
 // called by several goroutines.

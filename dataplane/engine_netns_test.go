@@ -30,6 +30,7 @@ import (
 type site struct {
 	*Engine
 	t      *testing.T
+	lab    *netlab.Lab
 	ns     *netlab.Namespace
 	mux    *udp.Mux
 	outer  netip.Addr
@@ -99,7 +100,7 @@ func sites(t *testing.T, outerV6 bool) (a, b *site) {
 	})
 	list := make([]*site, 2)
 	for i := range list {
-		s := &site{t: t}
+		s := &site{t: t, lab: lab}
 		s.outer = netip.AddrFrom4([4]byte{198, 51, 100, byte(i + 1)})
 		if outerV6 {
 			s.outer = netip.MustParseAddr(fmt.Sprintf("2001:db8:f::%d", i+1))

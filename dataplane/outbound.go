@@ -29,6 +29,7 @@ type outbound struct {
 	size   int
 	ended  bool // the last one is shorter
 	tos    uint8
+	df     bool // outer packets must not be fragmented
 	sa     *association
 	sealer *esp.Sealer
 }
@@ -214,12 +215,13 @@ func (a *association) passesFragments(h *header) bool {
 // section 4.1).
 func (o *outbound) seal(sa *association, packet []byte, next, tos uint8) {
 	n := sa.out.SealedLen(len(packet))
-	if o.count > 0 && (sa != o.sa || tos != o.tos || o.ended || n > o.size ||
+	df := o.outerDF()
+	if o.count > 0 && (sa != o.sa || tos != o.tos || df != o.df || o.ended || n > o.size ||
 		o.count == udp.MaxSegments || len(o.batch)+n > udp.MaxOctets) {
 		o.flush()
 	}
 	if o.count == 0 {
-		o.startBatch(sa, n, tos)
+		o.startBatch(sa, n, tos, df)
 	}
 	batch, err := o.sealer.Seal(o.batch, packet, next)
 	if errors.Is(err, esp.ErrWiped) {
@@ -239,6 +241,19 @@ func (o *outbound) seal(sa *association, packet []byte, next, tos uint8) {
 	o.batch = batch
 	o.count++
 	o.ended = n < o.size
+}
+
+// outerDF tells whether the outer packet of the one at hand must not be
+// fragmented.
+func (o *outbound) outerDF() bool {
+	switch o.e.options.OuterDF {
+	case SetDF:
+		return true
+	case ClearDF:
+		return false
+	case CopyDF:
+	}
+	return o.header.df
 }
 
 // failed counts a packet that could not be sealed.
@@ -261,7 +276,11 @@ func (o *outbound) flush() {
 		return
 	}
 	sa := o.sa
-	failed, err := o.sender.Send(sa.path.Load(), o.batch, o.size, o.tos)
+	path := sa.path.Load()
+	if !o.df {
+		path = path.Fragmentable()
+	}
+	failed, err := o.sender.Send(path, o.batch, o.size, o.tos)
 	if err != nil {
 		if errors.Is(err, udp.ErrTooBig) {
 			sa.staleMTU.Store(true)
@@ -283,9 +302,9 @@ func (o *outbound) flush() {
 // leave in the order of their sequence numbers. Else the ones of two queues
 // would be late for the replay window of a peer, which may be as small as 32
 // packets (RFC 4303, section 3.4.3).
-func (o *outbound) startBatch(sa *association, size int, tos uint8) {
+func (o *outbound) startBatch(sa *association, size int, tos uint8, df bool) {
 	sa.sending.Lock()
-	o.sa, o.size, o.tos, o.ended = sa, size, tos, false
+	o.sa, o.size, o.tos, o.df, o.ended = sa, size, tos, df, false
 	o.sealer = sa.sealers.Get().(*esp.Sealer)
 }
 

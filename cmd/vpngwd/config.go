@@ -22,6 +22,7 @@ import (
 
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/api"
+	"github.com/vpngw/vpngw/dataplane"
 )
 
 // config is the daemon's configuration file; docs/configuration.md describes
@@ -141,6 +142,7 @@ type dataplaneConfig struct {
 	Backend            string `yaml:"backend"`
 	Queues             int    `yaml:"queues"`
 	OuterMTU           int    `yaml:"outer_mtu"`
+	OuterDF            string `yaml:"outer_df"`
 	ForceEncapsulation bool   `yaml:"force_encapsulation"`
 }
 
@@ -175,7 +177,7 @@ func defaults() config {
 		API:       apiConfig{Listen: "127.0.0.1:8443", TLS: tlsConfig{Mode: tlsAuto}},
 		Audit:     auditConfig{File: "audit.log", MaxSizeMB: 64, Keep: 8},
 		Metrics:   metricsConfig{Listen: "127.0.0.1:9090"},
-		Dataplane: dataplaneConfig{Backend: "auto", ForceEncapsulation: true},
+		Dataplane: dataplaneConfig{Backend: "auto", OuterDF: "copy", ForceEncapsulation: true},
 	}
 }
 
@@ -454,6 +456,9 @@ func (c *config) checkRoles(p *problems) {
 // which IPsec leaves too little, and jumbo frames.
 const minOuterMTU, maxOuterMTU = 1280, 9216
 
+// outerDFs are the values of dataplane.outer_df.
+var outerDFs = map[string]dataplane.OuterDF{"copy": dataplane.CopyDF, "set": dataplane.SetDF, "clear": dataplane.ClearDF}
+
 func (c *config) checkEngines(p *problems) {
 	switch c.Dataplane.Backend {
 	case "auto", "userspace":
@@ -467,6 +472,9 @@ func (c *config) checkEngines(p *problems) {
 	}
 	if m := c.Dataplane.OuterMTU; m != 0 && (m < minOuterMTU || m > maxOuterMTU) {
 		p.add("dataplane.outer_mtu", "%d is not in %d-%d (0: that of the interface)", m, minOuterMTU, maxOuterMTU)
+	}
+	if _, ok := outerDFs[c.Dataplane.OuterDF]; !ok {
+		p.oneOf("dataplane.outer_df", c.Dataplane.OuterDF, "copy", "set", "clear")
 	}
 	c.IKE.gmOptions(p)
 	c.checkLifetime(p, "ike.max_lifetime", c.IKE.MaxLifetime)

@@ -99,6 +99,7 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"backend", "backend: auto", "backend: dpdk", "dataplane.backend"},
 		{"queues", "backend: auto", "backend: auto, queues: 257", "dataplane.queues"},
 		{"mtu", "backend: auto", "backend: auto, outer_mtu: 1279", "dataplane.outer_mtu"},
+		{"DF", "backend: auto", "backend: auto, outer_df: keep", "dataplane.outer_df"},
 		{"listen", "127.0.0.1:8443", "localhost", "api.listen"},
 		{"metrics", "127.0.0.1:9090", "9090", "metrics.listen"},
 		{"audit size", "max_size_mb: 10", "max_size_mb: 0", "audit.max_size_mb"},

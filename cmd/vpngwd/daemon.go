@@ -178,7 +178,7 @@ func (d *daemon) openEngines() (err error) {
 	d.mux = udp.New(udp.Options{Logger: d.log.With("part", "udp"), Sockets: socketsPerAddress(c.Queues), Guard: d.guard()})
 	d.onClose(d.mux.Close)
 	d.engine, err = dataplane.New(dataplane.Options{
-		Mux: d.mux, Logger: d.log.With("part", "dataplane"), OuterMTU: c.OuterMTU,
+		Mux: d.mux, Logger: d.log.With("part", "dataplane"), OuterMTU: c.OuterMTU, OuterDF: outerDFs[c.OuterDF],
 	})
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@
 // A Port does the same for a UDP port of another protocol, without sorting.
 //
 // Outer packets carry the DF bit while they fit the path MTU that the kernel
-// knows, and are fragmented when they do not (RFC 4301, section 8.1). IKE
-// messages share the socket, and some of them have to be fragmented.
+// knows, and are fragmented when they do not (RFC 4301, section 8.1); those of a
+// Path.Fragmentable never carry it. IKE messages share the socket, and some of
+// them have to be fragmented.
 package udp

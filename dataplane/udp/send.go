@@ -29,6 +29,8 @@ type Path struct {
 	name          name
 	nameLen       uint32
 	hash          uint32 // of the remote address: which of several sockets sends
+
+	cut *Path // this one, for packets that routers may fragment
 }
 
 // NewPath returns the path between two addresses: with encap in UDP, else as IP
@@ -50,7 +52,18 @@ func NewPath(local, remote netip.AddrPort, encap bool) (*Path, error) {
 	hash := fnv.New32a()
 	hash.Write(p.name[:p.nameLen])
 	p.hash = hash.Sum32()
+	cut := *p
+	p.cut = &cut
 	return p, nil
+}
+
+// Fragmentable returns the same path for packets that routers may fragment: in
+// IPv4 their DF bit is clear (RFC 4301, section 8.1). In IPv6 no router fragments.
+func (p *Path) Fragmentable() *Path {
+	if p.cut == nil {
+		return p
+	}
+	return p.cut
 }
 
 // HeaderLen returns the octets of the IP and UDP headers before each packet.
@@ -196,7 +209,7 @@ func (s *Sender) prepare(i int, p *Path, data []byte, controlLen int) {
 // sendTrain sends all packets as one message, which the kernel cuts.
 func (s *Sender) sendTrain(socket *socket, p *Path, data []byte, size int, tos uint8) error {
 	s.prepare(0, p, data, s.control(p, size, tos))
-	return s.call(socket, 0, 1)
+	return s.call(socket, p, 0, 1)
 }
 
 // sendEach sends each packet as a message, all with as few calls as possible.
@@ -209,7 +222,7 @@ func (s *Sender) sendEach(socket *socket, p *Path, data []byte, size int, tos ui
 		data = data[n:]
 	}
 	for at := 0; at < count; {
-		if e := s.call(socket, at, count); e != nil {
+		if e := s.call(socket, p, at, count); e != nil {
 			s.mux.stats.sendErrors.Add(1)
 			failed++
 			if err == nil {
@@ -225,7 +238,12 @@ func (s *Sender) sendEach(socket *socket, p *Path, data []byte, size int, tos ui
 
 // call gives messages from first to end to the kernel, which takes at least
 // one of them, or fails at the first.
-func (s *Sender) call(socket *socket, first, end int) error {
+func (s *Sender) call(socket *socket, p *Path, first, end int) error {
+	alone, err := socket.lockDF(p.cut == nil)
+	if err != nil {
+		return err
+	}
+	defer socket.unlockDF(alone)
 	all := s.msgs
 	s.msgs, s.first = all[:end], first
 	closed := socket.conn.Control(s.send)

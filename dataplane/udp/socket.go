@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,7 @@ type socket struct {
 	file  *os.File
 	conn  syscall.RawConn
 	noGSO gsoState
+	df    dfState
 
 	newReceiver func() DatagramReceiver // of a Port
 }
@@ -124,14 +126,73 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
+// dfState is whether an IPv4 socket sends with the DF bit. That is an option of
+// the whole socket, so who sends holds the lock, and who changes it holds it
+// alone.
+type dfState struct {
+	mu    sync.RWMutex
+	clear bool // guarded by mu
+}
+
+// lockDF makes sure that packets which the socket sends until unlockDF may be
+// fragmented by routers, or may not. The result is for unlockDF.
+func (s *socket) lockDF(fragmentable bool) (alone bool, err error) {
+	if s.v6 {
+		return false, nil
+	}
+	s.df.mu.RLock()
+	if s.df.clear == fragmentable {
+		return false, nil
+	}
+	s.df.mu.RUnlock()
+	s.df.mu.Lock()
+	if s.df.clear == fragmentable { // another sender has changed it
+		return true, nil
+	}
+	if err := s.setDF(fragmentable); err != nil {
+		s.df.mu.Unlock()
+		return false, err
+	}
+	s.df.clear = fragmentable
+	return true, nil
+}
+
+func (s *socket) setDF(fragmentable bool) error {
+	mode := unix.IP_PMTUDISC_WANT
+	if fragmentable {
+		mode = unix.IP_PMTUDISC_DONT
+	}
+	var err error
+	if s.conn.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, mode)
+	}) != nil {
+		return os.ErrClosed
+	}
+	return err
+}
+
+func (s *socket) unlockDF(alone bool) {
+	switch {
+	case s.v6:
+	case alone:
+		s.df.mu.Unlock()
+	default:
+		s.df.mu.RUnlock()
+	}
+}
+
 // sendTo sends one datagram, waiting while the socket's buffer is full.
 func (s *socket) sendTo(remote netip.AddrPort, datagram []byte) error {
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
 	if remote.Addr().Is6() != s.v6 || !remote.IsValid() {
 		return fmt.Errorf("address %s: must be of the family of %s", remote, s.local)
 	}
+	alone, err := s.lockDF(false)
+	if err != nil {
+		return err
+	}
+	defer s.unlockDF(alone)
 	to := sockaddr(remote)
-	var err error
 	if closed := s.conn.Write(func(fd uintptr) bool {
 		for {
 			err = unix.Sendto(int(fd), datagram, 0, to)
