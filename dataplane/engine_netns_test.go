@@ -36,6 +36,7 @@ type site struct {
 	outer  netip.Addr
 	inner  [2]netip.Addr
 	prefix [2]netip.Prefix
+	df     OuterDF
 }
 
 // within runs f on a thread inside the site's namespace; sockets and
@@ -72,7 +73,7 @@ func (s *site) open() {
 	s.within(func() error {
 		s.mux = udp.New(udp.Options{})
 		var err error
-		if s.Engine, err = New(Options{Mux: s.mux, Name: sharedName, Logger: slog.New(slog.DiscardHandler)}); err != nil {
+		if s.Engine, err = New(Options{Mux: s.mux, Name: sharedName, Logger: slog.New(slog.DiscardHandler), OuterDF: s.df}); err != nil {
 			return err
 		}
 		return s.mux.SetAddresses([]netip.Addr{s.outer})

@@ -195,9 +195,16 @@ func (m *Mux) open(a netip.Addr) (sockets []*socket, err error) {
 		if err := add(kindRaw, 0); err != nil {
 			return sockets, err
 		}
+		if a.Is6() {
+			if err := add(kindPathMTU, 0); err != nil {
+				return sockets, err
+			}
+		}
 	}
 	for _, s := range sockets {
-		m.done.Go(s.run)
+		if s.kind != kindPathMTU {
+			m.done.Go(s.run)
+		}
 	}
 	return sockets, nil
 }
@@ -207,7 +214,9 @@ func (m *Mux) publish() {
 	table := socketTable{}
 	for _, sockets := range m.hosts {
 		for _, s := range sockets {
-			table[s.local] = append(table[s.local], s)
+			if s.kind != kindPathMTU {
+				table[s.local] = append(table[s.local], s)
+			}
 		}
 	}
 	m.table.Store(&table)

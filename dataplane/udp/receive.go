@@ -51,7 +51,7 @@ func newReader(s *socket) *reader {
 		batch = 1
 	case kindDatagram:
 		batch, room = portBatch, maxReceive+Slack
-	case kindNATT:
+	case kindNATT, kindPathMTU:
 	}
 	r := &reader{
 		s: s, msgs: make([]mmsghdr, batch), iovs: make([]unix.Iovec, batch),

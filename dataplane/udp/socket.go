@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -17,6 +18,11 @@ const (
 	kindNATT                           // UDP 4500
 	kindRaw                            // IP protocol 50
 	kindDatagram                       // any UDP port, of a Port
+	// kindPathMTU is a raw ESP socket of IPv6 that neither sends nor receives.
+	// Linux heeds a "packet too big" for ESP only on a raw socket that is
+	// connected or asks for errors (rawv6_err), and an error that is asked for
+	// makes the next call on the socket fail.
+	kindPathMTU
 )
 
 // socketBuffer is the octets that the kernel may hold for a socket in each
@@ -41,7 +47,7 @@ func openSocket(m *Mux, kind socketKind, local netip.AddrPort) (*socket, error) 
 	s := &socket{mux: m, kind: kind, local: local, v6: local.Addr().Is6()}
 	what := fmt.Sprintf("udp: socket on %s", local)
 	typ, protocol := unix.SOCK_DGRAM, unix.IPPROTO_UDP
-	if kind == kindRaw {
+	if kind == kindRaw || kind == kindPathMTU {
 		what = fmt.Sprintf("udp: raw ESP socket on %s", local.Addr())
 		typ, protocol = unix.SOCK_RAW, unix.IPPROTO_ESP
 	}
@@ -65,8 +71,32 @@ func openSocket(m *Mux, kind socketKind, local netip.AddrPort) (*socket, error) 
 	return s, nil
 }
 
+// watchPathMTU makes a socket one that only takes part in the discovery of path
+// MTUs. The errors that it queues are never read: there is room for a few, and the
+// kernel learns from the others all the same.
+func watchPathMTU(fd int, local netip.AddrPort) error {
+	const smallest = 1 // the kernel makes it a few kB
+	nothing := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing[0]}); err != nil {
+		return fmt.Errorf("attach a filter: %w", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, smallest); err != nil {
+		return fmt.Errorf("set socket buffer: %w", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1); err != nil {
+		return fmt.Errorf("set IPV6_RECVERR: %w", err)
+	}
+	if err := unix.Bind(fd, sockaddr(local)); err != nil {
+		return fmt.Errorf("bind: %w", err)
+	}
+	return nil
+}
+
 // configure sets the options and binds.
 func (s *socket) configure(fd int) error {
+	if s.kind == kindPathMTU {
+		return watchPathMTU(fd, s.local)
+	}
 	set := func(name string, level, option, value int) error {
 		if err := unix.SetsockoptInt(fd, level, option, value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
@@ -196,9 +226,9 @@ func (s *socket) sendTo(remote netip.AddrPort, datagram []byte) error {
 	if closed := s.conn.Write(func(fd uintptr) bool {
 		for {
 			err = unix.Sendto(int(fd), datagram, 0, to)
-			switch err {
-			case unix.EINTR:
-			case unix.EAGAIN:
+			switch {
+			case errors.Is(err, unix.EINTR):
+			case errors.Is(err, unix.EAGAIN):
 				return false
 			default:
 				return true
