@@ -145,6 +145,36 @@ func decodeOne[T any](t store.Table[T], e store.Entry, into *[]T) error {
 	return err
 }
 
+// IsRoster tells whether objects of this kind say what users of client-to-cloud
+// VPN may do, and nothing about gateways and servers.
+func (k Kind) IsRoster() bool { return k == KindUser || k == KindUserGroup || k == KindAccessPolicy }
+
+// Roster reads what users of client-to-cloud VPN may do into a Snapshot of an
+// earlier time, in which all else stays as it is, and returns the revision of
+// that. It is not ok, and changes nothing, when something else has changed since
+// the Snapshot, or something of it cannot be read: then a new Snapshot is called
+// for.
+func (o *Objects) Roster(ctx context.Context, s *Snapshot) (revision int64, ok bool, err error) {
+	entries, revision, err := o.store.List(ctx, prefixSpec)
+	if err != nil {
+		return 0, false, fmt.Errorf("list objects: %w", err)
+	}
+	var next Snapshot
+	for _, e := range entries {
+		kind, _, _, object := splitSpecKey(e.Key)
+		switch {
+		case object && kind.IsRoster():
+			if o.decodeP2CInto(&next, kind, e) != nil {
+				return 0, false, nil
+			}
+		case e.Modified > s.Revision:
+			return 0, false, nil
+		}
+	}
+	s.Users, s.UserGroups, s.AccessPolicies = next.Users, next.UserGroups, next.AccessPolicies
+	return revision, true, nil
+}
+
 // SetP2CGatewayStatus writes the status of a client-to-cloud gateway. It is for
 // the reconciler alone. It fails with store.ErrNotFound when the gateway is
 // gone.

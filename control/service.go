@@ -75,9 +75,9 @@ func NewService(o ServiceOptions) (*Service, error) {
 // there stay as they are.
 func (s *Service) SetInventory(inv *Inventory) { s.inventory.Store(inv) }
 
-// WaitApplied waits until the engines of this node have been given the objects as
-// of a revision, that of Changes. A node without engines has nothing to wait for.
-// It fails when ctx ends first.
+// WaitApplied waits until this node's engine of client-to-cloud VPN has been given
+// the objects as of a revision, that of Changes. A node without engines has
+// nothing to wait for. It fails when ctx ends first.
 func (s *Service) WaitApplied(ctx context.Context, revision int64) error {
 	if s.engines == nil {
 		return nil

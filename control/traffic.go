@@ -30,9 +30,9 @@ type Engines interface {
 	// found is false when there is none.
 	DisconnectClient(gateway, connection string) (found bool)
 
-	// WaitApplied waits until the engines have been given the objects as of a
-	// revision of the store, or a later one. Whether they could do what is asked
-	// of them, the statuses tell. It fails when ctx ends first.
+	// WaitApplied waits until the engine of client-to-cloud VPN has been given the
+	// objects as of a revision of the store, or a later one. Whether it could do
+	// what is asked of it, the statuses tell. It fails when ctx ends first.
 	WaitApplied(ctx context.Context, revision int64) error
 }
 

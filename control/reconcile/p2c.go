@@ -230,6 +230,7 @@ func (r *Reconciler) applyClients(p *plan) {
 		}
 	}
 	err := r.Clients.Apply(config)
+	r.clientConfig = config
 	failed := false
 	status := make(map[string]error)
 	for _, s := range r.Clients.Snapshot() {
@@ -249,6 +250,45 @@ func (r *Reconciler) applyClients(p *plan) {
 	}
 	r.networks = p.clients.networks
 	r.placeLogs(p)
+}
+
+// workFor returns what changes make due. What users may do does not need a pass.
+func workFor(changes []control.Change) int {
+	for i := range changes {
+		if !changes[i].Kind.IsRoster() {
+			return duePass
+		}
+	}
+	if len(changes) == 0 {
+		return duePass
+	}
+	return dueRoster
+}
+
+// applyRoster gives the engine what users may do at present, in endpoints that
+// are otherwise as the last pass has left them. It is false when that takes a
+// pass.
+func (r *Reconciler) applyRoster(ctx context.Context) bool {
+	if r.snapshot == nil || r.retries[""] != nil {
+		return false
+	}
+	revision, ok, err := r.Objects.Roster(ctx, r.snapshot)
+	if err != nil || !ok {
+		return false
+	}
+	rosters := rostersOf(r.snapshot)
+	config := sslvpn.Config{Endpoints: slices.Clone(r.clientConfig.Endpoints)}
+	for i := range config.Endpoints {
+		if e := &config.Endpoints[i]; e.Auth == sslvpn.AuthPassword {
+			e.Users, e.Policies = rosters[e.ID].users, rosters[e.ID].policies
+		}
+	}
+	if err := r.Clients.Apply(config); err != nil {
+		return false
+	}
+	r.clientConfig = config
+	r.progress.reach(revision)
+	return true
 }
 
 // all returns what the kernel is to hold for tunnels and for the clients of

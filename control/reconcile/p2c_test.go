@@ -26,6 +26,7 @@ type clientEngine struct {
 	events   chan sslvpn.Event
 	records  []connlog.Record
 	slow     time.Duration // that Apply takes
+	calls    int           // of Apply
 }
 
 func newClientEngine() *clientEngine {
@@ -37,6 +38,7 @@ func newClientEngine() *clientEngine {
 func (e *clientEngine) Apply(c sslvpn.Config) error {
 	e.mu.Lock()
 	slow := e.slow
+	e.calls++
 	e.mu.Unlock()
 	time.Sleep(slow)
 	e.mu.Lock()

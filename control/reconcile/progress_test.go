@@ -12,6 +12,13 @@ import (
 	"github.com/vpngw/vpngw/control"
 )
 
+// count is how often Apply was called.
+func (e *clientEngine) count() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.calls
+}
+
 // take makes Apply of the engine take its time.
 func (e *clientEngine) take(d time.Duration) {
 	e.mu.Lock()
@@ -76,7 +83,7 @@ func TestWaitersShareAPass(t *testing.T) {
 		_, server := w.clientGateway(eip1, "172.20.0.0/24")
 		before := w.policies()
 		w.clients.take(500 * time.Millisecond)
-		passes, began := w.r.Stats().Passes, time.Now()
+		applied, passes, began := w.clients.count(), w.r.Stats().Passes, time.Now()
 		first := w.accessPolicy(server, "first", "10.10.0.0/24")
 		const writers = 8
 		var waiting sync.WaitGroup
@@ -99,36 +106,59 @@ func TestWaitersShareAPass(t *testing.T) {
 			t.Errorf("all was in force after %v, want two passes", took)
 		}
 		synctest.Wait()
-		if n := w.r.Stats().Passes - passes; n != 2 {
-			t.Errorf("%d passes, want 2", n)
+		if n := w.clients.count() - applied; n != 2 {
+			t.Errorf("the engine was called %d times, want 2", n)
+		}
+		if n := w.r.Stats().Passes - passes; n != 0 {
+			t.Errorf("%d passes, want none", n)
 		}
 	})
 }
 
-// A wait ends with its context, with a store that does not answer as with an
-// engine that does not.
+// A wait ends with its context.
 func TestWaitAppliedIsBounded(t *testing.T) {
-	for what, stall := range map[string]func(*world){
-		"engine": func(w *world) { w.clients.take(time.Hour) },
-		"host":   func(w *world) { w.engines.fail("host", errors.New("no netlink")) },
-	} {
-		t.Run(what, func(t *testing.T) {
-			inWorld(t, func(w *world) {
-				_, server := w.clientGateway(eip1, "172.20.0.0/24")
-				stall(w)
-				revision := w.accessPolicy(server, "one", "10.10.0.0/24")
-				ctx, cancel := context.WithTimeout(w.ctx, 2*time.Second)
-				defer cancel()
-				began := time.Now()
-				if err := w.r.WaitApplied(ctx, revision); !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("got %v", err)
-				}
-				if took := time.Since(began); took != 2*time.Second {
-					t.Errorf("waited %v", took)
-				}
-			})
-		})
-	}
+	inWorld(t, func(w *world) {
+		_, server := w.clientGateway(eip1, "172.20.0.0/24")
+		w.clients.take(time.Hour)
+		revision := w.accessPolicy(server, "one", "10.10.0.0/24")
+		ctx, cancel := context.WithTimeout(w.ctx, 2*time.Second)
+		defer cancel()
+		began := time.Now()
+		if err := w.r.WaitApplied(ctx, revision); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		if took := time.Since(began); took != 2*time.Second {
+			t.Errorf("waited %v", took)
+		}
+	})
+}
+
+// A change of a server takes a pass, and who waits for it gets that: also when a
+// change of a policy follows, which alone would take none.
+func TestWaitAppliedForAServer(t *testing.T) {
+	inWorld(t, func(w *world) {
+		gateway, server := w.clientGateway(eip1, "172.20.0.0/24")
+		before := w.policies()
+		ctx, changes := control.GatherChanges(w.ctx)
+		to := control.LogConfig{GroupID: "group", StreamID: "stream"}
+		if err := w.service.SetLogConfig(ctx, project, gateway, to); err != nil {
+			t.Fatal(err)
+		}
+		w.accessPolicy(server, "one", "10.10.0.0/24")
+		passes := w.r.Stats().Passes
+		if err := w.r.WaitApplied(w.ctx, changes.Revision()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := w.r.Stats().Passes - passes; n == 0 || w.policies() != before+1 {
+			t.Errorf("%d passes, %d policies", n, w.policies())
+		}
+		// What a later pass starts from has the policy, too.
+		w.pass()
+		if n := w.policies(); n != before+1 {
+			t.Errorf("after another pass the engine has %d policies", n)
+		}
+	})
 }
 
 // Nobody waits for engines that are being taken down.

@@ -31,6 +31,7 @@ import (
 	"github.com/vpngw/vpngw/ike"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/sslvpn"
 )
 
 // KeyExchange is the IKE server.
@@ -120,6 +121,7 @@ type Reconciler struct {
 	Options
 	inventory atomic.Pointer[control.Inventory]
 	wake      chan struct{}                      // holds one
+	awaited   chan struct{}                      // likewise: somebody waits for the engine of clients
 	interrupt atomic.Pointer[context.CancelFunc] // of the work under way
 	ready     atomic.Bool
 	served    atomic.Pointer[map[string]string] // server by client-to-cloud gateway, of those that run
@@ -136,6 +138,7 @@ type Reconciler struct {
 	departed      bool                 // one has gone since the last pass
 	closed        []*tunnel            // wanted, and without a device for now
 	networks      []clientNetwork      // of the clients, as applied last
+	clientConfig  sslvpn.Config        // likewise
 	logPlaces     map[string]logPlace  // by server
 	routes        route.State          // as set last
 	targets       []nqa.Target         // as applied last
@@ -171,6 +174,7 @@ func New(o Options) *Reconciler {
 	r := &Reconciler{
 		Options:    o,
 		wake:       make(chan struct{}, 1),
+		awaited:    make(chan struct{}, 1),
 		translator: o.newTranslator(),
 		routing:    newRouting(),
 		tunnels:    make(map[string]*tunnel),
@@ -245,11 +249,13 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			r.progress.end()
 			return r.takeDown(context.WithoutCancel(ctx))
-		case _, open := <-changes:
+		case batch, open := <-changes:
 			if !open {
 				changes = nil // fell behind: the next pass watches anew
 			}
-			due.at(duePass, time.Now().Add(coalesce))
+			due.at(workFor(batch), time.Now().Add(coalesce))
+		case <-r.awaited:
+			due.at(dueRoster, time.Now())
 		case <-r.wake:
 			due.at(duePass, time.Now())
 		case e := <-r.KeyExchange.Events():
@@ -264,6 +270,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		now := time.Now()
 		work, done := context.WithCancel(ctx)
 		r.interrupt.Store(&done)
+		if due.take(dueRoster, now) && !r.applyRoster(work) {
+			due.at(duePass, now)
+		}
 		if due.take(duePass, now) {
 			revision, failures := r.pass(work)
 			if revision >= 0 && changes == nil {
@@ -355,7 +364,8 @@ func (r *Reconciler) takeDown(ctx context.Context) error {
 
 // Work that falls due.
 const (
-	duePass = iota
+	dueRoster = iota
+	duePass
 	dueObserve
 	dueStore
 	dueCount
