@@ -58,7 +58,7 @@ const (
 type Engine struct {
 	options Options
 	log     *slog.Logger
-	events  *events
+	events  *ipsec.EventQueue
 
 	// What packets see.
 	inbound   inboundSAD
@@ -95,7 +95,7 @@ func New(o Options) (*Engine, error) {
 		o.OpenTUN = tun.Open
 	}
 	e := &Engine{
-		options: o, log: o.Logger, events: newEvents(),
+		options: o, log: o.Logger, events: ipsec.NewEventQueue(),
 		counters: map[*counters]struct{}{},
 		sas:      map[ipsec.SAID]*association{},
 		reserved: map[ipsec.SAID]*larval{},
@@ -174,7 +174,7 @@ func (e *Engine) tick(now time.Time) {
 	for _, a := range hard {
 		e.expire(a)
 	}
-	e.events.push()
+	e.events.Push()
 }
 
 // Close removes the interfaces, wipes all SAs and stops all goroutines but
@@ -201,7 +201,7 @@ func (e *Engine) Close() error {
 }
 
 // Events implements ipsec.Backend. The channel is never closed.
-func (e *Engine) Events() <-chan ipsec.Event { return e.events.channel }
+func (e *Engine) Events() <-chan ipsec.Event { return e.events.Channel() }
 
 // List implements ipsec.Backend.
 func (e *Engine) List() (ipsec.Inventory, error) {

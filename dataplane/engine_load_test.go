@@ -225,39 +225,6 @@ func TestSequenceOrder(t *testing.T) {
 	}
 }
 
-func TestEventsFold(t *testing.T) {
-	q := newEvents()
-	soft := func(n int) ipsec.Event {
-		return ipsec.Event{Kind: ipsec.EventSoftExpire, SA: ipsec.SAID{SPI: ipsec.SPI(n)}}
-	}
-	for i := range eventDepth {
-		q.emit(soft(i))
-	}
-	// The channel is full: each SA's later events fold into one.
-	for i := range 1000 {
-		ev := ipsec.Event{Kind: ipsec.EventMoved, ReqID: 7, From: netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(i))}
-		q.emit(ev)
-		q.emit(soft(9999))
-	}
-	for i := range eventDepth {
-		if ev := <-q.channel; ev != soft(i) {
-			t.Fatalf("event %d: %+v", i, ev)
-		}
-	}
-	q.push()
-	if ev := <-q.channel; ev.Kind != ipsec.EventMoved || ev.From.Port() != 999 {
-		t.Errorf("the latest move was not kept: %+v", ev)
-	}
-	if ev := <-q.channel; ev != soft(9999) {
-		t.Errorf("got %+v", ev)
-	}
-	select {
-	case ev := <-q.channel:
-		t.Errorf("one event too many: %+v", ev)
-	default:
-	}
-}
-
 func TestReservedSPIsExpire(t *testing.T) {
 	g := newGateway(t)
 	spi, err := g.AllocSPI(g.outer.Addr())

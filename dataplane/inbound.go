@@ -141,7 +141,7 @@ func (in *inbound) moved(sa *association, from *udp.Origin) {
 	if now-last < int64(movedPause) || !sa.movedAt.CompareAndSwap(last, now) {
 		return
 	}
-	in.e.events.emit(ipsec.Event{
+	in.e.events.Emit(ipsec.Event{
 		Kind: ipsec.EventMoved, ReqID: sa.request.reqID, SA: *sa.id.Load(), From: from.Remote,
 	})
 }

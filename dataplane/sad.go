@@ -331,7 +331,7 @@ func (e *Engine) checkSoft(a *association, s *ipsec.SAState, age time.Duration) 
 		l.Soft != 0 && age >= l.Soft ||
 		!a.esn && s.Sequence >= softSequence
 	if reached && a.softened.CompareAndSwap(false, true) {
-		e.events.emit(ipsec.Event{Kind: ipsec.EventSoftExpire, ReqID: a.request.reqID, SA: *a.id.Load()})
+		e.events.Emit(ipsec.Event{Kind: ipsec.EventSoftExpire, ReqID: a.request.reqID, SA: *a.id.Load()})
 	}
 }
 
@@ -343,7 +343,7 @@ func (e *Engine) expire(a *association) {
 	if a.out != nil {
 		a.request.choose()
 	}
-	e.events.emit(ipsec.Event{Kind: ipsec.EventHardExpire, ReqID: a.request.reqID, SA: *a.id.Load()})
+	e.events.Emit(ipsec.Event{Kind: ipsec.EventHardExpire, ReqID: a.request.reqID, SA: *a.id.Load()})
 }
 
 // checkHard tells whether a hard limit is reached, apart from those of which

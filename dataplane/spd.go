@@ -86,7 +86,7 @@ func (e *Engine) acquire(r *request) {
 	if now-last < int64(acquirePause) || !r.acquired.CompareAndSwap(last, now) {
 		return
 	}
-	e.events.emit(ipsec.Event{Kind: ipsec.EventAcquire, ReqID: r.reqID})
+	e.events.Emit(ipsec.Event{Kind: ipsec.EventAcquire, ReqID: r.reqID})
 }
 
 // useRequest returns the entry of a ReqID, which gains a user. The caller holds mu.

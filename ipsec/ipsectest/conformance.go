@@ -48,7 +48,7 @@ func Run(t *testing.T, newBackend func(t *testing.T) ipsec.Backend, opts Options
 		t.Run(tt.name, func(t *testing.T) { tt.test(t, newBackend(t), opts.Outer) })
 	}
 	if opts.Pair != nil {
-		t.Run("Traffic", func(t *testing.T) { runTraffic(t, opts.Pair) })
+		t.Run("Traffic", func(t *testing.T) { RunTraffic(t, opts.Pair) })
 	}
 }
 

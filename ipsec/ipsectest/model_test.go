@@ -261,7 +261,7 @@ func TestSuiteFinds(t *testing.T) {
 		if fault(f) == faultNoClock {
 			arrival = 4 * time.Second // longer than the lifetimes that are set
 		}
-		runTraffic(t, newModelPair(fault(f)))
+		RunTraffic(t, newModelPair(fault(f)))
 		return
 	}
 	for _, f := range []fault{

@@ -31,7 +31,8 @@ var arrival = time.Minute
 // slow machine, and never report one that is none.
 const silence = 50 * time.Millisecond
 
-func runTraffic(t *testing.T, pair func(t *testing.T) (a, b End)) {
+// RunTraffic is the part of the suite with real packets.
+func RunTraffic(t *testing.T, pair func(t *testing.T) (a, b End)) {
 	tests := []struct {
 		name string
 		test func(t *testing.T, n *network)
@@ -264,7 +265,7 @@ func testBothWays(t *testing.T, n *network) {
 
 func testAlgorithms(t *testing.T, n *network) {
 	integrity := map[uint16]int{
-		ipsec.IntegrityHMACSHA196: 20, ipsec.IntegrityHMACSHA2256128: 32,
+		ipsec.IntegrityHMACMD596: 16, ipsec.IntegrityHMACSHA196: 20, ipsec.IntegrityHMACSHA2256128: 32,
 		ipsec.IntegrityHMACSHA2384192: 48, ipsec.IntegrityHMACSHA2512256: 64,
 	}
 	n.protect()
@@ -291,6 +292,17 @@ func testAlgorithms(t *testing.T, n *network) {
 					sa.ESN = esn
 				})
 			}
+		}
+		try(func(sa *ipsec.SA) {
+			sa.Encryption, sa.EncryptionKey = ipsec.Encryption(ipsec.EncryptionChaCha20Poly1305, 0), counting(4, 36)
+			sa.ESN = esn
+		})
+		for id, length := range integrity {
+			try(func(sa *ipsec.SA) {
+				sa.Encryption, sa.EncryptionKey = ipsec.Encryption(ipsec.Encryption3DES, 0), counting(5, 24)
+				sa.Integrity, sa.IntegrityKey = ipsec.Integrity(id), counting(6, length)
+				sa.ESN = esn
+			})
 		}
 	}
 }
