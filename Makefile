@@ -29,7 +29,7 @@ run: deps build ## show a tunnel to strongSwan and an OpenVPN client, with traff
 	go run ./deploy/lab $(if $(ONCE),--once)
 
 .PHONY: test
-test: deps build lint unit race etcd netns sdk e2e interop uml fuzz ## everything that CI runs
+test: deps build lint unit race etcd netns sdk e2e interop uml qemu fuzz ## everything that CI runs
 	@echo "all tests ran; nothing was skipped"
 
 .PHONY: unit
@@ -61,9 +61,14 @@ interop: build ## the matrix of tunnels to strongSwan in userspace, and ike-scan
 	go test -tags e2e -count=1 -timeout 15m ./deploy/interop/
 
 .PHONY: uml
-uml: build ## peers with the ESP of a kernel, in user-mode Linux (root)
+uml: build ## kernel ESP, of ours and of peers, in user-mode Linux (root)
+	deploy/e2e/uml.sh -t 300 test ipsec/xfrm -test.parallel 16
 	deploy/e2e/uml.sh test deploy/e2e
 	deploy/e2e/uml.sh -m 1536M test deploy/interop
+
+.PHONY: qemu
+qemu: ## kernel ESP with XFRM interfaces, under Linux 6.12 in QEMU (root)
+	deploy/e2e/qemu.sh test ipsec/xfrm -test.parallel 16
 
 .PHONY: lint
 lint: ## formatting, vet, golangci-lint, generated files, go.mod

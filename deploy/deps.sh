@@ -13,6 +13,8 @@ packages=(
   iproute2 nftables conntrack iputils-ping iperf3 tcpdump tshark procps ca-certificates
   # a kernel with ESP, for hosts whose own has none, and NAT in it
   user-mode-linux kmod iptables
+  # a newer kernel, with XFRM interfaces, and what runs it
+  qemu-system-x86 busybox-static cpio xz-utils
   # what libreswan needs, which is unpacked below
   libldns3 libevent-core-2.1-7 libevent-pthreads-2.1-7 libnss3-tools libunbound8 libcap-ng0
   libaudit1 libcurl3-nss libldap-2.5-0 libselinux1
@@ -37,9 +39,10 @@ for p in "${packages[@]}"; do
   [ "$(dpkg-query -W -f '${Status}' "$p" 2>/dev/null)" = "install ok installed" ] || missing+=("$p")
 done
 unpacked=$libreswan/usr/libexec/ipsec/pluto
-if [ ${#missing[@]} -eq 0 ] && [ -x "$unpacked" ]; then exit 0; fi
+kernel=${VPNGW_QEMU_DIR:-/var/cache/vpngw-qemu}/initrd
+if [ ${#missing[@]} -eq 0 ] && [ -x "$unpacked" ] && [ -s "$kernel" ]; then exit 0; fi
 
-echo "installing: ${missing[*]} $([ -x "$unpacked" ] || echo libreswan)"
+echo "installing: ${missing[*]} $([ -x "$unpacked" ] || echo libreswan) $([ -s "$kernel" ] || echo linux-image-6.12)"
 if [ "$(id -u)" != 0 ]; then
   echo "deps: needs root" >&2
   exit 1
@@ -63,3 +66,4 @@ if [ ! -x "$unpacked" ]; then
   rm -rf "$work" "$libreswan"
   mv "$libreswan.new" "$libreswan"
 fi
+[ -s "$kernel" ] || "$(dirname "$0")"/e2e/qemu.sh setup

@@ -171,12 +171,15 @@ func (c *connection) best() *peer {
 
 // firstContact reports whether an IKE_AUTH request of ours carries
 // INITIAL_CONTACT: there is no other IKE SA of the connection. So the peer
-// forgets those that it still has from before we lost them.
+// forgets those that it still has from before we lost them. While the data plane
+// has SAs of the process before, the peer keeps its ends of them: they carry
+// traffic until they are replaced.
 func (s *Server) firstContact(name string, p *peer) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.conns[name]
-	return c != nil && c.rivals().Alone(&p.rival)
+	return c != nil && c.rivals().Alone(&p.rival) &&
+		!slices.ContainsFunc(c.cfg.Children, func(child sa.Child) bool { return s.inherited[child.ReqID] })
 }
 
 // emit notes what an event says about its connection, logs it, and hands it

@@ -245,6 +245,7 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 			if err = backend.AddSA(a.SA); err == nil {
 				p.sas[a.SA.ID()] = true
 				p.s.claimSA(a.SA.ID(), p)
+				p.s.succeed(&a.SA)
 			}
 			clear(a.SA.EncryptionKey) // the Backend has copies
 			clear(a.SA.IntegrityKey)

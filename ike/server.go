@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -90,12 +91,15 @@ type Server struct {
 	phase   phase
 	conns   map[string]*connection
 	byReqID map[uint32]*connection
-	peers   map[*peer]bool
-	bySPI   map[uint64]*peer  // by our SPI
-	byInit  map[initKey]*peer // by IKE_SA_INIT request; nil while it waits for a worker
-	bySA    map[ipsec.SAID]*peer
-	open    halfOpen // of IKEv2
-	openV1  halfOpen
+	// inherited are the ReqIDs of SAs that a process before this one has left in
+	// the Backend, until they have a successor.
+	inherited map[uint32]bool
+	peers     map[*peer]bool
+	bySPI     map[uint64]*peer  // by our SPI
+	byInit    map[initKey]*peer // by IKE_SA_INIT request; nil while it waits for a worker
+	bySA      map[ipsec.SAID]*peer
+	open      halfOpen // of IKEv2
+	openV1    halfOpen
 	// mainModes are the peers that are half-open in main mode of IKEv1, by address,
 	// oldest first.
 	mainModes map[netip.Addr][]*peer
@@ -144,6 +148,7 @@ func NewServer(opts Options) *Server {
 		openV1:        halfOpen{byAddr: map[netip.Addr]int{}},
 		mainModes:     map[netip.Addr][]*peer{},
 	}
+	s.made.Store(mathrand.Uint32()) // SAs of the process before may still have theirs
 	s.directory.Store(&directory{})
 	s.env = sa.Env{
 		Rand:       rand.Reader,
@@ -176,6 +181,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return errors.New("an IKE server runs only once")
 	}
 	s.phase = running
+	s.inheritLocked()
 	s.startNewLocked()
 	s.mu.Unlock()
 
@@ -192,6 +198,30 @@ func (s *Server) Run(ctx context.Context) error {
 	cancel()
 	workers.Wait()
 	return err
+}
+
+// inheritLocked notes which SAs a process before this one has left in the Backend,
+// where they carry traffic until they are replaced.
+func (s *Server) inheritLocked() {
+	s.inherited = map[uint32]bool{}
+	inventory, err := s.opts.Backend.List()
+	if err != nil {
+		s.log.Warn("SAs of the process before are not known", "error", err)
+		return
+	}
+	for _, sa := range inventory.SAs {
+		s.inherited[sa.ReqID] = true
+	}
+}
+
+// succeed notes that an SA carries the traffic of what a process before has left.
+func (s *Server) succeed(sa *ipsec.SA) {
+	if sa.Direction != ipsec.Out {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.inherited, sa.ReqID)
 }
 
 // stop ends all peers: in good order while the time lasts, then by force.

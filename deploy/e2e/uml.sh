@@ -7,9 +7,9 @@
 #       -t SECONDS  limit for boot and command together (default 900)
 #       -k LOG      file for the guest kernel's console
 #   uml.sh [-m MEM] [-t SECONDS] [-k LOG] test DIRECTORY [ARGS...]
-#       builds the tests of a directory that need kernel ESP, with the tags e2e
-#       and uml, and runs those called TestUML… in a guest; the arguments, such
-#       as -test.run, are the test program's
+#       builds the tests of a directory that need kernel ESP, with the tags e2e,
+#       uml and kernelesp, and runs those called TestUML… and TestKernel… in a
+#       guest; the arguments, such as -test.run, are the test program's
 #
 # The command runs as root in the current directory, without input. Its output
 # and exit code are those of this script; 124 means past the limit, 125 that the
@@ -43,8 +43,8 @@ if [ "$1" = test ]; then
   [ $# -gt 1 ] || usage
   cd "$2"
   shift 2
-  go test -c -tags 'e2e uml' -o "$work/scenarios" .
-  set -- "$work/scenarios" -test.v -test.run '^TestUML' -test.timeout "${limit}s" "$@"
+  go test -c -tags 'e2e uml kernelesp' -o "$work/scenarios" .
+  set -- "$work/scenarios" -test.v -test.run '^Test(UML|Kernel)' -test.timeout "${limit}s" "$@"
 fi
 
 # UML hands a process's vector registers to ptrace in a buffer that is too short
@@ -77,7 +77,7 @@ C
 fi
 
 # What is not loaded on demand.
-modules='ipv6 xfrm_user esp4 tun veth nf_tables'
+modules='ipv6 xfrm_user esp4 esp6 ip_vti tun veth nf_tables'
 
 quote() { printf '%q ' "$@"; }
 {

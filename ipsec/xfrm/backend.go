@@ -60,7 +60,7 @@ func New(o Options) (*Backend, error) {
 		inherited: map[entryKey]ipsec.Policy{}, devices: map[uint32]ipsec.Interface{},
 	}
 	if err := b.open(); err != nil {
-		b.Close()
+		_ = b.Close() // the first error is the one to report
 		return nil, fmt.Errorf("xfrm: %w", err)
 	}
 	return b, nil

@@ -10,6 +10,7 @@ import (
 )
 
 func TestKernelConformance(t *testing.T) {
+	t.Parallel()
 	ipsectest.Run(t, func(t *testing.T) ipsec.Backend {
 		return newHost(t).backend()
 	}, ipsectest.Options{Pair: shape{}.pair})
