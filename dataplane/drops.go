@@ -21,6 +21,7 @@ const (
 	reasonTooBig
 	reasonLoop
 	reasonECN
+	reasonBandwidth
 	reasonSend
 	reasonWrite
 	reasonCount
@@ -39,6 +40,7 @@ var reasonNames = [reasonCount]string{
 	reasonTooBig:      "too_big",      // out: does not fit and must not be fragmented
 	reasonLoop:        "loop",         // out: a packet of the tunnel itself, routed into it
 	reasonECN:         "ecn",          // in: congestion mark on a packet that cannot carry it
+	reasonBandwidth:   "bandwidth",    // above what the local address may carry
 	reasonSend:        "send",         // out: refused by the socket
 	reasonWrite:       "write",        // in: refused by the interface
 }
@@ -87,7 +89,7 @@ func (e *Engine) retire(c *counters) {
 
 // Drops returns the packets dropped since New, by reason. The reasons are
 // those of esp.Drop and malformed, no_policy, discard, no_sa, unknown_spi,
-// selectors, next_header, no_interface, too_big, loop, ecn, send and write.
+// selectors, next_header, no_interface, too_big, loop, ecn, bandwidth, send and write.
 func (e *Engine) Drops() map[string]uint64 {
 	sum := map[string]uint64{}
 	e.countersMu.Lock()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -78,6 +79,8 @@ type Engine struct {
 	requests map[uint32]*request         // by ReqID
 	tables   map[uint32]*table           // by IfID
 	devices  map[uint32]*device          // by IfID; 0 is that of Options.Name
+	limits   map[string]*limit           // by name
+	limited  map[netip.Addr]*limit       // by local address
 }
 
 // New returns an Engine that passes packets from the first SA on. Run keeps its time; Close ends it.

@@ -90,6 +90,38 @@ func BenchmarkIn(b *testing.B) {
 	}
 }
 
+// BenchmarkEngine takes frames the whole way out, and the packets that come of them
+// the whole way in, with no kernel between.
+func BenchmarkEngine(b *testing.B) {
+	for _, bm := range []struct {
+		name  string
+		frame []byte
+	}{
+		{"super-packet", superPacket(60000, 1386)},
+		{"64 octets", append(make([]byte, tun.HeaderLen), udpPacket("10.1.0.7", "10.2.0.9", make([]byte, 64))...)},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			out, in, g := loops(b)
+			from := &udp.Origin{Local: g.outer, Remote: g.outer, Encap: true}
+			b.SetBytes(int64(len(bm.frame)))
+			b.ReportAllocs()
+			for b.Loop() {
+				out.process(out.frame[:copy(out.frame, bm.frame)])
+				for rest := out.batch; len(rest) > 0; {
+					n := min(out.size, len(rest))
+					in.ReceiveESP(from, rest[:n:n])
+					rest = rest[n:]
+				}
+				in.FlushESP()
+				out.endBatch()
+			}
+			if drops := g.Drops(); len(drops) > 0 {
+				b.Errorf("drops: %v", drops)
+			}
+		})
+	}
+}
+
 func BenchmarkPolicyLookup(b *testing.B) {
 	for _, n := range []int{10, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

@@ -26,6 +26,8 @@ type inbound struct {
 	opener *esp.Opener
 	dev    *device
 	joiner *tun.Coalescer
+	limit  *limit // nil is none
+	now    int64  // for limit, in Unix nanoseconds
 
 	// The flow that was last found to be inside the selectors of its SA.
 	passed   flowKey
@@ -77,6 +79,7 @@ func (in *inbound) enter(id ipsec.SAID) bool {
 		return false
 	}
 	in.sa, in.id = sa, id
+	in.limit, in.now = sa.limitOf()
 	in.opener = sa.openers.Get().(*esp.Opener)
 	in.dev = in.e.device(sa.ifID)
 	in.joiner = nil
@@ -112,7 +115,7 @@ func (in *inbound) leave() {
 	if in.sa != nil {
 		in.sa.openers.Put(in.opener)
 	}
-	in.sa, in.opener, in.dev, in.joiner = nil, nil, nil, nil
+	in.sa, in.opener, in.dev, in.joiner, in.limit = nil, nil, nil, nil, nil
 }
 
 // failed counts a packet that was not opened. Those of package esp are counted
@@ -173,6 +176,10 @@ func (in *inbound) deliver(sa *association, packet []byte, next, outerTOS uint8)
 	packet = packet[:h.length] // without traffic flow padding (RFC 4303, section 2.7)
 	if !decapsulateECN(packet, h.tos, outerTOS) {
 		sa.drop(in.counters, reasonECN)
+		return
+	}
+	if in.limit != nil && !in.limit.in.Allow(len(packet), in.now) {
+		sa.drop(in.counters, reasonBandwidth)
 		return
 	}
 	if h.syn(packet) {

@@ -32,6 +32,9 @@ type outbound struct {
 	df     bool // outer packets must not be fragmented
 	sa     *association
 	sealer *esp.Sealer
+
+	limit *limit // of the frame at hand; nil is none
+	now   int64  // for limit, in Unix nanoseconds
 }
 
 // sendAt is the octets of a batch that are worth a system call of their own.
@@ -111,6 +114,7 @@ func (o *outbound) process(frame []byte) {
 		}
 		return
 	}
+	o.limit, o.now = sa.limitOf()
 	limit := int(sa.maxInner.Load())
 	if h.syn(packet) {
 		clampMSS(packet, h, min(limit, int(o.d.mtu.Load())))
@@ -214,6 +218,10 @@ func (a *association) passesFragments(h *header) bool {
 // service, with its congestion mark (RFC 4301, section 5.1.2.1; RFC 6040,
 // section 4.1).
 func (o *outbound) seal(sa *association, packet []byte, next, tos uint8) {
+	if o.limit != nil && !o.limit.out.Allow(len(packet), o.now) {
+		sa.drop(o.counters, reasonBandwidth)
+		return
+	}
 	n := sa.out.SealedLen(len(packet))
 	df := o.outerDF()
 	if o.count > 0 && (sa != o.sa || tos != o.tos || df != o.df || o.ended || n > o.size ||

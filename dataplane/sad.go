@@ -41,6 +41,8 @@ type association struct {
 	softened atomic.Bool
 	// path is where outbound packets go, and where inbound ones come from.
 	path atomic.Pointer[udp.Path]
+	// limit polices what the SA carries; nil is none.
+	limit atomic.Pointer[limit]
 	// maxInner is the largest inner packet that the outer path takes, in octets.
 	maxInner atomic.Int32
 	// staleMTU asks for another look at the path MTU.
@@ -153,6 +155,7 @@ func (e *Engine) add(a *association, reqID uint32) ([]heldPacket, error) {
 	a.seen = a.added
 	a.request = e.useRequest(reqID)
 	e.sas[id] = a
+	e.police(a)
 	if a.in != nil {
 		e.inbound.set(id, a)
 		if l := e.reserved[id]; l != nil {
@@ -242,6 +245,7 @@ func (e *Engine) UpdateSA(id ipsec.SAID, to ipsec.SAUpdate) error {
 	a.record = record
 	a.id.Store(&next)
 	a.path.Store(path)
+	e.police(a)
 	a.movedAt.Store(0)
 	if next != id {
 		delete(e.sas, id)

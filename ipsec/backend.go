@@ -70,6 +70,15 @@ type Interface struct {
 	MTU  int    // inner octets; zero: from the outer MTU and the largest overhead
 }
 
+// Bandwidth is what the tunnels of some local addresses may carry together.
+type Bandwidth struct {
+	Name      string // tells it from others
+	Addresses []netip.Addr
+	// Mbps limits the inner octets of each direction, in megabits (10⁶ bits) per
+	// second. It must be positive.
+	Mbps int
+}
+
 // Inventory is what a Backend has installed.
 type Inventory struct {
 	SAs        []SA // without keys

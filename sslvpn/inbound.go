@@ -101,7 +101,7 @@ func (in *inbound) start() {
 	in.packets, in.octets = 0, 0
 	in.rekey, in.exit = false, false
 	in.now = time.Now().UnixNano()
-	in.limited = in.p.up.limited()
+	in.limited = in.p.up.Limited()
 }
 
 func (in *inbound) lost(n int) { in.p.drops.add(reasonWrite, n) }
@@ -169,7 +169,7 @@ func (in *inbound) deliver(c *client, payload []byte) reason {
 			in.passed, in.passedBy = h.dst, access
 		}
 	}
-	if in.limited && !in.p.up.allow(len(packet), in.now) {
+	if in.limited && !in.p.up.Allow(len(packet), in.now) {
 		return reasonBandwidth
 	}
 	if limit := c.link.maxSegment(); limit != 0 && h.syn(packet) {

@@ -128,14 +128,14 @@ func (o *outbound) process(frame []byte) (c *client, worth bool) {
 func (o *outbound) seal(c *client, packet []byte) (worth bool) {
 	p := o.p
 	var now int64
-	limited := p.down.limited()
+	limited := p.down.Limited()
 	if limited {
 		now = time.Now().UnixNano()
 	}
 	rekey, packets, octets := false, 0, 0
 	c.send.Lock()
 	for ; packet != nil; packet = o.segments.Next() {
-		if limited && !p.down.allow(len(packet), now) {
+		if limited && !p.down.Allow(len(packet), now) {
 			p.drops.add(reasonBandwidth, 1)
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/vpngw/vpngw/dataplane/policer"
 	"github.com/vpngw/vpngw/dataplane/tun"
 )
 
@@ -35,7 +36,7 @@ type plane struct {
 	drops   drops
 	logRate *rate.Limiter
 
-	down, up bandwidth // to the clients and from them
+	down, up policer.Policer // to the clients and from them
 
 	outbounds sync.Pool // of *outbound
 	inbounds  sync.Pool // of *inbound
@@ -99,8 +100,8 @@ func (p *plane) attachServer(c *client) {
 
 // setBandwidth changes the limit of each direction, in megabits per second.
 func (p *plane) setBandwidth(mbps int) {
-	p.down.mbps.Store(int64(mbps))
-	p.up.mbps.Store(int64(mbps))
+	p.down.Set(mbps)
+	p.up.Set(mbps)
 }
 
 // attach makes a client visible for packets from the TUN. It fails when the

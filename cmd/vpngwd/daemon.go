@@ -96,7 +96,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.reconciler = reconcile.New(reconcile.Options{
-		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
+		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Policer: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
 		Clients: d.clients, ClientLog: d.clientLog, History: d.history,
 		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, Farewell: d.farewell, Version: version,
 		ForceEncap: c.Dataplane.ForceEncapsulation, MOBIKE: c.IKE.MOBIKE, Childless: c.IKE.Childless,

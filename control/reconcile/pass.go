@@ -299,6 +299,7 @@ func (r *Reconciler) apply(p *plan) {
 	}
 
 	r.applySockets(p)
+	r.applyBandwidths(p)
 	r.applyDevices(p)
 	p.tunnels = slices.DeleteFunc(p.tunnels, func(tn *tunnel) bool {
 		broken := p.faults[tn.id] != nil
@@ -341,6 +342,41 @@ func (r *Reconciler) applySockets(p *plan) {
 		if err := p.socketFault(tn.connection.Local); err != nil {
 			p.fault(tn.id, fmt.Errorf("vgw_ip: %w", err))
 		}
+	}
+}
+
+// applyBandwidths limits the tunnels of each gateway with EIPs to their
+// bandwidth. EIPs that share one have it together.
+func (r *Reconciler) applyBandwidths(p *plan) {
+	byName := make(map[string]*ipsec.Bandwidth)
+	for _, g := range p.gateways {
+		if g.gateway.NetworkType == control.NetworkPrivate {
+			continue
+		}
+		for i, local := range g.local {
+			eip := &g.gateway.EIPs[i]
+			if !local.IsValid() || eip.BandwidthMbps < 1 {
+				continue
+			}
+			name := eip.ID
+			if eip.Shared {
+				name = eip.BandwidthID
+			}
+			b := byName[name]
+			if b == nil {
+				b = &ipsec.Bandwidth{Name: name, Mbps: eip.BandwidthMbps}
+				byName[name] = b
+			}
+			b.Addresses = append(b.Addresses, local)
+		}
+	}
+	var list []ipsec.Bandwidth
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		slices.SortFunc(byName[name].Addresses, netip.Addr.Compare)
+		list = append(list, *byName[name])
+	}
+	if err := r.Policer.SetBandwidths(list); err != nil {
+		p.fail("", err)
 	}
 }
 

@@ -48,6 +48,11 @@ type Devices interface {
 	SetInterfaces([]ipsec.Interface) error
 }
 
+// Policer limits what the tunnels of local addresses carry.
+type Policer interface {
+	SetBandwidths([]ipsec.Bandwidth) error
+}
+
 // Router sets addresses, routes and rules of this node.
 type Router interface {
 	Set(route.State) error
@@ -72,6 +77,7 @@ type Options struct {
 	Objects     *control.Objects
 	KeyExchange KeyExchange
 	Devices     Devices
+	Policer     Policer
 	Router      Router
 	Sockets     Sockets
 	Prober      Prober

@@ -18,7 +18,7 @@ func TestLifeOfAConnection(t *testing.T) {
 	inWorld(t, func(w *world) {
 		gateway := w.gateway()
 		w.wantGateway(gateway, control.GatewayActive)
-		w.wantChanges("sockets")
+		w.wantChanges("sockets", "bandwidths")
 
 		id := w.connection(gateway, eip1, w.customer("198.51.100.7"))
 		w.wantChanges("devices", "routes", "ike")
@@ -49,7 +49,7 @@ func TestLifeOfAConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.settle()
-		w.wantChanges("sockets")
+		w.wantChanges("sockets", "bandwidths")
 		if _, err := w.service.ShowGateway(w.ctx, project, gateway); err == nil {
 			t.Error("the gateway is still there")
 		}

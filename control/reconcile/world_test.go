@@ -71,6 +71,7 @@ type engines struct {
 	resets      []string
 	devices     []ipsec.Interface
 	addresses   []netip.Addr
+	bandwidths  []ipsec.Bandwidth
 	routes      route.State
 	broken      map[string]error // by name of a call
 	host        map[netip.Addr]bool
@@ -189,6 +190,14 @@ func (e *engines) SetInterfaces(list []ipsec.Interface) error {
 	changed := !slices.Equal(e.devices, list)
 	e.devices = slices.Clone(list)
 	return e.called("devices", changed)
+}
+
+func (e *engines) SetBandwidths(list []ipsec.Bandwidth) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	changed := !reflect.DeepEqual(e.bandwidths, list)
+	e.bandwidths = list
+	return e.called("bandwidths", changed)
 }
 
 func (e *engines) SetAddresses(list []netip.Addr) error {
@@ -351,7 +360,7 @@ func (w *world) start(change ...func(*engines)) {
 	w.happened = happened
 	w.r = New(Options{
 		History: happened,
-		Objects: w.objects, KeyExchange: w.engines, Devices: w.engines, Router: w.engines, Sockets: w.engines,
+		Objects: w.objects, KeyExchange: w.engines, Devices: w.engines, Policer: w.engines, Router: w.engines, Sockets: w.engines,
 		Prober: w.engines.prober, Clients: w.clients, ClientLog: w.clients,
 		Inventory: inventory(w.T), HostAddresses: w.engines.hostAddresses, Farewell: func() {
 			if err := w.engines.Apply(nil); err != nil {
