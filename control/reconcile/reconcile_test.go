@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/dataplane/route"
 	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec"
 )
 
 func TestLifeOfAConnection(t *testing.T) {
@@ -54,6 +56,47 @@ func TestLifeOfAConnection(t *testing.T) {
 			t.Error("the gateway is still there")
 		}
 	})
+}
+
+// TestBandwidths: each EIP of a gateway limits its tunnels.
+func TestBandwidths(t *testing.T) {
+	inWorld(t, func(w *world) {
+		gateway := w.gateway()
+		want := []ipsec.Bandwidth{
+			{Name: eip1, Addresses: []netip.Addr{netip.MustParseAddr(address1)}, Mbps: 300},
+			{Name: eip2, Addresses: []netip.Addr{netip.MustParseAddr(address2)}, Mbps: 300},
+		}
+		if got := w.engines.bandwidths; !reflect.DeepEqual(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		if err := w.service.DeleteGateway(w.ctx, project, gateway); err != nil {
+			t.Fatal(err)
+		}
+		w.settle()
+		if got := w.engines.bandwidths; len(got) != 0 {
+			t.Errorf("limits that stay: %v", got)
+		}
+	})
+}
+
+// TestSharedBandwidth: EIPs that share a bandwidth have one limit.
+func TestSharedBandwidth(t *testing.T) {
+	r := &Reconciler{}
+	set := &engines{}
+	r.Policer = set
+	local := [2]netip.Addr{netip.MustParseAddr(address2), netip.MustParseAddr(address1)}
+	eip := func(id string) control.EIPBinding {
+		return control.EIPBinding{ID: id, BandwidthID: "together", BandwidthMbps: 50, Shared: true}
+	}
+	p := &plan{gateways: map[string]*gatewayPlan{
+		"a": {gateway: &control.Gateway{EIPs: [2]control.EIPBinding{eip("1"), eip("2")}}, local: local},
+		"b": {gateway: &control.Gateway{NetworkType: control.NetworkPrivate}, local: local},
+	}}
+	r.applyBandwidths(p)
+	want := []ipsec.Bandwidth{{Name: "together", Addresses: []netip.Addr{local[1], local[0]}, Mbps: 50}}
+	if !reflect.DeepEqual(set.bandwidths, want) {
+		t.Errorf("got %v, want %v", set.bandwidths, want)
+	}
 }
 
 func TestEditTouchesOnlyItsConnection(t *testing.T) {
