@@ -61,8 +61,11 @@ func FuzzReceiveESP(f *testing.F) {
 	first, later := bytes.Clone(good), bytes.Clone(good)
 	first[6], later[7] = 0x20, 0x10
 	for _, inner := range [][]byte{
-		good, first, later, good[:20], good[:19], {}, udpPacket("10.3.0.9", "10.1.0.7", nil),
-		superPacket(100, 50)[tun.HeaderLen:], append(bytes.Clone(good), make([]byte, 50)...), {0x60, 59: 0},
+		good, first, later, good[:20], good[:19],
+		{},
+		udpPacket("10.3.0.9", "10.1.0.7", nil),
+		superPacket(100, 50)[tun.HeaderLen:], append(bytes.Clone(good), make([]byte, 50)...),
+		{0x60, 59: 0},
 	} {
 		f.Add(inner, uint8(protocolIPv4), uint8(0), uint32(0), uint8(0))
 		f.Add(inner, uint8(protocolIPv6), uint8(3), uint32(0), uint8(0))
