@@ -69,9 +69,6 @@ type apiFigures struct {
 	Reads  []latency `json:"reads"`
 	// Converged is from the last write until the engines hold everything.
 	Converged time.Duration `json:"converged_ns"`
-	// ConvergedUsers is from the last policy until the engines hold all users
-	// and policies.
-	ConvergedUsers time.Duration `json:"converged_users_ns"`
 	// NoOpApply is how long a pass over everything took that changed nothing.
 	NoOpApply time.Duration `json:"no_op_apply_ns"`
 	Devices   int           `json:"devices"`      // of tunnels, in the daemon's namespace
@@ -129,9 +126,6 @@ func (f *apiFigures) table() string {
 		fmt.Fprintf(&b, "%-28s %8d %10s %10s %10s %10s\n", r.Call, r.Calls, "", milliseconds(r.P50), milliseconds(r.P99), milliseconds(r.Max))
 	}
 	fmt.Fprintf(&b, "\nlast write to all in the engines: %v, with %d devices\n", f.Converged.Round(time.Millisecond), f.Devices)
-	if f.ConvergedUsers > 0 {
-		fmt.Fprintf(&b, "last policy to all users and policies in the engines: %v\n", f.ConvergedUsers.Round(time.Millisecond))
-	}
 	fmt.Fprintf(&b, "apply of the same again: %v, nothing touched\n", f.NoOpApply.Round(time.Millisecond))
 	fmt.Fprintf(&b, "memory of the daemon: %d MiB empty, %d MiB full, %d MiB at most; store: %d KiB\n",
 		f.Empty>>20, f.Full>>20, f.Peak>>20, f.StoreSize>>10)

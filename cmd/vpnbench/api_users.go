@@ -120,9 +120,6 @@ func (l *load) createUsers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if l.figures.ConvergedUsers, err = l.passed(ctx, l.lastWrite); err != nil {
-		return err
-	}
 	users, policies := 0, -len(l.servers) // each server has a policy from the start
 	for _, s := range l.servers {
 		var answer struct {
@@ -139,26 +136,4 @@ func (l *load) createUsers(ctx context.Context) error {
 		return fmt.Errorf("a write was lost: there are %d users and %d policies", users, policies)
 	}
 	return nil
-}
-
-// passed waits until a pass over all objects has ended that began after a
-// moment, and returns how long after.
-func (l *load) passed(ctx context.Context, moment time.Time) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	var ended time.Time
-	err := netlab.Poll(ctx, 10*time.Millisecond, func() (bool, error) {
-		began, err := l.daemon.metric(ctx, "vpngw_reconcile_last_timestamp_seconds")
-		if err != nil {
-			return false, err
-		}
-		took, err := l.daemon.metric(ctx, "vpngw_reconcile_last_duration_seconds")
-		at := time.UnixMicro(int64(began * 1e6))
-		ended = at.Add(time.Duration(took * float64(time.Second)))
-		return at.After(moment), err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("no pass was made: %w", err)
-	}
-	return ended.Sub(moment), nil
 }
