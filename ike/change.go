@@ -21,6 +21,7 @@ func (c *connection) change(cfg *sa.Connection, now time.Time) {
 	c.cfg = cfg
 	c.failures = 0
 	c.stopRetry()
+	attempting := c.rivals().Attempting()
 	for _, p := range c.peers {
 		if !p.rival.Up() {
 			p.terminateLocked(sa.ReasonConfigModify)
@@ -28,8 +29,14 @@ func (c *connection) change(cfg *sa.Connection, now time.Time) {
 		}
 		c.follow(p, before, now)
 	}
-	if cfg.Initiate && !c.rivals().Serving() && len(c.peers) > 0 {
-		c.startLocked()
+	switch all := c.rivals(); {
+	case !all.Serving():
+		if cfg.Initiate && len(c.peers) > 0 {
+			c.startLocked()
+		}
+	case attempting: // it was to replace what stands, and still is
+		all.Best().Replace(now)
+		c.review(now)
 	}
 }
 

@@ -81,6 +81,35 @@ func TestReauthenticate(t *testing.T) {
 	}
 }
 
+// A change of the configuration ends an attempt, whose answer may be under way: it is
+// made again, and the peer keeps nothing of it.
+func TestChangeWhileReauthenticating(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(time.Minute)
+		first := a.connection(t, "c").IKE[0].InitiatorSPI
+		n.setFate(func(_, _ netip.AddrPort) (int, time.Duration) { return 1, time.Second })
+		if err := a.Reauthenticate("c"); err != nil {
+			t.Fatal(err)
+		}
+		settleFor(2500 * time.Millisecond) // IKE_AUTH is under way
+		atWest.DPD.Interval += time.Second
+		apply(t, a, atWest)
+		settleFor(time.Minute)
+		wantUp(t, "c", a, b)
+		for _, g := range []*gateway{a, b} {
+			wantNoGap(t, g, 1)
+			if c := g.connection(t, "c"); len(c.IKE) != 1 || c.IKE[0].InitiatorSPI == first {
+				t.Errorf("%s: the IKE SAs %+v", g.addr, c.IKE)
+			}
+		}
+	})
+}
+
 // An authentication has an end: it is renewed in time, as either end wants it.
 func TestAuthenticationLifetime(t *testing.T) {
 	const life = 10 * time.Minute

@@ -34,6 +34,40 @@ func TestTerminate(t *testing.T) {
 	}
 }
 
+// TestTerminateWhileAuthenticating: the peer may have answered IKE_AUTH, and takes the
+// IKE SA for established. It is told when the answer is there, unless that refuses.
+func TestTerminateWhileAuthenticating(t *testing.T) {
+	for _, refuses := range []bool{false, true} {
+		l := newLab(t, 1)
+		l.up = false
+		l.a.conns, l.b.conns = []*Connection{connA()}, []*Connection{connB()}
+		if refuses {
+			l.b.conns[0].PSK = []byte("another")
+		}
+		l.a.initiate()
+		l.deliver(0)
+		l.deliver(0)
+		l.a.do(Terminate{ReasonConfigModify}) // IKE_AUTH is under way
+		l.run()
+		l.a.empty()
+		l.b.empty()
+		if len(l.a.machines) != 0 {
+			t.Errorf("refuses %t: a is not done", refuses)
+		}
+		want := 1
+		if refuses {
+			want = 0
+		}
+		if l.b.count(IKEUp) != want || l.b.count(IKEDown) != want || l.a.count(IKEUp) != 0 {
+			t.Errorf("refuses %t: %+v", refuses, l.b.events)
+		}
+		l.pass(repeatWindow)
+		if len(l.b.machines) != 0 {
+			t.Errorf("refuses %t: b is not done", refuses)
+		}
+	}
+}
+
 // TestTerminateReplaced: an IKE SA that another one replaces still receives
 // what is under way.
 func TestTerminateReplaced(t *testing.T) {

@@ -13,7 +13,12 @@ func (m *Machine) terminate(reason Reason, d *Diagnosis) {
 		return
 	}
 	if !s.authenticated {
-		m.end(reason, d)
+		if !s.authenticating() {
+			m.end(reason, d)
+			return
+		}
+		m.teardown(reason, d)
+		s.delete()
 		return
 	}
 	m.teardown(reason, d)
@@ -22,6 +27,16 @@ func (m *Machine) terminate(reason Reason, d *Diagnosis) {
 			each.delete()
 		}
 	}
+}
+
+// authenticating reports whether our IKE_AUTH request is under way: the peer may take
+// the IKE SA for established by now.
+func (s *ikeSA) authenticating() bool {
+	if s.active == nil {
+		return false
+	}
+	_, ok := s.active.exchange.(*ikeAuth)
+	return ok
 }
 
 // end ends everything without a word to the peer.
@@ -121,6 +136,12 @@ func (x *abandoned) request(*ikeSA) ([]wire.Payload, bool) { return nil, false }
 // that we go on there.
 func (x *abandoned) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 	defer x.wipe()
+	if _, refused := msg.ErrorNotify(); refused && x.kind() == wire.IKEAuth && !s.authenticated {
+		if _, ok := wire.Find[*wire.Auth](msg); !ok {
+			s.vanish() // there is nothing to delete
+			return
+		}
+	}
 	r, ok := x.of.(*rekeyIKE)
 	if !ok || r.take(s, msg) != nil || r.followup.pending() {
 		return
