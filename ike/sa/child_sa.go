@@ -59,6 +59,8 @@ type childSA struct {
 	refused       error // why the data plane did not take it, in part or whole
 	told          bool  // the peer knows of it
 	rekeys        bool  // it follows another child
+	patient       bool  // see awaitPeer
+	first         bool  // of the IKE SA, made by IKE_AUTH
 	// Of IKEv1: what the two ends have made of their lifetimes, and the inbound
 	// SPI of the child that we rekeyed.
 	agreed   *ipsec.Lifetime
@@ -216,7 +218,7 @@ func (c *childSA) addOut() {
 		return
 	}
 	c.add(ipsec.Out)
-	c.hasOut = true
+	c.hasOut, c.patient = true, false
 	c.slot.protect(c, ipsec.Out)
 	c.wipe()
 	c.probeAt, c.sendAt = time.Time{}, time.Time{}
@@ -267,6 +269,7 @@ func (c *childSA) remove(linger bool) {
 		return
 	}
 	c.setState(Deleted)
+	c.patient = false
 	c.stopTimers()
 	c.wipe()
 	if c.hasOut {
@@ -506,6 +509,11 @@ func (m *core) retry(k *slot) {
 
 // acquire sets a child up because traffic waits for it.
 func (m *core) acquire(reqID uint32) {
+	for _, c := range m.children {
+		if c.patient && c.slot.cfg.ReqID == reqID {
+			c.addOut() // what it leaves the traffic to is gone
+		}
+	}
 	if k := m.slotByReqID(reqID); k != nil && !m.up(k) {
 		k.wanted = true
 		if k.failures == 0 || k.retryAt.IsZero() {

@@ -333,8 +333,9 @@ type Env struct {
 	// machine is then told to Adopt it.
 	Handover func(*Connection, *ISAKMPSA) (taken bool)
 
-	// InitialContact, when set, reports whether IKE_AUTH tells the peer that we
-	// know of no other IKE SA with it (RFC 7296, section 2.4).
+	// InitialContact, when set, reports whether we know of no other IKE SA with the
+	// peer: IKE_AUTH then tells it so (RFC 7296, section 2.4). Beside another one, a
+	// responder does not send on a child before the peer is known to have it.
 	InitialContact func(*Connection) bool
 
 	// KeyLog, when set, is handed the keys of each SA for a packet analyser.

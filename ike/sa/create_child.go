@@ -553,6 +553,8 @@ func (m *Machine) answeredChild(c, old *childSA) {
 	case c.rekeys:
 	case m.inherits(c.slot) && m.env.QuerySA != nil:
 		c.awaitUse()
+	case m.beside():
+		c.awaitPeer()
 	default:
 		c.addOut()
 	}

@@ -184,6 +184,7 @@ func (s *ikeSA) receiveRequest(d Datagram, msg *wire.Message) {
 	}
 	s.expectID++
 	s.heard(d)
+	s.m.trust(true)
 	var r reply
 	if err == nil {
 		r = s.answer(d, msg)
@@ -318,6 +319,8 @@ func (s *ikeSA) receiveResponse(d Datagram, msg *wire.Message) {
 	}
 	s.active = nil
 	s.heard(d)
+	s.confirmed = s.m.now
+	s.m.trust(false)
 	if err != nil {
 		s.m.terminate(ReasonMalformedPayload, &Diagnosis{
 			Reason: ReasonMalformedPayload, Exchange: msg.Exchange.String(),

@@ -272,9 +272,13 @@ func (s *ikeSA) answerFirstChild(msg *wire.Message, h *handshake, payloads []wir
 		return r
 	}
 	child.addIn()
+	then := child.addOut
+	if m.beside() {
+		child.first, then = true, child.awaitPeer
+	}
 	return reply{
 		payloads: slices.Concat(payloads, []wire.Payload{answer.sa, answer.tsi, answer.tsr}),
-		then:     child.addOut, child: child,
+		then:     then, child: child,
 		without: func(t wire.NotifyType) reply {
 			return reply{payloads: slices.Concat(payloads, refuse(t).payloads)}
 		},

@@ -64,6 +64,7 @@ type ikeSA struct {
 	followedUp *followedUp
 
 	established, lastSeen time.Time
+	confirmed             time.Time // by an answer to a request of ours
 
 	rekeyAt, expireAt time.Time
 	halfOpenAt        time.Time // a responder gives up

@@ -190,7 +190,7 @@ func (m *Machine) Status() Status {
 			State:   s.state, Initiator: s.initiator, InitiatorSPI: s.spii, ResponderSPI: s.spir,
 			Local: s.path.local, Remote: s.path.remote, Proposal: s.proposal,
 			NATLocal: s.path.natLocal, NATRemote: s.path.natRemote, Encap: s.path.encap, Fragmentation: s.fragmentation, MOBIKE: m.mobike, PPK: s.ppk,
-			Established: s.established, RekeyAt: s.rekeyAt, ExpireAt: s.expireAt, LastSeen: s.lastSeen,
+			Established: s.established, RekeyAt: s.rekeyAt, ExpireAt: s.expireAt, LastSeen: s.lastSeen, Confirmed: s.confirmed,
 		}
 		if m.conn != nil {
 			ike.LocalID, ike.RemoteID = m.conn.LocalID, m.conn.RemoteID

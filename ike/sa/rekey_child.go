@@ -126,7 +126,7 @@ func (c *childSA) probe() {
 	if c.state != Connecting || c.m.env.QuerySA == nil {
 		return
 	}
-	if st, err := c.m.env.QuerySA(c.inID()); err == nil && st.Packets > 0 {
+	if st, err := c.m.env.QuerySA(c.inID()); err == nil && st.Packets > 0 || c.patient && !c.m.beside() {
 		c.addOut()
 		return
 	}

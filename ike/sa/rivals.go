@@ -3,6 +3,8 @@ package sa
 import (
 	"slices"
 	"time"
+
+	"github.com/vpngw/vpngw/ipsec"
 )
 
 // A connection may for a while have several IKE SAs, each with a machine of its own:
@@ -52,6 +54,32 @@ func (a *Contact) authenticated(e *Event, now time.Time) {
 	}
 }
 
+// beside reports whether there is another IKE SA with the peer, which carries its
+// traffic until this one has shown that it can.
+func (m *core) beside() bool {
+	return !m.contact.InitialContact && m.env.QuerySA != nil && m.env.InitialContact != nil && !m.env.InitialContact(m.conn)
+}
+
+// awaitPeer leaves the traffic to the child of another IKE SA until the peer is known
+// to have this one: our answer, which tells of it, may be late or lost. A packet on it
+// shows that, or a message: see trust. Nor does it wait when the other IKE SA is gone, or
+// the data plane asks for a child by Acquire.
+func (c *childSA) awaitPeer() {
+	c.slot.protect(c, ipsec.Out)
+	c.patient, c.probeAt = true, c.m.now.Add(probeInterval)
+}
+
+// trust makes children send whose peer has had the answer that tells of them: as its
+// next request shows, since it has only one under way, and of IKE_AUTH also the answer
+// to one of ours.
+func (m *Machine) trust(request bool) {
+	for _, c := range slices.Clone(m.children) {
+		if c.patient && (request || c.first) {
+			c.addOut()
+		}
+	}
+}
+
 // Rival is what a machine is among those of its connection. The zero value is one
 // that has not begun.
 type Rival struct {
@@ -67,7 +95,7 @@ type Rival struct {
 
 	children  int
 	settled   time.Time // when the last of its children, or the IKE SA, was up
-	lastSeen  time.Time // of an authenticated message
+	confirmed time.Time // see IKEStatus
 	probed    time.Time // when Review last asked for one
 	replaceAt time.Time // when another one is to take its place
 }
@@ -102,8 +130,8 @@ func (r *Rival) Observe(st *Status) {
 	for _, i := range st.IKE {
 		r.v1 = i.Version == 1
 		r.answered = r.answered || i.ResponderSPI != 0
-		if i.LastSeen.After(r.lastSeen) {
-			r.lastSeen = i.LastSeen
+		if i.Confirmed.After(r.confirmed) {
+			r.confirmed = i.Confirmed
 		}
 	}
 }
@@ -170,8 +198,8 @@ type Review struct {
 // a number of children. It is due whenever one of the machines has made a step, has
 // come or gone.
 //
-// The others end once the best one is known to be complete at both ends, by a sign of
-// life that is later than both. If it gives none, it ends itself. An attempt of ours
+// The others end once the best one is known to be complete at both ends, by an answer of
+// the peer that is later than both. If it gives none, it ends itself. An attempt of ours
 // that the peer has answered is left to its end, since the peer may take it for
 // established already.
 func (all Rivals) Review(now time.Time, children int) (v Review) {
@@ -251,14 +279,13 @@ func (r *Rival) isBetter(o *Rival) bool {
 	return r.contact.supersedes(o.contact)
 }
 
-// outlived reports whether an IKE SA is known to be alive since another one was there
-// beside it, with as many children, or where these are of another configuration, with
+// outlived reports whether an IKE SA is confirmed since another one was there beside it, with as many children, or where these are of another configuration, with
 // all.
 func (r *Rival) outlived(o *Rival, children int) bool {
 	if !o.Outdated || r.Outdated {
 		children = max(o.children, 1)
 	}
-	return r.lastSeen.After(r.contact.At) && r.lastSeen.After(o.contact.At) && r.children >= children
+	return r.confirmed.After(r.contact.At) && r.confirmed.After(o.contact.At) && r.children >= children
 }
 
 // supersedes reports whether an IKE SA is to be kept rather than another one

@@ -3,6 +3,8 @@ package sa
 import (
 	"testing"
 	"time"
+
+	"github.com/vpngw/vpngw/ipsec"
 )
 
 // Whatever the order in which two ends have seen two IKE SAs, both must keep
@@ -53,7 +55,7 @@ func TestRivalsReview(t *testing.T) {
 	up := func(r *Rival, begun, when, seen int, initiator bool, children int) {
 		st := Status{
 			Contact: Contact{Begun: at(begun), At: at(when), SPI: uint64(when), Initiator: initiator},
-			IKE:     []IKEStatus{{Version: 2, ResponderSPI: 1, LastSeen: at(seen)}},
+			IKE:     []IKEStatus{{Version: 2, ResponderSPI: 1, Confirmed: at(seen)}},
 		}
 		for range children {
 			st.Children = append(st.Children, ChildStatus{State: Established, Established: at(when)})
@@ -120,5 +122,51 @@ func TestRivalsReplace(t *testing.T) {
 		if v := (Rivals{r, attempt}).Review(now.Add(time.Minute), 1); v.Begin {
 			t.Error("begun beside an attempt")
 		}
+	}
+}
+
+// A responder leaves traffic to the IKE SA that stands until the peer is known to have
+// the child of the new one: the answer that tells of it may be lost.
+func TestResponderWaitsBesideAnotherIKESA(t *testing.T) {
+	outbound := func(e *end) (n int) {
+		for _, sa := range e.sas {
+			if sa.Direction == ipsec.Out {
+				n++
+			}
+		}
+		return n
+	}
+	for name, shown := range map[string]func(l *lab){
+		"by a request of the peer": func(l *lab) { l.a.perform(l.a.machines[1].Do(l.now, Probe{})) },
+		"by an answer of the peer": func(l *lab) { l.b.perform(l.b.machines[1].Do(l.now, Probe{})) },
+		"when packets wait":        func(l *lab) { l.b.perform(l.b.machines[1].Do(l.now, Acquire{ReqID: 101})) },
+		"when it is the only one": func(l *lab) {
+			l.b.env.InitialContact = func(*Connection) bool { return true }
+			l.pass(probeInterval)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, 1)
+			l.establish()
+			l.up = false
+			another := func(*Connection) bool { return false }
+			l.a.env.InitialContact, l.b.env.InitialContact = another, another
+			l.a.initiate()
+			for range 3 {
+				l.deliver(0) // to the request of IKE_AUTH
+			}
+			if len(l.b.sas) != 3 || outbound(l.b) != 1 {
+				t.Fatalf("before the peer has the answer: %v", l.b.sas)
+			}
+			l.run()
+			if outbound(l.b) != 1 {
+				t.Fatal("the answer may be lost")
+			}
+			shown(l)
+			l.run()
+			if outbound(l.b) != 2 {
+				t.Errorf("it does not send: %v", l.b.sas)
+			}
+		})
 	}
 }

@@ -34,6 +34,9 @@ type IKEStatus struct {
 
 	Established, RekeyAt, ExpireAt time.Time // zero: not yet, never
 	LastSeen                       time.Time // of an authenticated IKE message
+	// Confirmed is when the peer has last answered a request of ours under the IKE SA,
+	// and so had all that we sent before; of IKEv1, which need not answer, LastSeen.
+	Confirmed time.Time
 	// Outdated: it is not as the connection has it now, and goes on until one is
 	// that is, or to the end of its life.
 	Outdated bool

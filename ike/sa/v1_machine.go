@@ -211,7 +211,7 @@ func (m *MachineV1) Status() Status {
 			Version: 1, State: s.state, Initiator: s.initiator, InitiatorSPI: s.spii, ResponderSPI: s.spir,
 			Local: s.path.local, Remote: s.path.remote, Proposal: s.proposal,
 			NATLocal: s.path.natLocal, NATRemote: s.path.natRemote, Encap: s.path.encap, Fragmentation: s.fragmentation,
-			Established: s.established, RekeyAt: s.rekeyAt, ExpireAt: s.expireAt, LastSeen: s.lastSeen,
+			Established: s.established, RekeyAt: s.rekeyAt, ExpireAt: s.expireAt, LastSeen: s.lastSeen, Confirmed: s.lastSeen,
 		}
 		if m.conn != nil {
 			ike.Outdated = s.outdated()
