@@ -3,7 +3,6 @@ package sa
 import (
 	"encoding/binary"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/vpngw/vpngw/ike/isakmp"
@@ -18,43 +17,59 @@ import (
 // moment is the two ends at some time of their life.
 type moment struct {
 	m  *model
-	at *modelState
+	at modelState
 }
 
 // moments sets up two ends for each list of orders, and gives those. Of the last
 // list, the first answer has arrived, too.
-func moments(v1 bool, orders ...[]order) []moment {
+func moments(f *testing.F, v1 bool, orders ...[]order) []moment {
+	f.Helper()
+	w, err := newWorld(setting{initiates: 1, v1: v1}, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
 	var list []moment
 	for i, each := range orders {
-		m := &model{scenario: scenario{initiates: 1, v1: v1}}
-		s := m.setUp()
-		s.todo, s.up = nil, false
-		for _, o := range each {
-			m.give(o)
+		m := newModel(scenario{setting: w.setting, orders: each}, w)
+		for n := range each {
+			m.apply(move{kind: isOrdered, n: n})
 		}
 		if i == len(orders)-1 {
 			m.apply(m.moves()[0])
 			m.apply(m.moves()[0])
 		}
-		list = append(list, moment{m, s})
+		m.at.up, m.failed = false, ""
+		list = append(list, moment{m, m.at})
 	}
 	return list
 }
 
+// draws makes an end the one whose randomness is drawn from, and returns a copy of it.
+func (m *model) draws(side int) *modelEnd {
+	w := m.world
+	w.side, w.at = side, copyOf(&w.copier, m.end(side))
+	return w.at
+}
+
 // hear hands end a what is from its peer's hands, in a copy of the moment, and has both
 // go on for a while.
-func (w *moment) hear(t *testing.T, forge func(a, b peer) []byte) {
+func (now *moment) hear(t *testing.T, forge func(a, b peer) []byte) {
 	t.Helper()
-	m := w.m
-	m.at = copyOf(&m.copier, w.at)
-	m.failed = ""
-	e := &m.at.ends[0]
-	b := forge(e.machines[0], m.at.ends[1].machines[0])
+	m, w := now.m, now.m.world
+	defer w.forget(len(w.packets), len(w.known[0]), len(w.known[1]))
+	w.fresh = true
+	m.at, m.failed = now.at, ""
+	m.at.wire = slices.Clone(now.at.wire)
+	to, from := m.end(0), m.draws(1)
+	if len(to.members) == 0 || len(from.members) == 0 {
+		return
+	}
+	b := forge(to.members[0].machine, from.members[0].machine)
 	if b == nil {
 		return
 	}
-	path := e.machines[0].Status().IKE[0]
-	m.receive(0, modelPacket{local: path.Local, remote: path.Remote, octets: string(b)})
+	path := to.members[0].machine.Status().IKE[0]
+	m.step(0, inPacket, uint64(w.packetID(modelPacket{local: path.Local, remote: path.Remote, octets: string(b)})))
 	for range 8 {
 		next := m.moves()
 		if len(next) == 0 {
@@ -65,25 +80,30 @@ func (w *moment) hear(t *testing.T, forge func(a, b peer) []byte) {
 	if m.failed != "" {
 		t.Error(m.failed)
 	}
-	for _, e := range m.at.ends {
+	for side := range m.at.ends {
+		e := m.end(side)
 		if len(e.sas) > 4*maxChildren {
 			t.Errorf("%d SAs", len(e.sas))
 		}
-		if len(e.machines) == 0 && len(e.sas)+len(e.policies) > 0 {
-			t.Errorf("left %v and %v", e.sas, e.policies)
+		if len(e.members) == 0 && len(e.sas) > 0 {
+			t.Errorf("left %v", e.sas)
 		}
-		for _, machine := range e.machines {
-			for reason := range machine.Drops() {
-				if strings.HasPrefix(reason, "defect") {
-					t.Error(reason)
-				}
-			}
+		if defects := e.defects(); defects != "" {
+			t.Error(defects)
 		}
 	}
 }
 
+// forget takes a world back to where it had fewer packets and states.
+func (w *modelWorld) forget(packets, a, b int) {
+	for _, p := range w.packets[packets:] {
+		delete(w.ids, p)
+	}
+	w.packets, w.known[0], w.known[1] = w.packets[:packets], w.known[0][:a], w.known[1][:b]
+}
+
 func FuzzAuthentic(f *testing.F) {
-	list := moments(false, nil, []order{{0, rekeysChild}}, []order{{0, deletesChild}}, []order{{0, probes}}, []order{{1, rekeysChild}},
+	list := moments(f, false, nil, []order{{0, rekeysChild}}, []order{{0, deletesChild}}, []order{{0, probes}}, []order{{1, rekeysChild}},
 		[]order{{0, deletesIKE}}, []order{{0, rekeysIKE}, {1, rekeysIKE}}, []order{{0, rekeysIKE}})
 	for step := range list {
 		for _, x := range []wire.ExchangeType{wire.IKEAuth, wire.CreateChildSA, wire.Informational, wire.IKEIntermediate, wire.IKEFollowupKE} {
@@ -94,9 +114,10 @@ func FuzzAuthentic(f *testing.F) {
 			}
 		}
 		for _, p := range list[step].at.wire { // what the ends themselves say
-			forging := list[step].m.at.ends[1-p.to].machines[0].(*Machine)
-			if msg, err := wire.Parse([]byte(p.octets)); err == nil {
-				if first, plain, ok := opened(forging, msg, []byte(p.octets)); ok {
+			octets := []byte(list[step].m.world.packets[p.id].octets)
+			forging := list[step].m.end(1 - list[step].m.world.packets[p.id].to).members[0].machine.(*Machine)
+			if msg, err := wire.Parse(octets); err == nil {
+				if first, plain, ok := opened(forging, msg, octets); ok {
 					f.Add(uint8(step), uint8(msg.Exchange), msg.Response, first, plain)
 				}
 			}
@@ -147,7 +168,7 @@ func opened(sender *Machine, msg *wire.Message, octets []byte) (first uint8, pla
 }
 
 func FuzzV1Authentic(f *testing.F) {
-	list := moments(true, nil, []order{{0, rekeysChild}}, []order{{1, rekeysChild}}, []order{{0, rekeysIKE}}, []order{{0, probes}},
+	list := moments(f, true, nil, []order{{0, rekeysChild}}, []order{{1, rekeysChild}}, []order{{0, rekeysIKE}}, []order{{0, probes}},
 		[]order{{0, rekeysChild}, {1, rekeysChild}}, []order{{0, rekeysChild}})
 	deletes, err := isakmp.Chain([]isakmp.Payload{&isakmp.Delete{Protocol: ipsec.ProtocolESP, SPIs: [][]byte{{0, 0, 0x10, 1}}}}, isakmp.NoNextPayload)
 	if err != nil {
@@ -188,7 +209,7 @@ func FuzzV1Authentic(f *testing.F) {
 // quickOffer returns what end b would begin a quick mode with, but for its hash.
 func quickOffer(f *testing.F, m *model) []byte {
 	f.Helper()
-	from := copyOf(&m.copier, m.at).ends[1].machines[0].(*MachineV1)
+	from := m.draws(1).members[0].machine.(*MachineV1)
 	q := &quickMode{s: from.current, slot: from.slots[0], initiator: true}
 	payloads, err := q.prepare()
 	if err != nil {

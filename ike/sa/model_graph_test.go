@@ -30,13 +30,14 @@ var (
 	shared = map[reflect.Type]bool{
 		reflect.TypeFor[Env]():         true,
 		reflect.TypeFor[modelRandom](): true,
+		reflect.TypeFor[modelWorld]():  true,
 	}
 	// named are types of ours of which all copies have one, and that are not changed.
 	named = map[reflect.Type]bool{
 		reflect.TypeFor[Connection](): true,
 	}
-	// unseen are fields that do not tell two states apart: they only count.
-	unseen = map[string]bool{"drops": true, "now": true}
+	// unseen are fields that do not tell two states apart: they only count, or follow from others.
+	unseen = map[string]bool{"drops": true, "now": true, "wakes": true}
 )
 
 // ours reports whether the structures of a type are copied.
@@ -320,7 +321,7 @@ func interfacePlan(t reflect.Type) *plan {
 				return
 			}
 			inside := v.Elem()
-			d.out = append(d.out, inside.Type().String()...)
+			d.number(uint64(*(*uintptr)(at))) // its type
 			if inside.Kind() == reflect.Pointer {
 				p := inside.UnsafePointer()
 				planOf(inside.Type()).write(d, unsafe.Pointer(&p))

@@ -1,6 +1,9 @@
 package sa
 
 import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,9 +13,9 @@ import (
 	"github.com/vpngw/vpngw/ipsec"
 )
 
-// The collision model takes two machines as they are through all that can happen
-// when both ends, or one of them twice, rekey, delete or probe at once. Each of
-// these is a choice, and all sequences of choices are tried:
+// The collision model takes two ends as they are through all that can happen
+// when both of them, or one of them twice, rekey, delete, reauthenticate or probe at
+// once. Each of these is a choice, and all sequences of choices are tried:
 //
 //   - which of the datagrams under way arrives next, at any end;
 //   - which of them is lost, arrives and stays to arrive once more, or is held
@@ -25,28 +28,12 @@ import (
 // its SA at the other end, unless something was to be deleted. Where nothing is left
 // to happen, there must be what the commands ask for and nothing else.
 
-// nonceOrder says how the nonces that one end draws compare. Those of the ends
-// have the one or the other half of the range to themselves: so the lowest of four
-// is always the same end's, and rising and falling make each exchange the one
-// that it is in.
-type nonceOrder uint8
-
-const (
-	rising nonceOrder = iota
-	falling
-	scattered
-)
-
 // scenario is one run of the model.
 type scenario struct {
+	setting
 	orders []order
-	// initiates says which ends set up what is missing: bit 0 for a, 1 for b.
-	initiates int
-	nonces    nonceOrder
-	hurriedB  bool // the timers of b are the faster ones
-	busy      bool // packets pass at any time; else none does
-	faults    int
-	v1        bool
+	busy   bool // packets pass at any time; else none does
+	faults int
 }
 
 func (sc scenario) String() string {
@@ -56,11 +43,13 @@ func (sc scenario) String() string {
 	}
 	text := strings.Join(list, ", ")
 	text += fmt.Sprintf("; initiates %02b, nonces %d, faults %d", sc.initiates, sc.nonces, sc.faults)
-	if sc.hurriedB {
-		text += ", b is faster"
-	}
-	if sc.busy {
-		text += ", busy"
+	for _, has := range []struct {
+		it   bool
+		name string
+	}{{sc.hurriedB, "b is faster"}, {sc.busy, "busy"}, {sc.aged, "aged"}, {sc.v1, "IKEv1"}} {
+		if has.it {
+			text += ", " + has.name
+		}
 	}
 	return text
 }
@@ -69,10 +58,42 @@ func (sc *scenario) has(ops ...operation) bool {
 	return slices.ContainsFunc(sc.orders, func(o order) bool { return slices.Contains(ops, o.op) })
 }
 
+// deletes reports whether the scenario has something that traffic may stop for.
+func (sc *scenario) deletes() bool { return sc.has(deletesChild, removesChild, deletesIKE) }
+
+// modelState is one state of the model: the two ends, what is under way
+// between them, and what is yet to happen to them.
+type modelState struct {
+	ends    [2]endID
+	wire    []waiting // in the order of compareWaiting, which means nothing
+	given   uint8     // of the orders, by bits
+	faults  int       // how many datagrams the network may still lose, repeat or hold
+	up      bool      // nothing was to be deleted yet
+	elapsed time.Duration
+}
+
+// waiting is a datagram under way.
+type waiting struct {
+	id packetID
+	// held: time may go on, and repeats come, before it arrives.
+	held bool
+}
+
+func compareWaiting(p, q waiting) int {
+	held := func(p waiting) int {
+		if p.held {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(p.id, q.id), cmp.Compare(held(p), held(q)))
+}
+
 // move is one thing that happens next.
 type move struct {
-	kind moveKind
-	n    int // of the packet, order or end
+	kind   moveKind
+	packet waiting // of those that are about one
+	n      int     // else: of the order or end
 }
 
 type moveKind uint8
@@ -87,6 +108,8 @@ const (
 	timePasses
 )
 
+func (k moveKind) isOfPacket() bool { return k <= isHeld }
+
 const (
 	// longestRun bounds the choices of one run: more of them mean that the ends do
 	// not come to rest.
@@ -100,208 +123,217 @@ const (
 // model explores one scenario.
 type model struct {
 	scenario scenario
-	conns    [2]*Connection
-	smaller  [2]*Connection // without the last child
-	envs     [2]*Env
-	at       *modelState // where the call under way is
-	adopted  []func()
-	lab      *lab // for a transcript, else nil
+	world    *modelWorld
+	at       modelState
 
-	first    map[ipsec.SPI]bool // of the children at the start
-	firstIKE uint64
-	visited  map[[16]byte]struct{}
-	states   int // different ones
-	steps    int
-	ends     int // states in which nothing is left to happen
-	deepest  int
+	visited map[[16]byte]struct{}
+	states  int // different ones
+	steps   int
+	ends    int // states in which nothing is left to happen
+	deepest int
 
-	copier   copier
-	digester digester
-	path     []move
-	failed   string // the first violation
+	path   []move
+	buffer []byte
+	failed string // the first violation
 }
 
 func (m *model) violated(format string, args ...any) {
 	if m.failed == "" {
 		m.failed = fmt.Sprintf(format, args...)
 	}
-	m.note("! "+format, args...)
+	m.world.note("! "+format, args...)
 }
 
-// setUp makes the state in which the connection is up and at rest.
-func (m *model) setUp() *modelState {
-	a := connA()
-	a.Proposals = []ipsec.Proposal{modelProposal()}
-	a.Children[0].Proposals = []ipsec.Proposal{espProposal()}
-	if m.scenario.v1 {
-		a.Version = 1
-		a.Proposals = []ipsec.Proposal{proposalV1(ipsec.GroupCurve25519)}
-	}
-	if m.scenario.has(removesChild) {
-		second(a)
-	}
-	b := mirror(a, "ba")
-	a.Initiate, b.Initiate = m.scenario.initiates&1 != 0, m.scenario.initiates&2 != 0
-	m.conns = [2]*Connection{a, b}
-	for i, c := range m.conns {
-		fewer := *c
-		fewer.Children = c.Children[:1]
-		m.smaller[i] = &fewer
-		m.envs[i] = m.newEnv(i)
-	}
-	s := &modelState{now: start}
-	m.at = s
-	s.ends[0].conn, s.ends[1].conn = a, b
-	starter := *a
-	starter.Initiate = true
-	if m.scenario.v1 {
-		machine, out := InitiateV1(s.now, m.envs[0], &starter)
-		s.ends[0].machines = []peer{machine}
-		m.perform(0, out)
-	} else {
-		machine, out := Initiate(s.now, m.envs[0], &starter)
-		s.ends[0].machines = []peer{machine}
-		m.perform(0, out)
-	}
-	for range longestRun {
-		next := m.moves()
-		if len(next) == 0 {
-			break
-		}
-		m.apply(next[0])
-	}
-	if len(s.ends[0].machines) != 1 || len(s.ends[1].machines) != 1 || len(s.ends[0].sas) != 2*len(a.Children) {
-		m.violated("the connection does not come up")
-		return s
-	}
-	m.perform(0, s.ends[0].machines[0].Do(s.now, Update{a}))
-	m.first = map[ipsec.SPI]bool{}
-	for _, sa := range s.ends[0].sas {
-		m.first[sa.id.SPI] = true
-	}
-	m.firstIKE = s.ends[0].machines[0].SPIs()[0]
-	s.todo, s.faults = slices.Clone(m.scenario.orders), m.scenario.faults
-	s.given = s.now.Sub(start)
-	s.up = true
-	return s
-}
-
-// modelProposal is of an AEAD, the fastest there is.
-func modelProposal() ipsec.Proposal {
-	return ipsec.Proposal{Protocol: ipsec.ProtocolIKE, Transforms: []ipsec.Transform{
-		ipsec.Encryption(ipsec.EncryptionAESGCM16, 128), ipsec.PRF(ipsec.PRFHMACSHA2256), ipsec.Group(ipsec.GroupCurve25519),
-	}}
-}
+// end returns a side in its present state.
+func (m *model) end(side int) *modelEnd { return m.world.known[side][m.at.ends[side]] }
 
 // moves lists what can happen next.
 func (m *model) moves() []move {
-	s := m.at
+	s := &m.at
 	var list []move
-	waiting := false // for something that must happen before time goes on
+	urgent := false // something must happen before time goes on
 	for i, p := range s.wire {
 		if i > 0 && p == s.wire[i-1] {
 			continue
 		}
-		list = append(list, move{arrives, i})
-		waiting = waiting || !p.held
+		list = append(list, move{kind: arrives, packet: p})
+		urgent = urgent || !p.held
 		if s.faults > 0 {
-			list = append(list, move{isLost, i})
+			list = append(list, move{kind: isLost, packet: p})
 			if !p.held {
-				list = append(list, move{arrivesTwice, i}, move{isHeld, i})
+				list = append(list, move{kind: arrivesTwice, packet: p}, move{kind: isHeld, packet: p})
 			}
 		}
 	}
-	for i, o := range s.todo {
-		if i == 0 || o != s.todo[i-1] {
-			list = append(list, move{isOrdered, i})
+	for i, o := range m.scenario.orders {
+		if s.given>>i&1 == 0 && (i == 0 || o != m.scenario.orders[i-1] || s.given>>(i-1)&1 != 0) {
+			list = append(list, move{kind: isOrdered, n: i})
 		}
 	}
 	for i := range s.ends {
-		if at := s.ends[i].deadline(); !at.IsZero() && !at.After(s.now) {
-			list = append(list, move{isDue, i})
-			waiting = true
+		if wait, ok := m.end(i).wait(); ok && wait <= 0 {
+			list = append(list, move{kind: isDue, n: i})
+			urgent = true
 		}
 	}
-	if !waiting && !m.next().IsZero() && (len(s.todo) == 0 || m.next().Sub(start) < s.given+orderTime) {
+	if wait, ok := m.next(); ok && !urgent && (!m.ordering() || s.elapsed+wait < orderTime) {
 		list = append(list, move{kind: timePasses})
 	}
 	return list
 }
 
-func (e *modelEnd) deadline() (first time.Time) {
-	for _, machine := range e.machines {
-		if at := machine.Deadline(); !at.IsZero() && (first.IsZero() || at.Before(first)) {
-			first = at
-		}
-	}
-	return first
-}
+// ordering reports whether a command is yet to be given.
+func (m *model) ordering() bool { return int(m.at.given) != 1<<len(m.scenario.orders)-1 }
 
-// next is when time stops again: at the first timer, or a little later, when that
-// of the other end is due as well.
-func (m *model) next() time.Time {
-	a, b := m.at.ends[0].deadline(), m.at.ends[1].deadline()
+// next is how long it is until time stops again: at the first timer, or a little
+// later, when that of the other end is due as well.
+func (m *model) next() (wait time.Duration, ok bool) {
+	a, okA := m.end(0).wait()
+	b, okB := m.end(1).wait()
 	switch {
-	case a.IsZero():
-		return b
-	case b.IsZero():
-		return a
-	case a.After(b):
+	case !okA:
+		return b, okB
+	case !okB:
+		return a, true
+	case a > b:
 		a, b = b, a
 	}
-	if b.Sub(a) < tolerance {
-		return b
+	if b-a < tolerance {
+		return b, true
 	}
-	return a
+	return a, true
+}
+
+// step takes an end through an input.
+func (m *model) step(side int, kind inputKind, n uint64) {
+	done := m.world.step(side, modelInput{m.at.ends[side], kind, n})
+	m.at.ends[side] = done.to
+	m.send(done.sent)
+	if done.failed != "" && m.failed == "" {
+		m.failed = done.failed
+	}
+}
+
+// send puts datagrams on the wire.
+func (m *model) send(list []packetID) {
+	for _, id := range list {
+		m.put(waiting{id: id})
+	}
+}
+
+func (m *model) put(p waiting) {
+	i, _ := slices.BinarySearchFunc(m.at.wire, p, compareWaiting)
+	m.at.wire = slices.Insert(m.at.wire, i, p)
+}
+
+// advance lets time pass at both ends.
+func (m *model) advance(d time.Duration) {
+	for side := range m.at.ends {
+		m.step(side, inAdvance, uint64(d))
+	}
+	m.at.elapsed += d
 }
 
 // apply makes a choice happen.
 func (m *model) apply(c move) {
-	s := m.at
+	s, w := &m.at, m.world
 	switch c.kind {
 	case arrives, isLost, arrivesTwice, isHeld:
-		p := s.wire[c.n]
-		s.wire = slices.Delete(s.wire, c.n, c.n+1)
-		if m.lab != nil {
-			m.note("%s: %s", [...]string{arrives: "arrives", isLost: "lost", arrivesTwice: "arrives, and will again", isHeld: "held"}[c.kind], m.lab.header([]byte(p.octets)))
+		if w.lab != nil {
+			w.note("%s: %s", [...]string{arrives: "arrives", isLost: "lost", arrivesTwice: "arrives, and will again", isHeld: "held"}[c.kind], w.lab.header([]byte(w.packets[c.packet.id].octets)))
 		}
+		i, ok := slices.BinarySearchFunc(s.wire, c.packet, compareWaiting)
+		if !ok {
+			m.violated("the model has no such packet")
+			return
+		}
+		s.wire = slices.Delete(s.wire, i, i+1)
 		if c.kind != arrives {
 			s.faults--
 		}
 		if c.kind == arrivesTwice || c.kind == isHeld {
-			held := p
-			held.held = true
-			i, _ := slices.BinarySearchFunc(s.wire, held, comparePackets)
-			s.wire = slices.Insert(s.wire, i, held)
-		}
-		if c.kind == isLost {
-			s.lost++
+			m.put(waiting{c.packet.id, true})
 		}
 		if c.kind == arrives || c.kind == arrivesTwice {
-			m.receive(p.to, p)
+			m.step(w.packets[c.packet.id].to, inPacket, uint64(c.packet.id))
 		}
 	case isOrdered:
-		o := s.todo[c.n]
-		s.todo = slices.Delete(s.todo, c.n, c.n+1)
-		m.give(o)
-	case isDue:
-		m.note("%s is due", endName(c.n))
-		for _, machine := range slices.Clone(s.ends[c.n].machines) {
-			if at := machine.Deadline(); !at.IsZero() && !at.After(s.now) {
-				m.perform(c.n, machine.Timeout(s.now))
-			}
+		o := m.scenario.orders[c.n]
+		s.given |= 1 << c.n
+		if o.op == deletesChild || o.op == removesChild || o.op == deletesIKE {
+			s.up = false
 		}
+		m.step(o.end, inOrder, uint64(o.op))
+	case isDue:
+		m.step(c.n, inDue, 0)
 	case timePasses:
-		s.now = m.next()
-		m.note("at %s", s.now.Sub(start))
+		wait, _ := m.next()
+		m.advance(wait)
+		w.note("at %s", s.elapsed)
 	}
 	m.traffic()
 	m.steps++
 }
 
-// explore tries all that can follow. It takes the state over.
-func (m *model) explore(s *modelState) {
-	m.at = s
+// traffic checks that a packet that an end sends through a child finds the SA at
+// the other end, and has it used if the tunnel is busy.
+func (m *model) traffic() {
+	if !m.at.up {
+		return
+	}
+	for side := range m.at.ends {
+		from, to := m.end(side), m.end(1-side)
+		used := uint64(0)
+		for i := range m.world.conns[side].Children {
+			child := &m.world.conns[side].Children[i]
+			out := from.outbound(child.ReqID)
+			if out < 0 {
+				m.violated("%s has no SA to send %s on", endName(side), child.Name)
+				continue
+			}
+			in := slices.IndexFunc(to.sas, func(sa modelSA) bool {
+				return sa.dir == ipsec.In && sa.id == from.sas[out].id && sa.keys == from.sas[out].keys
+			})
+			switch {
+			case in < 0:
+				m.violated("%s sends %s on %x, which %s has not", endName(side), child.Name, uint32(from.sas[out].id.SPI), endName(1-side))
+			case m.scenario.busy && !to.sas[in].used.Equal(to.now):
+				used |= 1 << in
+			}
+		}
+		if used != 0 {
+			m.step(1-side, inTraffic, used)
+		}
+	}
+}
+
+// digest returns what tells the state apart.
+func (m *model) digest() [16]byte {
+	s := &m.at
+	b := m.buffer[:0]
+	b = binary.AppendUvarint(b, uint64(s.ends[0]))
+	b = binary.AppendUvarint(b, uint64(s.ends[1]))
+	b = append(b, s.given, byte(s.faults))
+	if s.up {
+		b = append(b, 1)
+	}
+	if m.ordering() {
+		b = binary.AppendUvarint(b, uint64(s.elapsed))
+	}
+	for _, p := range s.wire {
+		n := uint64(p.id) << 1
+		if p.held {
+			n |= 1
+		}
+		b = binary.AppendUvarint(b, n)
+	}
+	m.buffer = b
+	sum := sha256.Sum256(b)
+	return [16]byte(sum[:16])
+}
+
+// explore tries all that can follow.
+func (m *model) explore() {
 	list := m.moves()
 	m.deepest = max(m.deepest, len(m.path))
 	if len(list) == 0 {
@@ -313,22 +345,20 @@ func (m *model) explore(s *modelState) {
 		m.violated("the ends do not come to rest")
 		return
 	}
-	for i, c := range list {
-		next := s
-		if i < len(list)-1 {
-			next = copyOf(&m.copier, s)
-		}
-		m.at = next
+	before := m.at
+	for _, c := range list {
+		m.at = before
+		m.at.wire = append(make([]waiting, 0, len(before.wire)+2), before.wire...)
 		m.path = append(m.path, c)
 		m.apply(c)
 		if m.failed != "" {
 			return
 		}
-		digest := digestOf(&m.digester, next, next.now)
+		digest := m.digest()
 		if _, seen := m.visited[digest]; !seen {
 			m.visited[digest] = struct{}{}
 			m.states++
-			m.explore(next)
+			m.explore()
 			if m.failed != "" {
 				return
 			}
@@ -339,72 +369,62 @@ func (m *model) explore(s *modelState) {
 
 // rest checks a state in which nothing is left to happen.
 func (m *model) rest() {
-	s, sc := m.at, &m.scenario
-	for end := range s.ends {
-		e := &s.ends[end]
-		name := endName(end)
-		for _, machine := range e.machines {
-			for reason, n := range machine.Drops() {
-				if strings.HasPrefix(reason, "defect") {
-					m.violated("%s: %s ×%d", name, reason, n)
-				}
-			}
+	for side := range m.at.ends {
+		e, name := m.end(side), endName(side)
+		if defects := e.defects(); defects != "" {
+			m.violated("%s: %s", name, defects)
 		}
-		if sc.has(deletesIKE) {
-			if len(e.machines)+len(e.sas)+len(e.policies) > 0 {
-				m.violated("%s has %d machines, %d SAs and %d policies after a DELETE of the IKE SA", name, len(e.machines), len(e.sas), len(e.policies))
-			}
-			continue
+		if !m.scenario.has(deletesIKE) {
+			m.restOf(side)
+		} else if len(e.members)+len(e.sas) > 0 {
+			m.violated("%s has %d machines and %d SAs after a DELETE of the IKE SA", name, len(e.members), len(e.sas))
 		}
-		m.restOf(end)
 	}
 }
 
 // restOf checks that an end has just one of what is wanted, and the other end
 // the same.
-func (m *model) restOf(end int) {
-	s, sc := m.at, &m.scenario
-	e, other, name := &s.ends[end], &s.ends[1-end], endName(end)
-	if len(e.machines) != 1 || len(other.machines) != 1 {
-		m.violated("%s has %d machines", name, len(e.machines))
+func (m *model) restOf(side int) {
+	sc, e, other, name := &m.scenario, m.end(side), m.end(1-side), endName(side)
+	if len(e.members) != 1 || len(other.members) != 1 {
+		m.violated("%s has %d machines, the other end %d", name, len(e.members), len(other.members))
 		return
 	}
-	st, theirs := e.machines[0].Status(), other.machines[0].Status()
+	st, theirs := e.members[0].machine.Status(), other.members[0].machine.Status()
 	switch {
 	case len(st.IKE) != 1 || len(theirs.IKE) != 1 || st.IKE[0].State != Established:
 		m.violated("%s has the IKE SAs %+v", name, st.IKE)
 		return
 	case st.IKE[0].InitiatorSPI != theirs.IKE[0].InitiatorSPI || st.IKE[0].ResponderSPI != theirs.IKE[0].ResponderSPI:
 		m.violated("the ends have different IKE SAs")
-	case sc.has(rekeysIKE) && (st.IKE[0].InitiatorSPI == m.firstIKE):
-		m.violated("the IKE SA was not rekeyed")
+	case sc.has(rekeysIKE, reauthenticates) && st.IKE[0].InitiatorSPI == m.world.firstIKE:
+		m.violated("the IKE SA is the one of the beginning")
 	case e.ikeDown:
 		m.violated("%s reported an IKE SA down", name)
-	case e.childDown && !sc.has(deletesChild, removesChild):
+	case e.childDown && !sc.deletes():
 		m.violated("%s reported a child down", name)
-	case e.failed && !sc.v1 && !sc.has(deletesChild, removesChild):
+	case e.failed && !sc.v1 && !sc.deletes():
 		m.violated("%s reported a failure", name)
 	}
-	wanted := m.conns[end].Children
+	wanted := m.world.conns[side].Children
 	if sc.has(removesChild) {
 		wanted = wanted[:1]
 	}
 	if sc.has(deletesChild) && sc.initiates == 0 && len(st.Children) == 0 {
 		wanted = nil // nobody asked for it again
 	}
-	if len(st.Children) != len(wanted) || len(e.sas) != 2*len(wanted) || len(e.policies) != 2*len(wanted) {
-		m.violated("%s has %d children, %d SAs and %d policies; wanted are %d children", name, len(st.Children), len(e.sas), len(e.policies), len(wanted))
+	if len(st.Children) != len(wanted) || len(e.sas) != 2*len(wanted) || e.policies() != 2*len(wanted) {
+		m.violated("%s has %d children, %d SAs and %d policies; wanted are %d children", name, len(st.Children), len(e.sas), e.policies(), len(wanted))
 		return
 	}
-	for _, child := range wanted {
-		m.restOfChild(end, &child, st.Children)
+	for i := range wanted {
+		m.restOfChild(side, &wanted[i], st.Children)
 	}
 }
 
 // restOfChild checks one child.
-func (m *model) restOfChild(end int, child *Child, have []ChildStatus) {
-	s, name := m.at, endName(end)
-	e, other := &s.ends[end], &s.ends[1-end]
+func (m *model) restOfChild(side int, child *Child, have []ChildStatus) {
+	e, other, name := m.end(side), m.end(1-side), endName(side)
 	i := slices.IndexFunc(have, func(c ChildStatus) bool { return c.ReqID == child.ReqID })
 	if i < 0 || have[i].State != Established {
 		m.violated("%s: %s is not up", name, child.Name)
@@ -416,33 +436,33 @@ func (m *model) restOfChild(end int, child *Child, have []ChildStatus) {
 			m.violated("%s: the ends have different SAs of %s", name, child.Name)
 		}
 	}
-	last := &m.conns[end].Children[len(m.conns[end].Children)-1]
-	if m.scenario.has(rekeysChild, deletesChild) && child.ReqID == last.ReqID && m.first[have[i].In.SPI] {
+	children := m.world.conns[side].Children
+	if m.scenario.has(rekeysChild, deletesChild) && child.ReqID == children[len(children)-1].ReqID && m.world.first[have[i].In.SPI] {
 		m.violated("%s: %s was not rekeyed", name, child.Name)
 	}
 }
 
-// run explores a scenario.
-func (sc scenario) run() *model {
-	m := &model{scenario: sc, visited: map[[16]byte]struct{}{}}
-	s := m.setUp()
-	if m.failed == "" {
-		m.explore(s)
-	}
+// newModel returns the model of a scenario at its start.
+func newModel(sc scenario, w *modelWorld) *model {
+	m := &model{scenario: sc, world: w, at: w.start, visited: map[[16]byte]struct{}{}}
+	m.at.faults, m.at.up = sc.faults, true
 	return m
 }
 
 // transcript runs what led to a violation once more, and tells of it.
 func (m *model) transcript(t *testing.T) string {
-	again := &model{scenario: m.scenario, lab: newLab(t, 0)}
-	s := again.setUp()
-	again.at = s
-	again.lab.transcript.Reset()
+	l := newLab(t, 0)
+	w, err := newWorld(m.scenario.setting, l)
+	if err != nil {
+		return err.Error()
+	}
+	again := newModel(m.scenario, w)
+	l.transcript.Reset()
 	for _, c := range m.path {
-		again.apply(c)
+		again.apply(w.translate(m.world, c))
 	}
 	if again.failed == "" && len(again.moves()) == 0 {
 		again.rest()
 	}
-	return again.lab.transcript.String()
+	return l.transcript.String()
 }

@@ -1,291 +1,256 @@
 package sa
 
 import (
-	"cmp"
-	"encoding/binary"
 	"fmt"
-	"hash/maphash"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/vpngw/vpngw/ike/isakmp"
-	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
-// modelState is one state of the collision model: two ends, what is under way
-// between them, and what is yet to happen to them.
-type modelState struct {
-	now   time.Time
-	ends  [2]modelEnd
-	wire  []modelPacket
-	todo  []order // commands that are not given yet
-	given time.Duration
-	// faults is how many datagrams the network may still lose, repeat or hold.
-	faults, lost int
-	up           bool // the connection has been set up, and nothing has ended it
+// modelWorld is what scenarios that differ only in their commands and faults have in
+// common: the two ends as they start, and all that the ends have been found to do.
+//
+// An end knows nothing of the other but its datagrams, and keeps a clock of its own.
+// So what it does in one of its states depends on what comes in and on nothing else;
+// each such step is computed once, however many states of the whole it is part of.
+type modelWorld struct {
+	setting
+	conns   [2]*Connection
+	smaller [2]*Connection // without the last child
+	envs    [2]*Env
+	lab     *lab // for a transcript, else nil
+	fresh   bool // every step is computed, and none is kept
+
+	known   [2][]*modelEnd // states of an end
+	endIDs  [2]map[[16]byte]endID
+	steps   [2]map[modelInput]modelStep
+	packets []modelPacket
+	ids     map[modelPacket]packetID
+
+	start    modelState         // the connection is up and at rest
+	first    map[ipsec.SPI]bool // of the children then
+	firstIKE uint64
+
+	// The call under way.
+	side    int
+	at      *modelEnd
+	acting  *modelMember
+	sent    []packetID
+	adopted []func()
+	failed  string
+
+	copier   copier
+	digester digester
 }
 
-// modelPacket is a datagram under way.
+// setting is what a world is made with.
+type setting struct {
+	// initiates says which ends set up what is missing: bit 0 for a, 1 for b.
+	initiates int
+	nonces    nonceOrder
+	hurriedB  bool // the timers of b are the faster ones
+	two       bool // there are two children
+	v1        bool
+	// aged: the IKE SA is so old that an end that has not begun it may replace it at
+	// once. Else that waits.
+	aged bool
+}
+
+// nonceOrder says how the nonces that one end draws compare. Those of the ends
+// have the one or the other half of the range to themselves: so the lowest of four
+// is always the same end's, and rising and falling make each exchange the one
+// that it is in.
+type nonceOrder uint8
+
+const (
+	rising nonceOrder = iota
+	falling
+	scattered
+)
+
+type (
+	endID    uint32
+	packetID uint32
+)
+
+// modelPacket is a datagram.
 type modelPacket struct {
 	to            int
 	local, remote netip.AddrPort // as the receiver sees them
 	octets        string
-	// held: time may go on, and repeats come, before it arrives.
-	held bool
 }
 
-// modelEnd is one side: its machines, and a data plane.
-type modelEnd struct {
-	conn     *Connection
-	machines []peer
-	sas      []modelSA // in order of installation
-	policies []ipsec.PolicyID
-
-	spis          uint32
-	draws, nonces uint32
-	// What the machines have reported.
-	ikeDown, childDown, failed bool
+// modelInput is what happens to an end.
+type modelInput struct {
+	end  endID
+	kind inputKind
+	n    uint64
 }
 
-// modelSA is an SA in the data plane.
-type modelSA struct {
-	id    ipsec.SAID
-	dir   ipsec.Direction
-	reqID uint32
-	keys  uint64
-	used  time.Time // inbound: by the last packet
+type inputKind uint8
+
+const (
+	inPacket  inputKind = iota + 1 // n: a packetID
+	inOrder                        // n: an operation
+	inDue                          // its timers
+	inAdvance                      // n: a time.Duration that goes by
+	inTraffic                      // n: the inbound SAs that packets come through, by bits
+)
+
+// modelStep is what comes of an input.
+type modelStep struct {
+	to     endID
+	sent   []packetID
+	failed string
 }
 
-// modelRandom is the randomness of one end. What it gives depends on what this
-// end has drawn before and on nothing else: so it does not matter in which order
-// the two ends did what they did. Which of two nonces is the lower one, and whose
-// timers run faster, is the scenario's choice.
-type modelRandom struct {
-	m   *model
-	end int
-}
-
-func (r *modelRandom) Read(b []byte) (int, error) {
-	e, sc := &r.m.at.ends[r.end], &r.m.scenario
-	e.draws++
-	x := uint64(e.draws)<<8 | uint64(r.end)
-	for i := 0; i < len(b); i += 8 {
-		x = mix(x)
-		var octets [8]byte
-		binary.LittleEndian.PutUint64(octets[:], x)
-		copy(b[i:], octets[:])
+// step takes an end through an input.
+func (w *modelWorld) step(side int, in modelInput) modelStep {
+	if done, ok := w.steps[side][in]; ok && !w.fresh {
+		return done
 	}
-	switch len(b) {
-	case nonceLen:
-		e.nonces++
-		switch n := byte(e.nonces); sc.nonces {
-		case rising:
-			b[0] = n&0x7f | byte(r.end)<<7
-		case falling:
-			b[0] = 0x7f - n&0x7f | byte(r.end)<<7
-		case scattered:
+	w.side, w.at = side, w.copy(w.known[side][in.end], in.kind)
+	w.sent, w.failed = nil, ""
+	switch in.kind {
+	case inPacket:
+		w.receive(w.packets[in.n])
+	case inOrder:
+		w.give(operation(in.n))
+	case inDue:
+		w.note("%s is due", endName(side))
+		w.due()
+	case inAdvance:
+		w.at.now = w.at.now.Add(time.Duration(in.n))
+	case inTraffic:
+		w.use(in.n)
+	}
+	if in.kind != inAdvance && in.kind != inTraffic {
+		w.review()
+	}
+	done := modelStep{to: w.endID(side, w.at), sent: w.sent, failed: w.failed}
+	if !w.fresh {
+		w.steps[side][in] = done
+	}
+	w.at, w.acting, w.sent = nil, nil, nil
+	return done
+}
+
+// copy returns a copy of an end, as deep as an input may change it.
+func (w *modelWorld) copy(e *modelEnd, kind inputKind) *modelEnd {
+	if kind != inAdvance && kind != inTraffic {
+		return copyOf(&w.copier, e)
+	}
+	c := *e // its machines do nothing
+	c.sas = slices.Clone(e.sas)
+	return &c
+}
+
+// endID returns the number of a state of an end, which is not to be changed any more.
+func (w *modelWorld) endID(side int, e *modelEnd) endID {
+	next := endID(len(w.known[side]))
+	if !w.fresh {
+		digest := digestOf(&w.digester, e, e.now)
+		if id, ok := w.endIDs[side][digest]; ok {
+			return id
 		}
-	case 8: // a fraction of a delay, or an IKE SPI
-		copy(b, []byte{1, 0, 0, 0})
-		if (r.end == 1) != sc.hurriedB {
-			b[0] = 0x80
+		w.endIDs[side][digest] = next
+	}
+	e.wakes = e.deadline()
+	w.known[side] = append(w.known[side], e)
+	return next
+}
+
+func (w *modelWorld) packetID(p modelPacket) packetID {
+	id, ok := w.ids[p]
+	if !ok {
+		id = packetID(len(w.packets))
+		w.packets = append(w.packets, p)
+		w.ids[p] = id
+	}
+	return id
+}
+
+func (w *modelWorld) violated(format string, args ...any) {
+	if w.failed == "" {
+		w.failed = fmt.Sprintf(format, args...)
+	}
+	w.note("! "+format, args...)
+}
+
+func (w *modelWorld) note(format string, args ...any) {
+	if w.lab != nil {
+		fmt.Fprintf(&w.lab.transcript, format+"\n", args...)
+	}
+}
+
+// age is how long an aged IKE SA has been there: no two that each end begins can be
+// taken to cross it.
+const age = 10 * time.Minute
+
+// newWorld sets the connection up. With a lab it writes a transcript.
+func newWorld(s setting, l *lab) (*modelWorld, error) {
+	w := &modelWorld{setting: s, lab: l, fresh: l != nil, ids: map[modelPacket]packetID{}, first: map[ipsec.SPI]bool{}}
+	a := connA()
+	a.Proposals = []ipsec.Proposal{modelProposal()}
+	a.Children[0].Proposals = []ipsec.Proposal{espProposal(modelGroup)}
+	if s.v1 {
+		a.Version = 1
+		a.Proposals = []ipsec.Proposal{proposalV1(modelGroup)}
+	}
+	if s.two {
+		second(a)
+	}
+	b := mirror(a, "ba")
+	a.Initiate, b.Initiate = s.initiates&1 != 0, s.initiates&2 != 0
+	w.conns = [2]*Connection{a, b}
+	m := &model{world: w}
+	for i, c := range w.conns {
+		fewer := *c
+		fewer.Children = c.Children[:1]
+		w.smaller[i] = &fewer
+		w.envs[i] = w.newEnv(i)
+		w.endIDs[i], w.steps[i] = map[[16]byte]endID{}, map[modelInput]modelStep{}
+		m.at.ends[i] = w.endID(i, &modelEnd{now: start, conn: c})
+	}
+	starter := *a
+	starter.Initiate = true
+	w.side, w.at = 0, copyOf(&w.copier, w.known[0][m.at.ends[0]])
+	w.initiate(&starter)
+	m.at.ends[0] = w.endID(0, w.at)
+	m.send(w.sent)
+	for range longestRun {
+		next := m.moves()
+		if len(next) == 0 {
+			break
 		}
+		m.apply(next[0])
 	}
-	return len(b), nil
+	e := m.end(0)
+	if m.failed != "" || len(e.members) != 1 || len(m.end(1).members) != 1 || len(e.sas) != 2*len(a.Children) {
+		return w, fmt.Errorf("the connection does not come up: %s", m.failed)
+	}
+	w.side, w.at, w.sent = 0, copyOf(&w.copier, e), nil
+	w.do(w.at.members[0], Update{a})
+	m.at.ends[0] = w.endID(0, w.at)
+	if s.aged {
+		m.advance(age)
+	}
+	for _, sa := range e.sas {
+		w.first[sa.id.SPI] = true
+	}
+	w.firstIKE = e.members[0].machine.SPIs()[0]
+	w.start = m.at
+	w.start.elapsed = 0
+	return w, nil
 }
 
-// mix is the finalizer of SplitMix64.
-func mix(x uint64) uint64 {
-	x += 0x9e3779b97f4a7c15
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
-}
-
-// newEnv returns the surroundings of an end's machines.
-func (m *model) newEnv(end int) *Env {
-	env := &Env{
-		Rand: &modelRandom{m, end},
-		AllocSPI: func(netip.Addr) (ipsec.SPI, error) {
-			m.at.ends[end].spis++
-			return ipsec.SPI(0x1000*(uint32(end)+1) + m.at.ends[end].spis), nil
-		},
-		Candidates: func(_, _ netip.Addr) []*Connection { return []*Connection{m.at.ends[end].conn} },
-		QuerySA: func(id ipsec.SAID) (ipsec.SAState, error) {
-			for _, sa := range m.at.ends[end].sas {
-				switch {
-				case sa.id != id:
-				case sa.used.IsZero():
-					return ipsec.SAState{}, nil
-				default:
-					return ipsec.SAState{Packets: 1, LastUsed: sa.used}, nil
-				}
-			}
-			return ipsec.SAState{}, ipsec.ErrNotFound
-		},
-		Retransmit: Retransmit{Initial: 4 * time.Second, Factor: 1.8, Tries: 3},
-		Handover: func(c *Connection, s *ISAKMPSA) bool {
-			for _, other := range m.at.ends[end].machines {
-				if v1, ok := other.(*MachineV1); ok && v1 != s.m && v1.Connection() == c.Name {
-					m.adopted = append(m.adopted, func() { m.perform(end, v1.Do(m.at.now, Adopt{s})) })
-					return true
-				}
-			}
-			return false
-		},
-	}
-	if m.lab != nil {
-		env.KeyLog = m.lab.learn
-	}
-	return env
-}
-
-// perform does what a machine asks for.
-func (m *model) perform(end int, actions []Action) {
-	e := &m.at.ends[end]
-	for _, a := range actions {
-		switch a := a.(type) {
-		case Send:
-			if !a.Keepalive {
-				m.send(end, a)
-			}
-		case AddSA:
-			if e.find(a.SA.ID()) >= 0 {
-				m.violated("%s adds SA %s twice", endName(end), a.SA.ID())
-			}
-			e.sas = append(e.sas, modelSA{id: a.SA.ID(), dir: a.SA.Direction, reqID: a.SA.ReqID, keys: keyDigest(a.SA)})
-			m.note("  %s + %s %x", endName(end), a.SA.Direction, uint32(a.SA.SPI))
-		case DeleteSA:
-			i := e.find(a.ID)
-			if i < 0 {
-				m.violated("%s deletes SA %s, which is not there", endName(end), a.ID)
-				continue
-			}
-			m.note("  %s - %s %x", endName(end), e.sas[i].dir, uint32(a.ID.SPI))
-			e.sas = slices.Delete(e.sas, i, i+1)
-		case UpdateSA:
-			m.violated("%s moves SA %s", endName(end), a.ID)
-		case AddPolicy:
-			if !slices.Contains(e.policies, a.Policy.PolicyID) {
-				e.policies = append(e.policies, a.Policy.PolicyID)
-			}
-		case DeletePolicy:
-			i := slices.Index(e.policies, a.ID)
-			if i < 0 {
-				m.violated("%s deletes policy %s, which is not there", endName(end), a.ID)
-				continue
-			}
-			e.policies = slices.Delete(e.policies, i, i+1)
-		case Emit:
-			m.event(end, a.Event)
-		}
-	}
-	for _, machine := range slices.Clone(e.machines) {
-		if machine.Pending() {
-			m.perform(end, machine.Timeout(m.at.now))
-		}
-	}
-	e.machines = slices.DeleteFunc(e.machines, peer.Done)
-}
-
-func (m *model) event(end int, ev Event) {
-	e := &m.at.ends[end]
-	switch ev.Kind {
-	case IKEDown:
-		e.ikeDown = true
-	case ChildDown:
-		e.childDown = true
-	case Failed:
-		e.failed = true
-	default:
-	}
-	if m.lab != nil {
-		m.note("  %s %s", endName(end), describe(ev))
-	}
-}
-
-func (e *modelEnd) find(id ipsec.SAID) int {
-	return slices.IndexFunc(e.sas, func(sa modelSA) bool { return sa.id == id })
-}
-
-var keySeed = maphash.MakeSeed()
-
-func keyDigest(sa ipsec.SA) uint64 {
-	return maphash.Bytes(keySeed, slices.Concat(sa.EncryptionKey, sa.IntegrityKey))
-}
-
-func endName(end int) string { return string(rune('a' + end)) }
-
-// send puts a datagram on the wire, where the order of datagrams means nothing.
-func (m *model) send(end int, s Send) {
-	p := modelPacket{to: 1 - end, local: s.Remote, remote: s.Local, octets: string(s.Datagram)}
-	if m.lab != nil {
-		m.note("  %s sends %s", endName(end), m.lab.print(s.Datagram))
-	}
-	i, _ := slices.BinarySearchFunc(m.at.wire, p, comparePackets)
-	m.at.wire = slices.Insert(m.at.wire, i, p)
-}
-
-func comparePackets(p, q modelPacket) int {
-	held := func(p modelPacket) int {
-		if p.held {
-			return 1
-		}
-		return 0
-	}
-	return cmp.Or(cmp.Compare(p.to, q.to), strings.Compare(p.octets, q.octets), cmp.Compare(held(p), held(q)))
-}
-
-// receive does what a server does with a datagram.
-func (m *model) receive(end int, p modelPacket) {
-	e := &m.at.ends[end]
-	d := Datagram{Local: p.local, Remote: p.remote, Bytes: []byte(p.octets)}
-	for _, machine := range slices.Clone(e.machines) {
-		if !ownerOf(machine, d.Bytes) {
-			continue
-		}
-		m.perform(end, machine.Handle(m.at.now, d))
-		for len(m.adopted) > 0 {
-			adopt := m.adopted[0]
-			m.adopted = m.adopted[1:]
-			adopt()
-		}
-		return
-	}
-	var machine peer
-	var out []Action
-	if h, err := wire.ParseHeader(d.Bytes); err == nil && h.MajorVersion == 2 {
-		if h.Exchange != wire.IKESAInit || h.Response {
-			return
-		}
-		if v2, actions, err := Respond(m.at.now, m.envs[end], d); err == nil && v2 != nil {
-			machine, out = v2, actions
-		}
-	} else if h, err := isakmp.ParseHeader(d.Bytes); err == nil && h.ResponderSPI == 0 {
-		if v1, actions, err := RespondV1(m.at.now, m.envs[end], d); err == nil && v1 != nil {
-			machine, out = v1, actions
-		}
-	}
-	if machine != nil {
-		e.machines = append(e.machines, machine)
-		m.perform(end, out)
-	}
-}
-
-// ownerOf reports whether a datagram is for a machine.
-func ownerOf(machine peer, octets []byte) bool {
-	switch machine := machine.(type) {
-	case *Machine:
-		h, err := wire.ParseHeader(octets)
-		return err == nil && slices.ContainsFunc(machine.ikes, func(s *ikeSA) bool { return s.owns(&h) })
-	case *MachineV1:
-		h, err := isakmp.ParseHeader(octets)
-		return err == nil && slices.ContainsFunc(machine.sas, func(s *ISAKMPSA) bool { return s.owns(&h) })
-	}
-	return false
+// modelProposal is of an AEAD, the fastest there is.
+func modelProposal() ipsec.Proposal {
+	return ipsec.Proposal{Protocol: ipsec.ProtocolIKE, Transforms: []ipsec.Transform{
+		ipsec.Encryption(ipsec.EncryptionAESGCM16, 128), ipsec.PRF(ipsec.PRFHMACSHA2256), ipsec.Group(modelGroup),
+	}}
 }
 
 // order is a command that is given to one end, at any time.
@@ -296,110 +261,16 @@ type order struct {
 
 func (o order) String() string { return endName(o.end) + " " + o.op.String() }
 
-// operation is what is asked of an end.
-type operation uint8
-
-const (
-	rekeysChild  operation = iota + 1
-	rekeysIKE              // of IKEv1: negotiates phase 1 anew
-	deletesChild           // at the end of its life
-	removesChild           // by a change of the configuration of this end
-	deletesIKE
-	probes
-)
-
-func (o operation) String() string {
-	return map[operation]string{
-		rekeysChild: "rekeys the child", rekeysIKE: "rekeys the IKE SA", deletesChild: "deletes the child",
-		removesChild: "removes the child", deletesIKE: "deletes the IKE SA", probes: "probes",
-	}[o]
+// translate returns a move of another world, where packets have other numbers.
+func (w *modelWorld) translate(from *modelWorld, c move) move {
+	if c.kind.isOfPacket() {
+		c.packet.id = w.ids[from.packets[c.packet.id]]
+	}
+	return c
 }
 
-// command returns what the order is to a machine, or nil where there is nothing
-// that it could be given about.
-func (m *model) command(o order) Command {
-	e := &m.at.ends[o.end]
-	child := &m.conns[o.end].Children[len(m.conns[o.end].Children)-1]
-	switch o.op {
-	case rekeysChild:
-		return RekeyChild{ReqID: child.ReqID}
-	case rekeysIKE:
-		return RekeyIKE{}
-	case deletesChild:
-		if i := e.outbound(child.ReqID); i >= 0 {
-			return Expired{ID: e.sas[i].id, Hard: true}
-		}
-		return nil
-	case removesChild:
-		return Update{m.smaller[o.end]}
-	case deletesIKE:
-		return Terminate{Reason: ReasonConfigModify}
-	case probes:
-		return Probe{}
-	}
-	panic("no such operation")
-}
-
-// outbound returns the SA that carries the traffic of a child: the last one added.
-func (e *modelEnd) outbound(reqID uint32) int {
-	for i, sa := range slices.Backward(e.sas) {
-		if sa.dir == ipsec.Out && sa.reqID == reqID {
-			return i
-		}
-	}
-	return -1
-}
-
-// give gives an order to the machine that serves the connection.
-func (m *model) give(o order) {
-	e := &m.at.ends[o.end]
-	m.note("# %s", o)
-	switch o.op {
-	case deletesChild, removesChild, deletesIKE:
-		m.at.up = false
-	default:
-	}
-	if o.op == removesChild {
-		e.conn = m.smaller[o.end]
-	}
-	cmd := m.command(o)
-	for _, machine := range slices.Clone(e.machines) {
-		if cmd != nil && machine.Connection() != "" {
-			m.perform(o.end, machine.Do(m.at.now, cmd))
-			return
-		}
-	}
-}
-
-// traffic checks that a packet that an end sends through a child finds the SA at
-// the other end, and has it used if the tunnel is busy.
-func (m *model) traffic() {
-	if !m.at.up {
-		return
-	}
-	for end := range m.at.ends {
-		from, to := &m.at.ends[end], &m.at.ends[1-end]
-		for _, child := range m.conns[end].Children {
-			i := from.outbound(child.ReqID)
-			if i < 0 {
-				m.violated("%s has no SA to send %s on", endName(end), child.Name)
-				continue
-			}
-			j := slices.IndexFunc(to.sas, func(sa modelSA) bool {
-				return sa.dir == ipsec.In && sa.id == from.sas[i].id && sa.keys == from.sas[i].keys
-			})
-			switch {
-			case j < 0:
-				m.violated("%s sends %s on %x, which %s has not", endName(end), child.Name, uint32(from.sas[i].id.SPI), endName(1-end))
-			case m.scenario.busy:
-				to.sas[j].used = m.at.now
-			}
-		}
-	}
-}
-
-func (m *model) note(format string, args ...any) {
-	if m.lab != nil {
-		fmt.Fprintf(&m.lab.transcript, format+"\n", args...)
-	}
+// wait returns how long it is to the first timer of an end; ok is false where none
+// runs.
+func (e *modelEnd) wait() (wait time.Duration, ok bool) {
+	return e.wakes.Sub(e.now), !e.wakes.IsZero()
 }
