@@ -25,6 +25,7 @@ type identity struct {
 	name   string // of the user, or the common name of the certificate
 	userID string // empty with certificates
 	hash   string // of the password at the login
+	proof  string // of the user at the login
 	// The certificate's digest and its verified chains, each up to an anchor.
 	certificate [sha256.Size]byte
 	chains      [][]*x509.Certificate
@@ -37,14 +38,29 @@ func (i *identity) same(as *identity) bool {
 
 // authenticate judges who a client is: the one place where that happens.
 func (s *session) authenticate(state *tls.ConnectionState, client *wire.ClientKeys) (*identity, error) {
-	switch cfg := s.ep.config(); cfg.Auth {
-	case AuthCertificate:
-		return s.byCertificate(state)
-	case AuthPassword:
-		return s.byPassword(client)
-	default:
-		return nil, refuse(failedSettings, "the server has no authentication method")
+	methods := s.ep.config().Auth
+	var certificate, user *identity
+	var err error
+	if methods.Has(AuthCertificate) {
+		if certificate, err = s.byCertificate(state); err != nil {
+			return nil, err
+		}
 	}
+	if methods.Has(AuthPassword) {
+		if user, err = s.byPassword(client); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case user != nil && certificate != nil:
+		user.certificate, user.chains = certificate.certificate, certificate.chains
+		return user, nil
+	case user != nil:
+		return user, nil
+	case certificate != nil:
+		return certificate, nil
+	}
+	return nil, refuse(failedSettings, "the server has no authentication method")
 }
 
 // byCertificate names the client by its certificate, which the TLS handshake
@@ -61,34 +77,50 @@ func (s *session) byCertificate(state *tls.ConnectionState) (*identity, error) {
 }
 
 // What a client is told when its login fails, whichever part of it was wrong.
-const loginRefused = "user name or password is wrong"
+const (
+	loginRefused         = "user name or password is wrong"
+	loginWithCodeRefused = "user name, password or one-time code is wrong"
+)
+
+// refused returns what a client is told whose login is wrong.
+func (cfg *settings) refused() string {
+	if cfg.OneTimeCodes {
+		return wire.RefuseLogin(loginWithCodeRefused)
+	}
+	return wire.RefuseLogin(loginRefused)
+}
 
 // byPassword looks the user up and has the password checked, unless the client
 // shows the auth-token that it was given in place of it.
 func (s *session) byPassword(client *wire.ClientKeys) (*identity, error) {
 	name := client.UserName
+	told := s.ep.config().refused()
 	if !validName(name) {
-		return nil, &refusal{why: failedName, message: wire.RefuseLogin(loginRefused), reason: "no user name, or one with control characters or of more than 128 octets"}
+		return nil, &refusal{why: failedName, message: told, reason: "no user name, or one with control characters or of more than 128 octets"}
 	}
 	if _, known := s.ep.config().user(name); known {
 		s.claim(name) // another name may be a password in the wrong field
 	}
-	password, _, err := wire.Password(client.Password)
+	password, code, err := wire.Password(client.Password)
 	if err != nil {
-		return nil, &refusal{why: failedName, message: wire.RefuseLogin(loginRefused), reason: err.Error()}
+		return nil, &refusal{why: failedName, message: told, reason: err.Error()}
 	}
 	defer clear(password)
+	defer clear(code)
 	now := time.Now()
 	ep := s.ep
 	if bytes.HasPrefix(password, []byte(tokenPrefix)) {
 		user, known := ep.config().user(name)
-		if !known {
-			user = &User{} // the same work as for one that is known
+		if !known || ep.config().OneTimeCodes && user.CodeSecret == nil {
+			user, known = &User{}, false // the same work as for one that is known
 		}
 		if valid := ep.server.tokens.check(now, string(password), ep.id, user); !known || !valid {
 			return nil, &refusal{why: failedToken, message: wire.RefuseToken("log in again"), reason: "the auth-token has expired, or is not this user's"}
 		}
 		return userIdentity(user), nil
+	}
+	if ep.config().OneTimeCodes && len(code) == 0 {
+		return nil, refuse(failedCode, "a one-time code is needed besides the password, as the profile's static-challenge asks for it")
 	}
 	// One place among the running checks, so that guesses cannot overtake the
 	// count of those that failed.
@@ -112,10 +144,14 @@ func (s *session) byPassword(client *wire.ClientKeys) (*identity, error) {
 	switch {
 	case !known:
 		ep.server.throttle.failed(time.Now(), name, from)
-		return nil, &refusal{why: failedUser, message: wire.RefuseLogin(loginRefused), reason: "unknown user"}
-	case !right || !still || user.PasswordHash != before.PasswordHash:
+		return nil, &refusal{why: failedUser, message: told, reason: "unknown user"}
+	case !right || !still || user.proof() != before.proof():
 		ep.server.throttle.failed(time.Now(), name, from)
-		return nil, &refusal{why: failedPassword, message: wire.RefuseLogin(loginRefused), reason: "wrong password"}
+		return nil, &refusal{why: failedPassword, message: told, reason: "wrong password"}
+	}
+	if r := ep.checkCode(user, code); r != nil {
+		ep.server.throttle.failed(time.Now(), name, from)
+		return nil, r
 	}
 	ep.server.throttle.succeeded(time.Now(), name, from)
 	return userIdentity(user), nil
@@ -133,7 +169,36 @@ func lockedOut(wait time.Duration, client *wire.ClientKeys) *refusal {
 }
 
 func userIdentity(u *User) *identity {
-	return &identity{name: u.Name, userID: u.ID, hash: u.PasswordHash}
+	return &identity{name: u.Name, userID: u.ID, hash: u.PasswordHash, proof: u.proof()}
+}
+
+// proof stands for all that a user has to know and to have. It changes with each
+// of it.
+func (u *User) proof() string {
+	if u.CodeSecret == nil {
+		return u.PasswordHash
+	}
+	sum := sha256.Sum256(u.CodeSecret)
+	return u.PasswordHash + "\n" + string(sum[:])
+}
+
+// checkCode judges the one-time code of a user whose password is right, where
+// one is asked for. Only that user learns that the code was right.
+func (ep *endpoint) checkCode(u *User, code []byte) *refusal {
+	cfg := ep.config()
+	if !cfg.OneTimeCodes {
+		return nil
+	}
+	if u.CodeSecret == nil {
+		return &refusal{why: failedCode, message: cfg.refused(), reason: "the user has no second factor yet"}
+	}
+	switch ep.codes.take(time.Now(), u.ID, u.CodeSecret, code) {
+	case codeRight:
+		return nil
+	case codeUsed:
+		return refuse(failedCodeAgain, "the one-time code was used before, or is from before the server's start: wait for the next one")
+	}
+	return &refusal{why: failedCode, message: cfg.refused(), reason: "wrong one-time code"}
 }
 
 // validName reports whether a name may be looked up and logged.
@@ -145,7 +210,7 @@ func validName(name string) bool {
 // checkClientCertificate is what the TLS handshake does not check of a
 // certificate that it has verified.
 func checkClientCertificate(cfg *settings, state *tls.ConnectionState) error {
-	if cfg.Auth != AuthCertificate {
+	if !cfg.Auth.Has(AuthCertificate) {
 		return nil
 	}
 	if len(state.PeerCertificates) == 0 {

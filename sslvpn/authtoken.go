@@ -17,8 +17,8 @@ import (
 //
 //	"SESS_ID_AT_" base64(id(12) | first login(8) | issued(8) | HMAC-SHA256(32))
 //
-// The MAC covers the user, the endpoint and the password hash too, so a change
-// of the password ends the token. Clients keep strings of this prefix out of
+// The MAC covers the user, the endpoint and what the user proved too, so a change
+// of the password or of the second factor ends the token. Clients keep strings of this prefix out of
 // their logs.
 const (
 	tokenPrefix   = "SESS_ID_AT_"
@@ -39,7 +39,7 @@ func (k *tokenKey) issue(now time.Time, endpoint string, u *User) string {
 }
 
 // check reports whether a token was issued to this user for this endpoint, with
-// the password hash of now, and has not expired.
+// the password and the second factor of now, and has not expired.
 func (k *tokenKey) check(now time.Time, token, endpoint string, u *User) bool {
 	text, ok := strings.CutPrefix(token, tokenPrefix)
 	if !ok || len(text) != base64.StdEncoding.EncodedLen(tokenBody+sha256.Size) {
@@ -59,7 +59,7 @@ func (k *tokenKey) check(now time.Time, token, endpoint string, u *User) bool {
 // mac returns a token's body with its MAC behind.
 func (k *tokenKey) mac(endpoint string, u *User, body []byte) []byte {
 	h := hmac.New(sha256.New, k[:])
-	for _, field := range []string{endpoint, u.ID, u.Name, u.PasswordHash} {
+	for _, field := range []string{endpoint, u.ID, u.Name, u.proof()} {
 		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(field))))
 		h.Write([]byte(field))
 	}

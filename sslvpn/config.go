@@ -36,8 +36,20 @@ type Endpoint struct {
 	// have too: control packets are wrapped with it (tls-crypt), and who lacks it
 	// gets no answer. Without one they go plain.
 	TLSCryptKey []byte
+	// TLSCryptV2Key is a key of 128 octets that only the server has. Each profile
+	// has a key of its own, wrapped with it (tls-crypt-v2). It goes without
+	// TLSCryptKey.
+	TLSCryptV2Key []byte
+	// PortShare is a server, such as one of HTTPS, that gets the connections on
+	// TCP which do not begin as those of clients; the zero value: they are closed.
+	PortShare netip.AddrPort
 
+	// Auth says how clients prove who they are: by one method, or by all of
+	// several.
 	Auth AuthMethod
+	// OneTimeCodes asks every user for a code by time (RFC 6238) besides the
+	// password. One without a secret cannot log in.
+	OneTimeCodes bool
 	// ClientCAs are the trust anchors of client certificates, for AuthCertificate;
 	// without one nobody can connect.
 	ClientCAs []*x509.Certificate
@@ -48,7 +60,7 @@ type Endpoint struct {
 	Users []User
 	// Policies say what users may reach, for AuthPassword: the union over the
 	// policies of the user's group, and nothing without one. With
-	// AuthCertificate every client reaches all of Routes.
+	// AuthCertificate alone every client reaches all of Routes.
 	Policies []Policy
 
 	// Pool is the network of the clients, IPv4, in blocks of /30 (topology
@@ -101,14 +113,18 @@ const (
 	TopologySubnet
 )
 
-// AuthMethod says how clients prove who they are.
+// AuthMethod is a set of the ways in which clients prove who they are.
 type AuthMethod int
 
-// Authentication methods.
+// Authentication methods. With both, a user has a password and a certificate,
+// whose name need not be the user's.
 const (
-	AuthPassword AuthMethod = iota + 1
+	AuthPassword AuthMethod = 1 << iota
 	AuthCertificate
 )
+
+// Has reports whether a method is in the set.
+func (m AuthMethod) Has(one AuthMethod) bool { return m&one != 0 }
 
 // User may log in with a password.
 type User struct {
@@ -116,8 +132,11 @@ type User struct {
 	// PasswordHash is given to Options.VerifyPassword. A session ends when the
 	// hash of its user changes.
 	PasswordHash string
-	Group        string     // id; empty: none, the user reaches nothing
-	StaticIP     netip.Addr // a first host of a /30 block of Pool; the zero Addr: any
+	// CodeSecret is what the user's one-time codes are made with, at least 16
+	// octets; nil: there are none.
+	CodeSecret []byte
+	Group      string     // id; empty: none, the user reaches nothing
+	StaticIP   netip.Addr // a first host of a /30 block of Pool; the zero Addr: any
 }
 
 // Policy lets the users of a group reach destinations.

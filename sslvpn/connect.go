@@ -29,6 +29,16 @@ type ConnectOptions struct {
 	Certificate *tls.Certificate
 	// UserName and Password are for servers that ask for them; empty: none.
 	UserName, Password string
+	// Answer is what the server asks for besides the password (the challenge of a
+	// profile), such as a one-time code; empty: nothing.
+	Answer string
+	// AuthToken takes the place of password and answer: that of a connection
+	// before.
+	AuthToken string
+	// TLSCryptKey is a static key of 256 octets that the server has too. Of
+	// TLSCryptV2Key the first 256 octets are such a key, and the rest is the same
+	// one wrapped for the server.
+	TLSCryptKey, TLSCryptV2Key []byte
 	// Ciphers are those that the server may choose, the best first; empty: all.
 	Ciphers []Cipher
 	Logger  *slog.Logger // nil: no log
@@ -42,6 +52,7 @@ type ConnectOptions struct {
 	// now; calls come one by one. nil: Settings tells.
 	OnChange func(wire.Push)
 
+	keyOnce         bool // send a wrapped key with the first packet alone, as clients before 2.6 do
 	withoutExporter bool // derive data keys as clients before 2.6 do
 	withoutEpoch    bool // keep to the data format of clients before 2.7
 }
@@ -82,8 +93,11 @@ func Connect(ctx context.Context, o ConnectOptions) (*Connection, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	c := &Connection{options: o, log: o.Logger, ended: make(chan struct{})}
+	c := &Connection{options: o, log: o.Logger, ended: make(chan struct{}), token: o.AuthToken, opened: time.Now()}
 	_, _ = rand.Read(c.local[:])
+	if err := c.setWrap(); err != nil {
+		return nil, err
+	}
 	if err := c.open(ctx); err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", o.Remote, err)
 	}
@@ -96,6 +110,24 @@ func Connect(ctx context.Context, o ConnectOptions) (*Connection, error) {
 		return nil, fmt.Errorf("connect to %s: %w", o.Remote, c.err())
 	}
 	return c, nil
+}
+
+// setWrap readies the wrap of the control channel.
+func (c *Connection) setWrap() (err error) {
+	key := c.options.TLSCryptKey
+	if v2 := c.options.TLSCryptV2Key; v2 != nil {
+		if key != nil || len(v2) <= wire.StaticKeyLen {
+			return errors.New("TLSCryptV2Key: must have a key and the same one wrapped, and goes without TLSCryptKey")
+		}
+		key, c.wrappedKey = v2[:wire.StaticKeyLen], v2[wire.StaticKeyLen:]
+		if !c.options.keyOnce {
+			c.sent = wire.EarlyCounter - 1
+		}
+	}
+	if key != nil {
+		c.wrap, err = wire.NewTLSCrypt(key, false)
+	}
+	return err
 }
 
 // open makes the way to the server and starts to read from it.

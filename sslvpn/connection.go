@@ -25,28 +25,35 @@ var ErrClosed = errors.New("the connection was closed")
 
 // Connection is the client's own end of a session.
 type Connection struct {
-	options  ConnectOptions
-	log      *slog.Logger
-	link     link
-	shut     func()
-	stream   bool
-	local    wire.SessionID
-	settings atomic.Pointer[wire.Push]
-	exporter bool                   // set by Connect
-	epoch    bool                   // likewise
-	peer     *client                // likewise: the server in the data path
-	attached atomic.Pointer[client] // peer, while it carries data
-	drops    drops
-	running  sync.WaitGroup
+	options ConnectOptions
+	log     *slog.Logger
+	link    link
+	shut    func()
+	stream  bool
+	local   wire.SessionID
+	opened  time.Time
+	// wrap protects control packets, wrappedKey is the key of it that the server
+	// has to be sent; both are nil without.
+	wrap       *wire.TLSCrypt
+	wrappedKey []byte
+	settings   atomic.Pointer[wire.Push]
+	exporter   bool                   // set by Connect
+	epoch      bool                   // likewise
+	peer       *client                // likewise: the server in the data path
+	attached   atomic.Pointer[client] // peer, while it carries data
+	drops      drops
+	running    sync.WaitGroup
 
-	mu      sync.Mutex
-	remote  wire.SessionID
-	keys    [wire.MaxKeyID + 1]*clientKey
-	newest  uint8     // key id that was begun last
-	current uint8     // key id that was agreed upon last
-	fresh   time.Time // when sealing moves to current; zero: it has
-	token   string    // takes the place of the password
-	cause   error     // why the connection has ended
+	mu       sync.Mutex
+	remote   wire.SessionID
+	keyAgain bool   // the server wants the wrapped key again
+	sent     uint32 // counts control packets
+	keys     [wire.MaxKeyID + 1]*clientKey
+	newest   uint8     // key id that was begun last
+	current  uint8     // key id that was agreed upon last
+	fresh    time.Time // when sealing moves to current; zero: it has
+	token    string    // takes the place of the password
+	cause    error     // why the connection has ended
 
 	ended chan struct{} // closed with cause
 }
@@ -74,6 +81,14 @@ func (c *Connection) Settings() wire.Push {
 		return *p
 	}
 	return wire.Push{}
+}
+
+// AuthToken returns what takes the place of the password, and of what else was
+// asked for, when the client connects again; empty: nothing.
+func (c *Connection) AuthToken() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.token
 }
 
 // Traffic returns the inner packets to the server and from it.
@@ -200,6 +215,13 @@ func (c *Connection) receiveData(packets [][]byte) {
 // receiveControl takes a packet of the control channel. What does not fit
 // changes nothing.
 func (c *Connection) receiveControl(packet []byte) {
+	if c.wrap != nil {
+		plain, err := c.wrap.Open(packet)
+		if err != nil {
+			return
+		}
+		packet = plain
+	}
 	p, err := wire.ParseControl(packet)
 	if err != nil {
 		return
@@ -208,7 +230,10 @@ func (c *Connection) receiveControl(packet []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.remote == (wire.SessionID{}) && p.Opcode == wire.HardResetServerV2 && p.Remote == c.local {
-		c.remote = p.Session
+		c.remote, c.keyAgain = p.Session, c.wrappedKey != nil && wire.WantsKeyAgain(p.Payload)
+		if k := c.keys[0]; c.keyAgain && k != nil {
+			_ = k.rel.queue(wire.ControlV1, nil) // for the key alone: with more the datagram would be too long
+		}
 	}
 	if c.cause != nil || p.Session != c.remote || len(p.Acks) > 0 && p.Remote != c.local {
 		return
@@ -263,8 +288,29 @@ func (c *Connection) flush(now time.Time, k *clientKey) {
 	k.rel.flush(now, func(op wire.Opcode, id uint32, acks []uint32, payload []byte) {
 		p := wire.Control{Opcode: op, KeyID: k.id, Session: c.local, Acks: acks, Remote: c.remote, PacketID: id, Payload: payload}
 		// A packet that cannot be sent is a lost one.
-		_ = c.link.sendControl(p.Append(nil))
+		_ = c.link.sendControl(c.format(&p))
 	})
+}
+
+// format returns a control packet as it goes out, with the wrapped key where the
+// server needs it. The caller holds mu.
+func (c *Connection) format(p *wire.Control) []byte {
+	if c.wrap == nil {
+		return p.Append(nil)
+	}
+	var behind []byte
+	switch {
+	case c.wrappedKey == nil:
+	case p.Opcode == wire.HardResetClientV2:
+		p.Opcode, behind = wire.HardResetClientV3, c.wrappedKey
+	case c.keyAgain && p.Opcode == wire.ControlV1 && p.KeyID == 0 && p.PacketID == 1:
+		p.Opcode, behind = wire.ControlWKCV1, c.wrappedKey
+		if len(p.Acks) == 0 { // said again: the server knows nothing of the first time
+			p.Acks, p.Remote = []uint32{0}, c.remote
+		}
+	}
+	c.sent++
+	return append(c.wrap.Append(nil, p.Append(nil), c.sent, uint32(c.opened.Unix())), behind...)
 }
 
 // clientStream is what crypto/tls runs over.
@@ -336,8 +382,11 @@ func (c *Connection) negotiate(ctx context.Context, k *clientKey) (*agreement, e
 		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}
 	c.mu.Lock()
-	password := cmp.Or(c.token, c.options.Password)
+	password := c.token
 	c.mu.Unlock()
+	if password == "" {
+		password = wire.AnswerChallenge(c.options.Password, c.options.Answer)
+	}
 	a := &agreement{client: wire.ClientKeys{
 		Options: c.optionsString(), UserName: c.options.UserName, Password: []byte(password), PeerInfo: c.peerInfo(),
 	}}

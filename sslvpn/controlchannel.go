@@ -52,6 +52,7 @@ type session struct {
 	udp      *udpLink
 	local    wire.SessionID // ours
 	remote   wire.SessionID // the client's
+	wrap     *wire.TLSCrypt // of control packets; nil: they go plain
 
 	mu          sync.Mutex
 	addr        netip.AddrPort // of the client; moves on UDP
@@ -101,9 +102,11 @@ var (
 	errNegotiation  = errors.New("the handshake took too long")
 )
 
-func newSession(ep *endpoint, link transport, stream bool, addr netip.AddrPort, remote wire.SessionID) *session {
+// newSession returns the session of a client whose first packet has come.
+func newSession(ep *endpoint, link transport, stream bool, addr netip.AddrPort, first *controlPacket) *session {
 	s := &session{
-		ep: ep, id: uuid.NewString(), link: link, stream: stream, addr: addr, from: addr.Addr(), remote: remote, opened: time.Now(),
+		ep: ep, id: uuid.NewString(), link: link, stream: stream, addr: addr, from: addr.Addr(), opened: time.Now(),
+		remote: first.Session, wrap: first.wrap,
 	}
 	for s.local == (wire.SessionID{}) {
 		_, _ = rand.Read(s.local[:])
@@ -235,7 +238,7 @@ func (s *session) flush(now time.Time, k *keyState) {
 		// A packet that cannot be sent is a lost one; the deadline of the
 		// handshake and the client's silence end the session.
 		s.sent++
-		_ = s.link.sendControl(s.ep.format(&c, s.sent, s.opened))
+		_ = s.link.sendControl(format(&c, s.wrap, s.sent, s.opened))
 	})
 }
 

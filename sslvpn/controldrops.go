@@ -28,6 +28,8 @@ const (
 	dropMove        controlDrop = "move"                   // UDP: to another address, too soon or to another client's
 	dropHandshake   controlDrop = "handshake_failed"       // before a login
 	dropPanic       controlDrop = "internal_error"         // in a negotiation
+	dropSharedLimit controlDrop = "shared_limit"           // TCP: for another server, which has enough of them
+	dropSharedDial  controlDrop = "shared_unreachable"     // likewise, which does not answer
 	dropEvent       controlDrop = "event_lost"             // nobody took it
 )
 

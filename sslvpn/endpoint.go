@@ -43,6 +43,7 @@ type endpoint struct {
 	sessions map[*session]*client // after it
 	perUser  map[string]int       // sessions
 	logins   loginCounts
+	codes    *usedCodes
 
 	lastPeerID uint32
 }
@@ -56,7 +57,7 @@ type settings struct {
 	routes  *accessSet
 	anchors map[[sha256.Size]byte]bool // of ClientCAs
 	tls     *tls.Config
-	wrap    *wire.TLSCrypt // nil: control packets go plain
+	wrapping
 }
 
 func newSettings(e Endpoint) (*settings, error) {
@@ -65,13 +66,16 @@ func newSettings(e Endpoint) (*settings, error) {
 	}
 	e.Users, e.Routes, e.DNS = slices.Clone(e.Users), slices.Clone(e.Routes), slices.Clone(e.DNS)
 	e.TCP, e.UDP, e.ClientCRLs = slices.Clone(e.TCP), slices.Clone(e.UDP), slices.Clone(e.ClientCRLs)
-	e.TLSCryptKey = slices.Clone(e.TLSCryptKey)
+	e.TLSCryptKey, e.TLSCryptV2Key = slices.Clone(e.TLSCryptKey), slices.Clone(e.TLSCryptV2Key)
 	cfg := &settings{
 		Endpoint: e, users: map[string]*User{}, access: map[string]*accessSet{},
 		anchors: map[[sha256.Size]byte]bool{}, routes: newAccessSet(e.Routes),
 	}
 	for i := range e.Users {
 		u := &e.Users[i]
+		if !e.OneTimeCodes {
+			u.CodeSecret = nil
+		}
 		cfg.users[u.Name], cfg.anyHash = u, u.PasswordHash
 	}
 	reach := map[string][]netip.Prefix{}
@@ -86,11 +90,9 @@ func newSettings(e Endpoint) (*settings, error) {
 		anchors.AddCert(ca)
 		cfg.anchors[sha256.Sum256(ca.Raw)] = true
 	}
-	if e.TLSCryptKey != nil {
-		var err error
-		if cfg.wrap, err = wire.NewTLSCrypt(e.TLSCryptKey, true); err != nil {
-			return nil, fmt.Errorf("tls-crypt: %w", err)
-		}
+	var err error
+	if cfg.wrapping, err = newWrapping(&cfg.Endpoint); err != nil {
+		return nil, fmt.Errorf("wrap of the control channel: %w", err)
 	}
 	cfg.tls = &tls.Config{
 		Certificates: []tls.Certificate{*e.Certificate},
@@ -104,7 +106,7 @@ func newSettings(e Endpoint) (*settings, error) {
 		SessionTicketsDisabled:      true,
 		DynamicRecordSizingDisabled: true,
 	}
-	if e.Auth == AuthCertificate {
+	if e.Auth.Has(AuthCertificate) {
 		cfg.tls.ClientAuth, cfg.tls.ClientCAs = tls.RequireAndVerifyClientCert, anchors
 		cfg.tls.VerifyConnection = func(state tls.ConnectionState) error {
 			if err := checkClientCertificate(cfg, &state); err != nil {
@@ -123,8 +125,12 @@ func (e *Endpoint) check() error {
 		return errors.New("certificate: a chain and its private key are needed")
 	case e.Cipher.keyLen() == 0:
 		return fmt.Errorf("cipher %q: must be %s, %s or %s", string(e.Cipher), AES128GCM, AES256GCM, ChaCha20Poly1305)
-	case e.Auth != AuthPassword && e.Auth != AuthCertificate:
-		return errors.New("auth: must be AuthPassword or AuthCertificate")
+	case e.Auth <= 0 || e.Auth > AuthPassword|AuthCertificate:
+		return errors.New("auth: must be AuthPassword, AuthCertificate or both")
+	case e.OneTimeCodes && !e.Auth.Has(AuthPassword):
+		return errors.New("one-time codes go with passwords")
+	case e.TLSCryptKey != nil && e.TLSCryptV2Key != nil:
+		return errors.New("a key for tls-crypt and one for tls-crypt-v2 exclude each other")
 	case len(e.TCP)+len(e.UDP) == 0:
 		return errors.New("listen addresses: at least one is needed")
 	case e.Device == "" || len(e.Device) > 15:
@@ -138,6 +144,9 @@ func (e *Endpoint) check() error {
 			return fmt.Errorf("user %q: names must be unique, of 1 to %d octets that print", u.Name, maxName)
 		}
 		names[u.Name] = true
+		if u.CodeSecret != nil && len(u.CodeSecret) < minCodeSecret {
+			return fmt.Errorf("user %q: the secret of one-time codes must have at least %d octets", u.Name, minCodeSecret)
+		}
 	}
 	for _, r := range e.Routes {
 		if !r.IsValid() || r.Addr().Is4In6() || r.Addr().Is6() && !e.Pool6.IsValid() {
@@ -207,7 +216,7 @@ func (cfg *settings) accessOf(id *identity) *accessSet {
 // staticIP returns the address that a client has for its own; the zero Addr is
 // none.
 func (cfg *settings) staticIP(id *identity) netip.Addr {
-	if u := cfg.users[id.name]; cfg.Auth == AuthPassword && u != nil {
+	if u := cfg.users[id.name]; cfg.Auth.Has(AuthPassword) && u != nil {
 		return u.StaticIP
 	}
 	return netip.Addr{}
@@ -227,10 +236,12 @@ func (cfg *settings) static() []netip.Addr {
 // outdated returns why a session must not go on under these settings; "" is
 // that it may. message is for the client.
 func (cfg *settings) outdated(id *identity, address netip.Addr) (reason, message string) {
-	if cfg.Auth == AuthCertificate {
+	if cfg.Auth.Has(AuthCertificate) {
 		if err := cfg.trusted(time.Now(), id.chains); err != nil {
 			return err.Error(), wire.HaltClient("the certificate is not accepted any more")
 		}
+	}
+	if !cfg.Auth.Has(AuthPassword) {
 		return "", ""
 	}
 	u := cfg.users[id.name]
@@ -239,6 +250,8 @@ func (cfg *settings) outdated(id *identity, address netip.Addr) (reason, message
 		return "the user was deleted", wire.HaltClient("the user was deleted")
 	case u.PasswordHash != id.hash:
 		return "the password was changed", wire.RefuseLogin("the password was changed")
+	case u.proof() != id.proof:
+		return "the second factor was changed", wire.RefuseLogin("the second factor was changed")
 	case u.StaticIP.IsValid() && u.StaticIP != address:
 		return "the user was given the address " + u.StaticIP.String(), wire.RestartClient("another address")
 	case slices.Contains(cfg.static(), address) && u.StaticIP != address:
@@ -248,31 +261,6 @@ func (cfg *settings) outdated(id *identity, address netip.Addr) (reason, message
 }
 
 func (ep *endpoint) config() *settings { return ep.settings.Load() }
-
-// parse reads a control packet as it came.
-func (ep *endpoint) parse(packet []byte) (c wire.Control, why controlDrop) {
-	if wrap := ep.config().wrap; wrap != nil {
-		var err error
-		if packet, err = wrap.Open(packet); err != nil {
-			return c, dropWrap
-		}
-	}
-	c, err := wire.ParseControl(packet)
-	if err != nil {
-		return c, dropMalformed
-	}
-	return c, ""
-}
-
-// format returns a control packet as it goes out. counter and since number the
-// packets of a session.
-func (ep *endpoint) format(c *wire.Control, counter uint32, since time.Time) []byte {
-	packet := c.Append(nil)
-	if wrap := ep.config().wrap; wrap != nil {
-		return wrap.Append(nil, packet, counter, uint32(since.Unix()))
-	}
-	return packet
-}
 
 func (ep *endpoint) tlsConfig() *tls.Config { return ep.config().tls }
 
@@ -347,7 +335,7 @@ func (ep *endpoint) forget(s *session) {
 // token returns an auth-token for a user; "" with certificates.
 func (ep *endpoint) token(id *identity, now time.Time) string {
 	u, ok := ep.config().user(id.name)
-	if !ok || ep.config().Auth != AuthPassword {
+	if !ok || !ep.config().Auth.Has(AuthPassword) {
 		return ""
 	}
 	return ep.server.tokens.issue(now, ep.id, u)

@@ -12,6 +12,8 @@ const (
 	failedName        loginFailure = "malformed_login" // no user name or password that could be looked up
 	failedUser        loginFailure = "unknown_user"    // there is none of that name
 	failedPassword    loginFailure = "wrong_password"
+	failedCode        loginFailure = "wrong_code"         // of the second factor, or none
+	failedCodeAgain   loginFailure = "used_code"          // one that was shown before
 	failedLocked      loginFailure = "locked"             // too many failures before
 	failedToken       loginFailure = "auth_token"         // expired, or another user's
 	failedCertificate loginFailure = "certificate"        // missing, or not accepted

@@ -4,11 +4,15 @@ import (
 	"bufio"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/vpngw/vpngw/sslvpn/wire"
 )
 
 // Profile is what an OpenVPN client profile says that a Connection needs.
@@ -21,7 +25,12 @@ type Profile struct {
 	// holds them in two lines, or is empty.
 	Login     bool
 	LoginFile string
+	// Challenge is what a person is asked for besides the password; empty:
+	// nothing.
+	Challenge string
 	Ciphers   []Cipher // that the server may choose; empty: any
+	// The keys of the control channel, as ConnectOptions has them; nil: none.
+	TLSCryptKey, TLSCryptV2Key []byte
 }
 
 // ProfileServer is one server of a profile.
@@ -55,10 +64,7 @@ func ParseProfile(text string, readFile func(name string) ([]byte, error)) (*Pro
 		if name, ok := strings.CutPrefix(line, "<"); ok {
 			err = p.inline(strings.TrimSuffix(name, ">"), lines)
 		} else {
-			words := strings.Fields(line)
-			for i, w := range words {
-				words[i] = strings.Trim(w, `"'`)
-			}
+			words := splitWords(line)
 			err = p.option(words[0], words[1:])
 		}
 		if err != nil {
@@ -69,6 +75,34 @@ func ParseProfile(text string, readFile func(name string) ([]byte, error)) (*Pro
 		return nil, err
 	}
 	return p.finish()
+}
+
+// splitWords splits a line at its spaces, but for those between quotes. The line
+// is not empty.
+func splitWords(line string) []string {
+	var words []string
+	var word strings.Builder
+	quote, inside := rune(0), false
+	for _, r := range line {
+		switch {
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote == 0 && (r == '"' || r == '\''):
+			quote, inside = r, true
+		case quote == 0 && (r == ' ' || r == '\t'):
+			if inside {
+				words, inside = append(words, word.String()), false
+				word.Reset()
+			}
+		default:
+			word.WriteRune(r)
+			inside = true
+		}
+	}
+	if inside {
+		words = append(words, word.String())
+	}
+	return words
 }
 
 type profileParser struct {
@@ -94,7 +128,7 @@ func (p *profileParser) inline(name string, lines *bufio.Scanner) error {
 	return fmt.Errorf("<%s> has no end", name)
 }
 
-func (p *profileParser) content(name string, content []byte) error {
+func (p *profileParser) content(name string, content []byte) (err error) {
 	switch name {
 	case "ca":
 		p.CA = content
@@ -102,10 +136,38 @@ func (p *profileParser) content(name string, content []byte) error {
 		p.Certificate = content
 	case "key":
 		p.Key = content
-	case "tls-auth", "tls-crypt", "tls-crypt-v2", "secret", "pkcs12":
+	case "tls-crypt":
+		p.TLSCryptKey, err = parseStaticKey(content)
+	case "tls-crypt-v2":
+		p.TLSCryptV2Key, err = parseClientKey(content)
+	case "tls-auth", "secret", "pkcs12":
 		return fmt.Errorf("option %s: is not spoken here", name)
 	}
+	if err != nil {
+		return fmt.Errorf("option %s: %w", name, err)
+	}
 	return nil
+}
+
+// parseStaticKey reads a key in hexadecimal digits between the lines that begin
+// and end it.
+func parseStaticKey(content []byte) ([]byte, error) {
+	_, rest, begun := strings.Cut(string(content), "-----BEGIN OpenVPN Static key V1-----")
+	digits, _, ended := strings.Cut(rest, "-----END OpenVPN Static key V1-----")
+	key, err := hex.DecodeString(strings.Join(strings.Fields(digits), ""))
+	if !begun || !ended || err != nil || len(key) != wire.StaticKeyLen {
+		return nil, fmt.Errorf("is no OpenVPN static key of %d octets", wire.StaticKeyLen)
+	}
+	return key, nil
+}
+
+// parseClientKey reads a client's key of tls-crypt-v2 with the wrapped one.
+func parseClientKey(content []byte) ([]byte, error) {
+	block, _ := pem.Decode(content)
+	if block == nil || block.Type != "OpenVPN tls-crypt-v2 client key" || len(block.Bytes) <= wire.StaticKeyLen {
+		return nil, errors.New("is no OpenVPN tls-crypt-v2 client key")
+	}
+	return block.Bytes, nil
 }
 
 func (p *profileParser) option(name string, args []string) (err error) {
@@ -135,7 +197,7 @@ func (p *profileParser) option(name string, args []string) (err error) {
 		if len(args) > 0 && !strings.HasPrefix(args[0], "tun") && args[0] != "null" {
 			return fmt.Errorf("option dev %s: must be tun", args[0])
 		}
-	case "ca", "cert", "key":
+	case "ca", "cert", "key", "tls-crypt", "tls-crypt-v2":
 		if err := need(1); err != nil {
 			return err
 		}
@@ -157,7 +219,12 @@ func (p *profileParser) option(name string, args []string) (err error) {
 			return err
 		}
 		return p.dataCiphers(args[0])
-	case "tls-auth", "tls-crypt", "tls-crypt-v2", "secret", "fragment", "pkcs12":
+	case "static-challenge":
+		if err := need(2); err != nil {
+			return err
+		}
+		p.Challenge = args[0]
+	case "tls-auth", "secret", "fragment", "pkcs12":
 		return fmt.Errorf("option %s: is not spoken here", name)
 	case "comp-lzo", "compress":
 		if len(args) > 0 && (args[0] == "no" || strings.HasPrefix(args[0], "stub")) {
@@ -226,6 +293,8 @@ func (p *profileParser) finish() (*Profile, error) {
 		return nil, errors.New("the profile has no option remote")
 	case len(p.CA) == 0:
 		return nil, errors.New("the profile has no option ca")
+	case p.TLSCryptKey != nil && p.TLSCryptV2Key != nil:
+		return nil, errors.New("the options tls-crypt and tls-crypt-v2 exclude each other")
 	case (len(p.Certificate) == 0) != (len(p.Key) == 0):
 		return nil, errors.New("the profile has one of the options cert and key, and not the other")
 	}
@@ -234,7 +303,9 @@ func (p *profileParser) finish() (*Profile, error) {
 
 // Options returns what to connect with, but for the address and the login.
 func (p *Profile) Options() (ConnectOptions, error) {
-	o := ConnectOptions{RootCAs: x509.NewCertPool(), Ciphers: p.Ciphers}
+	o := ConnectOptions{
+		RootCAs: x509.NewCertPool(), Ciphers: p.Ciphers, TLSCryptKey: p.TLSCryptKey, TLSCryptV2Key: p.TLSCryptV2Key,
+	}
 	if !o.RootCAs.AppendCertsFromPEM(p.CA) {
 		return o, errors.New("option ca: has no PEM certificate")
 	}

@@ -19,7 +19,7 @@ func (s *Server) startEndpoint(cfg *settings) (_ *endpoint, err error) {
 	ep := &endpoint{
 		server: s, id: cfg.ID, log: s.log.With("endpoint", cfg.ID),
 		opening: map[*session]bool{}, sessions: map[*session]*client{},
-		perUser: map[string]int{},
+		perUser: map[string]int{}, codes: newUsedCodes(time.Now()),
 	}
 	ep.settings.Store(cfg)
 	if ep.pool, err = newAddressPool(cfg.Pool); err != nil {
@@ -156,9 +156,10 @@ func (t *tcpTransport) shut() {
 func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 	var s *session
+	leave := sync.OnceFunc(func() { ep.server.halfOpen.leave(from.Addr()) })
 	defer func() {
 		if s == nil {
-			ep.server.halfOpen.leave(from.Addr())
+			leave()
 		}
 	}()
 	link, err := newTCPLink(conn, &ep.plane.drops)
@@ -170,16 +171,34 @@ func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 	_ = conn.SetReadDeadline(time.Now().Add(ep.server.opts.Limits.FirstPacketTimeout))
 	unwatch := context.AfterFunc(ep.ctx, link.close)
 	defer unwatch()
+	if to := ep.config().PortShare; to.IsValid() {
+		foreign, err := isForeign(conn)
+		if err != nil || foreign {
+			if isTimeout(err) {
+				ep.control.add(dropSlow)
+			}
+			if foreign {
+				leave() // it is no client of ours
+				ep.share(conn, from, to, link.guard)
+			}
+			link.close()
+			return
+		}
+	}
 	err = link.run(func(packet []byte) error {
-		c, why := ep.parse(packet)
+		var of *wire.TLSCrypt
+		if s != nil {
+			of = s.wrap
+		}
+		c, why := ep.parse(packet, of)
 		switch {
 		case s != nil && why != "":
 			ep.control.add(why)
 			return nil
 		case s != nil:
-			s.receive(&c)
+			s.receive(&c.Control)
 			return nil
-		case why != "" || !isFirst(&c):
+		case why != "" || !isFirst(&c.Control):
 			return errNotOpenVPN
 		}
 		// The deadlines of the session hold from here on, and the one of its end
@@ -187,7 +206,7 @@ func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 		if err := conn.SetReadDeadline(time.Time{}); err != nil {
 			return err
 		}
-		opened := newSession(ep, &tcpTransport{tcpLink: link, running: &ep.running}, true, from, c.Session)
+		opened := newSession(ep, &tcpTransport{tcpLink: link, running: &ep.running}, true, from, &c)
 		if err := ep.open(opened); err != nil {
 			return err
 		}

@@ -39,6 +39,9 @@ type Options struct {
 	// RenegotiateAfter is how long data keys are used before the server asks for
 	// others; zero: 8 h; negative: until the cipher's own limits.
 	RenegotiateAfter time.Duration
+	// TokenKey makes auth-tokens; with the same one another Server takes the place
+	// of this one without asking anybody for a password. Zero: a random one.
+	TokenKey [32]byte
 }
 
 // DefaultLimits returns the limits that hold where Options has none.
@@ -89,6 +92,7 @@ type Server struct {
 	failures *rate.Limiter // of EventAuthFailed
 
 	halfOpen     halfOpen
+	shared       halfOpen // connections that are carried to other servers
 	throttle     throttle
 	tokens       tokenKey
 	cookies      *cookieKey
@@ -133,13 +137,16 @@ func New(o Options) *Server {
 		events:     make(chan Event, eventBuffer),
 		failures:   rate.NewLimiter(failuresPerSecond, failuresAtOnce),
 		halfOpen:   newHalfOpen(),
+		shared:     newHalfOpen(),
 		cookies:    newCookieKey(),
 		handshakes: make(chan struct{}, o.Limits.Handshakes),
 		checks:     make(chan struct{}, o.Limits.PasswordChecks),
 		endpoints:  map[string]*endpoint{},
 		failed:     map[string]error{},
 	}
-	_, _ = rand.Read(s.tokens[:])
+	if s.tokens = o.TokenKey; s.tokens == (tokenKey{}) {
+		_, _ = rand.Read(s.tokens[:])
+	}
 	return s
 }
 
@@ -176,7 +183,8 @@ var ErrStopped = errors.New("the VPN server has stopped")
 
 // Apply makes a configuration the wanted state. Endpoints that are not in it
 // any more end with their sessions; those that are new, or of which an address,
-// the device, the cipher, the pool or the authentication method has changed,
+// the device, the cipher, the pool, the authentication method or a key of the
+// control channel has changed,
 // start anew; all else is changed as they run, and ends only the sessions that
 // are not allowed any more. It goes on past an endpoint that fails, joins the
 // errors, and tries a failed one again when it is next called. Before Run it
@@ -287,7 +295,8 @@ func (s *Server) running() map[string]*endpoint {
 func (cfg *settings) alike(to *settings) bool {
 	return slices.Equal(cfg.TCP, to.TCP) && slices.Equal(cfg.UDP, to.UDP) && cfg.Device == to.Device &&
 		cfg.Cipher == to.Cipher && cfg.Compressed == to.Compressed && cfg.Auth == to.Auth && cfg.Pool == to.Pool &&
-		cfg.Pool6 == to.Pool6 && cfg.Topology == to.Topology && bytes.Equal(cfg.TLSCryptKey, to.TLSCryptKey)
+		cfg.Pool6 == to.Pool6 && cfg.Topology == to.Topology && bytes.Equal(cfg.TLSCryptKey, to.TLSCryptKey) &&
+		bytes.Equal(cfg.TLSCryptV2Key, to.TLSCryptV2Key) && cfg.OneTimeCodes == to.OneTimeCodes
 }
 
 // Snapshot returns how the endpoints do, ordered by id.

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -130,6 +131,17 @@ func (s *rig) dial(network string) *testClient {
 		return dialTest(s.t, "udp", s.endpoint().udp[0].socket.local())
 	}
 	return dialTest(s.t, "tcp", s.endpoint().tcp[0])
+}
+
+// dialRaw returns a socket for whatever is to be said on UDP.
+func (s *rig) dialRaw() net.Conn {
+	s.t.Helper()
+	conn, err := net.Dial("udp", s.endpoint().udp[0].socket.local().String())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 // trust is the TLS configuration of a client with a certificate, or none.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/vpngw/vpngw/dataplane/tun"
 	"github.com/vpngw/vpngw/sslvpn/wire"
@@ -45,7 +46,7 @@ func FuzzSession(f *testing.F) {
 	f.Add(packet(wire.SoftReset, 1, 0, nil, nil), true)
 	f.Fuzz(func(t *testing.T, script []byte, stream bool) {
 		ep := &endpoint{
-			server: server, id: "ep1", log: server.log, opening: map[*session]bool{}, sessions: map[*session]*client{}, perUser: map[string]int{},
+			server: server, id: "ep1", log: server.log, opening: map[*session]bool{}, sessions: map[*session]*client{}, perUser: map[string]int{}, codes: newUsedCodes(time.Now()),
 		}
 		ep.settings.Store(cfg)
 		var err error
@@ -53,7 +54,7 @@ func FuzzSession(f *testing.F) {
 			t.Fatal(err)
 		}
 		link := &sinkTransport{&testLink{stream: stream}}
-		s := newSession(ep, link, stream, netip.MustParseAddrPort("192.0.2.1:1"), wire.SessionID{1})
+		s := newSession(ep, link, stream, netip.MustParseAddrPort("192.0.2.1:1"), &controlPacket{Control: wire.Control{Session: wire.SessionID{1}}})
 		if !server.halfOpen.enter(s.from, server.opts.Limits) {
 			t.Fatal("half-open clients are left from before")
 		}

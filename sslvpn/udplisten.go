@@ -74,17 +74,31 @@ func (ep *endpoint) closeUDP() {
 // control implements datagramHandler.
 func (l *udpListener) control(from netip.AddrPort, packet []byte) {
 	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-	c, why := l.ep.parse(packet)
+	var of *wire.TLSCrypt
+	s := l.sessionOf(from, packet)
+	if s != nil {
+		of = s.wrap
+	}
+	c, why := l.ep.parse(packet, of)
 	if why != "" {
 		l.ep.control.add(why)
 		return
 	}
-	l.mu.Lock()
-	s := l.byControl[udpOrigin{from, c.Session}]
-	l.mu.Unlock()
 	switch {
 	case s != nil:
-	case isFirst(&c):
+	case isFirst(&c.Control):
+		if !l.answers.Allow() {
+			l.ep.control.add(dropResetRate)
+			return
+		}
+		if l.ep.config().keys != nil && !c.keyAgain {
+			// Its wrapped key comes once, so it has to be kept. Whoever sends it
+			// has a profile of this server.
+			if s = l.begin(from, &c); s != nil {
+				s.accept()
+			}
+			return
+		}
 		l.answer(from, &c)
 		return
 	default:
@@ -92,29 +106,50 @@ func (l *udpListener) control(from netip.AddrPort, packet []byte) {
 			return
 		}
 	}
-	s.receive(&c)
+	s.receive(&c.Control)
+}
+
+// sessionOf returns the session that a control packet says that it is for, nil
+// for none.
+func (l *udpListener) sessionOf(from netip.AddrPort, packet []byte) *session {
+	id, ok := wire.SenderOf(packet)
+	if !ok {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.byControl[udpOrigin{from, id}]
 }
 
 // answer answers a client's reset with a cookie.
-func (l *udpListener) answer(from netip.AddrPort, c *wire.Control) {
-	if !l.answers.Allow() {
-		l.ep.control.add(dropResetRate)
-		return
-	}
+func (l *udpListener) answer(from netip.AddrPort, c *controlPacket) {
 	now := time.Now()
 	reply := wire.Control{
 		Opcode: wire.HardResetServerV2, Acks: []uint32{0}, Remote: c.Session,
 		Session: l.ep.server.cookies.bake(now, l.socket.local(), from, c.Session),
 	}
-	_ = l.socket.sendTo(from, l.ep.format(&reply, 1, now)) // a lost answer: the client asks again
+	if c.keyAgain {
+		reply.Payload = wire.KeyAgain
+	}
+	_ = l.socket.sendTo(from, format(&reply, c.wrap, 1, now)) // a lost answer: the client asks again
 }
 
 // welcome makes the session of a client that echoes a cookie.
-func (l *udpListener) welcome(from netip.AddrPort, c *wire.Control) *session {
-	if !l.echoes(from, c) {
+func (l *udpListener) welcome(from netip.AddrPort, c *controlPacket) *session {
+	if !l.echoes(from, &c.Control) {
 		l.ep.control.add(dropCookie)
 		return nil
 	}
+	s := l.begin(from, c)
+	if s != nil {
+		s.resume(c.Remote)
+	}
+	return s
+}
+
+// begin makes the session of a client whose first packet has come, where there
+// is room for one.
+func (l *udpListener) begin(from netip.AddrPort, c *controlPacket) *session {
 	ep := l.ep
 	if !ep.server.halfOpen.enter(from.Addr(), ep.server.opts.Limits) {
 		ep.control.add(dropHalfOpen)
@@ -122,13 +157,12 @@ func (l *udpListener) welcome(from netip.AddrPort, c *wire.Control) *session {
 	}
 	link, err := l.socket.link(from, &ep.plane.drops)
 	if err == nil {
-		s := newSession(ep, udpTransport{link}, false, from, c.Session)
+		s := newSession(ep, udpTransport{link}, false, from, c)
 		s.listener, s.udp = l, link
 		l.mu.Lock()
 		l.byControl[udpOrigin{from, c.Session}] = s
 		l.mu.Unlock()
 		if err = ep.open(s); err == nil {
-			s.resume(c.Remote)
 			return s
 		}
 		l.forget(s)

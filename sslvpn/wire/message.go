@@ -106,3 +106,13 @@ func Password(field []byte) (password, answer []byte, err error) {
 	}
 	return password, answer, nil
 }
+
+// AnswerChallenge is what a client sends in the place of its password when it
+// answers a static challenge, as Password reads it. An empty answer is none.
+func AnswerChallenge(password, answer string) string {
+	if answer == "" {
+		return password
+	}
+	encode := base64.StdEncoding.EncodeToString
+	return "SCRV1:" + encode([]byte(password)) + ":" + encode([]byte(answer))
+}

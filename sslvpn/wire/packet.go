@@ -73,7 +73,7 @@ type Control struct {
 	Acks     []uint32  // at most MaxAcks
 	Remote   SessionID // of the receiver; set with Acks only
 	PacketID uint32    // no meaning in an AckV1
-	Payload  []byte    // a part of the TLS stream; empty in resets
+	Payload  []byte    // a part of the TLS stream; of a HardResetServerV2 what WantsKeyAgain reads
 }
 
 // ParseControl reads a control packet of at most MaxFrame octets. Payload aliases b; nothing else does.
@@ -121,11 +121,21 @@ func ParseControl(b []byte) (Control, error) {
 		return c, fmt.Errorf("%w: packet id cut short", ErrMalformed)
 	}
 	c.PacketID, c.Payload = binary.BigEndian.Uint32(b), b[4:]
-	if len(c.Payload) > 0 && c.Opcode != ControlV1 {
-		// The payload of a reset means nothing; no known peer sends one.
+	if len(c.Payload) > 0 && c.Opcode != ControlV1 && c.Opcode != HardResetServerV2 {
+		// The payload of other resets means nothing; no known peer sends one.
 		c.Payload = nil
 	}
 	return c, nil
+}
+
+// SenderOf returns the session id of a packet's sender, which stands in clear
+// however the rest is wrapped.
+func SenderOf(packet []byte) (id SessionID, ok bool) {
+	if len(packet) < wrapClear {
+		return id, false
+	}
+	copy(id[:], packet[1:])
+	return id, true
 }
 
 // Append appends the packet to b.

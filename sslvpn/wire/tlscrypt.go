@@ -55,14 +55,19 @@ func NewTLSCrypt(key []byte, server bool) (*TLSCrypt, error) {
 		ours, theirs = theirs, ours
 	}
 	for i, k := range []*wrapKey{ours, theirs} {
-		half := key[128*i:]
 		var err error
-		if k.block, err = aes.NewCipher(half[:32]); err != nil {
+		if *k, err = newWrapKey(key[128*i:]); err != nil {
 			return nil, err
 		}
-		copy(k.mac[:], half[64:96])
 	}
 	return w, nil
+}
+
+// newWrapKey takes its keys from the two halves of 128 octets.
+func newWrapKey(key []byte) (k wrapKey, err error) {
+	k.block, err = aes.NewCipher(key[:32])
+	copy(k.mac[:], key[64:96])
+	return k, err
 }
 
 func (k *wrapKey) tag(clearText, plain []byte) []byte {

@@ -1,0 +1,122 @@
+package sslvpn
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vpngw/vpngw/sslvpn/wire"
+)
+
+// Port sharing: a connection on TCP that does not begin as an OpenVPN client's
+// is handed to another server, such as one of HTTPS, with all that it said. It
+// sees the address of this host as that of its client.
+const (
+	// shareDial is how long the other server may take to accept.
+	shareDial = 5 * time.Second
+	// sharedTotal and sharedAddress bound the connections that are handed on by
+	// all endpoints together, in all and from one address.
+	sharedTotal, sharedAddress = 1024, 256
+)
+
+// beginsAsOpenVPN reports whether the first octets of a stream, of which there
+// may be fewer than are needed to tell, can be those of a client: a length and
+// the opcode of a first packet.
+func beginsAsOpenVPN(b []byte) bool {
+	if len(b) > 0 && b[0] > wire.MaxFrame>>8 {
+		return false
+	}
+	if len(b) < wire.FrameHeaderLen+1 {
+		return true
+	}
+	op, keyID := wire.SplitOpcode(b[wire.FrameHeaderLen])
+	return keyID == 0 && (op == wire.HardResetClientV2 || op == wire.HardResetClientV3)
+}
+
+// isForeign looks at the first octets of a connection, which stay to be read,
+// and reports whether it is for another server. The read deadline ends the wait
+// for them.
+func isForeign(conn *net.TCPConn) (bool, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var head [wire.FrameHeaderLen + 1]byte
+	var n int
+	var failed error
+	err = raw.Read(func(fd uintptr) bool {
+		n, _, failed = unix.Recvfrom(int(fd), head[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(failed, unix.EAGAIN), errors.Is(failed, unix.EINTR):
+			return false
+		case failed != nil, n == 0, n == len(head), !beginsAsOpenVPN(head[:n]):
+			return true
+		}
+		return false // part of a beginning: the next octet wakes the reader again
+	})
+	if err = errors.Join(err, failed); err != nil || n == 0 {
+		return false, err
+	}
+	return !beginsAsOpenVPN(head[:n]), nil
+}
+
+// share carries a connection to another server and back, until both have ended.
+// allowed tells whether the local address may still be used; nil: always.
+func (ep *endpoint) share(conn *net.TCPConn, from netip.AddrPort, to netip.AddrPort, allowed func() bool) {
+	limits := Limits{HalfOpenTotal: sharedTotal, HalfOpenAddress: sharedAddress}
+	if !ep.server.shared.enter(from.Addr(), limits) {
+		ep.control.add(dropSharedLimit)
+		return
+	}
+	defer ep.server.shared.leave(from.Addr())
+	dialer := net.Dialer{Timeout: shareDial}
+	dialled, err := dialer.DialContext(ep.ctx, "tcp", to.String())
+	if err != nil {
+		ep.control.add(dropSharedDial)
+		ep.log.Debug("port sharing failed", "remote", from.String(), "error", err)
+		return
+	}
+	other := dialled.(*net.TCPConn)
+	defer other.Close()
+	unwatch := context.AfterFunc(ep.ctx, func() { _ = other.Close() })
+	defer unwatch()
+	if conn.SetReadDeadline(time.Time{}) != nil {
+		return
+	}
+	var back sync.WaitGroup
+	back.Go(func() { carry(conn, other, allowed) })
+	carry(other, conn, allowed)
+	back.Wait()
+}
+
+// carry writes to one connection what another one brings, its end too. When
+// something fails both are closed.
+func carry(to, from *net.TCPConn, allowed func() bool) {
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := from.Read(buf)
+		if allowed != nil && !allowed() {
+			n, err = 0, errFenced
+		}
+		if n > 0 {
+			if _, failed := to.Write(buf[:n]); failed != nil {
+				err = failed
+			}
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF):
+			_ = to.CloseWrite()
+			return
+		default:
+			_, _ = to.Close(), from.Close()
+			return
+		}
+	}
+}
