@@ -21,6 +21,7 @@ type parameters struct {
 	epoch    bool // data packets of the epoch format
 	info     wire.PeerInfo
 	framing  framing
+	stubV2   bool   // the client is told to leave its own compression framing
 	token    string // the auth-token that was pushed last
 	pushed   time.Time
 }
@@ -194,7 +195,9 @@ func (s *session) choose(p *parameters, client *wire.ClientKeys) error {
 	p.exporter = info.Proto.Has(wire.ProtoTLSExporter)
 	// It is agreed upon by protocol-flags, which the client has to understand.
 	p.epoch = info.Proto.Has(wire.ProtoEpochData|wire.ProtoTLSExporter|wire.ProtoExitNotify) && !s.ep.config().ClassicKeys
-	if wire.FramesCompression(client.Options) && !info.StubV2 {
+	frames := wire.FramesCompression(client.Options)
+	p.stubV2 = info.StubV2 && (frames || s.ep.config().Compressed)
+	if frames && !info.StubV2 {
 		p.framing = framingCompLZO
 	}
 	return nil

@@ -86,7 +86,7 @@ func (cfg *settings) pushed(c *client, p *parameters, stream bool) wire.Push {
 	switch {
 	case p.framing == framingCompLZO:
 		push.CompLZO = true
-	case cfg.Compressed && info.StubV2:
+	case p.stubV2:
 		push.Compress = "stub-v2"
 	}
 	return push
