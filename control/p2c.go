@@ -87,7 +87,16 @@ type ClientAuthType string
 const (
 	ClientAuthCertificate ClientAuthType = "CERT"
 	ClientAuthPassword    ClientAuthType = "LOCAL_PASSWORD"
+	ClientAuthBoth        ClientAuthType = "CERT_AND_LOCAL_PASSWORD"
 )
+
+// Passwords reports whether users log in with passwords.
+func (t ClientAuthType) Passwords() bool { return t == ClientAuthPassword || t == ClientAuthBoth }
+
+// Certificates reports whether clients need a certificate.
+func (t ClientAuthType) Certificates() bool {
+	return t == ClientAuthCertificate || t == ClientAuthBoth
+}
 
 // CertificateSource says where the certificate of a server comes from.
 type CertificateSource string
@@ -114,6 +123,14 @@ type VPNServer struct {
 	Cipher       string            `json:"cipher"`   // AES-128-GCM or AES-256-GCM
 	Compressed   bool              `json:"compressed,omitempty"`
 	DNSServers   []netip.Addr      `json:"dns_servers,omitempty"`
+
+	UDPPorts     []int        `json:"udp_ports,omitempty"` // that are served besides TCP
+	ControlWrap  ControlWrap  `json:"control_wrap,omitempty"`
+	ControlKey   Secret       `json:"-"` // of ControlWrap: keyLen octets
+	SecondFactor SecondFactor `json:"second_factor,omitempty"`
+	// PortShare gets the connections on TCP that are not of clients; the zero
+	// value: nobody.
+	PortShare netip.AddrPort `json:"port_share,omitzero"`
 }
 
 // ServerState is the status of a server as the API shows it.
@@ -189,6 +206,11 @@ type VPNUser struct {
 	// Passwords are hashes of the latest ones, the valid one first, at most
 	// passwordHistory. They leave the store for no answer.
 	Passwords []PasswordHash `json:"-"`
+	// EnrolledAt is when the user was given CodeSecret, which makes the codes of
+	// FactorTOTP; the zero Time: there is none. The secret leaves the store for no
+	// answer but that of its enrolment.
+	EnrolledAt time.Time `json:"enrolled_at,omitzero"`
+	CodeSecret Secret    `json:"-"` // codeSecretLen octets
 }
 
 // BuiltIn tells apart what each server has from the start.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/vpngw/vpngw/control/store"
 )
@@ -43,17 +44,21 @@ func newP2CTables(s store.Store) p2cTables {
 	}
 }
 
-// storedServer is a server with the private keys of its certificate sealed.
+// storedServer is a server with the private keys of its certificate and that of
+// its control channel sealed.
 type storedServer struct {
 	VPNServer
-	SealedKey   []byte `json:"sealed_key,omitempty"`
-	SealedCAKey []byte `json:"sealed_ca_key,omitempty"`
+	SealedKey        []byte `json:"sealed_key,omitempty"`
+	SealedCAKey      []byte `json:"sealed_ca_key,omitempty"`
+	SealedControlKey []byte `json:"sealed_control_key,omitempty"`
 }
 
-// storedUser is a user with the hashes of the passwords as text.
+// storedUser is a user with the hashes of the passwords as text, and the secret
+// of one-time codes sealed.
 type storedUser struct {
 	VPNUser
-	PasswordHashes []string `json:"password_hashes"`
+	PasswordHashes   []string `json:"password_hashes"`
+	SealedCodeSecret []byte   `json:"sealed_code_secret,omitempty"`
 }
 
 func (o *Objects) sealServer(s VPNServer) storedServer {
@@ -64,18 +69,24 @@ func (o *Objects) sealServer(s VPNServer) storedServer {
 	if !s.Certificate.CAKey.IsZero() {
 		stored.SealedCAKey = o.key.Seal(s.Certificate.CAKey, keyPlace("ca key", &s))
 	}
+	if !s.ControlKey.IsZero() {
+		stored.SealedControlKey = o.key.Seal(s.ControlKey, keyPlace("control key", &s))
+	}
 	return stored
 }
 
-// unsealServer returns a server with its private keys, or without them and why.
+// unsealServer returns a server with its keys, or without them and why.
 func (o *Objects) unsealServer(stored storedServer) (VPNServer, error) {
 	s := stored.VPNServer
-	var errs [2]error
+	var errs [3]error
 	if len(stored.SealedKey) > 0 {
 		s.Certificate.Key, errs[0] = o.key.Open(stored.SealedKey, keyPlace("key", &s))
 	}
 	if len(stored.SealedCAKey) > 0 {
 		s.Certificate.CAKey, errs[1] = o.key.Open(stored.SealedCAKey, keyPlace("ca key", &s))
+	}
+	if s.ControlWrap != WrapNone {
+		s.ControlKey, errs[2] = o.key.Open(stored.SealedControlKey, keyPlace("control key", &s))
 	}
 	return s, errors.Join(errs[:]...)
 }
@@ -84,25 +95,43 @@ func keyPlace(which string, s *VPNServer) string {
 	return which + " of server " + s.Project + "/" + s.ID
 }
 
-func storeUser(u VPNUser) storedUser {
+func (o *Objects) sealUser(u VPNUser) storedUser {
 	stored := storedUser{VPNUser: u, PasswordHashes: make([]string, len(u.Passwords))}
 	for i, h := range u.Passwords {
 		stored.PasswordHashes[i] = h.Encode()
 	}
+	if !u.CodeSecret.IsZero() {
+		stored.SealedCodeSecret = o.key.Seal(u.CodeSecret, secretPlace(&u))
+	}
 	return stored
 }
 
-func (s storedUser) user() (VPNUser, error) {
-	u := s.VPNUser
-	u.Passwords = make([]PasswordHash, len(s.PasswordHashes))
-	for i, text := range s.PasswordHashes {
-		var err error
-		if u.Passwords[i], err = ParsePasswordHash(text); err != nil {
-			return u, fmt.Errorf("user %s: %w", u.ID, err)
+// unsealUser returns a user with the passwords and the secret of one-time codes.
+// What of them is damaged it lacks, and the error says why.
+func (o *Objects) unsealUser(stored storedUser) (VPNUser, error) {
+	u := stored.VPNUser
+	var errs []error
+	for _, text := range stored.PasswordHashes {
+		h, err := ParsePasswordHash(text)
+		if err != nil {
+			u.Passwords, errs = nil, append(errs, err)
+			break
 		}
+		u.Passwords = append(u.Passwords, h)
+	}
+	if !u.EnrolledAt.IsZero() {
+		var err error
+		if u.CodeSecret, err = o.key.Open(stored.SealedCodeSecret, secretPlace(&u)); err != nil {
+			u.EnrolledAt, errs = time.Time{}, append(errs, fmt.Errorf("secret of one-time codes: %w", err))
+		}
+	}
+	if len(errs) > 0 {
+		return u, fmt.Errorf("user %s: %w", u.ID, errors.Join(errs...))
 	}
 	return u, nil
 }
+
+func secretPlace(u *VPNUser) string { return "code secret of user " + u.Project + "/" + u.ID }
 
 func (o *Objects) decodeP2CInto(s *Snapshot, kind Kind, e store.Entry) error {
 	switch kind {
@@ -123,7 +152,7 @@ func (o *Objects) decodeP2CInto(s *Snapshot, kind Kind, e store.Entry) error {
 		if err != nil {
 			return err
 		}
-		user, err := row.Value.user()
+		user, err := o.unsealUser(row.Value)
 		if err == nil {
 			s.Users = append(s.Users, user)
 		}
@@ -305,17 +334,15 @@ func (tx *transaction) servers(project string) ([]VPNServer, error) {
 	return out, err
 }
 
-// user returns a user with the passwords. One whose hashes are damaged has none,
-// so that the user can be deleted and given another password.
+// user returns a user with the passwords and the secret of one-time codes. One
+// whose secrets are damaged has none, so that the user can be deleted and given
+// others.
 func (tx *transaction) user(project, id string) (VPNUser, error) {
 	s, err := getOr(tx.ctx, tx.objects.p2c.users, project, id, noUser())
 	if err != nil {
 		return VPNUser{}, err
 	}
-	u, err := s.user()
-	if err != nil {
-		u.Passwords = nil
-	}
+	u, _ := tx.objects.unsealUser(s)
 	return u, nil
 }
 
@@ -367,26 +394,45 @@ func (tx *transaction) putP2CGateway(g P2CGateway) error {
 	return put(tx, tx.objects.p2c.gateways, g.Meta, g)
 }
 
+// serverWithKeys returns a server with its keys.
+func (tx *transaction) serverWithKeys(project, id string) (VPNServer, error) {
+	stored, err := getOr(tx.ctx, tx.objects.p2c.servers, project, id, noServer())
+	if err != nil {
+		return stored.VPNServer, err
+	}
+	return tx.objects.unsealServer(stored)
+}
+
 // putServer stores a server. Without a key its certificate keeps the sealed
-// keys that stand beside the same certificates.
+// keys that stand beside the same certificates, and its control channel the one
+// of the same wrap.
 func (tx *transaction) putServer(s VPNServer) error {
 	stored := tx.objects.sealServer(s)
-	if s.Certificate.Key.IsZero() && s.Certificate.Chain != "" {
+	keepsCertificate := s.Certificate.Key.IsZero() && s.Certificate.Chain != ""
+	keepsControl := s.ControlKey.IsZero() && s.ControlWrap != WrapNone
+	if keepsCertificate || keepsControl {
 		before, err := get(tx.ctx, tx.objects.p2c.servers, s.Project, s.ID)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if before.Certificate.Chain != s.Certificate.Chain {
+		case keepsCertificate && before.Certificate.Chain != s.Certificate.Chain:
 			return fmt.Errorf("server %s: another certificate without its key", s.ID)
+		case keepsControl && before.ControlWrap != s.ControlWrap:
+			return fmt.Errorf("server %s: another wrap of the control channel without its key", s.ID)
 		}
-		stored.SealedKey, stored.SealedCAKey = before.SealedKey, before.SealedCAKey
+		if keepsCertificate {
+			stored.SealedKey, stored.SealedCAKey = before.SealedKey, before.SealedCAKey
+		}
+		if keepsControl {
+			stored.SealedControlKey = before.SealedControlKey
+		}
 	}
 	return put(tx, tx.objects.p2c.servers, s.Meta, stored)
 }
 
-// putUser stores a user with the hashes of its passwords.
+// putUser stores a user with the secrets.
 func (tx *transaction) putUser(u VPNUser) error {
-	return put(tx, tx.objects.p2c.users, u.Meta, storeUser(u))
+	return put(tx, tx.objects.p2c.users, u.Meta, tx.objects.sealUser(u))
 }
 
 func (tx *transaction) putUserGroup(g UserGroup) error {

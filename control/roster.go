@@ -71,8 +71,8 @@ func (tx *transaction) rosterToChange(project, serverID string) (*roster, error)
 // certificates say who may connect.
 func (tx *transaction) rosterToExtend(project, serverID string) (*roster, error) {
 	r, err := tx.rosterToChange(project, serverID)
-	if err == nil && r.server.AuthType != ClientAuthPassword {
-		err = Invalid("vpn_server_id", "the client_auth_type of the server must be %s", ClientAuthPassword)
+	if err == nil && !r.server.AuthType.Passwords() {
+		err = Invalid("vpn_server_id", "the client_auth_type of the server must be %s or %s", ClientAuthPassword, ClientAuthBoth)
 	}
 	return r, err
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -21,7 +23,10 @@ const sealingKeySize = 32
 // SealingKey encrypts the secrets of stored objects, by AES-256-GCM with
 // random nonces. The key is kept in a file apart from the store, so that a
 // copy of the store alone reveals no secret.
-type SealingKey struct{ aead cipher.AEAD }
+type SealingKey struct {
+	aead   cipher.AEAD
+	tokens [sha256.Size]byte
+}
 
 // LoadSealingKey reads the key from a file of mode 0600. If there is none, a
 // new key is made and written there first. Without its key a store's secrets
@@ -110,8 +115,20 @@ func newSealingKey(key []byte) (*SealingKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sealing key: %w", err)
 	}
-	return &SealingKey{aead: aead}, nil
+	k := &SealingKey{aead: aead}
+	tokens, err := hkdf.Key(sha256.New, key, nil, "auth-tokens of VPN clients", len(k.tokens))
+	if err != nil {
+		return nil, fmt.Errorf("sealing key: %w", err)
+	}
+	copy(k.tokens[:], tokens)
+	clear(tokens)
+	return k, nil
 }
+
+// AuthTokenKey returns the key of the tokens that VPN clients come back with:
+// the same one after a restart, and on every node of a fleet. It is derived from
+// the sealing key (RFC 5869), and reveals nothing of it.
+func (o *Objects) AuthTokenKey() [sha256.Size]byte { return o.key.tokens }
 
 func readPrivate(path string) ([]byte, error) {
 	f, err := os.Open(path)

@@ -18,6 +18,7 @@ type ServerCreate struct {
 	ClientCAs      []ClientCARequest
 	SSL            SSLOptionsRequest
 	DNSServers     []string
+	SecondFactor   *string
 }
 
 // ServerCertificateRequest names a certificate of the inventory, or asks our own
@@ -33,6 +34,11 @@ type SSLOptionsRequest struct {
 	Port       *int
 	Cipher     *string
 	Compressed *bool // fixed at creation
+
+	// Beyond the API.
+	UDPPorts    []int // empty: none
+	ControlWrap *string
+	PortShare   *string
 }
 
 // ServerUpdate is a change of a server. A nil member stays as it is.
@@ -43,6 +49,7 @@ type ServerUpdate struct {
 	CertificateID *string
 	SSL           SSLOptionsRequest
 	DNSServers    []string
+	SecondFactor  *string
 }
 
 // What the options of a tunnel may be.
@@ -68,8 +75,9 @@ func parseServer(req *ServerCreate, v VPNServer) (VPNServer, error) {
 	protocol := tunnelSSL
 	text(p, "tunnel_protocol", req.TunnelProtocol, &protocol, tunnelSSL)
 	p.required("client_cidr", req.ClientCIDR)
-	text(p, "client_auth_type", req.AuthType, &v.AuthType, ClientAuthCertificate, ClientAuthPassword)
+	text(p, "client_auth_type", req.AuthType, &v.AuthType, ClientAuthCertificate, ClientAuthPassword, ClientAuthBoth)
 	p.sslOptions(&v, req.SSL)
+	p.extraOptions(&v, req.SSL, req.SecondFactor)
 	boolean(req.SSL.Compressed, &v.Compressed)
 	p.dnsServers(&v, req.DNSServers)
 	if err := p.result(); err != nil {
@@ -81,8 +89,9 @@ func parseServer(req *ServerCreate, v VPNServer) (VPNServer, error) {
 // mergeServer reads a change of a server over its present specification.
 func mergeServer(req *ServerUpdate, v VPNServer) (VPNServer, error) {
 	p := &parser{}
-	text(p, "client_auth_type", req.AuthType, &v.AuthType, ClientAuthCertificate, ClientAuthPassword)
+	text(p, "client_auth_type", req.AuthType, &v.AuthType, ClientAuthCertificate, ClientAuthPassword, ClientAuthBoth)
 	p.sslOptions(&v, req.SSL)
+	p.extraOptions(&v, req.SSL, req.SecondFactor)
 	p.dnsServers(&v, req.DNSServers)
 	if err := p.result(); err != nil {
 		return v, err

@@ -78,7 +78,7 @@ func certificateIsUsable(d *serverDraft) *Error {
 // certificateAuthHasCA holds at creation only: a server that is changed to
 // certificates gets its CAs afterwards.
 func certificateAuthHasCA(d *serverDraft) *Error {
-	if d.AuthType == ClientAuthCertificate && len(d.ClientCAs) == 0 {
+	if d.AuthType.Certificates() && len(d.ClientCAs) == 0 {
 		return refuse("VPN.1101", "At least one client CA certificate is required.")
 	}
 	return nil
@@ -219,13 +219,11 @@ func authTypeIsFree(d *serverDraft) *Error {
 	if d.before == nil || d.before.AuthType == d.AuthType {
 		return nil
 	}
-	if d.AuthType == ClientAuthPassword {
-		if len(d.ClientCAs) > 0 {
-			return refuse("VPN.1125", "There are client CA certificates on the server. Delete them first.")
-		}
-		return nil
+	if !d.AuthType.Certificates() && d.before.AuthType.Certificates() && len(d.ClientCAs) > 0 {
+		return refuse("VPN.1125", "There are client CA certificates on the server. Delete them first.")
 	}
 	switch {
+	case d.AuthType.Passwords():
 	case len(d.users) > 0:
 		return refuse("VPN.1122", "There are users on the server. Delete them first.")
 	case slices.ContainsFunc(d.groups, func(g UserGroup) bool { return g.Type == TypeCustom }):

@@ -32,6 +32,7 @@ type Service struct {
 	limits    Limits
 	version   string
 	random    io.Reader
+	wrapKey   WrapClientKey
 	now       func() time.Time
 
 	clientTokens clientTokens
@@ -49,6 +50,7 @@ type ServiceOptions struct {
 	Limits    Limits
 	Version   string           // of the daemon, which is that of its gateways
 	Random    io.Reader        // default crypto/rand.Reader
+	WrapKey   WrapClientKey    // nil: there are no profiles with WrapTLSCryptV2
 	Now       func() time.Time // default time.Now
 }
 
@@ -59,7 +61,7 @@ func NewService(o ServiceOptions) (*Service, error) {
 	}
 	s := &Service{
 		objects: o.Objects, engines: o.Engines, history: o.History, fleet: o.Fleet, node: o.Node, limits: o.Limits, version: o.Version,
-		random: o.Random, now: o.Now, hashing: newHashingPlaces(),
+		random: o.Random, wrapKey: o.WrapKey, now: o.Now, hashing: newHashingPlaces(),
 	}
 	if s.random == nil {
 		s.random = rand.Reader

@@ -76,7 +76,10 @@ func (s *Service) CreateServer(ctx context.Context, project, gatewayID string, r
 				return err
 			}
 		}
-		if err := firstBroken(d, append(slices.Clone(serverRules), networkRules...)); err != nil {
+		if err := firstBroken(d, slices.Concat(serverRules, networkRules, optionRules)); err != nil {
+			return err
+		}
+		if err := renewControlKey(&d.VPNServer, nil, s.random); err != nil {
 			return err
 		}
 		if err := s.completeCertificate(d); err != nil {
@@ -288,6 +291,14 @@ func (s *Service) UpdateServer(ctx context.Context, project, id string, req Serv
 			}
 		}
 		if err := firstBroken(d, []func(*serverDraft) *Error{authTypeIsFree}); err != nil {
+			return err
+		}
+		if d.PortShare != v.PortShare || d.SecondFactor != v.SecondFactor || d.AuthType != v.AuthType {
+			if err := firstBroken(d, optionRules); err != nil {
+				return err
+			}
+		}
+		if err := renewControlKey(&d.VPNServer, &v, s.random); err != nil {
 			return err
 		}
 		s.touch(&d.Meta)

@@ -117,7 +117,7 @@ func (tx *transaction) userOf(project, serverID, id string) (VPNUser, error) {
 
 func (r *roster) viewUser(u VPNUser) UserView {
 	v := UserView{VPNUser: u}
-	v.Passwords, v.GroupID = nil, ""
+	v.Passwords, v.CodeSecret, v.GroupID = nil, Secret{}, ""
 	if g := r.groupOf(&u); g != nil {
 		v.GroupID, v.GroupName = g.ID, g.Name
 	}

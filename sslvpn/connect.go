@@ -64,6 +64,9 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string { return "the server says: " + e.Message }
 
+// LoginFailed reports whether the login was turned down, and no session ended.
+func (e *RefusedError) LoginFailed() bool { return strings.HasPrefix(e.Message, wire.AuthFailed) }
+
 // Final reports whether connecting again with the same login is of no use.
 func (e *RefusedError) Final() bool {
 	rest, failed := strings.CutPrefix(e.Message, wire.AuthFailed)

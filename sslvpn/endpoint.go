@@ -133,6 +133,8 @@ func (e *Endpoint) check() error {
 		return errors.New("a key for tls-crypt and one for tls-crypt-v2 exclude each other")
 	case len(e.TCP)+len(e.UDP) == 0:
 		return errors.New("listen addresses: at least one is needed")
+	case slices.Contains(e.TCP, e.PortShare):
+		return errors.New("port sharing: the other server must not be this one")
 	case e.Device == "" || len(e.Device) > 15:
 		return fmt.Errorf("device %q: must have 1 to 15 octets", e.Device)
 	case e.MaxSessions < 0 || e.MaxSessionsPerUser < 0 || e.BandwidthMbps < 0:

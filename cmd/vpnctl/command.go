@@ -49,7 +49,7 @@ func newCommand(getenv func(string) string) *cobra.Command {
 		return usageError{fmt.Errorf("output: %q is not one of table, json, yaml", t.output)}
 	}
 	root.AddCommand(t.applyCommand(), t.planCommand(), t.getCommand(), t.statusCommand(), t.explainCommand(), t.historyCommand(), t.logsCommand(), t.deleteCommand(), t.resetCommand(), t.nodesCommand(), t.backupCommand(), t.restoreCommand(),
-		t.profileCommand(), t.clientsCommand(), t.disconnectCommand(), connectCommand())
+		t.profileCommand(), t.totpCommand(), t.clientsCommand(), t.disconnectCommand(), connectCommand())
 	return root
 }
 

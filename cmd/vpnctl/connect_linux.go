@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,6 +25,7 @@ type connectOptions struct {
 	device string
 	login  string
 	once   bool
+	ask    func() (string, error) // for the answer to the profile's challenge; nil: there is none
 }
 
 func connectCommand() *cobra.Command {
@@ -49,6 +52,9 @@ func connectCommand() *cobra.Command {
 				if options.UserName, options.Password, err = readLogin(o.login, profile.LoginFile); err != nil {
 					return usageError{err}
 				}
+			}
+			if profile.Challenge != "" {
+				o.ask = func() (string, error) { return askCode(c.InOrStdin(), c.ErrOrStderr(), profile.Challenge) }
 			}
 			return o.run(c.Context(), profile, options)
 		},
@@ -101,6 +107,28 @@ func readLogin(flag, profile string) (user, password string, err error) {
 	return user, password, nil
 }
 
+// askCode asks a person, or whatever is at standard input, for one line.
+func askCode(in io.Reader, out io.Writer, question string) (string, error) {
+	if _, err := fmt.Fprintf(out, "%s: ", question); err != nil {
+		return "", err
+	}
+	var line []byte
+	for c := make([]byte, 1); len(line) < maxCode; {
+		// Octet by octet: what is behind the line is for the next question.
+		if _, err := in.Read(c); err != nil {
+			return "", fmt.Errorf("%s: no answer: %w", question, err)
+		}
+		if c[0] == '\n' {
+			return strings.TrimSpace(string(line)), nil
+		}
+		line = append(line, c[0])
+	}
+	return "", fmt.Errorf("%s: the answer has more than %d octets", question, maxCode)
+}
+
+// maxCode is the longest answer to a challenge, in octets.
+const maxCode = 128
+
 // Pauses before a host connects again.
 const reconnectFirst, reconnectMost = time.Second, time.Minute
 
@@ -110,13 +138,22 @@ func (o *connectOptions) run(ctx context.Context, profile *sslvpn.Profile, optio
 	pause := reconnectFirst
 	for i := 0; ; i++ {
 		begun := time.Now()
-		err := o.connect(ctx, profile.Servers[i%len(profile.Servers)], options)
+		var err error
+		if o.ask != nil && options.AuthToken == "" {
+			if options.Answer, err = o.ask(); err != nil {
+				return err
+			}
+		}
+		err = o.connect(ctx, profile.Servers[i%len(profile.Servers)], &options)
 		if ctx.Err() != nil {
 			return nil
 		}
 		var refused *sslvpn.RefusedError
 		if o.once || errors.As(err, &refused) && refused.Final() {
 			return err
+		}
+		if refused != nil && refused.LoginFailed() {
+			options.AuthToken = "" // the password again, and the answer
 		}
 		if time.Since(begun) > reconnectMost {
 			pause = reconnectFirst
@@ -131,17 +168,19 @@ func (o *connectOptions) run(ctx context.Context, profile *sslvpn.Profile, optio
 	}
 }
 
-// connect is one connection from beginning to end.
-func (o *connectOptions) connect(ctx context.Context, server sslvpn.ProfileServer, options sslvpn.ConnectOptions) error {
+// connect is one connection from beginning to end. It leaves the token for the
+// next one in the options.
+func (o *connectOptions) connect(ctx context.Context, server sslvpn.ProfileServer, options *sslvpn.ConnectOptions) error {
 	address, err := resolve(ctx, server.Host)
 	if err != nil {
 		return err
 	}
 	options.Remote, options.UDP = netip.AddrPortFrom(address, server.Port), server.UDP
-	c, err := sslvpn.Connect(ctx, options)
+	c, err := sslvpn.Connect(ctx, *options)
 	if err != nil {
 		return err
 	}
+	defer func() { options.AuthToken = c.AuthToken() }()
 	p := c.Settings()
 	dev, err := openDevice(o.device, p, options.Remote.Addr())
 	if err != nil {

@@ -23,7 +23,9 @@ func (t *tool) profileCommand() *cobra.Command {
 		Short: "Print the OpenVPN profile of the clients of a server",
 		Long: "Print the OpenVPN profile of the clients of a server, which is given by its id or by\n" +
 			"the name or id of its gateway, and may be left out when there is but one. The profile\n" +
-			"has no secret: a client adds its user and password, or its certificate and key.",
+			"has no secret but the key of the control channel, where the server has one: a client\n" +
+			"adds its user and password, or its certificate and key. With tls-crypt-v2 each profile\n" +
+			"has a key of its own, for one client.",
 		Args: arguments(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			api, err := t.settings.client(t.getenv)
@@ -42,6 +44,45 @@ func (t *tool) profileCommand() *cobra.Command {
 			return err
 		},
 	}
+}
+
+func (t *tool) totpCommand() *cobra.Command {
+	var gateway string
+	var remove bool
+	c := &cobra.Command{
+		Use:   "totp USER",
+		Short: "Give a user a secret of one-time codes, for an authenticator app",
+		Long: "Give a user of a server a secret of one-time codes, as authenticator apps make them (TOTP),\n" +
+			"and print it with its otpauth URI, which nothing shows again. One from before is replaced.\n" +
+			"Codes are asked for when the server has second_factor totp.",
+		Args: arguments(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			api, err := t.settings.client(t.getenv)
+			if err != nil {
+				return err
+			}
+			server, err := findServer(cmd.Context(), api, gateway)
+			if err != nil {
+				return err
+			}
+			user, err := api.Find(cmd.Context(), client.UsersOf(server.ID()), args[0])
+			if err != nil {
+				return err
+			}
+			if remove {
+				return api.UnenrollUser(cmd.Context(), server.ID(), user.ID())
+			}
+			totp, err := api.EnrollUser(cmd.Context(), server.ID(), user.ID())
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n%s\n", totp.Secret, totp.URI)
+			return err
+		},
+	}
+	c.Flags().StringVar(&gateway, "server", "", "`name` or id of the gateway, or id of the server, where there is more than one")
+	c.Flags().BoolVar(&remove, "remove", false, "take the user's secret away instead")
+	return c
 }
 
 func (t *tool) clientsCommand() *cobra.Command {

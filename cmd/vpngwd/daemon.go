@@ -32,6 +32,7 @@ import (
 	"github.com/vpngw/vpngw/ike"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/sslvpn"
+	"github.com/vpngw/vpngw/sslvpn/wire"
 )
 
 // Files in the data directory.
@@ -89,7 +90,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openFleet(objects); err != nil {
 		return err
 	}
-	if err := d.openEngines(); err != nil {
+	if err := d.openEngines(objects); err != nil {
 		return err
 	}
 	if d.history, err = history.Open(filepath.Join(c.DataDir, "history"), d.log.With("part", "history")); err != nil {
@@ -173,7 +174,7 @@ func (d *daemon) openBolt(ctx context.Context, path string) (store.Store, error)
 
 // openEngines opens sockets' owner, TUN device and netlink, and makes the key
 // exchange on top. dataplane.backend auto means userspace, the one there is.
-func (d *daemon) openEngines() (err error) {
+func (d *daemon) openEngines(objects *control.Objects) (err error) {
 	c := d.config.Dataplane
 	d.mux = udp.New(udp.Options{Logger: d.log.With("part", "udp"), Sockets: socketsPerAddress(c.Queues), Guard: d.guard()})
 	d.onClose(d.mux.Close)
@@ -221,7 +222,9 @@ func (d *daemon) openEngines() (err error) {
 	d.clientLog = connlog.New(d.log.With("part", "connlog"), d.config.Node.Name)
 	d.onClose(d.clientLog.Close)
 	d.clientLog.Apply(d.config.Inventory.LogStreams)
-	d.clients = sslvpn.New(sslvpn.Options{Logger: d.log.With("part", "sslvpn"), VerifyPassword: verifyPassword, Guard: d.guard()})
+	d.clients = sslvpn.New(sslvpn.Options{
+		Logger: d.log.With("part", "sslvpn"), VerifyPassword: verifyPassword, Guard: d.guard(), TokenKey: objects.AuthTokenKey(),
+	})
 	return nil
 }
 
@@ -229,6 +232,15 @@ func (d *daemon) openEngines() (err error) {
 func verifyPassword(hash, password string) bool {
 	h, err := control.ParsePasswordHash(hash)
 	return err == nil && h.Matches(control.NewSecret(password))
+}
+
+// wrapClientKey makes the key of a profile one that the server can open.
+func wrapClientKey(serverKey, clientKey []byte, made time.Time) ([]byte, error) {
+	server, err := wire.NewTLSCryptV2(serverKey)
+	if err != nil {
+		return nil, err
+	}
+	return server.Wrap(clientKey, made)
 }
 
 // socketsPerAddress is how many sockets share the encapsulated ESP of an
@@ -244,7 +256,7 @@ func (d *daemon) openAPI(objects *control.Objects) (err error) {
 	c := d.config
 	d.service, err = control.NewService(control.ServiceOptions{
 		Objects: objects, Inventory: &c.Inventory, Engines: d.reconciler, History: d.history, Limits: c.Limits, Version: version,
-		Fleet: d.serviceFleet(), Node: d.node,
+		Fleet: d.serviceFleet(), Node: d.node, WrapKey: wrapClientKey,
 	})
 	if err != nil {
 		return err

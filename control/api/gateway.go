@@ -328,9 +328,9 @@ func text[T ~string](p *T) *string {
 }
 
 // list returns a list that was sent, and nil for one that was not.
-func list(p *[]string) []string {
+func list[T any](p *[]T) []T {
 	if p == nil {
 		return nil
 	}
-	return append([]string{}, *p...)
+	return append([]T{}, *p...)
 }

@@ -155,14 +155,17 @@ func (e CertificateSource) Valid() bool {
 
 // Defines values for ClientAuthType.
 const (
-	ClientAuthCert          ClientAuthType = "CERT"
-	ClientAuthLocalPassword ClientAuthType = "LOCAL_PASSWORD"
+	ClientAuthCert                 ClientAuthType = "CERT"
+	ClientAuthCertAndLocalPassword ClientAuthType = "CERT_AND_LOCAL_PASSWORD"
+	ClientAuthLocalPassword        ClientAuthType = "LOCAL_PASSWORD"
 )
 
 // Valid indicates whether the value is a known member of the ClientAuthType enum.
 func (e ClientAuthType) Valid() bool {
 	switch e {
 	case ClientAuthCert:
+		return true
+	case ClientAuthCertAndLocalPassword:
 		return true
 	case ClientAuthLocalPassword:
 		return true
@@ -258,6 +261,27 @@ const (
 func (e ConnectionMonitorType) Valid() bool {
 	switch e {
 	case MonitorOfGateway:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ControlChannelWrap.
+const (
+	ControlChannelDisable    ControlChannelWrap = "disable"
+	ControlChannelTLSCrypt   ControlChannelWrap = "tls-crypt"
+	ControlChannelTLSCryptV2 ControlChannelWrap = "tls-crypt-v2"
+)
+
+// Valid indicates whether the value is a known member of the ControlChannelWrap enum.
+func (e ControlChannelWrap) Valid() bool {
+	switch e {
+	case ControlChannelDisable:
+		return true
+	case ControlChannelTLSCrypt:
+		return true
+	case ControlChannelTLSCryptV2:
 		return true
 	default:
 		return false
@@ -918,6 +942,24 @@ const (
 func (e ResourceMatchKey) Valid() bool {
 	switch e {
 	case ResourceName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SecondFactor.
+const (
+	SecondFactorDisable SecondFactor = "disable"
+	SecondFactorTOTP    SecondFactor = "totp"
+)
+
+// Valid indicates whether the value is a known member of the SecondFactor enum.
+func (e SecondFactor) Valid() bool {
+	switch e {
+	case SecondFactorDisable:
+		return true
+	case SecondFactorTOTP:
 		return true
 	default:
 		return false
@@ -1665,7 +1707,7 @@ type CheckClientCaResponseBody struct {
 // Cidr4 An IPv4 network, as 192.168.1.0/24.
 type Cidr4 = string
 
-// ClientAuthType defines model for ClientAuthType.
+// ClientAuthType CERT_AND_LOCAL_PASSWORD is an addition of vpngw. Users need both then, a certificate of a client CA and their password.
 type ClientAuthType string
 
 // ClientCa defines model for ClientCa.
@@ -1789,6 +1831,11 @@ type ConnectionMonitorResponseBody struct {
 	RequestID         string            `json:"request_id"`
 }
 
+// ControlChannelWrap A key that protects the control channel beside TLS. Profiles have it: with
+// tls-crypt all the same, with tls-crypt-v2 each export another one. An
+// addition of vpngw.
+type ControlChannelWrap string
+
 // CreateCgw defines model for CreateCgw.
 type CreateCgw struct {
 	BgpAsn *AsNumber `json:"bgp_asn,omitempty"`
@@ -1894,10 +1941,21 @@ type CreateP2CVgwRequestBody struct {
 
 // CreateSslOptions defines model for CreateSslOptions.
 type CreateSslOptions struct {
-	EncryptionAlgorithm *SslCipher   `json:"encryption_algorithm,omitempty"`
-	IsCompressed        *bool        `json:"is_compressed,omitempty"`
-	Port                *SslPort     `json:"port,omitempty"`
-	Protocol            *SslProtocol `json:"protocol,omitempty"`
+	// ControlChannelWrap A key that protects the control channel beside TLS. Profiles have it: with
+	// tls-crypt all the same, with tls-crypt-v2 each export another one. An
+	// addition of vpngw.
+	ControlChannelWrap  *ControlChannelWrap `json:"control_channel_wrap,omitempty"`
+	EncryptionAlgorithm *SslCipher          `json:"encryption_algorithm,omitempty"`
+	IsCompressed        *bool               `json:"is_compressed,omitempty"`
+	Port                *SslPort            `json:"port,omitempty"`
+
+	// PortShare A server in the VPC, as 192.168.0.10:443, that gets the connections to the
+	// TCP port which are not of VPN clients; disable for none. An addition of vpngw.
+	PortShare *PortShare   `json:"port_share,omitempty"`
+	Protocol  *SslProtocol `json:"protocol,omitempty"`
+
+	// UDPPorts Ports on UDP, besides the one on TCP; none when empty. An addition of vpngw.
+	UDPPorts *UDPPorts `json:"udp_ports,omitempty"`
 }
 
 // CreateVgw defines model for CreateVgw.
@@ -2070,6 +2128,7 @@ type CreateVpnConnectionRequestBody struct {
 
 // CreateVpnServer defines model for CreateVpnServer.
 type CreateVpnServer struct {
+	// ClientAuthType CERT_AND_LOCAL_PASSWORD is an addition of vpngw. Users need both then, a certificate of a client CA and their password.
 	ClientAuthType *ClientAuthType `json:"client_auth_type,omitempty"`
 
 	// ClientCaCertificates 1 to 10 with client_auth_type CERT.
@@ -2083,6 +2142,10 @@ type CreateVpnServer struct {
 
 	// LocalSubnets 1 to 20.
 	LocalSubnets *[]Cidr4 `json:"local_subnets,omitempty"`
+
+	// SecondFactor What users prove besides their password: with totp a one-time code of an
+	// authenticator app (RFC 6238). An addition of vpngw.
+	SecondFactor *SecondFactor `json:"second_factor,omitempty"`
 
 	// ServerCertificate Source CCM, which is the inventory, with an id; or source SERVICE_SIGN without. Without source, it is CCM.
 	ServerCertificate *struct {
@@ -2755,6 +2818,10 @@ type PolicyTemplate struct {
 	IpsecPolicy *TemplateIpsec `json:"ipsec_policy,omitempty"`
 }
 
+// PortShare A server in the VPC, as 192.168.0.10:443, that gets the connections to the
+// TCP port which are not of VPN clients; disable for none. An addition of vpngw.
+type PortShare = string
+
 // Ppk A post-quantum pre-shared key (RFC 8784), of which ikepolicy.ppk_id is the
 // name: 32 to 256 characters, taken as they are or, after 0x, as hexadecimal
 // digits. Never returned. An addition of vpngw that goes with ike_version v2.
@@ -2964,6 +3031,10 @@ type SaInfo struct {
 	TrafficSent uint64 `json:"traffic_sent"`
 }
 
+// SecondFactor What users prove besides their password: with totp a one-time code of an
+// authenticator app (RFC 6238). An addition of vpngw.
+type SecondFactor string
+
 // ServerCertificate defines model for ServerCertificate.
 type ServerCertificate struct {
 	// ExpirationTime UTC, as 2024-06-19T02:15:26Z.
@@ -2993,10 +3064,22 @@ type SslCipher string
 // SslOptions defines model for SslOptions.
 type SslOptions struct {
 	AuthenticationAlgorithm string `json:"authentication_algorithm"`
-	EncryptionAlgorithm     string `json:"encryption_algorithm"`
-	IsCompressed            bool   `json:"is_compressed"`
-	Port                    int    `json:"port"`
-	Protocol                string `json:"protocol"`
+
+	// ControlChannelWrap A key that protects the control channel beside TLS. Profiles have it: with
+	// tls-crypt all the same, with tls-crypt-v2 each export another one. An
+	// addition of vpngw.
+	ControlChannelWrap  *ControlChannelWrap `json:"control_channel_wrap,omitempty"`
+	EncryptionAlgorithm string              `json:"encryption_algorithm"`
+	IsCompressed        bool                `json:"is_compressed"`
+	Port                int                 `json:"port"`
+
+	// PortShare A server in the VPC, as 192.168.0.10:443, that gets the connections to the
+	// TCP port which are not of VPN clients; disable for none. An addition of vpngw.
+	PortShare *PortShare `json:"port_share,omitempty"`
+	Protocol  string     `json:"protocol"`
+
+	// UDPPorts Ports on UDP, besides the one on TCP; none when empty. An addition of vpngw.
+	UDPPorts *UDPPorts `json:"udp_ports,omitempty"`
 }
 
 // SslPort defines model for SslPort.
@@ -3103,11 +3186,29 @@ type TemplatePfs string
 // Time UTC, as 2024-12-24T07:08:32.730Z.
 type Time = string
 
+// Totp defines model for Totp.
+type Totp struct {
+	// Secret Base32 of 20 octets, for HMAC-SHA-1, six digits and 30 seconds (RFC 6238).
+	Secret string `json:"secret"`
+
+	// URI The same for authenticator apps, which read it as a QR code.
+	URI string `json:"uri"`
+}
+
+// TotpResponseBody defines model for TotpResponseBody.
+type TotpResponseBody struct {
+	RequestID string `json:"request_id"`
+	Totp      Totp   `json:"totp"`
+}
+
 // TunnelAddress A host address of a /30 in 169.254.0.0/16, outside 169.254.195.0/24, for example 169.254.70.225/30.
 type TunnelAddress = string
 
 // TunnelProtocol defines model for TunnelProtocol.
 type TunnelProtocol string
+
+// UDPPorts Ports on UDP, besides the one on TCP; none when empty. An addition of vpngw.
+type UDPPorts = []int
 
 // UpdateCgw defines model for UpdateCgw.
 type UpdateCgw struct {
@@ -3323,6 +3424,7 @@ type UpdateVpnConnectionRequestBody struct {
 
 // UpdateVpnServer defines model for UpdateVpnServer.
 type UpdateVpnServer struct {
+	// ClientAuthType CERT_AND_LOCAL_PASSWORD is an addition of vpngw. Users need both then, a certificate of a client CA and their password.
 	ClientAuthType *ClientAuthType `json:"client_auth_type,omitempty"`
 
 	// ClientCidr An IPv4 network, as 192.168.1.0/24.
@@ -3332,14 +3434,29 @@ type UpdateVpnServer struct {
 	DNSServers *DNSServers `json:"dns_servers,omitempty"`
 
 	// LocalSubnets 1 to 20.
-	LocalSubnets      *[]Cidr4 `json:"local_subnets,omitempty"`
+	LocalSubnets *[]Cidr4 `json:"local_subnets,omitempty"`
+
+	// SecondFactor What users prove besides their password: with totp a one-time code of an
+	// authenticator app (RFC 6238). An addition of vpngw.
+	SecondFactor      *SecondFactor `json:"second_factor,omitempty"`
 	ServerCertificate *struct {
 		ID string `json:"id"`
 	} `json:"server_certificate,omitempty"`
 	SslOptions *struct {
-		EncryptionAlgorithm *SslCipher   `json:"encryption_algorithm,omitempty"`
-		Port                *SslPort     `json:"port,omitempty"`
-		Protocol            *SslProtocol `json:"protocol,omitempty"`
+		// ControlChannelWrap A key that protects the control channel beside TLS. Profiles have it: with
+		// tls-crypt all the same, with tls-crypt-v2 each export another one. An
+		// addition of vpngw.
+		ControlChannelWrap  *ControlChannelWrap `json:"control_channel_wrap,omitempty"`
+		EncryptionAlgorithm *SslCipher          `json:"encryption_algorithm,omitempty"`
+		Port                *SslPort            `json:"port,omitempty"`
+
+		// PortShare A server in the VPC, as 192.168.0.10:443, that gets the connections to the
+		// TCP port which are not of VPN clients; disable for none. An addition of vpngw.
+		PortShare *PortShare   `json:"port_share,omitempty"`
+		Protocol  *SslProtocol `json:"protocol,omitempty"`
+
+		// UDPPorts Ports on UDP, besides the one on TCP; none when empty. An addition of vpngw.
+		UDPPorts *UDPPorts `json:"udp_ports,omitempty"`
 	} `json:"ssl_options,omitempty"`
 }
 
@@ -3686,16 +3803,21 @@ type VpnGatewayCertificateStatus string
 
 // VpnServer defines model for VpnServer.
 type VpnServer struct {
+	// ClientAuthType CERT_AND_LOCAL_PASSWORD is an addition of vpngw. Users need both then, a certificate of a client CA and their password.
 	ClientAuthType       ClientAuthType `json:"client_auth_type"`
 	ClientCaCertificates []ClientCa     `json:"client_ca_certificates"`
 	ClientCidr           string         `json:"client_cidr"`
 
 	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
-	CreatedAt         Time              `json:"created_at"`
-	DNSServers        []string          `json:"dns_servers"`
-	ID                string            `json:"id"`
-	LocalSubnets      []string          `json:"local_subnets"`
-	P2CVgwID          string            `json:"p2c_vgw_id"`
+	CreatedAt    Time     `json:"created_at"`
+	DNSServers   []string `json:"dns_servers"`
+	ID           string   `json:"id"`
+	LocalSubnets []string `json:"local_subnets"`
+	P2CVgwID     string   `json:"p2c_vgw_id"`
+
+	// SecondFactor What users prove besides their password: with totp a one-time code of an
+	// authenticator app (RFC 6238). An addition of vpngw.
+	SecondFactor      *SecondFactor     `json:"second_factor,omitempty"`
 	ServerCertificate ServerCertificate `json:"server_certificate"`
 	SslOptions        SslOptions        `json:"ssl_options"`
 	Status            VpnServerStatus   `json:"status"`
@@ -3735,6 +3857,9 @@ type VpnUser struct {
 
 	// StaticIP An address or `disable`.
 	StaticIP string `json:"static_ip"`
+
+	// TotpEnrolledAt When the user was given the secret of one-time codes, as 2024-06-19T02:15:26.123Z; absent of a user without. An addition of vpngw.
+	TotpEnrolledAt *string `json:"totp_enrolled_at,omitempty"`
 
 	// UpdatedAt UTC, as 2024-12-24T07:08:32.730Z.
 	UpdatedAt Time `json:"updated_at"`
@@ -4470,6 +4595,12 @@ type ServerInterface interface {
 	// ResetVpnUserPassword Give a user another password
 	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/reset-password)
 	ResetVpnUserPassword(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID)
+	// DeleteVpnUserTotp Take the secret of one-time codes away from a user
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/totp)
+	DeleteVpnUserTotp(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID)
+	// CreateVpnUserTotp Give a user a secret of one-time codes
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/totp)
+	CreateVpnUserTotp(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID)
 	// DeleteP2CVgw Delete a client-to-cloud gateway with its server, users, groups and policies
 	// (DELETE /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id})
 	DeleteP2CVgw(w http.ResponseWriter, r *http.Request, projectID ProjectID, p2cVgwID P2CVgwID)
@@ -6753,6 +6884,94 @@ func (siw *ServerInterfaceWrapper) ResetVpnUserPassword(w http.ResponseWriter, r
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ResetVpnUserPassword(w, r, projectID, vpnServerID, userID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteVpnUserTotp operation middleware
+func (siw *ServerInterfaceWrapper) DeleteVpnUserTotp(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "user_id" -------------
+	var userID UserID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user_id", r.PathValue("user_id"), &userID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteVpnUserTotp(w, r, projectID, vpnServerID, userID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateVpnUserTotp operation middleware
+func (siw *ServerInterfaceWrapper) CreateVpnUserTotp(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", r.PathValue("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "vpn_server_id" -------------
+	var vpnServerID VpnServerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "vpn_server_id", r.PathValue("vpn_server_id"), &vpnServerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vpn_server_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "user_id" -------------
+	var userID UserID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user_id", r.PathValue("user_id"), &userID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateVpnUserTotp(w, r, projectID, vpnServerID, userID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -9102,6 +9321,8 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}", wrapper.UpdateVpnUser)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/password", wrapper.UpdateVpnUserPassword)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/reset-password", wrapper.ResetVpnUserPassword)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/totp", wrapper.DeleteVpnUserTotp)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/totp", wrapper.CreateVpnUserTotp)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups", wrapper.ListVpnUserGroups)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups", wrapper.CreateVpnUserGroup)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/groups/{group_id}", wrapper.DeleteVpnUserGroup)
@@ -10961,6 +11182,82 @@ type ResetVpnUserPassworddefaultJSONResponse struct {
 }
 
 func (response ResetVpnUserPassworddefaultJSONResponse) VisitResetVpnUserPasswordResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteVpnUserTotpRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	UserID      UserID      `json:"user_id"`
+}
+
+type DeleteVpnUserTotpResponseObject interface {
+	VisitDeleteVpnUserTotpResponse(w http.ResponseWriter) error
+}
+
+type DeleteVpnUserTotp204Response struct {
+}
+
+func (response DeleteVpnUserTotp204Response) VisitDeleteVpnUserTotpResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteVpnUserTotpdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DeleteVpnUserTotpdefaultJSONResponse) VisitDeleteVpnUserTotpResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVpnUserTotpRequestObject struct {
+	ProjectID   ProjectID   `json:"project_id"`
+	VpnServerID VpnServerID `json:"vpn_server_id"`
+	UserID      UserID      `json:"user_id"`
+}
+
+type CreateVpnUserTotpResponseObject interface {
+	VisitCreateVpnUserTotpResponse(w http.ResponseWriter) error
+}
+
+type CreateVpnUserTotp200JSONResponse TotpResponseBody
+
+func (response CreateVpnUserTotp200JSONResponse) VisitCreateVpnUserTotpResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateVpnUserTotpdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CreateVpnUserTotpdefaultJSONResponse) VisitCreateVpnUserTotpResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -13160,6 +13457,12 @@ type StrictServerInterface interface {
 	// ResetVpnUserPassword Give a user another password
 	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/reset-password)
 	ResetVpnUserPassword(ctx context.Context, request ResetVpnUserPasswordRequestObject) (ResetVpnUserPasswordResponseObject, error)
+	// DeleteVpnUserTotp Take the secret of one-time codes away from a user
+	// (DELETE /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/totp)
+	DeleteVpnUserTotp(ctx context.Context, request DeleteVpnUserTotpRequestObject) (DeleteVpnUserTotpResponseObject, error)
+	// CreateVpnUserTotp Give a user a secret of one-time codes
+	// (POST /v5/{project_id}/p2c-vpn-gateways/vpn-servers/{vpn_server_id}/users/{user_id}/totp)
+	CreateVpnUserTotp(ctx context.Context, request CreateVpnUserTotpRequestObject) (CreateVpnUserTotpResponseObject, error)
 	// DeleteP2CVgw Delete a client-to-cloud gateway with its server, users, groups and policies
 	// (DELETE /v5/{project_id}/p2c-vpn-gateways/{p2c_vgw_id})
 	DeleteP2CVgw(ctx context.Context, request DeleteP2CVgwRequestObject) (DeleteP2CVgwResponseObject, error)
@@ -14766,6 +15069,62 @@ func (sh *strictHandler) ResetVpnUserPassword(w http.ResponseWriter, r *http.Req
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ResetVpnUserPasswordResponseObject); ok {
 		if err := validResponse.VisitResetVpnUserPasswordResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteVpnUserTotp operation middleware
+func (sh *strictHandler) DeleteVpnUserTotp(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID) {
+	var request DeleteVpnUserTotpRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.UserID = userID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteVpnUserTotp(ctx, request.(DeleteVpnUserTotpRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteVpnUserTotp")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteVpnUserTotpResponseObject); ok {
+		if err := validResponse.VisitDeleteVpnUserTotpResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateVpnUserTotp operation middleware
+func (sh *strictHandler) CreateVpnUserTotp(w http.ResponseWriter, r *http.Request, projectID ProjectID, vpnServerID VpnServerID, userID UserID) {
+	var request CreateVpnUserTotpRequestObject
+
+	request.ProjectID = projectID
+	request.VpnServerID = vpnServerID
+	request.UserID = userID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateVpnUserTotp(ctx, request.(CreateVpnUserTotpRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateVpnUserTotp")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateVpnUserTotpResponseObject); ok {
+		if err := validResponse.VisitCreateVpnUserTotpResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -121,6 +121,8 @@ var p2cContracts = map[string]contract{
 	"UpdateVpnUser":         {stateless: atOnce, references: map[string]denial{"user.user_group_id": unknownGroup}},
 	"UpdateVpnUserPassword": {stateless: atOnce},
 	"ResetVpnUserPassword":  {stateless: atOnce},
+	"CreateVpnUserTotp":     {stateless: atOnce, endless: "it takes the place of the one before"},
+	"DeleteVpnUserTotp":     {stateless: atOnce},
 	"DeleteVpnUser":         {stateless: atOnce},
 	"BatchDeleteVpnUsers":   {stateless: atOnce, references: map[string]denial{"users.0.id": unknownUser}},
 

@@ -45,6 +45,8 @@ var ownActions = map[string]string{
 	"ListP2cVgwAvailabilityZones":           "vpn:system:listAvailabilityZones",
 	"PlanVpnConnection":                     "vpn:vpnConnections:update",
 	"ListPeerConfigurationSupportedDevices": "vpn:vpnConnections:list",
+	"CreateVpnUserTotp":                     "vpn:p2cVpnUser:resetPassword",
+	"DeleteVpnUserTotp":                     "vpn:p2cVpnUser:resetPassword",
 	"ListVpnGatewayCertificates":            "vpn:vpnGateways:getCertificate",
 }
 

@@ -117,6 +117,24 @@ func (h *handlers) ResetVpnUserPassword(ctx context.Context, req ResetVpnUserPas
 	return ResetVpnUserPassword200JSONResponse{RequestID: callOf(ctx).requestID}, nil
 }
 
+// CreateVpnUserTotp gives a user a secret of one-time codes, and tells it this
+// once.
+func (h *handlers) CreateVpnUserTotp(ctx context.Context, req CreateVpnUserTotpRequestObject) (CreateVpnUserTotpResponseObject, error) {
+	e, err := h.server.service.EnrollUser(ctx, req.ProjectID, req.VpnServerID, req.UserID)
+	if err != nil {
+		return nil, err
+	}
+	return CreateVpnUserTotp200JSONResponse{Totp: Totp{Secret: e.Secret, URI: e.URI}, RequestID: callOf(ctx).requestID}, nil
+}
+
+// DeleteVpnUserTotp takes the secret of one-time codes away from a user.
+func (h *handlers) DeleteVpnUserTotp(ctx context.Context, req DeleteVpnUserTotpRequestObject) (DeleteVpnUserTotpResponseObject, error) {
+	if err := h.server.service.UnenrollUser(ctx, req.ProjectID, req.VpnServerID, req.UserID); err != nil {
+		return nil, err
+	}
+	return DeleteVpnUserTotp204Response{}, nil
+}
+
 func userIDs(body *VpnUserIDsRequestBody) []string {
 	users := value(body.Users)
 	ids := make([]string, len(users))
@@ -134,6 +152,9 @@ func userAnswer(u *control.UserView) VpnUser {
 	}
 	if u.StaticIP.IsValid() {
 		answer.StaticIP = u.StaticIP.String()
+	}
+	if !u.EnrolledAt.IsZero() {
+		answer.TotpEnrolledAt = new(control.FormatTime(u.EnrolledAt))
 	}
 	return answer
 }

@@ -98,6 +98,8 @@ func everyUserOperation(user, group, policy string) map[string][3]any {
 		"UpdateVpnUser":           {http.MethodPut, onServer("users", user), userBody(object{"description": "changed"})},
 		"UpdateVpnUserPassword":   {http.MethodPut, onServer("users", user, "password"), with(password, "old_password", userPassword)},
 		"ResetVpnUserPassword":    {http.MethodPost, onServer("users", user, "reset-password"), password},
+		"CreateVpnUserTotp":       {http.MethodPost, onServer("users", user, "totp"), nil},
+		"DeleteVpnUserTotp":       {http.MethodDelete, onServer("users", user, "totp"), nil},
 		"BatchDeleteVpnUsers":     {http.MethodPost, onServer("users", "batch-delete"), ids(user)},
 		"DeleteVpnUser":           {http.MethodDelete, onServer("users", user), nil},
 		"CreateVpnUserGroup":      {http.MethodPost, onServer("groups"), groupBody(object{"name": "group-new"})},

@@ -15,6 +15,7 @@ func (h *handlers) CreateVpnServer(ctx context.Context, req CreateVpnServerReque
 		LocalSubnets:   list(v.LocalSubnets),
 		AuthType:       text(v.ClientAuthType),
 		DNSServers:     list(v.DNSServers),
+		SecondFactor:   text(v.SecondFactor),
 	}
 	if c := v.ServerCertificate; c != nil {
 		create.Certificate = &control.ServerCertificateRequest{Source: text(c.Source), ID: c.ID}
@@ -27,6 +28,7 @@ func (h *handlers) CreateVpnServer(ctx context.Context, req CreateVpnServerReque
 	if o := v.SslOptions; o != nil {
 		create.SSL = control.SSLOptionsRequest{
 			Protocol: text(o.Protocol), Port: portRequest(o.Port), Cipher: text(o.EncryptionAlgorithm), Compressed: o.IsCompressed,
+			UDPPorts: list(o.UDPPorts), ControlWrap: text(o.ControlChannelWrap), PortShare: o.PortShare,
 		}
 	}
 	created, err := h.server.service.CreateServer(ctx, req.ProjectID, req.P2CVgwID, create)
@@ -75,12 +77,16 @@ func (h *handlers) UpdateVpnServer(ctx context.Context, req UpdateVpnServerReque
 		LocalSubnets: list(v.LocalSubnets),
 		AuthType:     text(v.ClientAuthType),
 		DNSServers:   list(v.DNSServers),
+		SecondFactor: text(v.SecondFactor),
 	}
 	if c := v.ServerCertificate; c != nil {
 		update.CertificateID = &c.ID
 	}
 	if o := v.SslOptions; o != nil {
-		update.SSL = control.SSLOptionsRequest{Protocol: text(o.Protocol), Port: portRequest(o.Port), Cipher: text(o.EncryptionAlgorithm)}
+		update.SSL = control.SSLOptionsRequest{
+			Protocol: text(o.Protocol), Port: portRequest(o.Port), Cipher: text(o.EncryptionAlgorithm),
+			UDPPorts: list(o.UDPPorts), ControlWrap: text(o.ControlChannelWrap), PortShare: o.PortShare,
+		}
 	}
 	if err := h.server.service.UpdateServer(ctx, req.ProjectID, req.VpnServerID, update); err != nil {
 		return nil, err
@@ -127,6 +133,18 @@ func serverAnswer(v *control.ServerView) VpnServer {
 		StatusMessage: orAbsent(v.StatusMessage()),
 		CreatedAt:     control.FormatTime(v.CreatedAt),
 		UpdatedAt:     control.FormatTime(v.UpdatedAt),
+	}
+	if len(v.UDPPorts) > 0 {
+		s.SslOptions.UDPPorts = &v.UDPPorts
+	}
+	if v.ControlWrap != control.WrapNone {
+		s.SslOptions.ControlChannelWrap = new(ControlChannelWrap(v.ControlWrap))
+	}
+	if v.PortShare.IsValid() {
+		s.SslOptions.PortShare = new(v.PortShare.String())
+	}
+	if v.SecondFactor != control.FactorNone {
+		s.SecondFactor = new(SecondFactor(v.SecondFactor))
 	}
 	for i := range v.CAs {
 		s.ClientCaCertificates[i] = clientCAAnswer(&v.CAs[i])

@@ -163,6 +163,9 @@ func rostersOf(s *control.Snapshot) map[string]roster {
 			continue // nothing would match
 		}
 		user := sslvpn.User{ID: u.ID, Name: u.Name, PasswordHash: u.Passwords[0].Encode(), StaticIP: u.StaticIP}
+		if !u.CodeSecret.IsZero() {
+			user.CodeSecret = []byte(u.CodeSecret.Reveal())
+		}
 		if groups[u.GroupID] {
 			user.Group = u.GroupID
 		}
@@ -192,12 +195,25 @@ func (r *Reconciler) endpoint(g *clientGateway, who roster) (*sslvpn.Endpoint, e
 		Cipher: sslvpn.Cipher(v.Cipher), Compressed: v.Compressed, Certificate: certificate,
 		Pool: v.ClientCIDR, Routes: v.LocalSubnets, DNS: v.DNSServers,
 		MaxSessions: g.gateway.MaxConnections, BandwidthMbps: g.gateway.EIP.BandwidthMbps,
+		PortShare: v.PortShare, OneTimeCodes: v.SecondFactor == control.FactorTOTP,
 	}
-	if v.AuthType == control.ClientAuthPassword {
+	for _, port := range v.UDPPorts {
+		e.UDP = append(e.UDP, netip.AddrPortFrom(g.local, uint16(port)))
+	}
+	switch v.ControlWrap {
+	case control.WrapTLSCrypt:
+		e.TLSCryptKey = []byte(v.ControlKey.Reveal())
+	case control.WrapTLSCryptV2:
+		e.TLSCryptV2Key = []byte(v.ControlKey.Reveal())
+	case control.WrapNone:
+	}
+	if v.AuthType.Passwords() {
 		e.Auth, e.Users, e.Policies, e.MaxSessionsPerUser = sslvpn.AuthPassword, who.users, who.policies, sessionsPerUser
+	}
+	if !v.AuthType.Certificates() {
 		return e, nil
 	}
-	e.Auth = sslvpn.AuthCertificate
+	e.Auth |= sslvpn.AuthCertificate
 	for _, ca := range v.ClientCAs {
 		certificate, err := ca.Certificate()
 		if err != nil {

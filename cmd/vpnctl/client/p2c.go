@@ -75,7 +75,7 @@ func (c *Client) Disconnect(ctx context.Context, gatewayID, connection string) e
 }
 
 // ClientProfile returns the OpenVPN profile of the clients of a server. It has
-// no secrets.
+// no secret but the key of the control channel, where there is one.
 func (c *Client) ClientProfile(ctx context.Context, serverID string) (string, error) {
 	var answer struct {
 		Profile string `json:"client_config"`
@@ -92,6 +92,32 @@ func (c *Client) ResetPassword(ctx context.Context, serverID, userID, password s
 	path := UsersOf(serverID).path + "/" + url.PathEscape(userID) + "/reset-password"
 	if err := c.do(ctx, http.MethodPost, path, nil, map[string]string{"new_password": password}, nil); err != nil {
 		return fmt.Errorf("reset password of user %s: %w", userID, err)
+	}
+	return nil
+}
+
+// Totp is what an authenticator app is given.
+type Totp struct {
+	Secret string `json:"secret"` // base32
+	URI    string `json:"uri"`    // otpauth://totp/…
+}
+
+// EnrollUser gives a user of a server a secret of one-time codes, which the API
+// tells this once.
+func (c *Client) EnrollUser(ctx context.Context, serverID, userID string) (Totp, error) {
+	var answer struct {
+		Totp Totp `json:"totp"`
+	}
+	if err := c.do(ctx, http.MethodPost, UsersOf(serverID).at(userID)+"/totp", nil, nil, &answer); err != nil {
+		return Totp{}, fmt.Errorf("enroll user %s: %w", userID, err)
+	}
+	return answer.Totp, nil
+}
+
+// UnenrollUser takes the secret of one-time codes away from a user.
+func (c *Client) UnenrollUser(ctx context.Context, serverID, userID string) error {
+	if err := c.do(ctx, http.MethodDelete, UsersOf(serverID).at(userID)+"/totp", nil, nil, nil); err != nil {
+		return fmt.Errorf("unenroll user %s: %w", userID, err)
 	}
 	return nil
 }

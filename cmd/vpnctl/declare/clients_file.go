@@ -32,6 +32,7 @@ type Server struct {
 	ServerCertificate *ServerCertificate `yaml:"server_certificate" json:"server_certificate,omitempty"`
 	SSLOptions        *SSLOptions        `yaml:"ssl_options" json:"ssl_options,omitempty"`
 	DNSServers        []string           `yaml:"dns_servers" json:"dns_servers,omitempty"`
+	SecondFactor      string             `yaml:"second_factor" json:"second_factor,omitempty"`
 
 	ClientCAs []ClientCA     `yaml:"client_ca_certificates" json:"-"`
 	Groups    []UserGroup    `yaml:"user_groups" json:"-"`
@@ -51,6 +52,10 @@ type SSLOptions struct {
 	Port                *int   `yaml:"port" json:"port,omitempty"`
 	EncryptionAlgorithm string `yaml:"encryption_algorithm" json:"encryption_algorithm,omitempty"`
 	IsCompressed        *bool  `yaml:"is_compressed" json:"is_compressed,omitempty"`
+
+	UDPPorts           []int  `yaml:"udp_ports" json:"udp_ports,omitempty"`
+	ControlChannelWrap string `yaml:"control_channel_wrap" json:"control_channel_wrap,omitempty"`
+	PortShare          string `yaml:"port_share" json:"port_share,omitempty"`
 }
 
 // ClientCA is a certificate that those of clients are checked with. It is
