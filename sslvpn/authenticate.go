@@ -197,6 +197,7 @@ func (ep *endpoint) checkCode(u *User, code []byte) *refusal {
 		return nil
 	case codeUsed:
 		return refuse(failedCodeAgain, "the one-time code was used before, or is from before the server's start: wait for the next one")
+	case codeWrong:
 	}
 	return &refusal{why: failedCode, message: cfg.refused(), reason: "wrong one-time code"}
 }

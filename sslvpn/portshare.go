@@ -83,7 +83,7 @@ func (ep *endpoint) share(conn *net.TCPConn, from netip.AddrPort, to netip.AddrP
 		return
 	}
 	other := dialled.(*net.TCPConn)
-	defer other.Close()
+	defer func() { _ = other.Close() }()
 	unwatch := context.AfterFunc(ep.ctx, func() { _ = other.Close() })
 	defer unwatch()
 	if conn.SetReadDeadline(time.Time{}) != nil {

@@ -32,6 +32,12 @@ type controlPacket struct {
 	keyAgain bool           // the client can send its wrapped key again
 }
 
+// bareOpcode has what packets with a wrapped key are without it.
+var bareOpcode = map[wire.Opcode]wire.Opcode{
+	wire.HardResetClientV3: wire.HardResetClientV2,
+	wire.ControlWKCV1:      wire.ControlV1,
+}
+
 // parse reads a control packet. of is the wrapping of the session that it is
 // for, nil where there is none yet.
 func (ep *endpoint) parse(packet []byte, of *wire.TLSCrypt) (c controlPacket, why controlDrop) {
@@ -42,13 +48,8 @@ func (ep *endpoint) parse(packet []byte, of *wire.TLSCrypt) (c controlPacket, wh
 		c.wrap = of
 		var wrapped []byte
 		var err error
-		switch op, _ := wire.SplitOpcode(packet[0]); op {
-		case wire.HardResetClientV3:
-			bare = wire.HardResetClientV2
-		case wire.ControlWKCV1:
-			bare = wire.ControlV1
-		}
-		if bare != 0 {
+		op, _ := wire.SplitOpcode(packet[0])
+		if bare = bareOpcode[op]; bare != 0 {
 			if packet, wrapped, err = wire.CutWrappedKey(packet); err != nil {
 				return c, dropMalformed
 			}
