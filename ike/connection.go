@@ -33,22 +33,29 @@ type connection struct {
 	removed  bool // configured no more; the peers are ending
 	released bool // and its Discard policies are removed
 
-	peers    []*peer // that have found out they are this connection's, oldest first
-	failures int     // in a row, for the delay
-	retry    *time.Timer
-	retryAt  time.Time // zero: none is planned
-	recheck  *time.Timer
-	failure  *Failure
-	unproven *rate.Limiter // of what initiators say that are not authenticated
-	inquiry  inquiry
+	peers     []*peer // that have found out they are this connection's, oldest first
+	failures  int     // in a row, for the delay
+	retry     *time.Timer
+	retryAt   time.Time // zero: none is planned
+	recheck   *time.Timer
+	failure   *Failure
+	unproven  *rate.Limiter // of what initiators say that are not authenticated
+	inquiry   inquiry
+	redirects []time.Time // that were followed, within sa.RedirectPeriod
 
 	discards []ipsec.PolicyID // held in policyTable; under Server.apply
 }
 
 // startLocked begins an IKE SA with the peer.
-func (c *connection) startLocked() {
+func (c *connection) startLocked() { c.startAtLocked(sa.Redirected{}) }
+
+// startAtLocked is startLocked with the gateway that another one has sent us to.
+func (c *connection) startAtLocked(at sa.Redirected) {
 	c.stopRetry()
 	if c.s.phase != running || c.removed {
+		return
+	}
+	if _, away := c.s.redirectionOf(c.cfg.Local); away {
 		return
 	}
 	p := c.s.newPeer(time.Now())
@@ -64,7 +71,7 @@ func (c *connection) startLocked() {
 			if p.v1 {
 				m, actions = sa.InitiateV1(p.born, &p.env, cfg)
 			} else {
-				m, actions = sa.Initiate(p.born, &p.env, cfg)
+				m, actions = sa.InitiateAt(p.born, &p.env, cfg, at)
 			}
 		})
 		if m == nil {
@@ -143,7 +150,7 @@ func (c *connection) obey(v sa.Review, now time.Time) {
 		}
 	}
 	if v.Begin && c.cfg.Remote.IsValid() {
-		c.startLocked()
+		c.startAtLocked(v.At)
 	}
 	if best := c.best(); best != nil && !v.Again.IsZero() {
 		c.recheck = time.AfterFunc(v.Again.Sub(now), best.in.wake)
@@ -229,7 +236,7 @@ func (s *Server) note(e *sa.Event) (log, tell bool) {
 var eventNames = map[sa.EventKind]string{
 	sa.IKEUp: "IKE SA up", sa.IKERekeyed: "IKE SA rekeyed", sa.IKEDown: "IKE SA down",
 	sa.ChildUp: "CHILD_SA up", sa.ChildRekeyed: "CHILD_SA rekeyed", sa.ChildDown: "CHILD_SA down",
-	sa.PeerMoved: "peer moved", sa.Failed: "negotiation failed",
+	sa.PeerMoved: "peer moved", sa.PeerRedirected: "peer sent to another gateway", sa.RedirectedByPeer: "sent to another gateway", sa.Failed: "negotiation failed",
 }
 
 func spiString(spi uint64) string { return fmt.Sprintf("%016x", spi) }
@@ -237,7 +244,7 @@ func spiString(spi uint64) string { return fmt.Sprintf("%016x", spi) }
 func (s *Server) logEvent(e sa.Event) {
 	args := []any{"connection", e.Connection, "local", e.Local.String(), "peer", e.Remote.String()}
 	switch e.Kind {
-	case sa.IKEUp, sa.IKERekeyed, sa.IKEDown, sa.PeerMoved:
+	case sa.IKEUp, sa.IKERekeyed, sa.IKEDown, sa.PeerMoved, sa.PeerRedirected, sa.RedirectedByPeer:
 		args = append(args, "ike", spiString(e.InitiatorSPI), "ike_r", spiString(e.ResponderSPI))
 	case sa.ChildUp, sa.ChildRekeyed, sa.ChildDown:
 		args = append(args, "child", e.Child, "in", e.In.String(), "out", e.Out.String())
@@ -251,6 +258,8 @@ func (s *Server) logEvent(e sa.Event) {
 		}
 	case sa.ChildUp, sa.ChildRekeyed:
 		args = append(args, "proposal", e.Proposal.String(), "local_ts", ipsec.SelectorList(e.LocalTS), "remote_ts", ipsec.SelectorList(e.RemoteTS))
+	case sa.PeerRedirected, sa.RedirectedByPeer:
+		args = append(args, "gateway", e.Gateway)
 	case sa.IKEDown, sa.ChildDown, sa.PeerMoved, sa.Failed:
 	}
 	if e.Reason != "" {

@@ -263,7 +263,7 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 			}
 		case sa.Replace:
 			p.s.mu.Lock()
-			p.rival.Replace(time.Now())
+			p.rival.Replace(time.Now(), a.At)
 			p.s.mu.Unlock()
 		case sa.Emit:
 			p.emit(a.Event)
@@ -419,6 +419,9 @@ func (p *peer) bindLocked(name string) {
 	p.cfg = p.machine.Configuration()
 	if p.cfg != c.cfg {
 		c.follow(p, p.cfg, time.Now())
+	}
+	if to, ok := p.redirectionLocked(); ok { // since its IKE_AUTH
+		p.in.command(sa.Redirect{To: to})
 	}
 }
 

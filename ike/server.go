@@ -77,6 +77,9 @@ type Server struct {
 	// directory is what Candidates looks connections up in.
 	directory atomic.Pointer[directory]
 
+	// redirection is where initiators are sent; nil: nowhere.
+	redirection atomic.Pointer[Redirection]
+
 	apply sync.Mutex // held by Apply from end to end
 
 	made atomic.Uint32 // ReqIDs given to children that are made from templates
@@ -156,9 +159,11 @@ func NewServer(opts Options) *Server {
 		AllocReqID: s.allocReqID,
 		QuerySA:    opts.Backend.QuerySA,
 		Candidates: func(local, remote netip.Addr) []*sa.Connection { return s.directory.Load().candidates(local, remote) },
+		Redirect:   s.redirectionOf,
 		KeyLog:     opts.KeyLog,
 		Retransmit: opts.Retransmit,
 	}
+	s.env.FollowRedirect = s.followRedirect
 	return s
 }
 

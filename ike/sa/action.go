@@ -44,8 +44,9 @@ type DeletePolicy struct{ ID ipsec.PolicyID }
 
 // Replace asks for another IKE SA with the peer, set up by a machine of its own
 // beside this one, which the caller terminates as soon as the other one has all
-// it has: make before break. The machine goes on as before meanwhile.
-type Replace struct{}
+// it has: make before break. The machine goes on as before meanwhile. The other one
+// is begun by InitiateAt where a gateway has sent us to another one.
+type Replace struct{ At Redirected }
 
 // Emit reports an event.
 type Emit struct{ Event Event }

@@ -45,6 +45,7 @@ const (
 	CauseReplaced       Cause = "replaced"             // another SA took its place
 	CauseRefusedByPeer  Cause = "refused-by-peer"      // with an error that names no parameter
 	CauseNegotiatedAway Cause = "answer-not-offered"   // the peer's answer goes beyond what we asked for
+	CauseRedirect       Cause = "redirect"             // the peer sends us to a gateway that the connection does not permit
 	// Of certificates, in the profile GM/T 0022.
 	CauseTrust       Cause = "certificate-authority" // the peer's certificate is of another authority
 	CauseOwnTrust    Cause = "certificate-refused"   // the peer does not go on after it has seen ours
@@ -62,7 +63,7 @@ var Causes = []Cause{
 	CauseKeyOrIdentity, CauseAuthMethod, CauseSelectors, CauseSwapped, CauseMirrored, CauseTaken, CauseSinglePair, CauseVersion, CauseMode,
 	CauseEncapsulation, CauseUnreachable, CauseUDP4500, CauseFragments, CauseSilence, CauseUnknownPeer, CauseMalformed,
 	CauseRekey, CauseLimit, CauseDataPlane, CauseDeadPeer, CausePeerClosed, CauseConfiguration, CauseExpired, CauseReplaced,
-	CauseRefusedByPeer, CauseNegotiatedAway,
+	CauseRefusedByPeer, CauseNegotiatedAway, CauseRedirect,
 	CauseTrust, CauseOwnTrust, CauseValidity, CauseOwnValidity, CauseKeyUsage, CauseSubject, CauseEnvelope, CauseInitiator,
 }
 
@@ -85,6 +86,7 @@ var causeOf = map[Reason]Cause{
 	ReasonEncapsulation:    CauseEncapsulation,
 	ReasonDataPlane:        CauseDataPlane,
 	ReasonFlowConflict:     CauseTaken,
+	ReasonRedirect:         CauseRedirect,
 
 	ReasonDPDTimeout:      CauseDeadPeer,
 	ReasonPeerRequest:     CausePeerClosed,
@@ -92,6 +94,7 @@ var causeOf = map[Reason]Cause{
 	ReasonIKEHardExpiry:   CauseExpired,
 	ReasonChildHardExpiry: CauseExpired,
 	ReasonReauthTimeout:   CauseExpired,
+	ReasonRedirected:      CauseReplaced,
 	ReasonIKEReplaced:     CauseReplaced,
 	ReasonChildReplaced:   CauseReplaced,
 	ReasonExchangeTimeout: CauseSilence,

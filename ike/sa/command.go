@@ -8,7 +8,7 @@ import (
 
 // Command is something that a machine is told by its surroundings. The set is
 // closed: Update, Terminate, RekeyIKE, Reauthenticate, RekeyChild, Probe,
-// Acquire, Expired, Moved, Adopt, Refused.
+// Acquire, Expired, Moved, Redirect, Adopt, Refused.
 type Command interface{ command() }
 
 // Update gives the machine a new configuration of its connection. DPD counts at

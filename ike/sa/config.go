@@ -139,6 +139,10 @@ type Connection struct {
 	// peer even one that is configured.
 	MOBIKE bool
 
+	// RedirectTo are the gateways that the peer may send us to when we initiate (RFC
+	// 5685). Without any we do not say that we can be sent.
+	RedirectTo []netip.Prefix
+
 	Children []Child
 }
 
@@ -337,6 +341,14 @@ type Env struct {
 	// peer: IKE_AUTH then tells it so (RFC 7296, section 2.4). Beside another one, a
 	// responder does not send on a child before the peer is known to have it.
 	InitialContact func(*Connection) bool
+
+	// Redirect, when set, returns where initiators that speak to an address of ours
+	// are sent, if they can be; ok is false where they are not.
+	Redirect func(local netip.Addr) (to wire.GatewayIdentity, ok bool)
+
+	// FollowRedirect, when set, reports whether a connection may follow one more
+	// redirect, and counts it: MaxRedirects within RedirectPeriod. Unset: it may not.
+	FollowRedirect func(*Connection) bool
 
 	// KeyLog, when set, is handed the keys of each SA for a packet analyser.
 	// It is for an explicit debug switch only.

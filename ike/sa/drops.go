@@ -21,6 +21,7 @@ const (
 	dropCookie
 	dropGroup
 	dropRekeyIKE
+	dropRedirect
 	dropFragment
 	dropFragmentNotAgreed
 	dropFragmentsIncomplete
@@ -54,6 +55,7 @@ var dropNames = [dropReasons]string{
 	dropCookie:              "cookie refused",
 	dropGroup:               "group refused",
 	dropRekeyIKE:            "rekey of the IKE SA refused",
+	dropRedirect:            "redirect refused",
 	dropFragment:            "fragment refused",
 	dropFragmentNotAgreed:   "fragment without agreement",
 	dropFragmentsIncomplete: "fragments incomplete",

@@ -12,14 +12,16 @@ type EventKind uint8
 
 // Kinds of events.
 const (
-	IKEUp        EventKind = iota + 1 // authenticated
-	IKERekeyed                        // a successor took over
-	IKEDown                           // gone; Reason says why
-	ChildUp                           // installed in both directions
-	ChildRekeyed                      // a successor took over
-	ChildDown                         // gone; Reason says why
-	PeerMoved                         // the peer's address or port changed
-	Failed                            // a negotiation failed; Diagnosis says why
+	IKEUp            EventKind = iota + 1 // authenticated
+	IKERekeyed                            // a successor took over
+	IKEDown                               // gone; Reason says why
+	ChildUp                               // installed in both directions
+	ChildRekeyed                          // a successor took over
+	ChildDown                             // gone; Reason says why
+	PeerMoved                             // the peer's address or port changed
+	PeerRedirected                        // the peer was told to go to Gateway (RFC 5685)
+	RedirectedByPeer                      // we were, and go there
+	Failed                                // a negotiation failed; Diagnosis says why
 )
 
 // Event is one thing that happened to a connection.
@@ -42,8 +44,9 @@ type Event struct {
 	LocalTS     []ipsec.TrafficSelector
 	RemoteTS    []ipsec.TrafficSelector
 	Encap       bool
-	NATLocal    bool // a NAT is in front of us
-	NATRemote   bool // a NAT is in front of the peer
+	NATLocal    bool   // a NAT is in front of us
+	NATRemote   bool   // a NAT is in front of the peer
+	Gateway     string // of PeerRedirected and RedirectedByPeer: an address or a name
 	Reason      Reason
 	Diagnosis   *Diagnosis // of Failed, and of IKEDown and ChildDown where there is one
 	Established bool       // Failed: an established IKE SA stays
@@ -76,6 +79,7 @@ const (
 	ReasonEncapsulation    Reason = "encapsulation mode mismatch"
 	ReasonDataPlane        Reason = "data plane refused"
 	ReasonFlowConflict     Reason = "flow conflict"
+	ReasonRedirect         Reason = "redirect refused"
 )
 
 // Reasons of a teardown.
@@ -89,6 +93,7 @@ const (
 	ReasonChildReplaced   Reason = "phase2 sa replace"
 	ReasonExchangeTimeout Reason = "exchange timeout"
 	ReasonReauthTimeout   Reason = "re-auth timeout"
+	ReasonRedirected      Reason = "redirected"
 )
 
 // Diagnosis is the full story of a failure: in which exchange, the parameter

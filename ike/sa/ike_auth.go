@@ -82,6 +82,10 @@ func (x *ikeAuth) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 		s.rejectPeer(provenIdentity(identityDiagnosis(CausePeerID, c.RemoteID, peer), true))
 		return
 	}
+	if n, ok := msg.Notify(wire.Redirect); ok && len(c.RedirectTo) > 0 {
+		s.redirectedAuth(n)
+		return
+	}
 	childless := h.childless
 	s.establish(m.now)
 	m.established(s, false)
@@ -246,6 +250,9 @@ func (s *ikeSA) answerAuth(d Datagram, msg *wire.Message) reply {
 	m.established(s, initialContact)
 	if m.agreeMOBIKE(msg); m.mobike {
 		payloads = append(payloads, &wire.Notify{NotifyType: wire.MOBIKESupported})
+	}
+	if r, ok := s.redirectAuth(payloads); ok {
+		return r
 	}
 	r := reply{payloads: payloads}
 	if _, ok := wire.Find[*wire.SA](msg); ok {

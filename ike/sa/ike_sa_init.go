@@ -88,9 +88,9 @@ func (ikeSAInit) kind() wire.ExchangeType { return wire.IKESAInit }
 func (m *Machine) initiate() {
 	s := &ikeSA{m: m, state: Connecting, initiator: true, path: path{
 		local:  netip.AddrPortFrom(m.conn.Local, portIKE),
-		remote: netip.AddrPortFrom(m.conn.Remote, portIKE),
+		remote: netip.AddrPortFrom(m.gateway(), portIKE),
 	}}
-	m.ikes, m.current = []*ikeSA{s}, s
+	m.ikes, m.current = append(m.ikes, s), s
 	h := &handshake{group: firstGroup(m.conn.Proposals), fakeNAT: m.conn.ForceEncap}
 	s.handshake = h
 	var err error
@@ -129,6 +129,7 @@ func (x ikeSAInit) request(s *ikeSA) ([]wire.Payload, bool) {
 	if s.m.conn.PPK != nil {
 		payloads = append(payloads, &wire.Notify{NotifyType: wire.UsePPK})
 	}
+	payloads = append(payloads, s.m.announceRedirect()...)
 	// The octets are signed in IKE_AUTH. Encoding is deterministic, so that
 	// these are the ones that will be sent.
 	h.request, _ = s.message(wire.IKESAInit, false, 0, payloads).Append(nil)
@@ -169,6 +170,10 @@ func (x ikeSAInit) response(s *ikeSA, d Datagram, msg *wire.Message) {
 			return
 		}
 		x.again(s, func() { h.cookie = n.Data })
+		return
+	}
+	if n, ok := msg.Notify(wire.Redirect); ok {
+		x.redirected(s, n)
 		return
 	}
 	if n, ok := msg.Notify(wire.InvalidKEPayload); ok {
@@ -365,6 +370,14 @@ func (m *Machine) answerInit(d Datagram) error {
 			Reason: ReasonPeerAddress, Exchange: wire.IKESAInit.String(), Parameter: "peer address",
 			Theirs: d.Remote.Addr().String(), Detail: "no connection expects a peer at this address",
 		})
+	}
+	if m.redirectable = supportsRedirect(msg); m.redirectable {
+		if n, ok := msg.Notify(wire.RedirectedFrom); ok {
+			m.redirectedFrom, _, _ = wire.ParseRedirect(n.Data)
+		}
+		if to, ok := m.redirects(d.Local.Addr()); ok {
+			return m.redirectInit(s, d, to, ni.Data)
+		}
 	}
 	p, err := m.chooseForAny(offer.Proposals)
 	if err != nil {

@@ -67,6 +67,7 @@ func (s *ikeSA) answerInformational(d Datagram, msg *wire.Message) reply {
 		return reply{payloads: mobike}
 	}
 	m.heedAuthLifetime(msg)
+	s.heedRedirect(msg)
 	deletes := wire.All[*wire.Delete](msg)
 	var diagnosis *Diagnosis
 	if _, ok := msg.Notify(wire.AuthenticationFailed); ok {

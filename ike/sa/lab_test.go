@@ -67,18 +67,19 @@ type peer interface {
 
 // end is one side: what a server and a data plane would be, in small.
 type end struct {
-	lab      *lab
-	name     string
-	env      *Env
-	conns    []*Connection
-	machines []peer
-	sas      []ipsec.SA // in order of installation
-	policies map[ipsec.PolicyID]ipsec.Policy
-	events   []Event
-	used     map[ipsec.SAID]ipsec.SAState
-	spis     uint32
-	reqIDs   uint32
-	replaces int // Replace actions
+	lab       *lab
+	name      string
+	env       *Env
+	conns     []*Connection
+	machines  []peer
+	sas       []ipsec.SA // in order of installation
+	policies  map[ipsec.PolicyID]ipsec.Policy
+	events    []Event
+	used      map[ipsec.SAID]ipsec.SAState
+	spis      uint32
+	reqIDs    uint32
+	replaces  int // Replace actions
+	replaceAt Redirected
 	// refuse, when set, makes the data plane refuse an action.
 	refuse  func(Action) error
 	missing map[any]bool // what was refused, by SAID or PolicyID
@@ -208,7 +209,7 @@ func (e *end) perform(actions []Action) {
 			delete(e.policies, a.ID)
 			e.note("- policy %s", a.ID)
 		case Replace:
-			e.replaces++
+			e.replaces, e.replaceAt = e.replaces+1, a.At
 			e.note("asks for a replacement")
 		case Emit:
 			if d := a.Event.Diagnosis; d != nil && !slices.Contains(Causes, d.Code()) {
@@ -301,6 +302,7 @@ func describe(ev Event) string {
 	kinds := map[EventKind]string{
 		IKEUp: "IKE up", IKERekeyed: "IKE rekeyed", IKEDown: "IKE down", ChildUp: "child up",
 		ChildRekeyed: "child rekeyed", ChildDown: "child down", PeerMoved: "peer moved", Failed: "failed",
+		PeerRedirected: "peer redirected", RedirectedByPeer: "redirected by the peer",
 	}
 	text := kinds[ev.Kind]
 	if ev.Child != "" {

@@ -27,7 +27,12 @@ type Machine struct {
 	reauthAt  time.Time // it is to be replaced
 	authEndAt time.Time // the authentication holds no longer
 
-	proven        path         // of the children: the IKE SA's, until that one moves; see moveChildren
+	proven         path                 // of the children: the IKE SA's, until that one moves; see moveChildren
+	redirected     Redirected           // of us, to the gateway that the IKE SA is with
+	redirectable   bool                 // of a responder: the peer can be sent elsewhere
+	redirectedFrom wire.GatewayIdentity // of a responder: where the peer comes from
+	leaveAt        time.Time            // the peer, which was sent elsewhere, is to be gone
+
 	mobike        bool         // agreed on
 	peerAddresses []netip.Addr // of the responder, beside the one of the connection
 	tried         []netip.Addr // of the responder, since it last answered
@@ -43,8 +48,14 @@ type Datagram struct {
 // Initiate begins an IKE SA with the peer of a connection, which must be valid
 // and have a remote address.
 func Initiate(now time.Time, env *Env, c *Connection) (*Machine, []Action) {
+	return InitiateAt(now, env, c, Redirected{})
+}
+
+// InitiateAt is Initiate with the gateway that another one has sent us to.
+func InitiateAt(now time.Time, env *Env, c *Connection, r Redirected) (*Machine, []Action) {
 	m := newMachine(env, now)
 	m.adopt(c)
+	m.redirected = r
 	m.initiate()
 	return m, m.finish()
 }
@@ -132,6 +143,8 @@ func (m *Machine) Do(now time.Time, cmd Command) []Action {
 		m.expired(c)
 	case Moved:
 		m.moved(c)
+	case Redirect:
+		m.redirect(c.To)
 	case Adopt: // of IKEv1
 	}
 	return m.finish()
@@ -190,7 +203,8 @@ func (m *Machine) Status() Status {
 			State:   s.state, Initiator: s.initiator, InitiatorSPI: s.spii, ResponderSPI: s.spir,
 			Local: s.path.local, Remote: s.path.remote, Proposal: s.proposal,
 			NATLocal: s.path.natLocal, NATRemote: s.path.natRemote, Encap: s.path.encap, Fragmentation: s.fragmentation, MOBIKE: m.mobike, PPK: s.ppk,
-			Established: s.established, RekeyAt: s.rekeyAt, ExpireAt: s.expireAt, LastSeen: s.lastSeen, Confirmed: s.confirmed,
+			Redirectable: m.redirectable && !m.began,
+			Established:  s.established, RekeyAt: s.rekeyAt, ExpireAt: s.expireAt, LastSeen: s.lastSeen, Confirmed: s.confirmed,
 		}
 		if m.conn != nil {
 			ike.LocalID, ike.RemoteID = m.conn.LocalID, m.conn.RemoteID

@@ -306,7 +306,7 @@ func (m *Machine) detour(s *ikeSA, o *outstanding) bool {
 		return false
 	}
 	m.tried = append(m.tried, s.path.remote.Addr())
-	for _, a := range append([]netip.Addr{m.conn.Remote}, m.peerAddresses...) {
+	for _, a := range append([]netip.Addr{m.gateway()}, m.peerAddresses...) {
 		if slices.Contains(m.tried, a) {
 			continue
 		}

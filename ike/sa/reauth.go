@@ -65,7 +65,7 @@ func (m *Machine) reauthenticate() {
 		m.reauthAt = m.now.Add(m.jitter(authRetry))
 	}
 	if m.began || m.conn.Remote.IsValid() && m.conn.Remote == s.path.remote.Addr() && !s.path.natRemote {
-		m.emit(Replace{})
+		m.emit(Replace{m.redirected})
 		return
 	}
 	left := time.Duration(0)

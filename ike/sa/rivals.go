@@ -98,6 +98,7 @@ type Rival struct {
 	confirmed time.Time // see IKEStatus
 	probed    time.Time // when Review last asked for one
 	replaceAt time.Time // when another one is to take its place
+	replaceBy Redirected
 }
 
 // Begin says that the machine negotiates its first IKE SA.
@@ -139,8 +140,8 @@ func (r *Rival) Observe(st *Status) {
 // Replace asks for another IKE SA in the place of the machine's: see the action of
 // that name. It is not yet time for that while the machine's own, which the peer
 // began, could be taken for one that has crossed it.
-func (r *Rival) Replace(now time.Time) {
-	r.replaceAt = now
+func (r *Rival) Replace(now time.Time, by Redirected) {
+	r.replaceAt, r.replaceBy = now, by
 	if earliest := r.contact.At.Add(2 * crossing); !r.contact.Initiator && earliest.After(now) {
 		r.replaceAt = earliest
 	}
@@ -189,7 +190,8 @@ func (all Rivals) Alone(r *Rival) bool {
 type Review struct {
 	End   []*Rival // are to be given Terminate; they are marked as Ending
 	Probe *Rival   // is to be given Probe, if not nil
-	Begin bool     // another IKE SA, by a machine of its own
+	Begin bool     // another IKE SA, by a machine of its own: InitiateAt
+	At    Redirected
 	// Again is when to ask once more, although nothing has happened; zero: never.
 	Again time.Time
 }
@@ -227,7 +229,9 @@ func (all Rivals) Review(now time.Time, children int) (v Review) {
 			v.again(due)
 		} else if !due.IsZero() {
 			r.replaceAt = time.Time{}
-			v.Begin = v.Begin || r == best && !all.Attempting()
+			if r == best && !all.Attempting() {
+				v.Begin, v.At = true, r.replaceBy
+			}
 		}
 	}
 	return v

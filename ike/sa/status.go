@@ -29,6 +29,7 @@ type IKEStatus struct {
 	Fragmentation              bool   // RFC 7383 was agreed on
 	MOBIKE                     bool   // RFC 4555 was agreed on
 	PPK                        bool   // a post-quantum pre-shared key was agreed on (RFC 8784)
+	Redirectable               bool   // the peer, which began it, can be sent to another gateway (RFC 5685)
 	GM                         bool   // of the profile GM/T 0022
 	Variant                    string // of it, as learned: see Event
 

@@ -56,7 +56,7 @@ func (m *Machine) teardown(reason Reason, d *Diagnosis) {
 	event := m.currentEvent(ChildDown)
 	m.current = nil
 	m.dpdAt, m.keepaliveAt = time.Time{}, time.Time{}
-	m.reauthAt, m.authEndAt = time.Time{}, time.Time{}
+	m.reauthAt, m.authEndAt, m.leaveAt = time.Time{}, time.Time{}, time.Time{}
 	m.removeChildren(event, reason, d)
 	if s == nil {
 		return

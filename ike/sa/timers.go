@@ -37,6 +37,7 @@ func (m *Machine) timers(visit func(timer)) {
 	m.childTimers(visit)
 	when(&m.dpdAt, m.checkLiveness)
 	when(&m.keepaliveAt, m.keepalive)
+	when(&m.leaveAt, m.left)
 	when(&m.reauthAt, m.reauthenticate)
 	when(&m.authEndAt, m.authExpired)
 }

@@ -201,8 +201,8 @@ func beforeAuth(t ExchangeType) bool {
 	return t == IKESAInit || t == IKEIntermediate || t == IKEAuth
 }
 
-// refuses reports whether a response lacks its payloads for a reason: an error
-// or a demand for a cookie.
+// refuses reports whether a response lacks its payloads for a reason: an error,
+// a demand for a cookie, or a redirect.
 func (m *Message) refuses() bool {
 	if !m.Response {
 		return false
@@ -210,6 +210,7 @@ func (m *Message) refuses() bool {
 	if _, ok := m.ErrorNotify(); ok {
 		return true
 	}
-	_, ok := m.Notify(Cookie)
-	return ok && m.Exchange == IKESAInit
+	_, cookie := m.Notify(Cookie)
+	_, redirect := m.Notify(Redirect)
+	return (cookie || redirect) && m.Exchange == IKESAInit
 }
