@@ -14,6 +14,7 @@ const (
 	EventChildRekeyed EventName = "child-rekeyed" // a successor took over
 	EventChildDown    EventName = "child-down"    // gone; Reason says why
 	EventPeerMoved    EventName = "peer-moved"    // the peer's address or port changed
+	EventRedirected   EventName = "redirected"    // a gateway sent the initiator to Gateway (RFC 5685)
 	EventFailed       EventName = "failed"        // a negotiation failed; Diagnosis says why
 	EventProbeUp      EventName = "probe-up"      // the peer's tunnel address answers
 	EventProbeDown    EventName = "probe-down"    // it does not, and nothing is routed into the tunnel
@@ -40,6 +41,7 @@ type ConnectionEvent struct {
 	LocalSelectors []string `json:"local_selectors,omitempty"`
 	PeerSelectors  []string `json:"peer_selectors,omitempty"`
 
+	Gateway   string     `json:"gateway,omitempty"` // of EventRedirected: an address or a name
 	Reason    string     `json:"reason,omitempty"`
 	Cause     string     `json:"cause,omitempty"`
 	Diagnosis *Diagnosis `json:"diagnosis,omitempty"`

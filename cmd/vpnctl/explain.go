@@ -201,6 +201,9 @@ func eventText(e *client.Event) string {
 	if e.UDP {
 		add("ESP in UDP")
 	}
+	if e.Gateway != "" {
+		add("to " + e.Gateway)
+	}
 	add(e.Reason)
 	if d := e.Diagnosis; d != nil {
 		add(joined(d.Parameter, " in ", d.Exchange))

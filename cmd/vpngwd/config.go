@@ -38,6 +38,7 @@ type config struct {
 	Metrics   metricsConfig     `yaml:"metrics"`
 	Dataplane dataplaneConfig   `yaml:"dataplane"`
 	IKE       ikeConfig         `yaml:"ike"`
+	Drain     drainConfig       `yaml:"drain"`
 	Inventory control.Inventory `yaml:"inventory"`
 	Limits    control.Limits    `yaml:"limits"`
 	Debug     debugConfig       `yaml:"debug"`
@@ -178,6 +179,7 @@ func defaults() config {
 		Audit:     auditConfig{File: "audit.log", MaxSizeMB: 64, Keep: 8},
 		Metrics:   metricsConfig{Listen: "127.0.0.1:9090"},
 		Dataplane: dataplaneConfig{Backend: "auto", OuterDF: "copy", ForceEncapsulation: true},
+		Drain:     drainConfig{Wait: defaultDrainWait},
 	}
 }
 
@@ -349,6 +351,7 @@ func (c *config) check() error {
 		}
 	}
 	c.checkEngines(&p)
+	c.checkDrain(&p)
 	c.checkInventory(&p)
 	if err := c.Limits.Validate(); err != nil {
 		p = append(p, err)

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -62,6 +63,7 @@ type daemon struct {
 	clients    *sslvpn.Server
 	clientLog  *connlog.Log
 	history    *history.Log
+	drain      atomic.Pointer[config] // whose drain and inventory are in force
 	reconciler *reconcile.Reconciler
 	metrics    http.Handler
 
@@ -218,6 +220,7 @@ func (d *daemon) openEngines(objects *control.Objects) (err error) {
 		Retransmit: sa.Retransmit{Initial: r.Initial, Factor: r.Factor, Tries: r.Tries},
 	})
 	d.mux.OnIKE(d.ike.Deliver)
+	d.setDrain(d.config)
 
 	d.clientLog = connlog.New(d.log.With("part", "connlog"), d.config.Node.Name)
 	d.onClose(d.clientLog.Close)
@@ -392,8 +395,10 @@ func (d *daemon) run(ctx context.Context, hangup <-chan os.Signal) error {
 	return err
 }
 
-// farewell ends the IKE server and that of the clients, and waits for them.
+// farewell sends peers elsewhere that can be sent, ends the IKE server and that of
+// the clients, and waits for them.
 func (d *daemon) farewell() {
+	d.sendAway()
 	d.stopPeers()
 	<-d.ikeDone
 	<-d.clientsDone
@@ -431,7 +436,7 @@ func (d *daemon) reloadOnHangup(ctx context.Context, hangup <-chan os.Signal) er
 }
 
 // reload takes over what may change while the daemon runs: log level, access
-// to the API and inventory. It names the rest that differs.
+// to the API, inventory and drain. It names the rest that differs.
 func (d *daemon) reload() error {
 	next, err := loadConfig(d.path, os.Getenv)
 	if err != nil {
@@ -444,6 +449,7 @@ func (d *daemon) reload() error {
 	d.service.SetInventory(&next.Inventory)
 	d.clientLog.Apply(next.Inventory.LogStreams)
 	d.reconciler.SetInventory(&next.Inventory)
+	d.setDrain(next)
 	if d.keeper != nil {
 		d.keeper.SetInventory(&next.Inventory)
 	}

@@ -59,7 +59,7 @@ func eventAnswer(e *control.ConnectionEvent) ConnectionEvent {
 		Time: e.Time, Event: ConnectionEventEvent(e.Event), BegunBy: sideAnswer(e.BegunBy), Local: orAbsent(e.Local), Peer: orAbsent(e.Peer),
 		InitiatorSpi: orAbsent(e.InitiatorSPI), ResponderSpi: orAbsent(e.ResponderSPI), Proposal: orAbsent(e.Proposal),
 		Child: orAbsent(e.Child), SpiIn: orAbsent(e.SPIIn), SpiOut: orAbsent(e.SPIOut),
-		Reason: orAbsent(e.Reason), Cause: orAbsent(e.Cause), Diagnosis: diagnosisAnswer(e.Diagnosis), Since: timeOrAbsent(e.Since),
+		Gateway: orAbsent(e.Gateway), Reason: orAbsent(e.Reason), Cause: orAbsent(e.Cause), Diagnosis: diagnosisAnswer(e.Diagnosis), Since: timeOrAbsent(e.Since),
 	}
 	if e.IKEVersion > 0 {
 		answer.IkeVersion = &e.IKEVersion

@@ -186,6 +186,7 @@ const (
 	ConnectionEventEventPeerMoved    ConnectionEventEvent = "peer-moved"
 	ConnectionEventEventProbeDown    ConnectionEventEvent = "probe-down"
 	ConnectionEventEventProbeUp      ConnectionEventEvent = "probe-up"
+	ConnectionEventEventRedirected   ConnectionEventEvent = "redirected"
 )
 
 // Valid indicates whether the value is a known member of the ConnectionEventEvent enum.
@@ -210,6 +211,8 @@ func (e ConnectionEventEvent) Valid() bool {
 	case ConnectionEventEventProbeDown:
 		return true
 	case ConnectionEventEventProbeUp:
+		return true
+	case ConnectionEventEventRedirected:
 		return true
 	default:
 		return false
@@ -1762,9 +1765,12 @@ type ConnectionEvent struct {
 	Count *int `json:"count,omitempty"`
 
 	// Diagnosis Why a negotiation failed, and what would make both sides agree. In show and list. An addition of vpngw.
-	Diagnosis  *Diagnosis           `json:"diagnosis,omitempty"`
-	Event      ConnectionEventEvent `json:"event"`
-	IkeVersion *int                 `json:"ike_version,omitempty"`
+	Diagnosis *Diagnosis           `json:"diagnosis,omitempty"`
+	Event     ConnectionEventEvent `json:"event"`
+
+	// Gateway Of redirected: where the initiator was sent, an address or a name.
+	Gateway    *string `json:"gateway,omitempty"`
+	IkeVersion *int    `json:"ike_version,omitempty"`
 
 	// InitiatorSpi Of the IKE SA, in hexadecimal.
 	InitiatorSpi *string `json:"initiator_spi,omitempty"`

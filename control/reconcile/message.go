@@ -24,14 +24,16 @@ type place struct {
 // sentences of the connection log, in the wording of the routers whose
 // messages the API shows.
 var sentences = map[sa.EventKind]string{
-	sa.IKEUp:        "An IKE SA is established.",
-	sa.IKERekeyed:   "An IKE SA is rekeyed.",
-	sa.IKEDown:      "An IKE SA is teared down.",
-	sa.ChildUp:      "An IPSec tunnel is established.",
-	sa.ChildRekeyed: "An IPSec tunnel is rekeyed.",
-	sa.ChildDown:    "An IPSec tunnel is teared down.",
-	sa.PeerMoved:    "The address of the peer has changed.",
-	sa.Failed:       "IPSec tunnel negotiation fails.",
+	sa.IKEUp:            "An IKE SA is established.",
+	sa.IKERekeyed:       "An IKE SA is rekeyed.",
+	sa.IKEDown:          "An IKE SA is teared down.",
+	sa.ChildUp:          "An IPSec tunnel is established.",
+	sa.ChildRekeyed:     "An IPSec tunnel is rekeyed.",
+	sa.ChildDown:        "An IPSec tunnel is teared down.",
+	sa.PeerMoved:        "The address of the peer has changed.",
+	sa.PeerRedirected:   "The peer is redirected to another gateway.",
+	sa.RedirectedByPeer: "The peer redirects to another gateway.",
+	sa.Failed:           "IPSec tunnel negotiation fails.",
 }
 
 // message tells an event in one line without its time: host, process, address,
@@ -140,6 +142,8 @@ func detail(e sa.Event, d *control.Diagnosis) string {
 		return join("; ", "child "+e.Child, describe(d))
 	case sa.PeerMoved:
 		return fmt.Sprintf("now at %s", e.Remote)
+	case sa.PeerRedirected, sa.RedirectedByPeer:
+		return "to " + e.Gateway
 	}
 	return ""
 }

@@ -196,7 +196,7 @@ func (r *Reconciler) recordOf(l *live, now time.Time, e sa.Event) {
 		if have != nil && (have.child == "" || have.child == e.Child) {
 			l.story.failure = nil
 		}
-	case sa.IKERekeyed, sa.ChildRekeyed, sa.PeerMoved:
+	case sa.IKERekeyed, sa.ChildRekeyed, sa.PeerMoved, sa.PeerRedirected, sa.RedirectedByPeer:
 	}
 }
 
@@ -204,7 +204,7 @@ func (r *Reconciler) recordOf(l *live, now time.Time, e sa.Event) {
 var eventNames = map[sa.EventKind]control.EventName{
 	sa.IKEUp: control.EventIKEUp, sa.IKERekeyed: control.EventIKERekeyed, sa.IKEDown: control.EventIKEDown,
 	sa.ChildUp: control.EventChildUp, sa.ChildRekeyed: control.EventChildRekeyed, sa.ChildDown: control.EventChildDown,
-	sa.PeerMoved: control.EventPeerMoved, sa.Failed: control.EventFailed,
+	sa.PeerMoved: control.EventPeerMoved, sa.PeerRedirected: control.EventRedirected, sa.RedirectedByPeer: control.EventRedirected, sa.Failed: control.EventFailed,
 }
 
 // historyOf returns an event as the history keeps it.
@@ -212,7 +212,7 @@ func historyOf(now time.Time, e *sa.Event, d *control.Diagnosis) control.Connect
 	event := control.ConnectionEvent{
 		Time: now.UTC(), Event: eventNames[e.Kind], IKEVersion: int(e.Version), Child: e.Child,
 		Local: endpoint(e.Local), Peer: endpoint(e.Remote), Reason: string(e.Reason), Cause: string(e.Reason.Cause()), Diagnosis: d,
-		BegunBy: side(e.Initiator),
+		BegunBy: side(e.Initiator), Gateway: printable(e.Gateway),
 	}
 	if d != nil {
 		event.Cause = d.Cause

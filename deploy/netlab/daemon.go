@@ -233,6 +233,19 @@ func (d *Daemon) get(ctx context.Context, path string) (string, error) {
 // Metrics returns the daemon's metrics in Prometheus's text format.
 func (d *Daemon) Metrics(ctx context.Context) (string, error) { return d.get(ctx, "/metrics") }
 
+// Reload adds lines to the configuration and has the daemon read it again, which it
+// does on its own time.
+func (d *Daemon) Reload(lines string) error {
+	text, err := os.ReadFile(d.config())
+	if err == nil {
+		err = os.WriteFile(d.config(), append(text, lines+"\n"...), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("configure vpngwd: %w", err)
+	}
+	return d.process.Signal(unix.SIGHUP)
+}
+
 // Pause stops the process in the middle of what it does, until Resume.
 func (d *Daemon) Pause() error { return d.process.Signal(unix.SIGSTOP) }
 

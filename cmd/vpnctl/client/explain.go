@@ -81,6 +81,7 @@ type Event struct {
 	SPIOut         string     `json:"spi_out,omitempty"`
 	LocalSelectors []string   `json:"local_selectors,omitempty"`
 	PeerSelectors  []string   `json:"peer_selectors,omitempty"`
+	Gateway        string     `json:"gateway,omitempty"`
 	Reason         string     `json:"reason,omitempty"`
 	Cause          string     `json:"cause,omitempty"`
 	Diagnosis      *Diagnosis `json:"diagnosis,omitempty"`
