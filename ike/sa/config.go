@@ -162,6 +162,8 @@ func (c *Connection) Validate() error {
 		return errors.New("lifetimes and DPD: must not be negative")
 	case len(c.Children) == 0:
 		return errors.New("children: at least one is needed")
+	case slices.ContainsFunc(c.RedirectTo, func(p netip.Prefix) bool { return !p.IsValid() }):
+		return errors.New("redirect: a prefix is not valid")
 	}
 	if err := c.PPK.validate(); err != nil {
 		return err

@@ -54,6 +54,7 @@ func (c *Connection) Under(d *Connection) *Connection {
 	merged := *d
 	merged.Initiate, merged.DPD = c.Initiate, c.DPD
 	merged.Lifetime, merged.AuthLifetime, merged.Children = c.Lifetime, c.AuthLifetime, c.Children
+	merged.RedirectTo = c.RedirectTo
 	return &merged
 }
 
