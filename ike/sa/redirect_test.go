@@ -81,7 +81,7 @@ func TestRedirectEstablished(t *testing.T) {
 		t.Error("who can be sent elsewhere is not told")
 	}
 	old := l.a.machines[0]
-	l.up = false // of two machines the server counts who holds a policy
+	l.up = false  // of two machines the server counts who holds a policy
 	for range 3 { // once is enough
 		l.b.do(Redirect{wire.GatewayIdentity{Addr: addrB2}})
 	}
