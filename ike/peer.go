@@ -263,7 +263,7 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 			}
 		case sa.Replace:
 			p.s.mu.Lock()
-			p.rival.Replace(time.Now(), a.At)
+			p.rival.ReplaceAt(time.Now(), a.At)
 			p.s.mu.Unlock()
 		case sa.Emit:
 			p.emit(a.Event)

@@ -140,7 +140,10 @@ func (r *Rival) Observe(st *Status) {
 // Replace asks for another IKE SA in the place of the machine's: see the action of
 // that name. It is not yet time for that while the machine's own, which the peer
 // began, could be taken for one that has crossed it.
-func (r *Rival) Replace(now time.Time, by Redirected) {
+func (r *Rival) Replace(now time.Time) { r.ReplaceAt(now, Redirected{}) }
+
+// ReplaceAt is Replace with the gateway that another one has sent us to.
+func (r *Rival) ReplaceAt(now time.Time, by Redirected) {
 	r.replaceAt, r.replaceBy = now, by
 	if earliest := r.contact.At.Add(2 * crossing); !r.contact.Initiator && earliest.After(now) {
 		r.replaceAt = earliest

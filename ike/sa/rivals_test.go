@@ -103,7 +103,7 @@ func TestRivalsReplace(t *testing.T) {
 		r := &Rival{}
 		r.Observe(&Status{Contact: Contact{Begun: begin, At: begin, Initiator: initiator}, IKE: []IKEStatus{{Version: 2}}})
 		now := begin.Add(time.Second)
-		r.Replace(now, Redirected{})
+		r.Replace(now)
 		v := Rivals{r}.Review(now, 1)
 		if v.Begin != initiator {
 			t.Fatalf("initiator %t: %+v", initiator, v)
@@ -118,7 +118,7 @@ func TestRivalsReplace(t *testing.T) {
 		}
 		attempt := &Rival{}
 		attempt.Begin(now)
-		r.Replace(now.Add(time.Minute), Redirected{})
+		r.Replace(now.Add(time.Minute))
 		if v := (Rivals{r, attempt}).Review(now.Add(time.Minute), 1); v.Begin {
 			t.Error("begun beside an attempt")
 		}
