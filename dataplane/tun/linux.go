@@ -163,7 +163,8 @@ type queue struct {
 	// each call would be allocated.
 	buf     []byte
 	n       int
-	err     error
+	errno   unix.Errno
+	woken   bool // ready has been called before
 	tryRead func(fd uintptr)
 	ready   func(fd uintptr) bool
 }
@@ -174,18 +175,27 @@ func newQueue(file *os.File) (*queue, error) {
 		return nil, err
 	}
 	q := &queue{file: file, conn: conn}
+	// The file never blocks, so that the scheduler need not hear of the calls: told
+	// of one that takes some tens of microseconds, it would wake another thread to
+	// take over, which costs more than the call.
 	q.tryRead = func(fd uintptr) {
 		for {
-			if q.n, q.err = unix.Read(int(fd), q.buf); !errors.Is(q.err, unix.EINTR) {
+			n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(q.buf))), uintptr(len(q.buf)))
+			if errno != unix.EINTR {
+				q.n, q.errno = int(n), errno
 				return
 			}
 		}
 	}
-	poll := []unix.PollFd{{Events: unix.POLLIN}}
+	poll, atOnce := &unix.PollFd{Events: unix.POLLIN}, &unix.Timespec{}
 	q.ready = func(fd uintptr) bool {
-		poll[0].Fd, poll[0].Revents = int32(fd), 0
-		n, err := unix.Poll(poll, 0)
-		return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+		if q.woken {
+			return true
+		}
+		q.woken = true // when the poller calls again
+		poll.Fd, poll.Revents = int32(fd), 0
+		n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(poll)), 1, uintptr(unsafe.Pointer(atOnce)), 0, 0, 0)
+		return errno == 0 && n > 0 || errno != 0 && errno != unix.EINTR
 	}
 	return q, nil
 }
@@ -197,15 +207,16 @@ func (q *queue) Read(buf []byte) (int, error) {
 	switch {
 	case closed != nil:
 		return 0, ErrClosed
-	case q.err == nil:
+	case q.errno == 0:
 		return q.n, nil
-	case errors.Is(q.err, unix.EAGAIN):
+	case q.errno == unix.EAGAIN:
 		return 0, ErrWouldBlock
 	}
-	return 0, fmt.Errorf("tun: read: %w", q.err)
+	return 0, fmt.Errorf("tun: read: %w", q.errno)
 }
 
 func (q *queue) Wait() error {
+	q.woken = false
 	if q.conn.Read(q.ready) != nil {
 		return ErrClosed
 	}
@@ -224,7 +235,7 @@ func (d *linuxDevice) NewWriter() Writer {
 	w := &writer{d: d, iov: make([]unix.Iovec, 0, maxTCPSegment+1)}
 	w.try = func(fd uintptr) {
 		for {
-			_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd,
+			_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, fd,
 				uintptr(unsafe.Pointer(unsafe.SliceData(w.iov))), uintptr(len(w.iov)))
 			if errno == unix.EINTR {
 				continue
