@@ -42,6 +42,7 @@ type connection struct {
 	unproven  *rate.Limiter // of what initiators say that are not authenticated
 	inquiry   inquiry
 	redirects []time.Time // that were followed, within sa.RedirectPeriod
+	passage   passage
 
 	discards []ipsec.PolicyID // held in policyTable; under Server.apply
 }

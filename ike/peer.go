@@ -246,6 +246,9 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 				p.sas[a.SA.ID()] = true
 				p.s.claimSA(a.SA.ID(), p)
 				p.s.succeed(&a.SA)
+				p.passageOf(func(t *passage) {
+					t.standing = append(t.standing, standingSA{id: a.SA.ID(), outbound: a.SA.Direction == ipsec.Out})
+				})
 			}
 			clear(a.SA.EncryptionKey) // the Backend has copies
 			clear(a.SA.IntegrityKey)
@@ -303,6 +306,11 @@ func (p *peer) moveSA(id ipsec.SAID, to ipsec.SAUpdate) error {
 	}
 	moved := ipsec.SAID{Dst: to.Dst, SPI: id.SPI}
 	p.forgetSA(id)
+	p.passageOf(func(t *passage) {
+		if i := t.find(id); i >= 0 {
+			t.standing[i].id = moved
+		}
+	})
 	p.sas[moved] = true
 	p.s.claimSA(moved, p)
 	return nil
@@ -315,9 +323,15 @@ func (p *peer) deleteSA(id ipsec.SAID) {
 	if !p.sas[id] {
 		return
 	}
+	// Nothing is sent on it any more: this is what it passed.
+	final := p.s.counters(id)
 	if err := p.s.opts.Backend.DeleteSA(id); err != nil && !errors.Is(err, ipsec.ErrNotFound) {
 		p.s.log.Error("the data plane keeps an SA", "sa", id.String(), "error", err)
 	}
+	p.passageOf(func(t *passage) {
+		t.see(id, &final)
+		t.end(id)
+	})
 	p.forgetSA(id)
 }
 

@@ -40,6 +40,10 @@ type ConnectionStatus struct {
 	IKE      []sa.IKEStatus // oldest first; several while one replaces another
 	Children []ChildStatus
 
+	// In and Out are what passed over all SAs of the connection since it was
+	// configured, those that are gone included. They never go down.
+	In, Out Traffic
+
 	Failure *Failure  // the last one, even when the connection is up again; nil: none
 	NextTry time.Time // when we negotiate again; zero: not planned
 }
@@ -54,6 +58,7 @@ type ChildStatus struct {
 func (s *Server) Snapshot() []ConnectionStatus {
 	s.mu.Lock()
 	all := make([]ConnectionStatus, 0, len(s.conns))
+	states := make(map[ipsec.SAID]ipsec.SAState)
 	for name, c := range s.conns {
 		status := ConnectionStatus{Name: name, NextTry: c.retryAt}
 		if c.failure != nil {
@@ -64,17 +69,42 @@ func (s *Server) Snapshot() []ConnectionStatus {
 			status.add(p)
 		}
 		all = append(all, status)
+		for _, standing := range c.passage.standing {
+			states[standing.id] = ipsec.SAState{}
+		}
 	}
 	s.mu.Unlock()
+	for id := range states {
+		states[id] = s.counters(id)
+	}
 	slices.SortFunc(all, func(a, b ConnectionStatus) int { return cmp.Compare(a.Name, b.Name) })
 	for _, status := range all {
 		for i := range status.Children {
 			child := &status.Children[i]
-			child.Inbound = s.counters(child.In)
-			child.Outbound = s.counters(child.Out)
+			child.Inbound, child.Outbound = states[child.In], states[child.Out]
 		}
 	}
+	s.sumTraffic(all, states)
 	return all
+}
+
+// sumTraffic fills in what passed. An SA that was removed in the meantime has been
+// counted at its removal.
+func (s *Server) sumTraffic(all []ConnectionStatus, states map[ipsec.SAID]ipsec.SAState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range all {
+		c := s.conns[all[i].Name]
+		if c == nil {
+			continue
+		}
+		for _, standing := range c.passage.standing {
+			if state, asked := states[standing.id]; asked {
+				c.passage.see(standing.id, &state)
+			}
+		}
+		all[i].In, all[i].Out = c.passage.sum()
+	}
 }
 
 func (c *ConnectionStatus) add(p *peer) {

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"runtime"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,7 +20,6 @@ import (
 	"github.com/vpngw/vpngw/dataplane/udp"
 	"github.com/vpngw/vpngw/ike"
 	"github.com/vpngw/vpngw/ike/sa"
-	"github.com/vpngw/vpngw/ipsec"
 	"github.com/vpngw/vpngw/sslvpn"
 )
 
@@ -95,11 +93,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 // collector reads the figures at each scrape.
-type collector struct {
-	figures engineFigures
-	mu      sync.Mutex
-	traffic map[string]*traffic // by connection
-}
+type collector struct{ figures engineFigures }
 
 // Describe sends nothing: which reasons and connections there are shows only
 // in a scrape.
@@ -117,8 +111,6 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 
 	connections := c.figures.connections()
 	states := map[ike.ConnectionState]int{ike.Down: 0, ike.Connecting: 0, ike.Up: 0}
-	c.mu.Lock()
-	c.forget(connections)
 	for i, status := range connections {
 		states[status.State]++
 		if i >= maxSeries {
@@ -137,13 +129,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			failures = status.Failure.Count
 		}
 		gauge(descFailures, float64(failures), status.Name)
-		t := c.count(status)
-		counter(descBytes, t.total[ipsec.In].bytes, status.Name, "in")
-		counter(descBytes, t.total[ipsec.Out].bytes, status.Name, "out")
-		counter(descPackets, t.total[ipsec.In].packets, status.Name, "in")
-		counter(descPackets, t.total[ipsec.Out].packets, status.Name, "out")
+		counter(descBytes, status.In.Bytes, status.Name, "in")
+		counter(descBytes, status.Out.Bytes, status.Name, "out")
+		counter(descPackets, status.In.Packets, status.Name, "in")
+		counter(descPackets, status.Out.Packets, status.Name, "out")
 	}
-	c.mu.Unlock()
 	for state, n := range states {
 		gauge(descTotal, float64(n), state.String())
 	}
@@ -247,57 +237,12 @@ func standing(status ike.ConnectionStatus) (ikeSAs, children int) {
 	return ikeSAs, children
 }
 
-// traffic sums what passed over the SAs of a connection, which come and go. Of
-// an SA that goes, what passed since the last scrape is lost.
-type traffic struct {
-	total map[ipsec.Direction]amount
-	seen  map[ipsec.SAID]amount // at the last scrape
-}
-
-type amount struct{ bytes, packets uint64 }
-
-func (c *collector) count(status ike.ConnectionStatus) *traffic {
-	t := c.traffic[status.Name]
-	if t == nil {
-		t = &traffic{total: make(map[ipsec.Direction]amount)}
-		c.traffic[status.Name] = t
-	}
-	seen := make(map[ipsec.SAID]amount, len(t.seen))
-	add := func(direction ipsec.Direction, id ipsec.SAID, state ipsec.SAState) {
-		before := t.seen[id]
-		now := amount{max(state.Bytes, before.bytes), max(state.Packets, before.packets)}
-		sum := t.total[direction]
-		sum.bytes += now.bytes - before.bytes
-		sum.packets += now.packets - before.packets
-		t.total[direction], seen[id] = sum, now
-	}
-	for _, child := range status.Children {
-		add(ipsec.In, child.In, child.Inbound)
-		add(ipsec.Out, child.Out, child.Outbound)
-	}
-	t.seen = seen
-	return t
-}
-
-// forget drops the sums of connections that are gone.
-func (c *collector) forget(connections []ike.ConnectionStatus) {
-	present := make(map[string]bool, len(connections))
-	for _, status := range connections {
-		present[status.Name] = true
-	}
-	for name := range c.traffic {
-		if !present[name] {
-			delete(c.traffic, name)
-		}
-	}
-}
-
 // metricsHandler serves /livez, /readyz and /metrics. ready returns why the
 // daemon cannot do its work yet.
 func metricsHandler(figures engineFigures, ready func(context.Context) error, log *slog.Logger) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
-		&collector{figures: figures, traffic: make(map[string]*traffic)},
+		&collector{figures},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	mux := http.NewServeMux()
