@@ -24,6 +24,7 @@ const (
 	reasonBandwidth
 	reasonSend
 	reasonWrite
+	reasonQueueFull
 	reasonCount
 )
 
@@ -43,6 +44,7 @@ var reasonNames = [reasonCount]string{
 	reasonBandwidth:   "bandwidth",    // above what the local address may carry
 	reasonSend:        "send",         // out: refused by the socket
 	reasonWrite:       "write",        // in: refused by the interface
+	reasonQueueFull:   "queue_full",   // out: the interface's queue had no room
 }
 
 // String returns the word for metrics.
@@ -88,13 +90,17 @@ func (e *Engine) retire(c *counters) {
 }
 
 // Drops returns the packets dropped since New, by reason. The reasons are
-// those of esp.Drop and malformed, no_policy, discard, no_sa, unknown_spi,
-// selectors, next_header, no_interface, too_big, loop, ecn, bandwidth, send and write.
+// those of esp.Drop and of reasonNames; docs/operations.md explains each.
 func (e *Engine) Drops() map[string]uint64 {
 	sum := map[string]uint64{}
 	e.countersMu.Lock()
 	defer e.countersMu.Unlock()
 	e.retired.addTo(sum)
+	for _, d := range *e.deviceMap.Load() {
+		if n := d.overruns(); n != 0 && !d.retired {
+			sum[reasonQueueFull.String()] += n
+		}
+	}
 	for c := range e.counters {
 		c.addTo(sum)
 	}

@@ -191,7 +191,7 @@ func (e *Engine) Close() error {
 	e.closed = true
 	var errs []error
 	for _, d := range e.devices {
-		errs = append(errs, d.close())
+		errs = append(errs, e.closeDevice(d))
 	}
 	e.publishDevices(map[uint32]*device{})
 	for _, a := range e.sas {

@@ -48,6 +48,18 @@ type device struct {
 	answerRate *rate.Limiter // of ICMP errors
 
 	mtu atomic.Int32 // what the interface has, in octets
+
+	lost    uint64 // of Overruns, the most that was seen; guarded by Engine.countersMu
+	retired bool   // lost is in Engine.retired; guarded by Engine.countersMu
+}
+
+// overruns returns the packets that the interface's queue had no room for. The
+// caller holds Engine.countersMu.
+func (d *device) overruns() uint64 {
+	if !d.retired {
+		d.lost = max(d.lost, d.dev.Overruns())
+	}
+	return d.lost
 }
 
 // answer writes one packet of our own to the interface.
@@ -88,7 +100,13 @@ func (e *Engine) openDevice(i ipsec.Interface) (*device, error) {
 	return d, nil
 }
 
-func (d *device) close() error {
+func (e *Engine) closeDevice(d *device) error {
+	e.countersMu.Lock()
+	if n := d.overruns(); !d.retired {
+		e.retired.drops[reasonQueueFull].Add(n)
+		d.retired = true
+	}
+	e.countersMu.Unlock()
 	err := d.dev.Close()
 	d.done.Wait()
 	return err
@@ -132,7 +150,7 @@ func (e *Engine) SetInterfaces(want []ipsec.Interface) error {
 			devices[id] = d
 			continue
 		}
-		if err := d.close(); err != nil {
+		if err := e.closeDevice(d); err != nil {
 			errs = append(errs, fmt.Errorf("interface %s: close: %w", d.Name, err))
 		}
 		e.log.Info("interface removed", "interface", d.Name, "if_id", id)
@@ -170,7 +188,7 @@ func (e *Engine) reopenBroken() {
 			continue
 		}
 		// What is left of it is of no use: an error would say no more.
-		_ = d.close()
+		_ = e.closeDevice(d)
 		again, err := e.openDevice(d.Interface)
 		if err != nil {
 			e.log.Warn("interface not made again", "interface", d.Name, "error", err)

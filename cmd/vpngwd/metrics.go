@@ -171,7 +171,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for kind, n := range map[string]uint64{
 		"ike_received": s.IKEReceived, "keepalive": s.Keepalives, "short": s.Short, "truncated": s.Truncated,
 		"ike_dropped": s.IKEDropped, "esp_dropped": s.ESPDropped, "receive_error": s.ReceiveErrors, "send_error": s.SendErrors,
-		"fenced": s.Fenced,
+		"fenced": s.Fenced, "overflow": s.Overflow,
 	} {
 		counter(descSockets, n, kind)
 	}

@@ -48,6 +48,9 @@ func (c *Channel) SendPacket(packet []byte) {
 // Received returns the frames that were written to the device.
 func (c *Channel) Received() <-chan []byte { return c.out }
 
+// Overruns implements Device: Send waits instead.
+func (c *Channel) Overruns() uint64 { return 0 }
+
 // MTU returns what SetMTU was last given.
 func (c *Channel) MTU() int {
 	c.mu.Lock()

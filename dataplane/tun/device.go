@@ -26,6 +26,9 @@ type Device interface {
 	NewWriter() Writer
 	// SetMTU sets the largest inner packet, in octets.
 	SetMTU(mtu int) error
+	// Overruns returns the packets that the kernel dropped since Open because
+	// the queues were full; less when the interface is gone.
+	Overruns() uint64
 	// Close removes the interface and wakes its readers, which get ErrClosed.
 	Close() error
 }

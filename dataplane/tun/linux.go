@@ -140,6 +140,14 @@ func (d *linuxDevice) SetMTU(mtu int) error {
 	return nil
 }
 
+func (d *linuxDevice) Overruns() uint64 {
+	link, err := d.netlink.LinkByIndex(d.link.Attrs().Index)
+	if err != nil || link.Attrs().Statistics == nil {
+		return 0
+	}
+	return link.Attrs().Statistics.TxDropped
+}
+
 func (d *linuxDevice) Close() error {
 	var errs []error
 	d.close.Do(func() {

@@ -125,6 +125,41 @@ func TestNetNSDevice(t *testing.T) {
 	})
 }
 
+// What the kernel drops since nobody reads is counted, to the packet.
+func TestNetNSOverruns(t *testing.T) {
+	inNamespace(t, func() {
+		d, err := Open("tuntest0", 1, 1400)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer d.Close()
+		ip(t, "addr", "add", "10.1.0.7/24", "dev", "tuntest0")
+		conn, err := net.Dial("udp", "10.1.0.9:5000")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		const sent = 2000 // four times what the queue holds
+		for range sent {
+			// The kernel says ENOBUFS of one that it drops, or says nothing.
+			_, _ = conn.Write([]byte("out there"))
+		}
+		lost := d.Overruns()
+		read, buf := uint64(0), make([]byte, HeaderLen+MaxPacket)
+		for {
+			if _, err := d.Queues()[0].Read(buf); err != nil {
+				break
+			}
+			read++
+		}
+		if lost == 0 || lost+read != sent {
+			t.Errorf("%d of %d packets lost, %d read", lost, sent, read)
+		}
+	})
+}
+
 func TestNetNSCloseWakesReaders(t *testing.T) {
 	inNamespace(t, func() {
 		d, err := Open("tuntest0", 2, 1400)

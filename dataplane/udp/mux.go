@@ -149,6 +149,7 @@ func (m *Mux) SetAddresses(want []netip.Addr) error {
 	}
 	m.publish()
 	for _, s := range gone {
+		m.stats.overflow.Add(s.overflow())
 		s.file.Close()
 	}
 	return errors.Join(errs...)
@@ -228,6 +229,7 @@ func (m *Mux) Close() error {
 	m.closed = true
 	for a, sockets := range m.hosts {
 		for _, s := range sockets {
+			m.stats.overflow.Add(s.overflow())
 			s.file.Close()
 		}
 		delete(m.hosts, a)
@@ -301,6 +303,8 @@ type counters struct {
 	ikeReceived, keepalives, short, ikeDropped, espDropped, truncated, receiveErrors, sendErrors atomic.Uint64
 
 	fenced atomic.Uint64
+
+	overflow atomic.Uint64 // of sockets that are closed
 }
 
 // Stats are counts since New, in datagrams.
@@ -314,15 +318,24 @@ type Stats struct {
 	ReceiveErrors uint64 // failed system calls
 	SendErrors    uint64
 	Fenced        uint64 // batches that Options.Guard did not let in or out
+	Overflow      uint64 // of all kinds, dropped by the kernel since the socket's buffer was full
 }
 
 // Stats returns the counts.
 func (m *Mux) Stats() Stats {
 	c := &m.stats
+	m.mu.Lock()
+	overflow := c.overflow.Load()
+	for _, sockets := range m.hosts {
+		for _, s := range sockets {
+			overflow += s.overflow()
+		}
+	}
+	m.mu.Unlock()
 	return Stats{
 		IKEReceived: c.ikeReceived.Load(), Keepalives: c.keepalives.Load(), Short: c.short.Load(),
 		Truncated: c.truncated.Load(), IKEDropped: c.ikeDropped.Load(), ESPDropped: c.espDropped.Load(),
 		ReceiveErrors: c.receiveErrors.Load(), SendErrors: c.sendErrors.Load(),
-		Fenced: c.fenced.Load(),
+		Fenced: c.fenced.Load(), Overflow: overflow,
 	}
 }

@@ -515,6 +515,38 @@ func waitUntil(t *testing.T, what string, holds func() bool) {
 	}
 }
 
+// What the kernel drops since a buffer is full is counted, also when the socket is
+// gone.
+func TestOverflow(t *testing.T) {
+	m := New(Options{})
+	local := netip.MustParseAddr("127.0.0.1")
+	s, err := openSocket(m, kindDatagram, netip.AddrPortFrom(local, 0)) // without its goroutine
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.hosts[local] = []*socket{s}
+	conn, err := net.Dial("udp", s.local.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for range 2 * 2 * socketBuffer / 60000 { // the kernel doubles a buffer's size
+		if _, err := conn.Write(make([]byte, 60000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := m.Stats().Overflow
+	if before == 0 {
+		t.Error("nothing was dropped")
+	}
+	if err := m.SetAddresses(nil); err != nil {
+		t.Error(err)
+	}
+	if after := m.Stats().Overflow; after != before {
+		t.Errorf("%d were dropped, and %d after the socket was closed", before, after)
+	}
+}
+
 func TestPathMTU(t *testing.T) {
 	m := New(Options{})
 	local := netip.MustParseAddr("127.0.0.1")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -154,6 +155,26 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 	}
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
+// overflow returns the datagrams that the kernel dropped since there was no room
+// for them. Kernels before 4.12 do not tell.
+func (s *socket) overflow() uint64 {
+	if s.kind == kindPathMTU {
+		return 0 // which drops everything
+	}
+	var info [unix.SK_MEMINFO_VARS]uint32
+	size := uint32(unsafe.Sizeof(info))
+	told := false
+	_ = s.conn.Control(func(fd uintptr) { // of a closed socket there is nothing to tell
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		told = errno == 0
+	})
+	if !told {
+		return 0
+	}
+	return uint64(info[unix.SK_MEMINFO_DROPS])
 }
 
 // dfState is whether an IPv4 socket sends with the DF bit. That is an option of
