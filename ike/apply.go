@@ -36,6 +36,7 @@ func (s *Server) Apply(conns []sa.Connection) error {
 		return ErrStopped
 	}
 	want, errs := s.wanted(conns)
+	s.reserve(want)
 	errs = append(errs, s.applyPolicies(want)...)
 	for _, c := range s.applyConnections(want) {
 		errs = append(errs, s.retire(c))
@@ -133,6 +134,8 @@ func cloneConnection(c *sa.Connection) *sa.Connection {
 	}
 	d.Proposals = cloneProposals(c.Proposals)
 	d.Children = slices.Clone(c.Children)
+	d.Reservation.Flows = slices.Clone(c.Reservation.Flows)
+	d.RedirectTo = slices.Clone(c.RedirectTo)
 	for i := range d.Children {
 		child := &d.Children[i]
 		child.Proposals = cloneProposals(child.Proposals)
@@ -168,6 +171,24 @@ func discards(c *sa.Connection) map[ipsec.PolicyID]bool {
 		}
 	}
 	return ids
+}
+
+// reserve makes peers that choose their traffic leave alone what connections are
+// for, those that have some of it already among them.
+func (s *Server) reserve(want map[string]*sa.Connection) {
+	var list []reservation
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if r := want[name].Reservation; len(r.Flows) > 0 {
+			list = append(list, reservation{name, r})
+		}
+	}
+	for owner, refused := range s.policies.reserve(list) {
+		if p, ok := owner.(*peer); ok {
+			for _, r := range refused {
+				p.in.command(r)
+			}
+		}
+	}
 }
 
 // applyPolicies adds the Discard policies of new and changed connections, and

@@ -18,8 +18,15 @@ import (
 type policyTable struct {
 	backend ipsec.Backend
 
-	mu      sync.Mutex // held while the Backend is called, which keeps the order
-	entries map[ipsec.PolicyID]*policyEntry
+	mu       sync.Mutex // held while the Backend is called, which keeps the order
+	entries  map[ipsec.PolicyID]*policyEntry
+	reserved []reservation
+}
+
+// reservation is that of a connection.
+type reservation struct {
+	connection string
+	sa.Reservation
 }
 
 type policyEntry struct {
@@ -48,6 +55,14 @@ type policyHolder struct {
 	// claimant is the connection's Claimant; empty for those without one and for
 	// what does not protect.
 	claimant string
+}
+
+// connection returns the name of the holder's.
+func (h *policyHolder) connection() string {
+	if p, ok := h.owner.(*peer); ok {
+		return p.status.Load().Connection
+	}
+	return ""
 }
 
 // add makes owner a holder, or changes the policy that it holds. Where it comes
@@ -82,17 +97,56 @@ func (t *policyTable) add(owner any, claimant string, p ipsec.Policy) error {
 
 // conflict returns why a claimant must not have a policy.
 func (t *policyTable) conflict(claimant string, id ipsec.PolicyID) error {
+	for _, r := range t.reserved {
+		if r.Claimant == claimant {
+			continue
+		}
+		for _, f := range r.Flows {
+			if overlap(f.Local, id.Local) && overlap(f.Remote, id.Remote) {
+				return fmt.Errorf("%w: %s to %s overlaps %s, which connection %s is for", sa.ErrFlowConflict, id.Local, id.Remote, f, r.connection)
+			}
+		}
+	}
 	for other, e := range t.entries {
 		if other.Direction != id.Direction || !shareAddresses(other.Local, id.Local) || !shareAddresses(other.Remote, id.Remote) {
 			continue
 		}
 		for _, h := range e.holders {
 			if h.claimant != "" && h.claimant != claimant {
-				return fmt.Errorf("%w: %s to %s overlaps %s to %s", sa.ErrFlowConflict, id.Local, id.Remote, other.Local, other.Remote)
+				return fmt.Errorf("%w: %s to %s overlaps %s to %s, which the peer of connection %s has", sa.ErrFlowConflict,
+					id.Local, id.Remote, other.Local, other.Remote, h.connection())
 			}
 		}
 	}
 	return nil
+}
+
+// reserve replaces all reservations. It returns, by owner, the policies of claimants
+// that overlap what is another one's now, and why.
+func (t *policyTable) reserve(list []reservation) map[any][]sa.Refused {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.reserved = list
+	if len(list) == 0 {
+		return nil
+	}
+	lost := map[any][]sa.Refused{}
+	for id, e := range t.entries {
+		for _, h := range e.holders {
+			if h.claimant == "" {
+				continue
+			}
+			if err := t.conflict(h.claimant, id); err != nil {
+				lost[h.owner] = append(lost[h.owner], sa.Refused{Policy: id, Err: err})
+			}
+		}
+	}
+	return lost
+}
+
+// overlap reports whether a selector shares an address with one of a list.
+func overlap(list []ipsec.TrafficSelector, ts ipsec.TrafficSelector) bool {
+	return slices.ContainsFunc(list, func(other ipsec.TrafficSelector) bool { return shareAddresses(other, ts) })
 }
 
 // shareAddresses reports whether two selectors overlap as far as routes go, which

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vpngw/vpngw/ike/sa"
@@ -132,5 +133,61 @@ func TestClaimants(t *testing.T) {
 	}
 	if err := table.add("q", "b", policy(2, "10.1.0.0/16", "10.2.1.0/24")); err != nil {
 		t.Errorf("after the first has gone: %v", err)
+	}
+}
+
+// What a connection is for by its configuration no other claimant gets, in any form.
+func TestReservations(t *testing.T) {
+	table := policyTable{backend: ipsectest.NewBackend(), entries: map[ipsec.PolicyID]*policyEntry{}}
+	flow := func(local, remote string) sa.Flow {
+		return sa.Flow{Local: []ipsec.TrafficSelector{prefix(local)}, Remote: []ipsec.TrafficSelector{prefix(remote)}}
+	}
+	reserved := []reservation{{"static", sa.Reservation{Claimant: "a", Flows: []sa.Flow{
+		flow("10.1.0.0/16", "10.2.1.0/24"), flow("fd00:1::/64", "fd00:2::/64"),
+	}}}}
+	if lost := table.reserve(reserved); len(lost) != 0 {
+		t.Errorf("lost %v", lost)
+	}
+	policy := func(local, remote ipsec.TrafficSelector) ipsec.Policy {
+		return ipsec.Policy{
+			PolicyID: ipsec.PolicyID{Direction: ipsec.Out, Local: local, Remote: remote, Priority: ipsec.PriorityProtect, IfID: 7},
+			Action:   ipsec.Protect, ReqID: 7,
+		}
+	}
+	port := prefix("10.2.1.9/32")
+	port.Protocol, port.StartPort, port.EndPort = 17, 53, 53
+	across := prefix("10.2.0.0/24")
+	across.End = netip.MustParseAddr("10.2.1.0")
+	for name, tt := range map[string]struct {
+		claimant      string
+		local, remote ipsec.TrafficSelector
+		refused       bool
+	}{
+		"the same":                {"b", prefix("10.1.0.0/16"), prefix("10.2.1.0/24"), true},
+		"a host in it":            {"b", prefix("10.1.0.0/16"), prefix("10.2.1.77/32"), true},
+		"from a host only":        {"b", prefix("10.1.3.3/32"), prefix("10.2.1.0/24"), true},
+		"around it":               {"b", prefix("10.0.0.0/8"), prefix("10.0.0.0/8"), true},
+		"narrow here, wide there": {"b", prefix("10.1.3.0/24"), prefix("10.2.0.0/16"), true},
+		"a range across its edge": {"b", prefix("10.1.0.0/16"), across, true},
+		"a port of a host":        {"b", prefix("10.1.0.0/16"), port, true},
+		"of IPv6":                 {"b", prefix("fd00:1::/64"), prefix("fd00:2::1/128"), true},
+		"beside it":               {"b", prefix("10.1.0.0/16"), prefix("10.2.2.0/24"), false},
+		"from elsewhere":          {"b", prefix("10.3.0.0/16"), prefix("10.2.1.0/24"), false},
+		"of the same peer":        {"a", prefix("10.1.0.0/16"), prefix("10.2.1.64/26"), false},
+		"of one that is sure":     {"", prefix("10.1.0.0/16"), prefix("10.2.1.128/26"), false},
+	} {
+		err := table.add(name, tt.claimant, policy(tt.local, tt.remote))
+		if errors.Is(err, sa.ErrFlowConflict) != tt.refused || !tt.refused && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if tt.refused && !strings.Contains(err.Error(), "connection static") {
+			t.Errorf("%s: who holds it is not told: %v", name, err)
+		}
+	}
+	// What is reserved later is taken from whoever has it.
+	later := append(reserved, reservation{"next", sa.Reservation{Claimant: "c", Flows: []sa.Flow{flow("10.1.0.0/16", "10.2.2.128/25")}}})
+	lost := table.reserve(later)
+	if len(lost) != 1 || len(lost["beside it"]) != 1 || !errors.Is(lost["beside it"][0].Err, sa.ErrFlowConflict) {
+		t.Errorf("lost %v", lost)
 	}
 }

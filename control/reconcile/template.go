@@ -67,19 +67,12 @@ func agreedFlows(child *sa.ChildStatus) (flows []flow) {
 }
 
 // agreed returns the tunnels as far as traffic is concerned: one with a template
-// drops what the template is for, and carries what its peer has agreed on. A flow
-// that another tunnel is for by its configuration stays with that one.
+// drops what the template is for, and carries what its peer has agreed on. What
+// overlaps a flow that another tunnel is for by its configuration stays with that
+// one: the key exchange refuses it, too.
 func (r *Reconciler) agreed(tunnels []*tunnel) []*tunnel {
 	if !slices.ContainsFunc(tunnels, func(tn *tunnel) bool { return tn.template }) {
 		return tunnels
-	}
-	configured := make(map[flow]bool)
-	for _, tn := range tunnels {
-		if !tn.template {
-			for _, f := range tn.flows {
-				configured[f] = true
-			}
-		}
 	}
 	var out []*tunnel
 	for _, tn := range tunnels {
@@ -93,8 +86,34 @@ func (r *Reconciler) agreed(tunnels []*tunnel) []*tunnel {
 			continue
 		}
 		carrier := *tn
-		carrier.flows = slices.DeleteFunc(slices.Clone(l.condition.agreed), func(f flow) bool { return configured[f] })
+		carrier.flows = slices.DeleteFunc(slices.Clone(l.condition.agreed), func(f flow) bool { return configured(tunnels, f, tn.connection.Claimant) })
 		out = append(out, &carrier)
 	}
 	return out
+}
+
+// configured reports whether traffic is, in part or whole, that of a tunnel of
+// another peer by its configuration, or as a whole that of any.
+func configured(tunnels []*tunnel, f flow, claimant string) bool {
+	return slices.ContainsFunc(tunnels, func(tn *tunnel) bool {
+		return !tn.template && slices.ContainsFunc(tn.flows, func(other flow) bool {
+			if tn.connection.Reservation.Claimant == claimant {
+				return other == f
+			}
+			return other.source.Overlaps(f.source) && other.destination.Overlaps(f.destination)
+		})
+	})
+}
+
+// reservation returns the traffic of a tunnel, which no peer of a template gets but
+// the same one.
+func reservation(peer string, flows []flow) sa.Reservation {
+	r := sa.Reservation{Claimant: peer}
+	for _, f := range flows {
+		r.Flows = append(r.Flows, sa.Flow{
+			Local:  []ipsec.TrafficSelector{ipsec.SelectorFromPrefix(f.source)},
+			Remote: []ipsec.TrafficSelector{ipsec.SelectorFromPrefix(f.destination)},
+		})
+	}
+	return r
 }

@@ -141,3 +141,43 @@ func (e *engines) agree(id, local, remote string) {
 	e.mu.Unlock()
 	e.events <- sa.Event{Kind: sa.ChildUp, Connection: id, Child: child.Name}
 }
+
+// What overlaps the traffic of a connection of another peer, which is configured, is
+// not routed to the peer of a template, and the key exchange is told of it.
+func TestTemplateLeavesWhatIsConfigured(t *testing.T) {
+	inWorld(t, func(w *world) {
+		g := w.gateway(func(r *control.GatewayCreate) { r.Flavor = ptr("Professional1-NonFixedIP") })
+		a := w.connection(g, eip1, w.customer("a.example"), func(c *control.ConnectionCreate) {
+			c.Name, c.Style, c.PeerSubnets = ptr("a"), ptr("policy-template"), []string{"192.168.0.0/16"}
+		})
+		other := w.gateway(func(r *control.GatewayCreate) {
+			r.Name, r.EIP1, r.EIP2 = ptr("other"), &control.EIPRequest{ID: ptr(eip3)}, &control.EIPRequest{ID: ptr(eip4)}
+		})
+		static := w.connection(other, eip4, w.customer("198.51.100.7"), func(c *control.ConnectionCreate) {
+			c.Name, c.Style, c.PolicyRules = ptr("static"), ptr("policy"), []control.PolicyRuleRequest{{Source: "10.10.0.0/24", Destination: []string{"192.168.9.0/24"}}}
+		})
+		w.settle()
+		r := w.engines.applied(static).Reservation
+		if len(r.Flows) != 1 || r.Flows[0].String() != "local 10.10.0.0/24, remote 192.168.9.0/24" || r.Claimant == "" {
+			t.Fatalf("it reserves %+v", r)
+		}
+		if r := w.engines.applied(a).Reservation; len(r.Flows) != 0 {
+			t.Errorf("a template reserves %+v", r)
+		}
+		for _, flow := range [][2]string{
+			{"10.10.0.0/24", "192.168.9.128/25"}, {"10.10.0.7/32", "192.168.0.0/16"}, {"10.10.0.0/24", "192.168.9.0/24"}, {"10.10.0.0/25", "192.168.8.0/23"},
+		} {
+			w.engines.agree(a, flow[0], flow[1])
+			w.settle()
+			w.engines.mu.Lock()
+			for _, route := range w.engines.routes.Routes {
+				for _, hop := range route.NextHops {
+					if tn := w.r.tunnels[a]; hop.Link == tn.device.Name {
+						t.Errorf("%v: %s is routed to the peer of the template", flow, route.Dst)
+					}
+				}
+			}
+			w.engines.mu.Unlock()
+		}
+	})
+}

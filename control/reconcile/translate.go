@@ -194,6 +194,9 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !tn.template {
+		tn.connection.Reservation = reservation(s.customer.ID, tn.flows)
+	}
 	return tn, nil
 }
 

@@ -131,6 +131,9 @@ type Connection struct {
 	// protect must not overlap what those of another claimant do. The one that has
 	// it keeps it.
 	Claimant string
+	// Reservation is traffic that is the connection's by its configuration, whether it
+	// has SAs or not: no other Claimant gets what overlaps it.
+	Reservation Reservation
 
 	// Childless has IKE_AUTH make no child where the responder allows for that (RFC
 	// 6023), so that each child has a key exchange of its own.
@@ -144,6 +147,13 @@ type Connection struct {
 	RedirectTo []netip.Prefix
 
 	Children []Child
+}
+
+// Reservation is traffic that nobody but one peer may choose. See
+// Connection.Claimant.
+type Reservation struct {
+	Claimant string // may have it all the same; empty: none
+	Flows    []Flow
 }
 
 // Validate returns an error that names the first field that breaks a rule, and

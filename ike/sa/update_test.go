@@ -215,7 +215,7 @@ func TestEffectOf(t *testing.T) {
 // TestEveryFieldHasAnEffect finds a field of a connection or a child whose change
 // EffectOf would overlook. Those that are named need no other SA.
 func TestEveryFieldHasAnEffect(t *testing.T) {
-	free := []string{"Initiate", "Lifetime", "AuthLifetime", "DPD", "Claimant", "Childless", "RedirectTo", "ReplayWindow"}
+	free := []string{"Initiate", "Lifetime", "AuthLifetime", "DPD", "Claimant", "Reservation", "Childless", "RedirectTo", "ReplayWindow"}
 	base := func() *Connection {
 		c := connA()
 		c.PPK, c.GM = &PPK{ID: "id", Key: []byte("key")}, &GM{}
