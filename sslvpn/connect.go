@@ -142,11 +142,11 @@ func (c *Connection) open(ctx context.Context) error {
 				local = netip.IPv6Unspecified()
 			}
 		}
-		socket, err := listenUDP(netip.AddrPortFrom(local, 0), 1, (*fromServer)(c), c.log)
+		socket, err := openUDP(netip.AddrPortFrom(local, 0), (*fromServer)(c), udpOptions{log: c.log})
 		if err != nil {
 			return err
 		}
-		link, err := socket.link(c.options.Remote, &c.drops)
+		link, err := newUDPLink(socket, c.options.Remote, &c.drops)
 		if err != nil {
 			return errors.Join(err, socket.close())
 		}

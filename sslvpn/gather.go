@@ -1,11 +1,6 @@
 package sslvpn
 
-import (
-	"net"
-	"time"
-
-	"golang.org/x/sys/unix"
-)
+import "time"
 
 // Stock clients write each packet for itself, and a server that wakes for each
 // spends more on waking than on the packet; the host behind it acknowledges
@@ -26,7 +21,7 @@ const (
 
 // gather decides whether a reader waits for more than one packet.
 type gather struct {
-	conn   *net.TCPConn
+	socket *tcpSocket
 	on     bool
 	waited bool // since the last read
 	single int  // reads of about one packet, in a row
@@ -37,7 +32,7 @@ type gather struct {
 func (g *gather) before() {
 	if g.on {
 		g.waited = false
-		_ = g.conn.SetReadDeadline(time.Now().Add(gatherWait))
+		_ = g.socket.conn.SetReadDeadline(time.Now().Add(gatherWait))
 	}
 }
 
@@ -52,7 +47,7 @@ func (g *gather) wait() bool {
 
 // after learns from a read of n octets.
 func (g *gather) after(n int, now func() time.Time) {
-	if g.on {
+	if g.on || !canGather {
 		return
 	}
 	if n < gatherLeast || n >= gatherOctets {
@@ -73,12 +68,8 @@ func (g *gather) turn(on bool) {
 	if on {
 		octets = gatherOctets
 	} else {
-		_ = g.conn.SetReadDeadline(time.Time{})
+		_ = g.socket.conn.SetReadDeadline(time.Time{})
 	}
 	g.on, g.single = on, 0
-	if raw, err := g.conn.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) {
-			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, octets)
-		})
-	}
+	g.socket.wakeAt(octets)
 }

@@ -194,23 +194,23 @@ func (h *toClient) data(_ netip.AddrPort, _ uint32, packets [][]byte) {
 
 func (l *tunnelLab) joinUDP(t *testing.T) {
 	t.Helper()
-	var sockets [2]*udpSocket
+	var sockets [2]udpSocket
 	handlers := [2]*toClient{{newClient(0, innerClient, nil)}, {newClient(0, innerClient, nil)}}
 	for i, end := range []struct {
 		ns    *netlab.Namespace
 		local netip.Addr
 	}{{l.server, outerServer}, {l.client, outerClient}} {
 		within(t, end.ns, func() (err error) {
-			sockets[i], err = listenUDP(netip.AddrPortFrom(end.local, 1194), 1, handlers[i], nil)
+			sockets[i], err = openUDP(netip.AddrPortFrom(end.local, 1194), handlers[i], udpOptions{})
 			return err
 		})
 		t.Cleanup(func() { sockets[i].close() })
 	}
-	near, err := sockets[0].link(sockets[1].local(), &l.plane.drops)
+	near, err := newUDPLink(sockets[0], sockets[1].local(), &l.plane.drops)
 	if err != nil {
 		t.Fatal(err)
 	}
-	far, err := sockets[1].link(sockets[0].local(), &l.far.drops)
+	far, err := newUDPLink(sockets[1], sockets[0].local(), &l.far.drops)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,13 +7,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
-	"syscall"
 	"time"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -42,6 +37,7 @@ const (
 var (
 	errFrameLength  = errors.New("length of a frame out of bounds")
 	errControlQueue = errors.New("control packets are not taken")
+	errWouldBlock   = errors.New("the kernel takes no more at the moment")
 	errFenced       = errors.New("this host may not use the local address at the moment")
 )
 
@@ -49,11 +45,11 @@ var (
 // writes it at once when the kernel takes it; else a goroutine waits for the
 // kernel, for as long as something is left.
 type tcpLink struct {
-	conn  *net.TCPConn
-	raw   syscall.RawConn
-	drops *drops
-	stuck time.Duration // stuckTime
-	guard func() bool   // nil: nothing is fenced
+	conn   *net.TCPConn
+	socket *tcpSocket
+	drops  *drops
+	stuck  time.Duration // stuckTime
+	guard  func() bool   // nil: nothing is fenced
 
 	mu      sync.Mutex
 	control []byte   // frames of control packets; guarded by mu, as all below
@@ -66,41 +62,20 @@ type tcpLink struct {
 	finishing bool
 	draining  chan struct{} // closed when nothing is left to write; nil: nobody asks
 
-	// What the writer works with.
-	chunk    []byte
-	n        int
-	errno    unix.Errno
-	tryWrite func(fd uintptr)
-
 	reader reader
 }
 
 // newTCPLink takes over a connection.
 func newTCPLink(conn *net.TCPConn, d *drops) (*tcpLink, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	l := &tcpLink{conn: conn, raw: raw, drops: d, stuck: stuckTime}
 	if err := conn.SetNoDelay(true); err != nil {
 		return nil, fmt.Errorf("set TCP_NODELAY: %w", err)
 	}
-	// Kernels before 3.12 do not know the option; then the delay is longer.
-	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentLimit)
-	})
-	// The socket does not block, so that the scheduler need not hear of the call.
-	l.tryWrite = func(fd uintptr) {
-		for {
-			n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(l.chunk))),
-				uintptr(len(l.chunk)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
-			if errno != unix.EINTR {
-				l.n, l.errno = int(n), errno
-				return
-			}
-		}
+	socket, err := newTCPSocket(conn)
+	if err != nil {
+		return nil, err
 	}
-	l.reader.init(conn, raw)
+	l := &tcpLink{conn: conn, socket: socket, drops: d, stuck: stuckTime}
+	l.reader.socket, l.reader.gather.socket = socket, socket
 	return l, nil
 }
 
@@ -260,18 +235,14 @@ func (l *tcpLink) try(chunk []byte) (rest []byte, err error) {
 		if l.guard != nil && !l.guard() {
 			return nil, errFenced
 		}
-		l.chunk = chunk
-		closed := l.raw.Control(l.tryWrite)
-		l.chunk = nil
+		n, err := l.socket.write(chunk)
 		switch {
-		case closed != nil:
-			return nil, net.ErrClosed
-		case l.errno == unix.EAGAIN:
+		case errors.Is(err, errWouldBlock):
 			return chunk, nil
-		case l.errno != 0:
-			return nil, os.NewSyscallError("send", l.errno)
+		case err != nil:
+			return nil, err
 		}
-		chunk = chunk[l.n:]
+		chunk = chunk[n:]
 	}
 	return nil, nil
 }

@@ -168,7 +168,7 @@ func TestGatherBegins(t *testing.T) {
 		{"many packets a read", slices.Repeat([]int{40000}, 10*gatherReads), 0, false},
 		{"of all kinds", slices.Repeat([]int{1450, 1450, 1450, 94}, 10*gatherReads), 0, false},
 	} {
-		g, now := gather{conn: l.conn}, time.Unix(0, 0)
+		g, now := gather{socket: l.socket}, time.Unix(0, 0)
 		for _, n := range tt.sizes {
 			g.after(n, func() time.Time { now = now.Add(tt.every); return now })
 		}

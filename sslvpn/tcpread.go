@@ -5,14 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // readRoomBehind is the spare octets behind the last frame, for its tag.
@@ -33,40 +28,19 @@ var readBuffers = sync.Pool{New: func() any {
 // reader takes a TCP stream apart. While the stream is silent it holds no more
 // than the start of a frame.
 type reader struct {
-	raw    syscall.RawConn
+	socket *tcpSocket
 	guard  func() bool // nil: nothing is fenced
 	begun  []byte      // the start of a frame whose end has not come
 	gather gather
 
-	buf   *readBuffer
-	n     int
-	errno unix.Errno
-	recv  func(fd uintptr) bool
+	buf *readBuffer
+	n   int // octets that were read, behind those of begun
 }
 
-func (r *reader) init(conn *net.TCPConn, raw syscall.RawConn) {
-	r.raw, r.gather.conn = raw, conn
-	r.recv = func(fd uintptr) bool {
-		if r.gather.wait() {
-			return false
-		}
-		r.buf = readBuffers.Get().(*readBuffer)
-		at := copy(r.buf.octets, r.begun)
-		into := r.buf.octets[at:readRoom]
-		for {
-			n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(into))),
-				uintptr(len(into)), unix.MSG_DONTWAIT, 0, 0)
-			if errno == unix.EINTR {
-				continue
-			}
-			r.n, r.errno = int(n), errno
-			if errno == unix.EAGAIN {
-				r.giveBack()
-				return false
-			}
-			return true
-		}
-	}
+// borrow gets a buffer that has what has begun, and returns the rest of it.
+func (r *reader) borrow() []byte {
+	r.buf = readBuffers.Get().(*readBuffer)
+	return r.buf.octets[copy(r.buf.octets, r.begun):readRoom]
 }
 
 func (r *reader) giveBack() {
@@ -86,17 +60,14 @@ func (l *tcpLink) run(control func(packet []byte) error, data func(packets [][]b
 func (r *reader) run(control func(packet []byte) error, data func(packets [][]byte) error) error {
 	for {
 		r.gather.before()
-		switch err := r.raw.Read(r.recv); {
+		switch err := r.socket.read(r); {
 		case r.gather.on && errors.Is(err, os.ErrDeadlineExceeded):
 			r.gather.turn(false)
 			continue
 		case err != nil && errors.Is(err, os.ErrDeadlineExceeded):
 			return err
 		case err != nil:
-			return fmt.Errorf("read: %w", err)
-		case r.errno != 0:
-			r.giveBack()
-			return os.NewSyscallError("read", r.errno)
+			return err
 		case r.n == 0:
 			r.giveBack()
 			if len(r.begun) > 0 {

@@ -5,10 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"sync"
 	"sync/atomic"
-
-	"github.com/vpngw/vpngw/dataplane/udp"
 )
 
 const (
@@ -29,59 +26,52 @@ type datagramHandler interface {
 	data(from netip.AddrPort, peerID uint32, packets [][]byte)
 }
 
-// udpSocket is one local address and port.
-type udpSocket struct {
-	port    *udp.Port
-	senders sync.Pool // of *udp.Sender
+// udpSocket is one local address and port. Its methods may be called by several
+// goroutines.
+type udpSocket interface {
+	// local returns the address and port.
+	local() netip.AddrPort
+	// path returns the way to an address.
+	path(remote netip.AddrPort) (udpPath, error)
+	// close closes the socket and waits for its goroutines.
+	close() error
 }
 
-// listenUDP opens a socket for a number of cores to receive on.
-func listenUDP(local netip.AddrPort, cores int, h datagramHandler, log *slog.Logger) (*udpSocket, error) {
-	return listenGuardedUDP(local, h, udp.PortOptions{Logger: log, Sockets: cores})
+// udpPath is the way from a udpSocket to an address. Its methods may be called by
+// several goroutines.
+type udpPath interface {
+	// send sends packets that lie one behind the other, each of size octets, but
+	// for the last, which may have fewer. failed are those that were not sent.
+	send(packets []byte, size int) (failed int, err error)
+	remote() netip.AddrPort
 }
 
-// listenGuardedUDP is listenUDP with all options of a port.
-func listenGuardedUDP(local netip.AddrPort, h datagramHandler, o udp.PortOptions) (*udpSocket, error) {
-	port, err := udp.Listen(local, func() udp.DatagramReceiver { return &datagrams{handler: h} }, o)
-	if err != nil {
-		return nil, err
-	}
-	s := &udpSocket{port: port}
-	s.senders.New = func() any { return port.NewSender() }
-	return s, nil
+// udpOptions are what a udpSocket can do without.
+type udpOptions struct {
+	log   *slog.Logger // nil: no log
+	cores int          // that receive; 0: one
+	// guard is that of Options.
+	guard func(local netip.Addr) bool
 }
-
-// local returns the address and port.
-func (s *udpSocket) local() netip.AddrPort { return s.port.Local() }
-
-// close closes the socket and waits for its goroutines.
-func (s *udpSocket) close() error { return s.port.Close() }
 
 // sendTo sends one packet, such as an answer to an address that is nobody's
 // yet.
-func (s *udpSocket) sendTo(remote netip.AddrPort, packet []byte) error {
-	path, err := udp.NewPath(s.local(), remote, true)
+func sendTo(s udpSocket, remote netip.AddrPort, packet []byte) error {
+	path, err := s.path(remote)
 	if err != nil {
 		return err
 	}
-	_, err = s.send(path, packet, len(packet))
+	_, err = path.send(packet, len(packet))
 	return err
 }
 
-func (s *udpSocket) send(path *udp.Path, packets []byte, size int) (failed int, err error) {
-	sender := s.senders.Get().(*udp.Sender)
-	defer s.senders.Put(sender)
-	return sender.Send(path, packets, size, 0)
-}
-
-// link returns the way to a client.
-func (s *udpSocket) link(remote netip.AddrPort, d *drops) (*udpLink, error) {
+// newUDPLink returns the way to a client.
+func newUDPLink(s udpSocket, remote netip.AddrPort, d *drops) (*udpLink, error) {
 	l := &udpLink{socket: s, drops: d}
 	return l, l.move(remote)
 }
 
-// datagrams sorts what arrives on one of the sockets of a udpSocket. It
-// implements udp.DatagramReceiver.
+// datagrams sorts what arrives on one of the sockets of a udpSocket.
 type datagrams struct {
 	handler datagramHandler
 	from    netip.AddrPort // of the packets that follow
@@ -89,7 +79,7 @@ type datagrams struct {
 	packets [][]byte
 }
 
-// Receive implements udp.DatagramReceiver.
+// Receive takes one packet, which stays as it is until Flush returns.
 func (d *datagrams) Receive(from netip.AddrPort, packet []byte) {
 	if len(packet) == 0 {
 		return
@@ -114,7 +104,7 @@ func (d *datagrams) Receive(from netip.AddrPort, packet []byte) {
 	d.packets = append(d.packets, packet)
 }
 
-// Flush implements udp.DatagramReceiver.
+// Flush hands over what has come together.
 func (d *datagrams) Flush() {
 	if len(d.packets) > 0 {
 		d.handler.data(d.from, d.peerID, d.packets)
@@ -125,30 +115,30 @@ func (d *datagrams) Flush() {
 
 // udpLink is the way to one client by UDP. It implements link.
 type udpLink struct {
-	socket *udpSocket
+	socket udpSocket
 	drops  *drops
-	path   atomic.Pointer[udp.Path]
+	path   atomic.Pointer[udpPath]
 }
 
 // move sends to another address from now on.
 func (l *udpLink) move(remote netip.AddrPort) error {
-	path, err := udp.NewPath(l.socket.local(), remote, true)
+	path, err := l.socket.path(remote)
 	if err != nil {
 		return fmt.Errorf("client at %s: %w", remote, err)
 	}
-	l.path.Store(path)
+	l.path.Store(&path)
 	return nil
 }
 
 // remote returns the address of the client.
-func (l *udpLink) remote() netip.AddrPort { return l.path.Load().Remote }
+func (l *udpLink) remote() netip.AddrPort { return (*l.path.Load()).remote() }
 
 // sendControl implements link.
 func (l *udpLink) sendControl(packet []byte) error {
 	if len(packet) == 0 {
 		return nil
 	}
-	_, err := l.socket.send(l.path.Load(), packet, len(packet))
+	_, err := (*l.path.Load()).send(packet, len(packet))
 	return err
 }
 
@@ -163,7 +153,7 @@ func (l *udpLink) full() bool { return false }
 
 // sendData implements link.
 func (l *udpLink) sendData(t *train) {
-	if failed, _ := l.socket.send(l.path.Load(), t.octets, t.size); failed > 0 {
+	if failed, _ := (*l.path.Load()).send(t.octets, t.size); failed > 0 {
 		l.drops.add(reasonSend, failed)
 	}
 	t.release()

@@ -2,7 +2,9 @@ package sslvpn
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -43,9 +45,14 @@ func (a arrivals) next(t *testing.T) arrival {
 	}
 }
 
-func udpSocketOf(t *testing.T, h datagramHandler) *udpSocket {
+// udpSockets are the ways to open a socket: that of this system, and that of any.
+var udpSockets = map[string]func(netip.AddrPort, datagramHandler, udpOptions) (udpSocket, error){
+	"batched": openUDP, "plain": openPlainUDP,
+}
+
+func udpSocketOf(t *testing.T, kind string, h datagramHandler) udpSocket {
 	t.Helper()
-	s, err := listenUDP(netip.MustParseAddrPort("127.0.0.1:0"), 1, h, nil)
+	s, err := udpSockets[kind](netip.MustParseAddrPort("127.0.0.1:0"), h, udpOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,11 +62,17 @@ func udpSocketOf(t *testing.T, h datagramHandler) *udpSocket {
 
 // TestUDPLink carries a super-packet to a far end that moves.
 func TestUDPLink(t *testing.T) {
+	for kind := range udpSockets {
+		t.Run(kind, func(t *testing.T) { testUDPLink(t, kind) })
+	}
+}
+
+func testUDPLink(t *testing.T, kind string) {
 	var d drops
-	here := udpSocketOf(t, make(arrivals, 1000))
+	here := udpSocketOf(t, kind, make(arrivals, 1000))
 	got := make(arrivals, 1000)
-	first, second := udpSocketOf(t, got), udpSocketOf(t, got)
-	l, err := here.link(first.local(), &d)
+	first, second := udpSocketOf(t, kind, got), udpSocketOf(t, kind, got)
+	l, err := newUDPLink(here, first.local(), &d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +80,7 @@ func TestUDPLink(t *testing.T) {
 	c := p.testPeer(t, "10.8.0.5", "10.1.0.0/16")
 	c.client.link = l
 	o := newOutbound(p)
-	for _, far := range []*udpSocket{first, second} {
+	for _, far := range []udpSocket{first, second} {
 		if err := l.move(far.local()); err != nil {
 			t.Fatal(err)
 		}
@@ -139,15 +152,47 @@ func TestDatagramsAreSorted(t *testing.T) {
 }
 
 func TestUDPSendTo(t *testing.T) {
+	for kind := range udpSockets {
+		got := make(arrivals, 10)
+		here, there := udpSocketOf(t, kind, got), udpSocketOf(t, kind, got)
+		if err := sendTo(here, there.local(), []byte{0x40, 1}); err != nil {
+			t.Fatal(err)
+		}
+		if a := got.next(t); !a.control || a.from != here.local() {
+			t.Errorf("%s: %+v", kind, a)
+		}
+		if err := sendTo(here, netip.AddrPort{}, []byte{0x40}); err == nil {
+			t.Errorf("%s: sent to nowhere", kind)
+		}
+	}
+}
+
+// TestPlainUDPIsFenced: where the address must not be used, nothing leaves and
+// nothing arrives.
+func TestPlainUDPIsFenced(t *testing.T) {
 	got := make(arrivals, 10)
-	here, there := udpSocketOf(t, got), udpSocketOf(t, got)
-	if err := here.sendTo(there.local(), []byte{0x40, 1}); err != nil {
+	var open atomic.Bool
+	s, err := openPlainUDP(netip.MustParseAddrPort("127.0.0.1:0"), got, udpOptions{guard: func(netip.Addr) bool { return open.Load() }})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if a := got.next(t); !a.control || a.from != here.local() {
-		t.Errorf("%+v", a)
+	defer s.close()
+	far := udpSocketOf(t, "plain", got)
+	if err := sendTo(s, far.local(), []byte{0x40, 1}); !errors.Is(err, errFenced) {
+		t.Errorf("sent: %v", err)
 	}
-	if err := here.sendTo(netip.AddrPort{}, []byte{0x40}); err == nil {
-		t.Error("sent to nowhere")
+	if err := sendTo(far, s.local(), []byte{0x40, 2}); err != nil {
+		t.Fatal(err)
+	}
+	open.Store(true)
+	// What came before may be read now only, so it is said until something comes.
+	wait(t, "a packet", func() bool {
+		if err := sendTo(far, s.local(), []byte{0x40, 3}); err != nil {
+			t.Fatal(err)
+		}
+		return len(got) > 0
+	})
+	if err := sendTo(s, far.local(), []byte{0x40, 4}); err != nil {
+		t.Error(err)
 	}
 }

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"github.com/vpngw/vpngw/dataplane/udp"
 	"github.com/vpngw/vpngw/sslvpn/wire"
 )
 
@@ -17,7 +16,7 @@ import (
 // it is where its packets come from, nothing is kept of it.
 type udpListener struct {
 	ep      *endpoint
-	socket  *udpSocket
+	socket  udpSocket
 	answers *rate.Limiter // to resets, which anybody can send in another's name
 
 	mu        sync.Mutex
@@ -49,9 +48,7 @@ func (ep *endpoint) openUDP(addresses []netip.AddrPort) error {
 			byControl: map[udpOrigin]*session{}, byAddr: map[netip.AddrPort]*session{},
 		}
 		l.mu.Lock() // until the socket is there
-		socket, err := listenGuardedUDP(a, l, udp.PortOptions{
-			Logger: ep.log, Sockets: runtime.GOMAXPROCS(0), Guard: ep.server.opts.Guard,
-		})
+		socket, err := openUDP(a, l, udpOptions{log: ep.log, cores: runtime.GOMAXPROCS(0), guard: ep.server.opts.Guard})
 		l.socket = socket
 		l.mu.Unlock()
 		if err != nil {
@@ -131,7 +128,7 @@ func (l *udpListener) answer(from netip.AddrPort, c *controlPacket) {
 	if c.keyAgain {
 		reply.Payload = wire.KeyAgain
 	}
-	_ = l.socket.sendTo(from, format(&reply, c.wrap, 1, now)) // a lost answer: the client asks again
+	_ = sendTo(l.socket, from, format(&reply, c.wrap, 1, now)) // a lost answer: the client asks again
 }
 
 // welcome makes the session of a client that echoes a cookie.
@@ -155,7 +152,7 @@ func (l *udpListener) begin(from netip.AddrPort, c *controlPacket) *session {
 		ep.control.add(dropHalfOpen)
 		return nil
 	}
-	link, err := l.socket.link(from, &ep.plane.drops)
+	link, err := newUDPLink(l.socket, from, &ep.plane.drops)
 	if err == nil {
 		s := newSession(ep, udpTransport{link}, false, from, c)
 		s.listener, s.udp = l, link
