@@ -71,8 +71,10 @@ qemu: ## kernel ESP with XFRM interfaces, under Linux 6.12 in QEMU (root)
 	deploy/e2e/qemu.sh test ipsec/xfrm -test.parallel 16
 
 .PHONY: lint
-lint: ## formatting, vet, golangci-lint, generated files, go.mod
+lint: ## formatting, vet, golangci-lint, vpnctl for other systems, generated files, go.mod
 	$(TOOL) golangci-lint run ./...
+	GOOS=darwin go build -o /dev/null ./cmd/vpnctl
+	GOOS=windows go build -o /dev/null ./cmd/vpnctl
 	go mod tidy -diff
 	deploy/check-generated.sh
 

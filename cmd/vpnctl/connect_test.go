@@ -1,5 +1,3 @@
-//go:build linux
-
 package main
 
 import (
@@ -51,6 +49,7 @@ func TestConnectWithAWrongProfile(t *testing.T) {
 		{"connect", "accepts 1 arg"},
 		{"connect /does/not/exist", "no such file"},
 		{"connect " + file, "has no PEM certificate"},
+		{"connect --driver wintun " + file, "must be one of auto, offload, plain"},
 	} {
 		c := newCommand(func(string) string { return "" })
 		c.SetArgs(strings.Fields(tt.args))
@@ -62,7 +61,8 @@ func TestConnectWithAWrongProfile(t *testing.T) {
 
 func TestRouteOverTheServer(t *testing.T) {
 	p := wire.Push{Routes: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}
-	if _, err := openDevice("never0", p, netip.MustParseAddr("198.51.100.7")); err == nil || !strings.Contains(err.Error(), "covers the server") {
+	o := &connectOptions{device: "never0", driver: driverAuto}
+	if _, err := o.openHost(p, netip.MustParseAddr("198.51.100.7")); err == nil || !strings.Contains(err.Error(), "covers the server") {
 		t.Errorf("%v", err)
 	}
 }

@@ -9,8 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/vpngw/vpngw/cmd/vpnctl/client"
 )
@@ -31,7 +30,7 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := newCommand(os.Getenv).ExecuteContext(ctx)
 	stop()
 	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, errDiffers) {

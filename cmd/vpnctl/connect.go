@@ -12,19 +12,24 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vpngw/vpngw/sslvpn"
+	"github.com/vpngw/vpngw/sslvpn/wire"
 )
 
 // connectOptions are the flags of `vpnctl connect`.
 type connectOptions struct {
 	device string
+	driver string
 	login  string
 	once   bool
+	dns    bool
 	ask    func() (string, error) // for the answer to the profile's challenge; nil: there is none
 }
 
@@ -35,10 +40,14 @@ func connectCommand() *cobra.Command {
 		Short: "Connect this host to a client-to-cloud VPN server",
 		Long: "Connect this host to a client-to-cloud VPN server by an OpenVPN profile, as the API\n" +
 			"exports it, and stay connected until interrupted. Makes a TUN device with the address\n" +
-			"and routes that the server gives; DNS servers are shown and not installed.\n" +
-			"Needs Linux and CAP_NET_ADMIN.",
+			"and routes that the server gives, also when it changes them; DNS servers are shown, and\n" +
+			"with --dns installed. Needs CAP_NET_ADMIN on Linux, root on macOS, and on Windows an\n" +
+			"administrator and the driver tap-windows6.",
 		Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
+			if !slices.Contains(drivers, o.driver) {
+				return usageError{fmt.Errorf("--driver %s: must be one of %s", o.driver, strings.Join(drivers, ", "))}
+			}
 			profile, err := readProfile(args[0])
 			if err != nil {
 				return usageError{err}
@@ -59,7 +68,9 @@ func connectCommand() *cobra.Command {
 			return o.run(c.Context(), profile, options)
 		},
 	}
-	c.Flags().StringVar(&o.device, "device", "vpngw0", "`name` of the TUN device")
+	c.Flags().StringVar(&o.device, "device", defaultDevice, "`name` of the TUN device; empty: what the system chooses")
+	c.Flags().StringVar(&o.driver, "driver", driverAuto, "of the TUN device: "+strings.Join(drivers, ", "))
+	c.Flags().BoolVar(&o.dns, "dns", false, "install the DNS servers that the server gives")
 	c.Flags().StringVar(&o.login, "login", "", "`file` with the user name and the password, in two lines")
 	c.Flags().BoolVar(&o.once, "once", false, "end with the first connection instead of connecting again")
 	return c
@@ -176,19 +187,43 @@ func (o *connectOptions) connect(ctx context.Context, server sslvpn.ProfileServe
 		return err
 	}
 	options.Remote, options.UDP = netip.AddrPortFrom(address, server.Port), server.UDP
+	changes := make(chan wire.Push, 1)
+	options.OnChange = func(p wire.Push) {
+		select { // the latest counts
+		case <-changes:
+		default:
+		}
+		changes <- p
+	}
 	c, err := sslvpn.Connect(ctx, *options)
 	if err != nil {
 		return err
 	}
 	defer func() { options.AuthToken = c.AuthToken() }()
-	p := c.Settings()
-	dev, err := openDevice(o.device, p, options.Remote.Addr())
+	host, err := o.openHost(c.Settings(), options.Remote.Addr())
 	if err != nil {
 		return errors.Join(err, c.Close())
 	}
-	options.Logger.Info("connected", "server", options.Remote.String(), "device", dev.Name(), "address", p.Local.String(),
-		"routes", fmt.Sprint(p.Routes), "dns", fmt.Sprint(p.DNS))
-	return c.Run(ctx, dev)
+	p := c.Settings()
+	options.Logger.Info("connected", "server", options.Remote.String(), "device", host.dev.Name(), "address", p.Local.String(),
+		"address_ipv6", p.Local6.String(), "routes", fmt.Sprint(p.Routes), "dns", fmt.Sprint(p.DNS), "domain", p.Domain)
+	done := make(chan struct{})
+	var following sync.WaitGroup
+	following.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			case p := <-changes:
+				err := host.apply(p)
+				options.Logger.Info("settings changed", "routes", fmt.Sprint(p.Routes), "dns", fmt.Sprint(p.DNS), "domain", p.Domain, "error", err)
+			}
+		}
+	})
+	err = c.Run(ctx, host.dev)
+	close(done)
+	following.Wait()
+	return errors.Join(err, host.close())
 }
 
 // resolve returns an address of a host, of IPv4 where there is one.
