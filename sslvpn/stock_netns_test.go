@@ -138,8 +138,8 @@ func (s *site) apply() {
 	for { // Run may not have begun
 		err := s.server.Apply(Config{Endpoints: []Endpoint{s.cfg}})
 		// A child that another test has forked and that has not begun its program
-		// yet holds a copy of every socket, those that were closed since included.
-		if err != nil && !errors.Is(err, unix.EADDRINUSE) {
+		// yet holds a copy of every socket and device, those that were closed since included.
+		if err != nil && !errors.Is(err, unix.EADDRINUSE) && !errors.Is(err, unix.EBUSY) {
 			s.t.Fatalf("Apply: %v", err)
 		}
 		if err == nil && len(s.server.Snapshot()) == 1 {
