@@ -59,6 +59,9 @@ func (d *plainDevice) SetMTU(mtu int) error {
 	return fmt.Errorf("tun %s: set MTU %d: %w", d.name, mtu, errors.ErrUnsupported)
 }
 
+// Overruns implements Device: systems do not tell.
+func (d *plainDevice) Overruns() uint64 { return 0 }
+
 func (d *plainDevice) Close() (err error) {
 	d.once.Do(func() {
 		close(d.done)
