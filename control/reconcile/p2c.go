@@ -295,7 +295,7 @@ func (r *Reconciler) applyRoster(ctx context.Context) bool {
 	rosters := rostersOf(r.snapshot)
 	config := sslvpn.Config{Endpoints: slices.Clone(r.clientConfig.Endpoints)}
 	for i := range config.Endpoints {
-		if e := &config.Endpoints[i]; e.Auth == sslvpn.AuthPassword {
+		if e := &config.Endpoints[i]; e.Auth.Has(sslvpn.AuthPassword) {
 			e.Users, e.Policies = rosters[e.ID].users, rosters[e.ID].policies
 		}
 	}

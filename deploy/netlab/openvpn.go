@@ -1,8 +1,11 @@
 package netlab
 
 import (
+	"bufio"
 	"context"
+	"encoding/base64"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,25 +26,84 @@ const ovpnUp = "Initialization Sequence Completed"
 // StartOpenVPN starts a client with a profile, and with a user and password
 // unless the user is empty. Name is unique in the lab.
 func (n *Namespace) StartOpenVPN(name, profile, user, password string) (*OpenVPN, error) {
-	dir := filepath.Join(n.lab.Dir, name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("configure openvpn: %w", err)
-	}
-	file := filepath.Join(dir, "client.ovpn")
-	if err := os.WriteFile(file, []byte(profile), 0o600); err != nil {
-		return nil, fmt.Errorf("configure openvpn: %w", err)
-	}
-	c := &OpenVPN{n: n, name: name, args: []string{"openvpn", "--config", file, "--suppress-timestamps"}}
+	var login []string
 	if user != "" {
-		login := filepath.Join(dir, "login")
-		if err := os.WriteFile(login, []byte(user+"\n"+password+"\n"), 0o600); err != nil {
-			return nil, fmt.Errorf("configure openvpn: %w", err)
+		file, err := n.openVPNFile(name, "login", user+"\n"+password+"\n")
+		if err != nil {
+			return nil, err
 		}
-		c.args = append(c.args, "--auth-user-pass", login)
+		login = []string{"--auth-user-pass", file}
 	}
-	var err error
+	return n.startOpenVPN(name, profile, login...)
+}
+
+// OpenVPNLogin is what a person answers a client.
+type OpenVPNLogin struct{ User, Password, Code string }
+
+// StartOpenVPNAsking starts a client that asks for its login as it does in
+// graphical programs, over its management interface, and gives it the answers,
+// one each time that it asks. The context ends that.
+func (n *Namespace) StartOpenVPNAsking(ctx context.Context, name, profile string, answers ...OpenVPNLogin) (*OpenVPN, error) {
+	socket := filepath.Join(n.lab.Dir, name+".management")
+	c, err := n.startOpenVPN(name, profile, "--management", socket, "unix", "--management-query-passwords", "--auth-retry", "interact")
+	if err != nil {
+		return nil, err
+	}
+	var conn net.Conn
+	ready, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err = Poll(ready, 20*time.Millisecond, func() (bool, error) {
+		conn, err = (&net.Dialer{}).DialContext(ready, "unix", socket)
+		return err == nil, nil
+	})
+	if err != nil {
+		return c, fmt.Errorf("%s: no management interface: %w\n%s", name, err, c.Log())
+	}
+	context.AfterFunc(ctx, func() { _ = conn.Close() })
+	go answer(conn, answers)
+	return c, nil
+}
+
+// answer gives a client what it asks for, until it is gone.
+func answer(conn net.Conn, answers []OpenVPNLogin) {
+	encode := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+	lines := bufio.NewScanner(conn)
+	for lines.Scan() {
+		if !strings.HasPrefix(lines.Text(), ">PASSWORD:Need 'Auth' username/password") || len(answers) == 0 {
+			continue
+		}
+		a := answers[0]
+		answers = answers[1:]
+		if strings.Contains(lines.Text(), " SC:1,") { // a static challenge, to be echoed
+			a.Password = "SCRV1:" + encode(a.Password) + ":" + encode(a.Code)
+		}
+		if _, err := fmt.Fprintf(conn, "username \"Auth\" %s\npassword \"Auth\" \"%s\"\n", a.User, a.Password); err != nil {
+			return
+		}
+	}
+}
+
+func (n *Namespace) startOpenVPN(name, profile string, args ...string) (*OpenVPN, error) {
+	file, err := n.openVPNFile(name, "client.ovpn", profile)
+	if err != nil {
+		return nil, err
+	}
+	c := &OpenVPN{n: n, name: name, args: append([]string{"openvpn", "--config", file, "--suppress-timestamps"}, args...)}
 	c.process, err = n.Start(name, nil, c.args...)
 	return c, err
+}
+
+// openVPNFile writes a file of a client and returns its path.
+func (n *Namespace) openVPNFile(client, name, content string) (string, error) {
+	file := filepath.Join(n.lab.Dir, client, name)
+	err := os.MkdirAll(filepath.Dir(file), 0o700)
+	if err == nil {
+		err = os.WriteFile(file, []byte(content), 0o600)
+	}
+	if err != nil {
+		return "", fmt.Errorf("configure openvpn: %w", err)
+	}
+	return file, nil
 }
 
 // WaitUp waits until the client has connected that many times since its start.
