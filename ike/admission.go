@@ -17,7 +17,7 @@ import (
 // An IKE SA is half-open from its IKE_SA_INIT request to its IKE_AUTH.
 type Limits struct {
 	// CookieTotal and CookieAddress are how many half-open IKE SAs, in all and
-	// from one address, make an initiator prove its address with a cookie.
+	// from one address, or one /64 of IPv6, make an initiator prove its address with a cookie.
 	CookieTotal, CookieAddress int
 	// HalfOpenTotal and HalfOpenAddress are how many half-open IKE SAs there
 	// may be, in all and from one address that has proved itself.
@@ -90,19 +90,33 @@ func offerSize(m *wire.Message) int {
 // halfOpen counts half-open IKE SAs, those that wait for a worker included.
 type halfOpen struct {
 	total  int
-	byAddr map[netip.Addr]int
+	byAddr map[netip.Addr]int // by countedAs
 }
 
 func (h *halfOpen) enter(from netip.Addr) {
 	h.total++
-	h.byAddr[from]++
+	h.byAddr[countedAs(from)]++
 }
 
 func (h *halfOpen) leave(from netip.Addr) {
 	h.total--
+	from = countedAs(from)
 	if h.byAddr[from]--; h.byAddr[from] == 0 {
 		delete(h.byAddr, from)
 	}
+}
+
+// of returns the count of an address.
+func (h *halfOpen) of(from netip.Addr) int { return h.byAddr[countedAs(from)] }
+
+// countedAs returns what limits of one address are for: an IPv4 address, or all of a
+// /64, since one host can have each address of its link in IPv6.
+func countedAs(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		link, _ := a.WithZone("").Prefix(64) // it has as many bits
+		return link.Addr()
+	}
+	return a
 }
 
 // openOf returns the count of half-open IKE SAs of a version.
@@ -213,16 +227,16 @@ func (s *Server) enterV1(a admission) bool {
 	if _, known := s.byInit[a.key]; known || s.phase != running {
 		return false
 	}
-	crowded := s.openV1.byAddr[from] >= l.HalfOpenV1Address
+	crowded := s.openV1.of(from) >= l.HalfOpenV1Address
 	full := s.openV1.total >= l.HalfOpenV1Total
-	if full && s.openV1.byAddr[from] < reservedV1 && len(s.directory.Load().exact(a.datagram.Local.Addr(), from)) > 0 {
+	if full && s.openV1.of(from) < reservedV1 && len(s.directory.Load().exact(a.datagram.Local.Addr(), from)) > 0 {
 		full = false
 	}
 	if crowded || full {
 		if !a.mainMode || !s.displacements.Allow() { // ahead of the search, which takes its time
 			return false
 		}
-		crowd := from
+		crowd := countedAs(from)
 		if !crowded {
 			crowd = s.crowdLocked()
 		}
@@ -257,10 +271,11 @@ func (p *peer) vacateLocked() {
 	}
 	s := p.s
 	s.openOf(p.v1).leave(p.halfOpen)
-	if list := slices.DeleteFunc(s.mainModes[p.halfOpen], func(o *peer) bool { return o == p }); len(list) > 0 {
-		s.mainModes[p.halfOpen] = list
+	address := countedAs(p.halfOpen)
+	if list := slices.DeleteFunc(s.mainModes[address], func(o *peer) bool { return o == p }); len(list) > 0 {
+		s.mainModes[address] = list
 	} else {
-		delete(s.mainModes, p.halfOpen)
+		delete(s.mainModes, address)
 	}
 	p.halfOpen = netip.Addr{}
 }
@@ -294,7 +309,7 @@ func (s *Server) enter(key initKey, from netip.Addr, proven, large bool) verdict
 	l := s.opts.Limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	total, address := s.open.total, s.open.byAddr[from]
+	total, address := s.open.total, s.open.of(from)
 	_, known := s.byInit[key]
 	switch {
 	case known || s.phase != running || total >= l.HalfOpenTotal || address >= l.HalfOpenAddress:
@@ -365,7 +380,7 @@ func (s *Server) respond(a admission) {
 	}
 	p.rival.Begin(p.born)
 	if a.mainMode {
-		s.mainModes[p.halfOpen] = append(s.mainModes[p.halfOpen], p)
+		s.mainModes[countedAs(p.halfOpen)] = append(s.mainModes[countedAs(p.halfOpen)], p)
 	}
 	s.peers[p] = true
 	s.byInit[a.key] = p

@@ -231,6 +231,23 @@ func TestCookiesForStrangersAreBounded(t *testing.T) {
 	}
 }
 
+// One host can have every address of its /64.
+func TestHalfOpenLimitsHoldForNetworksOfIPv6(t *testing.T) {
+	s, transport := idleServer(t, Limits{CookieTotal: 100, CookieAddress: 1, HalfOpenTotal: 100, HalfOpenAddress: 100, WaitingRequests: 100})
+	from := func(address string) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(address), 500) }
+	for i, test := range []struct {
+		from   string
+		cookie bool
+	}{
+		{"2001:db8:1::1", false}, {"2001:db8:1::1", true}, {"2001:db8:1::2", true}, {"2001:db8:1:0:ffff::9", true}, {"2001:db8:1:1::1", false},
+	} {
+		s.Deliver(gatewayAddr, from(test.from), initRequest(t, uint64(i+1), nil))
+		if asked := len(transport.take()) == 1; asked != test.cookie {
+			t.Errorf("request %d, from %s: asked for a cookie: %t", i, test.from, asked)
+		}
+	}
+}
+
 func TestHalfOpenLimitsHoldForProvenAddresses(t *testing.T) {
 	limits := Limits{CookieTotal: 1, CookieAddress: 1, HalfOpenTotal: 4, HalfOpenAddress: 2, WaitingRequests: 100}
 	s, transport := idleServer(t, limits)

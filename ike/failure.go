@@ -107,6 +107,7 @@ func newNotices() *notices {
 func (n *notices) allow(from netip.Addr) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	from = countedAs(from)
 	of := n.byAddr[from]
 	if of == nil {
 		if len(n.byAddr) == noticeAddresses {

@@ -103,7 +103,7 @@ type Server struct {
 	bySA      map[ipsec.SAID]*peer
 	open      halfOpen // of IKEv2
 	openV1    halfOpen
-	// mainModes are the peers that are half-open in main mode of IKEv1, by address,
+	// mainModes are the peers that are half-open in main mode of IKEv1, by countedAs,
 	// oldest first.
 	mainModes map[netip.Addr][]*peer
 	idle      chan struct{} // non-nil when stopping: closed when no peer is live
