@@ -6,7 +6,8 @@ SHELL := /bin/bash
 export CGO_ENABLED ?= 0
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 TOOL    := go tool -modfile=deploy/tools/go.mod
-FUZZTIME ?= 10s
+FUZZTIME ?= 5s
+MUTATIONS ?= 20000000
 BENCH_SECONDS ?= 10
 
 # Packages whose tests need root and make network namespaces of their own.
@@ -79,8 +80,12 @@ lint: ## formatting, vet, golangci-lint, vpnctl for other systems, generated fil
 	deploy/check-generated.sh
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME (default 10s)
+fuzz: ## every fuzz target for FUZZTIME (default 5s), guided by its coverage
 	deploy/fuzz.sh $(FUZZTIME)
+
+.PHONY: mutations
+mutations: ## every fuzz target MUTATIONS times (default 20 million; hours) with mutations of what is saved
+	nice -n 19 env VPNGW_MUTATIONS=$(MUTATIONS) go test -p 1 -count=1 -timeout 72h -v -run '^Fuzz' ./...
 
 .PHONY: soak
 soak: build model ## the collision model, long fuzzing, and the scenarios with rekeys, moves and crashes ten times

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/control/store"
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // backedUp returns a world with one object of each kind, and a backup of it.
@@ -198,6 +199,7 @@ func TestRestoreOfMany(t *testing.T) {
 }
 
 func FuzzCheckBackup(f *testing.F) {
+	target := fuzztest.New(f)
 	key, err := newSealingKey(make([]byte, sealingKeySize))
 	if err != nil {
 		f.Fatal(err)
@@ -210,9 +212,9 @@ func FuzzCheckBackup(f *testing.F) {
 	if err := NewObjects(s, key).Backup(f.Context(), &backup, time.Unix(1_800_000_000, 0)); err != nil {
 		f.Fatal(err)
 	}
-	f.Add(backup.Bytes())
-	f.Add([]byte("{}\n{}\n"))
-	f.Fuzz(func(t *testing.T, text []byte) {
+	target.Add(backup.Bytes())
+	target.Add([]byte("{}\n{}\n"))
+	target.Fuzz(func(t *testing.T, text []byte) {
 		if info, err := CheckBackup(bytes.NewReader(text)); err == nil && (info.Format != backupFormat || info.Entries < 0) {
 			t.Errorf("accepted %+v", info)
 		}

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/emmansun/gmsm/smx509"
-
 	"github.com/vpngw/vpngw/control/certtest"
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // gmWorld is a world with a gateway of flavor GM and certificates for it.
@@ -176,9 +176,10 @@ func TestUpdateCertificate(t *testing.T) {
 }
 
 func FuzzGMKey(f *testing.F) {
-	f.Add("-----BEGIN EC PRIVATE KEY-----\nMAA=\n-----END EC PRIVATE KEY-----\n")
-	f.Add("-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n")
-	f.Fuzz(func(t *testing.T, text string) {
+	target := fuzztest.New(f)
+	target.Add("-----BEGIN EC PRIVATE KEY-----\nMAA=\n-----END EC PRIVATE KEY-----\n")
+	target.Add("-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n")
+	target.Fuzz(func(t *testing.T, text string) {
 		if key, err := parseGMKey(NewSecret(text)); err != nil && strings.Contains(err.Error(), "\n") || err == nil && key == nil {
 			t.Error(key, err)
 		}

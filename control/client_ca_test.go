@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/control/certtest"
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 var rsaKeys = map[int]*rsa.PrivateKey{}
@@ -205,11 +206,12 @@ func TestDistinguishedNames(t *testing.T) {
 // FuzzClientCA: whatever is imported, the answer is a refusal or a certificate
 // that can be shown again.
 func FuzzClientCA(f *testing.F) {
-	f.Add(certtest.New(f, "ca").PEM())
-	f.Add(sha1CA)
-	f.Add("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
+	target := fuzztest.New(f)
+	target.Add(certtest.New(f, "ca").PEM())
+	target.Add(sha1CA)
+	target.Add("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
 	now := certtest.Valid
-	f.Fuzz(func(t *testing.T, text string) {
+	target.Fuzz(func(t *testing.T, text string) {
 		ca, _, err := parseClientCA("", ClientCARequest{Name: new("ca"), Content: &text}, rand.Reader, now)
 		if err != nil {
 			return

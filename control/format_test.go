@@ -6,18 +6,21 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // Texts of requests are parsed without a panic, refused for the field they
 // stand in, and what is accepted keeps to its rule.
 func FuzzRequestTexts(f *testing.F) {
+	target := fuzztest.New(f)
 	for _, seed := range []string{
 		"", "a", "vpngw-a45b", "网关.1", "192.168.0.0/24", "192.168.0.1/24", "169.254.70.1/30", "2001:db8::/32", "::ffff:1.2.3.4/120",
 		"198.51.100.7", "branch.example.com", "Abcdef-1", "0", nobody, "\x00", "\xff", "fe80::1%eth0", "0.0.0.0/0", strings.Repeat("a", 300),
 	} {
-		f.Add(seed)
+		target.Add(seed)
 	}
-	f.Fuzz(func(t *testing.T, s string) {
+	target.Fuzz(func(t *testing.T, s string) {
 		accepted := func(parse func(p *parser)) bool {
 			p := &parser{}
 			parse(p)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 var testHash = hashWithSalt(NewSecret("hashed password"), []byte("0123456789abcdef"))
@@ -85,9 +87,10 @@ func TestParsePasswordHashRefuses(t *testing.T) {
 }
 
 func FuzzParsePasswordHash(f *testing.F) {
-	f.Add(referenceHash)
-	f.Add("$argon2id$v=19$m=8192,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA")
-	f.Fuzz(func(t *testing.T, text string) {
+	target := fuzztest.New(f)
+	target.Add(referenceHash)
+	target.Add("$argon2id$v=19$m=8192,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA")
+	target.Fuzz(func(t *testing.T, text string) {
 		if h, err := ParsePasswordHash(text); err == nil && h.Encode() != text {
 			t.Errorf("%q became %q", text, h.Encode())
 		}

@@ -5,13 +5,16 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 func FuzzParseUser(f *testing.F) {
-	f.Add("user001", "Qwerasdf", "用户1", "disable")
-	f.Add("l3sw_x", "P@ssw0rd", "a b", "172.16.0.5")
-	f.Add("\xff\xfe\xfd\xfc", "\x00\x01\x02\x03\x04\x05\x06\x07", "", "::1")
-	f.Fuzz(func(t *testing.T, name, password, description, address string) {
+	target := fuzztest.New(f)
+	target.Add("user001", "Qwerasdf", "用户1", "disable")
+	target.Add("l3sw_x", "P@ssw0rd", "a b", "172.16.0.5")
+	target.Add("\xff\xfe\xfd\xfc", "\x00\x01\x02\x03\x04\x05\x06\x07", "", "::1")
+	target.Fuzz(func(t *testing.T, name, password, description, address string) {
 		secret := NewSecret(password)
 		u, err := parseUser(&UserCreate{Name: &name, Password: &secret, Description: &description, StaticIP: &address})
 		if err != nil {
@@ -31,10 +34,11 @@ func FuzzParseUser(f *testing.F) {
 }
 
 func FuzzParseDestinations(f *testing.F) {
-	f.Add("172.16.0.0/24,172.16.1.9/24")
-	f.Add("0.0.0.0/0")
-	f.Add("10.0.0.0/8,10.1.0.0/8,::/0")
-	f.Fuzz(func(t *testing.T, list string) {
+	target := fuzztest.New(f)
+	target.Add("172.16.0.0/24,172.16.1.9/24")
+	target.Add("0.0.0.0/0")
+	target.Add("10.0.0.0/8,10.1.0.0/8,::/0")
+	target.Fuzz(func(t *testing.T, list string) {
 		texts := strings.Split(list, ",")
 		got, err := parseDestinations(texts)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vpngw/vpngw/dataplane/tun"
 	"github.com/vpngw/vpngw/dataplane/udp"
+	"github.com/vpngw/vpngw/fuzztest"
 	"github.com/vpngw/vpngw/ipsec"
 	"github.com/vpngw/vpngw/ipsec/esp"
 )
@@ -33,6 +34,7 @@ func (w judgeWriter) Write(_ uint32, frame [][]byte) error {
 // between the addresses that the SA is for; a packet that was tampered with never
 // does.
 func FuzzReceiveESP(f *testing.F) {
+	target := fuzztest.New(f)
 	var frames [][]byte
 	engine, err := New(Options{
 		Mux: udp.New(udp.Options{}), // without sockets, which the processes of a fuzz run would share
@@ -67,11 +69,11 @@ func FuzzReceiveESP(f *testing.F) {
 		superPacket(100, 50)[tun.HeaderLen:], append(bytes.Clone(good), make([]byte, 50)...),
 		{0x60, 59: 0},
 	} {
-		f.Add(inner, uint8(protocolIPv4), uint8(0), uint32(0), uint8(0))
-		f.Add(inner, uint8(protocolIPv6), uint8(3), uint32(0), uint8(0))
-		f.Add(inner, uint8(59), uint8(1), uint32(9), uint8(1))
+		target.Add(inner, uint8(protocolIPv4), uint8(0), uint32(0), uint8(0))
+		target.Add(inner, uint8(protocolIPv6), uint8(3), uint32(0), uint8(0))
+		target.Add(inner, uint8(59), uint8(1), uint32(9), uint8(1))
 	}
-	f.Fuzz(func(t *testing.T, inner []byte, next, tos uint8, at uint32, flip uint8) {
+	target.Fuzz(func(t *testing.T, inner []byte, next, tos uint8, at uint32, flip uint8) {
 		if len(inner) > 9000 {
 			return
 		}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/vpngw/vpngw/fuzztest"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -134,9 +135,10 @@ func TestParse(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(ipv4(protocolTCP, "10.0.0.1", "10.0.0.2", 0, tcp(tcpSYN, []byte{2, 4, 5, 180})), uint8(3))
-	f.Add(ipv6(protocolHopByHop, "2001:db8::1", "2001:db8::2", make([]byte, 64)), uint8(0))
-	f.Fuzz(func(t *testing.T, packet []byte, tos uint8) {
+	target := fuzztest.New(f)
+	target.Add(ipv4(protocolTCP, "10.0.0.1", "10.0.0.2", 0, tcp(tcpSYN, []byte{2, 4, 5, 180})), uint8(3))
+	target.Add(ipv6(protocolHopByHop, "2001:db8::1", "2001:db8::2", make([]byte, 64)), uint8(0))
+	target.Fuzz(func(t *testing.T, packet []byte, tos uint8) {
 		var h header
 		if !h.parse(packet) {
 			return

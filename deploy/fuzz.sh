@@ -34,7 +34,7 @@ while read -r package target; do
   fuzz "$package" "$target" || exit 1
   count=$((count + 1))
 done < <(grep -rhoE --include='*_test.go' --with-filename '^func Fuzz[A-Za-z0-9_]+' -- . |
-  grep -v '^\./deploy/sdktest' |
+  grep -vE '^\./(deploy/sdktest|fuzztest)/' |
   sed -E 's|^(.*)/[^/]*:func (Fuzz.*)$|\1 \2|' | sort -u)
 [ "$count" -gt 0 ] || { echo "fuzz: no target found" >&2; exit 1; }
 echo "fuzz: $count targets, $duration each"

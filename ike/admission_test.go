@@ -7,13 +7,13 @@ import (
 	"sync"
 	"testing"
 
-	"golang.org/x/time/rate"
-
+	"github.com/vpngw/vpngw/fuzztest"
 	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
 	"github.com/vpngw/vpngw/ipsec/ipsectest"
+	"golang.org/x/time/rate"
 )
 
 // recorder is a Transport that keeps what is sent.
@@ -402,9 +402,10 @@ func TestGuardSurvivesAPanic(t *testing.T) {
 }
 
 func FuzzDeliver(f *testing.F) {
-	f.Add(initRequest(f, 1, nil))
-	f.Add(initRequest(f, 2, make([]byte, cookieLen)))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target := fuzztest.New(f)
+	target.Add(initRequest(f, 1, nil))
+	target.Add(initRequest(f, 2, make([]byte, cookieLen)))
+	target.Fuzz(func(t *testing.T, b []byte) {
 		s, transport := idleServer(t, Limits{CookieAddress: 1})
 		for range 2 {
 			s.Deliver(gatewayAddr, peerAddr, b)

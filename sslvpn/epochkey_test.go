@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"testing"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // epochPair returns the keys of two ends in the epoch format.
@@ -178,11 +180,12 @@ func TestEpochKeysAreWiped(t *testing.T) {
 
 // FuzzEpochOpen gives octets of anybody: nothing is opened, nothing is kept of them.
 func FuzzEpochOpen(f *testing.F) {
+	target := fuzztest.New(f)
 	here, there := epochPair(f, AES128GCM)
-	f.Add(mustSeal(f, here, pingPacket)[:30])
-	f.Add(append([]byte{0x48, 0, 0, 7, 0, 5, 0, 0, 0, 0, 0, 1}, make([]byte, 40)...))
-	f.Add(append([]byte{0x48, 0, 0, 7, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, make([]byte, 17)...))
-	f.Fuzz(func(t *testing.T, packet []byte) {
+	target.Add(mustSeal(f, here, pingPacket)[:30])
+	target.Add(append([]byte{0x48, 0, 0, 7, 0, 5, 0, 0, 0, 0, 0, 1}, make([]byte, 40)...))
+	target.Add(append([]byte{0x48, 0, 0, 7, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, make([]byte, 17)...))
+	target.Fuzz(func(t *testing.T, packet []byte) {
 		there.forgeries = 0
 		if len(packet) == 0 {
 			return

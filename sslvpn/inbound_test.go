@@ -3,24 +3,27 @@ package sslvpn
 import (
 	"bytes"
 	"testing"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // FuzzReceive gives a client's packets as they may come from anybody, and what
 // only the client can have sealed: whatever it is, nothing but a packet of the
 // client to a destination that it may reach comes out of the TUN.
 func FuzzReceive(f *testing.F) {
-	f.Add([]byte{0x48, 0, 0, 7, 0, 0, 0, 1}, ipUDP("10.8.0.5", host, 40), false)
-	f.Add([]byte{0x30}, ipUDP("10.8.0.5", outside, 40), true)
-	f.Add(bytes.Repeat([]byte{0x4f}, 60), append([]byte{0x50, 0}, ipUDP("10.8.0.9", host, 40)...), false)
-	f.Add([]byte{}, pingPacket, false)
-	f.Add([]byte{0}, append(bytes.Clone(occMagic), occExit), true)
-	f.Add([]byte{0}, icmp(3, "10.8.0.5", "10.8.0.1", ipUDP("10.8.0.1", "10.8.0.5", 0)), true)
-	f.Add([]byte{0x48}, ip6UDP("fd00:8::5", host6, 40), false)
-	f.Add([]byte{0x48}, ip6(43, "fd00:8::5", host6, []byte{17, 0, 0, 1, 0, 0, 0, 0}), true)
-	f.Add([]byte{0x48}, ip6(44, "fd00:8::5", host6, []byte{17, 0, 0, 9, 0, 0, 0, 0}), true)
+	target := fuzztest.New(f)
+	target.Add([]byte{0x48, 0, 0, 7, 0, 0, 0, 1}, ipUDP("10.8.0.5", host, 40), false)
+	target.Add([]byte{0x30}, ipUDP("10.8.0.5", outside, 40), true)
+	target.Add(bytes.Repeat([]byte{0x4f}, 60), append([]byte{0x50, 0}, ipUDP("10.8.0.9", host, 40)...), false)
+	target.Add([]byte{}, pingPacket, false)
+	target.Add([]byte{0}, append(bytes.Clone(occMagic), occExit), true)
+	target.Add([]byte{0}, icmp(3, "10.8.0.5", "10.8.0.1", ipUDP("10.8.0.1", "10.8.0.5", 0)), true)
+	target.Add([]byte{0x48}, ip6UDP("fd00:8::5", host6, 40), false)
+	target.Add([]byte{0x48}, ip6(43, "fd00:8::5", host6, []byte{17, 0, 0, 1, 0, 0, 0, 0}), true)
+	target.Add([]byte{0x48}, ip6(44, "fd00:8::5", host6, []byte{17, 0, 0, 9, 0, 0, 0, 0}), true)
 	p, dev := newTestPlane(f, planeOptions{pool6: testPool6})
 	c := p.testPeer(f, "10.8.0.5", "10.1.0.0/16", "2001:db8:1::/48")
-	f.Fuzz(func(t *testing.T, raw, inner []byte, framed bool) {
+	target.Fuzz(func(t *testing.T, raw, inner []byte, framed bool) {
 		c.framing = framingNone
 		if framed {
 			c.framing = framingCompLZO

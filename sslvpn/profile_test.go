@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // exported is a profile as the API exports it, with a client's certificate
@@ -121,9 +123,10 @@ func TestProfilesThatAreWrong(t *testing.T) {
 }
 
 func FuzzParseProfile(f *testing.F) {
-	f.Add("client\nremote a 443\n<ca>\nx\n</ca>\nproto udp\n")
-	f.Add("remote\n<cert>\n</cert>\ncomp-lzo no\n\"\n<\n")
-	f.Fuzz(func(t *testing.T, text string) {
+	target := fuzztest.New(f)
+	target.Add("client\nremote a 443\n<ca>\nx\n</ca>\nproto udp\n")
+	target.Add("remote\n<cert>\n</cert>\ncomp-lzo no\n\"\n<\n")
+	target.Fuzz(func(t *testing.T, text string) {
 		p, err := ParseProfile(text, func(string) ([]byte, error) { return nil, errors.New("no files") })
 		if err != nil {
 			return

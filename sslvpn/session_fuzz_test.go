@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/dataplane/tun"
+	"github.com/vpngw/vpngw/fuzztest"
 	"github.com/vpngw/vpngw/sslvpn/wire"
 )
 
@@ -22,6 +23,7 @@ func (t *sinkTransport) shut() {}
 // are input, and the session ids are right, as those of an attacker who sees
 // the traffic.
 func FuzzSession(f *testing.F) {
+	target := fuzztest.New(f)
 	server := New(Options{})
 	ca := newAuthority(f, "server CA")
 	cfg, err := newSettings(Endpoint{
@@ -41,10 +43,10 @@ func FuzzSession(f *testing.F) {
 		b = binary.BigEndian.AppendUint32(b, id)
 		return append(append(b, byte(len(payload))), payload...)
 	}
-	f.Add(packet(wire.ControlV1, 0, 1, []uint32{0}, hello), true)
-	f.Add(append(packet(wire.AckV1, 0, 0, []uint32{0, 1, 2}, nil), packet(wire.ControlV1, 0, 3, nil, hello)...), false)
-	f.Add(packet(wire.SoftReset, 1, 0, nil, nil), true)
-	f.Fuzz(func(t *testing.T, script []byte, stream bool) {
+	target.Add(packet(wire.ControlV1, 0, 1, []uint32{0}, hello), true)
+	target.Add(append(packet(wire.AckV1, 0, 0, []uint32{0, 1, 2}, nil), packet(wire.ControlV1, 0, 3, nil, hello)...), false)
+	target.Add(packet(wire.SoftReset, 1, 0, nil, nil), true)
+	target.Fuzz(func(t *testing.T, script []byte, stream bool) {
 		ep := &endpoint{
 			server: server, id: "ep1", log: server.log, opening: map[*session]bool{}, sessions: map[*session]*client{}, perUser: map[string]int{}, codes: newUsedCodes(time.Now()),
 		}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // tcpPair returns a link and the connection at its far end.
@@ -422,10 +424,11 @@ func TestManySenders(t *testing.T) {
 // FuzzStream cuts a stream of frames anywhere: what comes out is what a simple
 // reading of it gives.
 func FuzzStream(f *testing.F) {
-	f.Add(append(frameOf([]byte{0x48, 1}), frameOf([]byte{0x20, 2, 3})...), uint16(3))
-	f.Add([]byte{0, 0}, uint16(0))
-	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"), uint16(1))
-	f.Fuzz(func(t *testing.T, stream []byte, cut uint16) {
+	target := fuzztest.New(f)
+	target.Add(append(frameOf([]byte{0x48, 1}), frameOf([]byte{0x20, 2, 3})...), uint16(3))
+	target.Add([]byte{0, 0}, uint16(0))
+	target.Add([]byte("GET / HTTP/1.1\r\n\r\n"), uint16(1))
+	target.Fuzz(func(t *testing.T, stream []byte, cut uint16) {
 		if len(stream) > readRoom-maxFrame {
 			return
 		}

@@ -12,11 +12,13 @@ import (
 
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/control/store"
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // FuzzRequest sends requests of a caller who may do everything. Whatever they
 // are, they are answered, and not by a fault of ours.
 func FuzzRequest(f *testing.F) {
+	target := fuzztest.New(f)
 	operations, err := document()
 	check(f, err)
 	for _, pattern := range slices.Sorted(maps.Keys(operations)) {
@@ -30,13 +32,13 @@ func FuzzRequest(f *testing.F) {
 				check(f, err)
 				body = string(text)
 			}
-			f.Add(method, pathParameter.ReplaceAllString(path, vpcID), "limit=1&marker=", body)
+			target.Add(method, pathParameter.ReplaceAllString(path, vpcID), "limit=1&marker=", body)
 		}
 	}
-	f.Add(http.MethodPost, path("vpn-gateways"), "", `{"vpn_gateway":{"name":"a","eip1":{"id":"x"}}}`)
-	f.Add(http.MethodPost, path("customer-gateways"), "", `{"customer_gateway":{"id_value":"198.51.100.7","bgp_asn":1e1}}`)
-	f.Add(http.MethodPost, path("vpn-connection"), "", `{"vpn_connection":{"vgw_id":"a","vgw_ip":"b","cgw_id":"c","policy_rules":[{"source":"10.0.0.0/8"}]}}`)
-	f.Add(http.MethodPost, path("vpn-connection"), "", `[[[[`)
+	target.Add(http.MethodPost, path("vpn-gateways"), "", `{"vpn_gateway":{"name":"a","eip1":{"id":"x"}}}`)
+	target.Add(http.MethodPost, path("customer-gateways"), "", `{"customer_gateway":{"id_value":"198.51.100.7","bgp_asn":1e1}}`)
+	target.Add(http.MethodPost, path("vpn-connection"), "", `{"vpn_connection":{"vgw_id":"a","vgw_ip":"b","cgw_id":"c","policy_rules":[{"source":"10.0.0.0/8"}]}}`)
+	target.Add(http.MethodPost, path("vpn-connection"), "", `[[[[`)
 	b := newBenchOn(f, store.NewMemory(), control.Limits{})
 	connection, gateway, customerGateway := b.createConnection()
 	for id, call := range everyOperation(gateway, customerGateway, connection, b.createMonitor(connection)) {
@@ -44,13 +46,13 @@ func FuzzRequest(f *testing.F) {
 		if call[2] != nil {
 			text = encoded(f, call[2])
 		}
-		target, query, _ := strings.Cut(call[1].(string), "?")
+		where, query, _ := strings.Cut(call[1].(string), "?")
 		if !strings.HasPrefix(id, "Delete") { // what it would delete, the others need
-			f.Add(call[0].(string), target, query, text)
+			target.Add(call[0].(string), where, query, text)
 		}
 	}
 	token := b.login(login()).want(http.StatusCreated).Header.Get("X-Subject-Token")
-	f.Fuzz(func(t *testing.T, method, path, query, body string) {
+	target.Fuzz(func(t *testing.T, method, path, query, body string) {
 		r, content := request(t, http.MethodPost, "/", body)
 		r.Method, r.URL.Path, r.URL.RawQuery = method, path, query
 		b.now = b.now.Add(time.Second)

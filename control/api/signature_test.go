@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // recorded returns a request as the official SDK signed it with access key AK
@@ -154,10 +156,11 @@ func TestCanonicalForms(t *testing.T) {
 }
 
 func FuzzParseSignature(f *testing.F) {
+	target := fuzztest.New(f)
 	r, body := recorded()
-	f.Add(r.Header.Get("Authorization"), "20261123T112118Z", "/v5/proj/vpn-gateways/v1", "limit=1", body)
-	f.Add("SDK-HMAC-SHA256 Access=,SignedHeaders=;,Signature=", "", "", "%", []byte(nil))
-	f.Fuzz(func(t *testing.T, authorization, date, path, query string, body []byte) {
+	target.Add(r.Header.Get("Authorization"), "20261123T112118Z", "/v5/proj/vpn-gateways/v1", "limit=1", body)
+	target.Add("SDK-HMAC-SHA256 Access=,SignedHeaders=;,Signature=", "", "", "%", []byte(nil))
+	target.Fuzz(func(t *testing.T, authorization, date, path, query string, body []byte) {
 		r := &http.Request{Method: http.MethodGet, Header: http.Header{}, URL: r.URL.JoinPath("")}
 		r.URL.Path, r.URL.RawQuery = path, query
 		r.Header.Set("Authorization", authorization)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/control"
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -187,14 +188,15 @@ func TestHistoryBoundsAnEvent(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
+	target := fuzztest.New(f)
 	line, err := encode(event(1))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(line[:len(line)-1])
-	f.Add([]byte("00000000 "))
-	f.Add([]byte("zz {}"))
-	f.Fuzz(func(t *testing.T, line []byte) {
+	target.Add(line[:len(line)-1])
+	target.Add([]byte("00000000 "))
+	target.Add([]byte("zz {}"))
+	target.Fuzz(func(t *testing.T, line []byte) {
 		if e, ok := decode(line); ok {
 			if _, err := encode(e); err != nil {
 				t.Errorf("an event that was read cannot be written: %v", err)

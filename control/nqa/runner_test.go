@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 type packet struct {
@@ -326,9 +328,10 @@ func TestFamilies(t *testing.T) {
 }
 
 func FuzzParseEcho(f *testing.F) {
-	f.Add(echo{reply: true, id: 1, sequence: 2, token: 3}.append(nil))
-	f.Add(append([]byte{0x45, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8}, echo{}.append(nil)...))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target := fuzztest.New(f)
+	target.Add(echo{reply: true, id: 1, sequence: 2, token: 3}.append(nil))
+	target.Add(append([]byte{0x45, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8}, echo{}.append(nil)...))
+	target.Fuzz(func(t *testing.T, b []byte) {
 		for _, v6 := range []bool{false, true} {
 			if e, err := parseEcho(b, v6); err == nil {
 				if again, err := parseEcho(e.append(nil), v6); err != nil || again != e {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // recorder is a Writer that keeps the frames.
@@ -249,11 +251,12 @@ func TestCoalesceCountsLosses(t *testing.T) {
 }
 
 func FuzzCoalesce(f *testing.F) {
+	target := fuzztest.New(f)
 	a := train(spec{protocol: protocolTCP, flags: tcpACK}, 2, 100)
-	f.Add(a[0], a[1])
+	target.Add(a[0], a[1])
 	b := udpTrain(spec{v6: true}, 2, 100)
-	f.Add(b[0], b[1])
-	f.Fuzz(func(t *testing.T, x, y []byte) {
+	target.Add(b[0], b[1])
+	target.Fuzz(func(t *testing.T, x, y []byte) {
 		if len(x) > 9000 || len(y) > 9000 {
 			return
 		}

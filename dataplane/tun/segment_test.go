@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 func TestChecksumAgainstSlow(t *testing.T) {
@@ -155,10 +157,11 @@ func TestSegmentsRefuse(t *testing.T) {
 }
 
 func FuzzSegments(f *testing.F) {
-	f.Add(spec{protocol: protocolTCP, flags: tcpACK, payload: counting(3000)}.super(1000))
-	f.Add(spec{v6: true, protocol: protocolUDP, payload: counting(500)}.super(100))
-	f.Add(append(make([]byte, HeaderLen), spec{protocol: protocolUDP}.build()...))
-	f.Fuzz(func(t *testing.T, frame []byte) {
+	target := fuzztest.New(f)
+	target.Add(spec{protocol: protocolTCP, flags: tcpACK, payload: counting(3000)}.super(1000))
+	target.Add(spec{v6: true, protocol: protocolUDP, payload: counting(500)}.super(100))
+	target.Add(append(make([]byte, HeaderLen), spec{protocol: protocolUDP}.build()...))
+	target.Fuzz(func(t *testing.T, frame []byte) {
 		var s Segments
 		if s.Reset(bytes.Clone(frame)) != nil {
 			return

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/vpngw/vpngw/fuzztest"
 	"golang.org/x/sys/unix"
 )
 
@@ -560,11 +561,12 @@ func TestPathMTU(t *testing.T) {
 }
 
 func FuzzMessage(f *testing.F) {
-	f.Add(uint8(kindNATT), false, uint16(20), []byte("\x00\x00\x00\x00some IKE message, long enough"))
-	f.Add(uint8(kindNATT), false, uint16(9), []byte("\x01\x00\x00\x00-----\x01\x00\x00\x00-----\xff"))
-	f.Add(uint8(kindRaw), false, uint16(0), []byte("E\x00\x00\x20aaaabbbbccccddddeeee\x01\x02\x03\x04\x05\x06\x07\x08"))
-	f.Add(uint8(kindIKE), true, uint16(0), []byte{})
-	f.Fuzz(func(t *testing.T, kind uint8, v6 bool, segment uint16, data []byte) {
+	target := fuzztest.New(f)
+	target.Add(uint8(kindNATT), false, uint16(20), []byte("\x00\x00\x00\x00some IKE message, long enough"))
+	target.Add(uint8(kindNATT), false, uint16(9), []byte("\x01\x00\x00\x00-----\x01\x00\x00\x00-----\xff"))
+	target.Add(uint8(kindRaw), false, uint16(0), []byte("E\x00\x00\x20aaaabbbbccccddddeeee\x01\x02\x03\x04\x05\x06\x07\x08"))
+	target.Add(uint8(kindIKE), true, uint16(0), []byte{})
+	target.Fuzz(func(t *testing.T, kind uint8, v6 bool, segment uint16, data []byte) {
 		if kind < uint8(kindIKE) || kind > uint8(kindRaw) || len(data) > 9000 {
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vpngw/vpngw/fuzztest"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -346,15 +347,16 @@ func TestFragments(t *testing.T) {
 }
 
 func FuzzMessage(f *testing.F) {
+	target := fuzztest.New(f)
 	for _, p := range everyPayload() {
 		m := Message{Header: Header{InitiatorSPI: 1, Exchange: QuickMode}, Payloads: []Payload{p}}
 		b, err := m.Encode(0, nil)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(b)
+		target.Add(b)
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target.Fuzz(func(t *testing.T, b []byte) {
 		m, err := Parse(b)
 		if err == nil && m.Encrypted {
 			err = m.Open(m.Ciphertext())
@@ -376,8 +378,9 @@ func FuzzMessage(f *testing.F) {
 }
 
 func FuzzReassembler(f *testing.F) {
-	f.Add([]byte{1, 1, 0, 'a', 1, 2, 1, 'b'})
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target := fuzztest.New(f)
+	target.Add([]byte{1, 1, 0, 'a', 1, 2, 1, 'b'})
+	target.Fuzz(func(t *testing.T, b []byte) {
 		var r Reassembler
 		for ; len(b) >= 4; b = b[4:] {
 			whole, err := r.Add(&Fragment{ID: uint16(b[0] % 2), Number: b[1], Last: b[2]%2 == 1, Data: b[3:4]})

@@ -3,14 +3,17 @@ package octets
 import (
 	"bytes"
 	"testing"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // FuzzCursor reads any fields from any body: what is read is what is there, in its
 // order, and nothing is read after a failure.
 func FuzzCursor(f *testing.F) {
-	f.Add([]byte{1, 0, 2, 0, 0, 0, 3, 4, 5}, []byte{0, 1, 2, 0x13, 0x25, 4})
-	f.Add([]byte{1, 2, 3}, []byte{0x43, 2, 0, 3})
-	f.Fuzz(func(t *testing.T, body, steps []byte) {
+	target := fuzztest.New(f)
+	target.Add([]byte{1, 0, 2, 0, 0, 0, 3, 4, 5}, []byte{0, 1, 2, 0x13, 0x25, 4})
+	target.Add([]byte{1, 2, 3}, []byte{0x43, 2, 0, 3})
+	target.Fuzz(func(t *testing.T, body, steps []byte) {
 		if len(steps) > 256 {
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/vpngw/vpngw/fuzztest"
 	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
@@ -103,14 +104,15 @@ func (w *modelWorld) forget(packets, a, b int) {
 }
 
 func FuzzAuthentic(f *testing.F) {
+	target := fuzztest.New(f)
 	list := moments(f, false, nil, []order{{0, rekeysChild}}, []order{{0, deletesChild}}, []order{{0, probes}}, []order{{1, rekeysChild}},
 		[]order{{0, deletesIKE}}, []order{{0, rekeysIKE}, {1, rekeysIKE}}, []order{{0, rekeysIKE}})
 	for step := range list {
 		for _, x := range []wire.ExchangeType{wire.IKEAuth, wire.CreateChildSA, wire.Informational, wire.IKEIntermediate, wire.IKEFollowupKE} {
 			for _, response := range []bool{false, true} {
-				f.Add(uint8(step), uint8(x), response, uint8(wire.TypeNotify), []byte{0, 0, 0, 8, 0, 0, 0x40, 0})
-				f.Add(uint8(step), uint8(x), response, uint8(wire.TypeDelete), []byte{0, 0, 0, 8, 1, 0, 0, 0})
-				f.Add(uint8(step), uint8(x), response, uint8(wire.TypeDelete), []byte{0, 0, 0, 12, 3, 4, 0, 1, 0, 0, 0x10, 1})
+				target.Add(uint8(step), uint8(x), response, uint8(wire.TypeNotify), []byte{0, 0, 0, 8, 0, 0, 0x40, 0})
+				target.Add(uint8(step), uint8(x), response, uint8(wire.TypeDelete), []byte{0, 0, 0, 8, 1, 0, 0, 0})
+				target.Add(uint8(step), uint8(x), response, uint8(wire.TypeDelete), []byte{0, 0, 0, 12, 3, 4, 0, 1, 0, 0, 0x10, 1})
 			}
 		}
 		for _, p := range list[step].at.wire { // what the ends themselves say
@@ -118,12 +120,12 @@ func FuzzAuthentic(f *testing.F) {
 			forging := list[step].m.end(1 - list[step].m.world.packets[p.id].to).members[0].machine.(*Machine)
 			if msg, err := wire.Parse(octets); err == nil {
 				if first, plain, ok := opened(forging, msg, octets); ok {
-					f.Add(uint8(step), uint8(msg.Exchange), msg.Response, first, plain)
+					target.Add(uint8(step), uint8(msg.Exchange), msg.Response, first, plain)
 				}
 			}
 		}
 	}
-	f.Fuzz(func(t *testing.T, step, exchange uint8, response bool, first uint8, plain []byte) {
+	target.Fuzz(func(t *testing.T, step, exchange uint8, response bool, first uint8, plain []byte) {
 		if len(plain) > 4000 {
 			return
 		}
@@ -168,6 +170,7 @@ func opened(sender *Machine, msg *wire.Message, octets []byte) (first uint8, pla
 }
 
 func FuzzV1Authentic(f *testing.F) {
+	target := fuzztest.New(f)
 	list := moments(f, true, nil, []order{{0, rekeysChild}}, []order{{1, rekeysChild}}, []order{{0, rekeysIKE}}, []order{{0, probes}},
 		[]order{{0, rekeysChild}, {1, rekeysChild}}, []order{{0, rekeysChild}})
 	deletes, err := isakmp.Chain([]isakmp.Payload{&isakmp.Delete{Protocol: ipsec.ProtocolESP, SPIs: [][]byte{{0, 0, 0x10, 1}}}}, isakmp.NoNextPayload)
@@ -179,11 +182,11 @@ func FuzzV1Authentic(f *testing.F) {
 		f.Fatal(err)
 	}
 	for step := range list {
-		f.Add(uint8(step), uint8(isakmp.Informational), uint32(7), uint8(isakmp.TypeDelete), deletes)
-		f.Add(uint8(step), uint8(isakmp.Informational), uint32(7), uint8(isakmp.TypeNotify), asks)
-		f.Add(uint8(step), uint8(isakmp.QuickMode), uint32(7), uint8(isakmp.TypeSA), quickOffer(f, list[0].m))
+		target.Add(uint8(step), uint8(isakmp.Informational), uint32(7), uint8(isakmp.TypeDelete), deletes)
+		target.Add(uint8(step), uint8(isakmp.Informational), uint32(7), uint8(isakmp.TypeNotify), asks)
+		target.Add(uint8(step), uint8(isakmp.QuickMode), uint32(7), uint8(isakmp.TypeSA), quickOffer(f, list[0].m))
 	}
-	f.Fuzz(func(t *testing.T, step, exchange uint8, id uint32, first uint8, chain []byte) {
+	target.Fuzz(func(t *testing.T, step, exchange uint8, id uint32, first uint8, chain []byte) {
 		if len(chain) > 4000 {
 			return
 		}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/emmansun/gmsm/sm2"
 	"github.com/emmansun/gmsm/smx509"
-
+	"github.com/vpngw/vpngw/fuzztest"
 	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ipsec"
 )
@@ -301,6 +301,7 @@ func TestGMValidate(t *testing.T) {
 
 // FuzzGMEnvelope opens what anybody may send for an envelope.
 func FuzzGMEnvelope(f *testing.F) {
+	target := fuzztest.New(f)
 	lab := gmLab()
 	own, err := lab.b.own()
 	if err != nil {
@@ -309,9 +310,9 @@ func FuzzGMEnvelope(f *testing.F) {
 	l := newLab(&testing.T{}, 1)
 	l.upTo(2)
 	chain := l.wire[0].d.Bytes[isakmp.HeaderLen:]
-	f.Add(uint8(isakmp.TypeSymmetricKey), chain)
-	f.Add(uint8(isakmp.TypeCert), chain[:8])
-	f.Fuzz(func(t *testing.T, first uint8, chain []byte) {
+	target.Add(uint8(isakmp.TypeSymmetricKey), chain)
+	target.Add(uint8(isakmp.TypeCert), chain[:8])
+	target.Fuzz(func(t *testing.T, first uint8, chain []byte) {
 		h := isakmp.Header{InitiatorSPI: 1, ResponderSPI: 2, NextPayload: isakmp.PayloadType(first), Exchange: isakmp.IdentityProtection, Length: uint32(isakmp.HeaderLen + len(chain))}
 		m, err := isakmp.Parse(append(h.Append(nil), chain...))
 		if err != nil {
@@ -338,10 +339,11 @@ func FuzzGMEnvelope(f *testing.F) {
 
 // FuzzGMParts reads the parts of an envelope, each from its own octets.
 func FuzzGMParts(f *testing.F) {
-	f.Add(gmLab().a.Signing.Certificate)
-	f.Add(gmLab().ca.cert.RawSubject)
-	f.Add(gmPad([]byte("nonce")))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target := fuzztest.New(f)
+	target.Add(gmLab().a.Signing.Certificate)
+	target.Add(gmLab().ca.cert.RawSubject)
+	target.Add(gmPad([]byte("nonce")))
+	target.Fuzz(func(t *testing.T, b []byte) {
 		_, _ = parseGMCertificate(b)
 		_ = nameOf(b)
 		if sameName(b, gmLab().ca.cert.RawSubject) != sameName(gmLab().ca.cert.RawSubject, b) {

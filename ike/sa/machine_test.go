@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vpngw/vpngw/fuzztest"
 	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
 )
@@ -360,6 +361,7 @@ func TestUpdateWhileConnecting(t *testing.T) {
 // FuzzHandle hands machines of both roles, in all their states, messages that
 // are not the peer's. They change nothing.
 func FuzzHandle(f *testing.F) {
+	target := fuzztest.New(f)
 	genuine := map[string]bool{}
 	var machines [fuzzSteps][]*Machine
 	for step := range fuzzSteps {
@@ -367,13 +369,13 @@ func FuzzHandle(f *testing.F) {
 		machines[step], messages = fuzzLab(step)
 		for _, b := range messages {
 			genuine[string(b)] = true
-			f.Add(uint8(step), b)
+			target.Add(uint8(step), b)
 			forged := slices.Clone(b)
 			forged[len(forged)-1] ^= 1
-			f.Add(uint8(step), forged)
+			target.Add(uint8(step), forged)
 		}
 	}
-	f.Fuzz(func(t *testing.T, step uint8, b []byte) {
+	target.Fuzz(func(t *testing.T, step uint8, b []byte) {
 		step %= fuzzSteps
 		if genuine[string(b)] {
 			return

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vpngw/vpngw/fuzztest"
 	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ipsec"
 )
@@ -404,13 +405,14 @@ func TestV1ForceEncapForged(t *testing.T) {
 // FuzzV1Handle: no datagram makes a machine of either role panic, in any step of
 // its life, nor, once it has keys, changes it.
 func FuzzV1Handle(f *testing.F) {
+	target := fuzztest.New(f)
 	for step := range byte(hostileSteps) {
 		_, messages := hostileLab(int(step))
 		for _, b := range messages {
-			f.Add(step, b)
+			target.Add(step, b)
 		}
 	}
-	f.Fuzz(func(t *testing.T, step byte, b []byte) {
+	target.Fuzz(func(t *testing.T, step byte, b []byte) {
 		machines, messages := hostileLab(int(step%hostileSteps), func(c *Connection) { c.Aggressive = step >= 128 })
 		for _, m := range machines {
 			for _, message := range messages {

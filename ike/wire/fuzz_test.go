@@ -5,13 +5,16 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 func FuzzHeader(f *testing.F) {
+	target := fuzztest.New(f)
 	for _, b := range readRecording(f).raws {
-		f.Add(b[:HeaderLen])
+		target.Add(b[:HeaderLen])
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target.Fuzz(func(t *testing.T, b []byte) {
 		h, err := ParseHeader(b)
 		if err != nil {
 			return
@@ -27,14 +30,15 @@ func FuzzHeader(f *testing.F) {
 
 // FuzzPayload is one target for the parser of each payload: the type is input.
 func FuzzPayload(f *testing.F) {
+	target := fuzztest.New(f)
 	for _, p := range everyPayload() {
 		body, err := p.appendBody(nil)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(byte(p.Type()), body)
+		target.Add(byte(p.Type()), body)
 	}
-	f.Fuzz(func(t *testing.T, kind byte, body []byte) {
+	target.Fuzz(func(t *testing.T, kind byte, body []byte) {
 		p, e := parsePayload(PayloadType(kind), false, body)
 		if e != nil {
 			return
@@ -85,15 +89,16 @@ func emptied(p Payload) bool {
 }
 
 func FuzzParse(f *testing.F) {
+	target := fuzztest.New(f)
 	for _, b := range readRecording(f).raws {
-		f.Add(b)
+		target.Add(b)
 	}
 	raw, err := exampleMessage().Append(nil)
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(raw)
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target.Add(raw)
+	target.Fuzz(func(t *testing.T, b []byte) {
 		m, err := Parse(b)
 		if err != nil {
 			return
@@ -119,13 +124,14 @@ func FuzzParse(f *testing.F) {
 
 // FuzzOpen feeds the parsers behind the decryption.
 func FuzzOpen(f *testing.F) {
+	target := fuzztest.New(f)
 	plain, first, err := appendChain(nil, everyPayload())
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(byte(first), plain, []byte{})
-	f.Add(byte(TypeEncrypted), []byte{0, 0, 0, 4}, []byte{3})
-	f.Fuzz(func(t *testing.T, first byte, plain, flips []byte) {
+	target.Add(byte(first), plain, []byte{})
+	target.Add(byte(TypeEncrypted), []byte{0, 0, 0, 4}, []byte{3})
+	target.Fuzz(func(t *testing.T, first byte, plain, flips []byte) {
 		if len(plain) > 4096 {
 			return
 		}
@@ -159,9 +165,10 @@ func FuzzOpen(f *testing.F) {
 
 // FuzzReassembler feeds authentic and other fragments in any order.
 func FuzzReassembler(f *testing.F) {
-	f.Add([]byte{0x10, 0x20, 0x30})
-	f.Add([]byte{0x31, 0x12, 0x23, 0x80})
-	f.Fuzz(func(t *testing.T, steps []byte) {
+	target := fuzztest.New(f)
+	target.Add([]byte{0x10, 0x20, 0x30})
+	target.Add([]byte{0x31, 0x12, 0x23, 0x80})
+	target.Fuzz(func(t *testing.T, steps []byte) {
 		if len(steps) > 64 {
 			return
 		}

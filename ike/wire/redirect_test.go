@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 func TestRedirectData(t *testing.T) {
@@ -40,10 +42,11 @@ func TestRedirectData(t *testing.T) {
 }
 
 func FuzzRedirect(f *testing.F) {
-	f.Add([]byte("\x01\x04\xc0\x00\x02\x01nonce"))
-	f.Add([]byte("\x02\x10\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01"))
-	f.Add([]byte("\x03\x0agw.example"))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target := fuzztest.New(f)
+	target.Add([]byte("\x01\x04\xc0\x00\x02\x01nonce"))
+	target.Add([]byte("\x02\x10\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01"))
+	target.Add([]byte("\x03\x0agw.example"))
+	target.Fuzz(func(t *testing.T, b []byte) {
 		g, nonce, err := ParseRedirect(b)
 		if err != nil {
 			return

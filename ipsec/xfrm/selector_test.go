@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink/nl"
-
+	"github.com/vpngw/vpngw/fuzztest"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -129,6 +129,7 @@ func TestPriorities(t *testing.T) {
 
 // What the kernel sends is taken apart without a fault, whatever it is.
 func FuzzMessages(f *testing.F) {
+	target := fuzztest.New(f)
 	message := func(kind uint16, body []byte) []byte {
 		b := binary.NativeEndian.AppendUint32(nil, uint32(16+len(body)))
 		b = binary.NativeEndian.AppendUint16(b, kind)
@@ -138,15 +139,15 @@ func FuzzMessages(f *testing.F) {
 	sa := newRequest(0, 0, make([]byte, nl.SizeofXfrmUsersaInfo))
 	sa.attribute(nl.XFRMA_REPLAY_ESN_VAL, make([]byte, replayESNLen))
 	sa.attribute(nl.XFRMA_ENCAP, make([]byte, nl.SizeofXfrmEncapTmpl))
-	f.Add(message(nl.XFRM_MSG_NEWSA, sa.body))
-	f.Add(message(nl.XFRM_MSG_EXPIRE, make([]byte, nl.SizeofXfrmUsersaInfo+8)))
-	f.Add(message(nl.XFRM_MSG_MAPPING, make([]byte, mappingLen)))
+	target.Add(message(nl.XFRM_MSG_NEWSA, sa.body))
+	target.Add(message(nl.XFRM_MSG_EXPIRE, make([]byte, nl.SizeofXfrmUsersaInfo+8)))
+	target.Add(message(nl.XFRM_MSG_MAPPING, make([]byte, mappingLen)))
 	acquire := newRequest(0, 0, make([]byte, acquireLen))
 	acquire.attribute(nl.XFRMA_TMPL, make([]byte, nl.SizeofXfrmUserTmpl))
-	f.Add(message(nl.XFRM_MSG_ACQUIRE, acquire.body))
-	f.Add(message(nl.XFRM_MSG_NEWPOLICY, make([]byte, nl.SizeofXfrmUserpolicyInfo)))
-	f.Add(message(2, make([]byte, 20)))
-	f.Fuzz(func(t *testing.T, datagram []byte) {
+	target.Add(message(nl.XFRM_MSG_ACQUIRE, acquire.body))
+	target.Add(message(nl.XFRM_MSG_NEWPOLICY, make([]byte, nl.SizeofXfrmUserpolicyInfo)))
+	target.Add(message(2, make([]byte, 20)))
+	target.Fuzz(func(t *testing.T, datagram []byte) {
 		b := &Backend{kind: kindXFRM, events: ipsec.NewEventQueue()}
 		_, _ = answer(datagram, 0, 0, nil)
 		historyIn(datagram, ipsec.SAID{Dst: netip.AddrFrom4([4]byte{})})

@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"reflect"
 	"testing"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 func FuzzControl(f *testing.F) {
-	f.Add(unhex(f, clientReset))
-	f.Add(unhex(f, "400102030405060708010000000009090909090909090000000000"))
-	f.Add(unhex(f, "28010203040506070802000000030000000109090909090909ff"))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target := fuzztest.New(f)
+	target.Add(unhex(f, clientReset))
+	target.Add(unhex(f, "400102030405060708010000000009090909090909090000000000"))
+	target.Add(unhex(f, "28010203040506070802000000030000000109090909090909ff"))
+	target.Fuzz(func(t *testing.T, b []byte) {
 		c, err := ParseControl(b)
 		if err != nil {
 			return
@@ -23,8 +26,9 @@ func FuzzControl(f *testing.F) {
 }
 
 func FuzzFrame(f *testing.F) {
-	f.Add(AppendFrame(nil, []byte("packet")))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target := fuzztest.New(f)
+	target.Add(AppendFrame(nil, []byte("packet")))
+	target.Fuzz(func(t *testing.T, b []byte) {
 		for rest := b; ; {
 			packet, after, err := NextFrame(rest)
 			if err != nil || packet == nil {
@@ -39,9 +43,10 @@ func FuzzFrame(f *testing.F) {
 }
 
 func FuzzClientKeys(f *testing.F) {
+	target := fuzztest.New(f)
 	k := sampleClientKeys()
-	f.Add(k.Append(nil))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target.Add(k.Append(nil))
+	target.Fuzz(func(t *testing.T, b []byte) {
 		k, n, err := ParseClientKeys(b)
 		if err != nil {
 			return
@@ -63,9 +68,10 @@ func FuzzClientKeys(f *testing.F) {
 }
 
 func FuzzServerKeys(f *testing.F) {
+	target := fuzztest.New(f)
 	k := ServerKeys{Options: "V4,tls-server"}
-	f.Add(k.Append(nil))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target.Add(k.Append(nil))
+	target.Fuzz(func(t *testing.T, b []byte) {
 		if _, n, err := ParseServerKeys(b); err == nil && n > len(b) {
 			t.Errorf("message of %d octets in %d", n, len(b))
 		}
@@ -73,12 +79,13 @@ func FuzzServerKeys(f *testing.F) {
 }
 
 func FuzzMessage(f *testing.F) {
+	target := fuzztest.New(f)
 	p := samplePush(3)
 	for _, m := range p.Messages() {
-		f.Add(AppendMessage(nil, m))
+		target.Add(AppendMessage(nil, m))
 	}
-	f.Add([]byte("PUSH_REQUEST\x00EXIT\x00"))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target.Add([]byte("PUSH_REQUEST\x00EXIT\x00"))
+	target.Fuzz(func(t *testing.T, b []byte) {
 		for {
 			m, rest, ok, err := CutMessage(b)
 			if !ok {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // settingsOf returns settings with routes of both families and DNS servers.
@@ -152,9 +154,10 @@ func TestPushOfIPv6AndSubnet(t *testing.T) {
 // FuzzPushChange: whatever a server sends, what is understood of it can be told
 // again, and says the same.
 func FuzzPushChange(f *testing.F) {
-	f.Add("PUSH_UPDATE,route 10.1.0.0 255.255.0.0,-dns,?x,-?route-ipv6,push-continuation 2")
-	f.Add("PUSH_UPDATE,dns server 0 address 10.1.0.1 ::1,dns search-domains a,dhcp-option DNS 1.1.1.1,-dhcp-option")
-	f.Fuzz(func(t *testing.T, message string) {
+	target := fuzztest.New(f)
+	target.Add("PUSH_UPDATE,route 10.1.0.0 255.255.0.0,-dns,?x,-?route-ipv6,push-continuation 2")
+	target.Add("PUSH_UPDATE,dns server 0 address 10.1.0.1 ::1,dns search-domains a,dhcp-option DNS 1.1.1.1,-dhcp-option")
+	target.Fuzz(func(t *testing.T, message string) {
 		before := settingsOf("a", []string{"192.0.2.0/24"}, nil)
 		change := NewPushChange(before)
 		if _, err := change.Add(message); err != nil {

@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"testing"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // The vector was computed from the format that stock clients were seen to use.
@@ -52,11 +54,12 @@ func TestTLSCrypt(t *testing.T) {
 }
 
 func FuzzTLSCrypt(f *testing.F) {
+	target := fuzztest.New(f)
 	key := make([]byte, StaticKeyLen)
 	client, _ := NewTLSCrypt(key, false)
 	server, _ := NewTLSCrypt(key, true)
-	f.Add(client.Append(nil, unhex(f, clientReset), 1, 2))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target.Add(client.Append(nil, unhex(f, clientReset), 1, 2))
+	target.Fuzz(func(t *testing.T, b []byte) {
 		if p, err := server.Open(b); err == nil && len(p) != len(b)-wrapReplay-wrapTag {
 			t.Errorf("%d octets out of %d", len(p), len(b))
 		}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/vpngw/vpngw/fuzztest"
 )
 
 // Keys as openvpn --genkey tls-crypt-v2-server and tls-crypt-v2-client of
@@ -155,11 +157,12 @@ func TestKeyAgain(t *testing.T) {
 }
 
 func FuzzWrappedKey(f *testing.F) {
+	target := fuzztest.New(f)
 	v, key, wrapped := keysOf26(f)
 	client, _ := NewTLSCrypt(key, false)
-	f.Add(append(client.Append(nil, unhex(f, clientReset), EarlyCounter, 2), wrapped...))
-	f.Add(wrapped)
-	f.Fuzz(func(t *testing.T, b []byte) {
+	target.Add(append(client.Append(nil, unhex(f, clientReset), EarlyCounter, 2), wrapped...))
+	target.Add(wrapped)
+	target.Fuzz(func(t *testing.T, b []byte) {
 		WantsKeyAgain(b)
 		ResendsKey(b)
 		rest, key, err := CutWrappedKey(b)
