@@ -167,6 +167,14 @@ func (c *Connection) WeakAlgorithms() []string {
 	return found
 }
 
+// GoodPSKLen is how many octets a pre-shared key has that nobody finds by trying: who
+// takes part in a negotiation, or in IKEv1 sees one in aggressive mode, can try keys
+// offline.
+const GoodPSKLen = 16
+
+// ShortPSK reports whether the pre-shared key is short.
+func (c *Connection) ShortPSK() bool { return !c.PSK.IsZero() && len(c.PSK.Reveal()) < GoodPSKLen }
+
 // EffectiveIDs returns the identities of both sides of a connection, with the
 // addresses filled in where an id of type ip was not given.
 func (c *Connection) EffectiveIDs(g *Gateway, cgw *CustomerGateway) (local, peer string) {

@@ -227,6 +227,8 @@ func (s *Server) note(e *sa.Event) (log, tell bool) {
 		return ok, ok
 	case c == nil || e.Diagnosis == nil:
 		return true, true
+	case unproven(e) && e.Reason == sa.ReasonExchangeTimeout && c.rivals().Serving():
+		return false, false // it crossed ours, or the peer has begun anew since
 	case unproven(e):
 		return c.noteUnproven(e.Diagnosis, time.Now())
 	}

@@ -68,7 +68,9 @@ type Server struct {
 	// answers and notices bound what unauthenticated datagrams make us send
 	// and tell.
 	answers *rate.Limiter
-	notices *notices
+	notices *quota
+	// proofs bounds what certificates of such peers cost.
+	proofs *quota
 	// strangers bounds what cookies for addresses that no connection names cost.
 	strangers *rate.Limiter
 	// displacements bounds what a flood of IKEv1 costs beyond the limits.
@@ -139,6 +141,7 @@ func NewServer(opts Options) *Server {
 		quit:          make(chan struct{}),
 		answers:       rate.NewLimiter(10, 20),
 		notices:       newNotices(),
+		proofs:        newProofs(),
 		strangers:     rate.NewLimiter(strangerRate, strangerRate/10),
 		displacements: rate.NewLimiter(displacementRate, displacementRate/4),
 		conns:         map[string]*connection{},
@@ -163,7 +166,7 @@ func NewServer(opts Options) *Server {
 		KeyLog:     opts.KeyLog,
 		Retransmit: opts.Retransmit,
 	}
-	s.env.FollowRedirect = s.followRedirect
+	s.env.FollowRedirect, s.env.AllowProof = s.followRedirect, s.allowProof
 	return s
 }
 

@@ -247,3 +247,61 @@ func TestRefusedMove(t *testing.T) {
 		t.Errorf("the other peer's SA: %v", err)
 	}
 }
+
+// TestProofsAreBounded: what unauthenticated initiators make us do with public keys is
+// bounded by address and in all, and a flood locks no peer out that is configured.
+func TestProofsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a := start(t, n, west, Options{})
+		atWest, _ := joined("c", 1)
+		apply(t, a, atWest)
+		passed, one := 0, 0
+		for i := range 5000 {
+			if a.allowProof(west, netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)})) {
+				passed++
+			}
+		}
+		if passed > int(proofsOfAll) {
+			t.Errorf("%d of strangers pass", passed)
+		}
+		for range 1000 {
+			if a.allowProof(west, east) {
+				one++
+			}
+		}
+		if one != proofsBurst {
+			t.Errorf("%d of a peer pass in a flood", one)
+		}
+		time.Sleep(time.Second)
+		if !a.allowProof(west, east) || len(a.proofs.byAddr) > quotaAddresses {
+			t.Errorf("a second later it does not pass, or %d addresses are kept", len(a.proofs.byAddr))
+		}
+	})
+}
+
+// TestInitiatorThatWentSilentIsNoFailureOfWhatStands: where both ends began at once,
+// the peer leaves the one that it has begun, which is no story of the connection.
+func TestInitiatorThatWentSilentIsNoFailureOfWhatStands(t *testing.T) {
+	for _, stands := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork()
+			a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+			atWest, atEast := joinedV1("c", 1, false, east)
+			apply(t, a, atWest)
+			if stands {
+				apply(t, b, atEast)
+				settleFor(10 * time.Second)
+				wantUp(t, "c", a, b)
+			}
+			a.hand(sa.Event{
+				Kind: sa.Failed, Connection: "c", Version: 1, Reason: sa.ReasonExchangeTimeout,
+				Diagnosis: &sa.Diagnosis{Reason: sa.ReasonExchangeTimeout, Exchange: "main mode", Parameter: "message 3"},
+			})
+			synctest.Wait()
+			if told := len(a.seen(sa.Failed)) > 0; told == stands || (a.connection(t, "c").Failure != nil) == stands {
+				t.Errorf("stands %t: told %t, failure %v", stands, told, a.connection(t, "c").Failure)
+			}
+		})
+	}
+}

@@ -224,6 +224,9 @@ func (l *live) status(node string) control.ConnectionStatus {
 	default:
 		s.Message = "waiting for the peer"
 	}
+	if l.connection.ShortPSK() {
+		s.Message = join("; ", s.Message, fmt.Sprintf("the pre-shared key has fewer than %d characters", control.GoodPSKLen))
+	}
 	return s
 }
 

@@ -172,12 +172,12 @@ func TestEachGatewayHasABackoffOfItsOwn(t *testing.T) {
 		w.wantState(b, control.ConnectionDown, "negotiating")
 		w.wantState(a, control.ConnectionError)
 
-		psk := control.NewSecret("Another-key-2")
+		psk := control.NewSecret("Another-key-of-16-2")
 		if _, err := w.service.UpdateConnection(w.ctx, project, b, control.ConnectionUpdate{PSK: &psk}); err != nil {
 			t.Fatal(err)
 		}
 		w.settle()
-		if got := string(w.engines.connections[b].PSK); got != "Another-key-2" {
+		if got := string(w.engines.connections[b].PSK); got != "Another-key-of-16-2" {
 			t.Errorf("the key exchange still has the key %q", got)
 		}
 		w.engines.fail("ike", nil) // else the end of the test is refused, too

@@ -106,13 +106,13 @@ func TestEditTouchesOnlyItsConnection(t *testing.T) {
 		b := w.connection(gateway, eip2, customer)
 		before := w.engines.connections[b]
 		w.engines.changes()
-		psk := control.NewSecret("Another-key-2")
+		psk := control.NewSecret("Another-key-of-16-2")
 		if _, err := w.service.UpdateConnection(w.ctx, project, a, control.ConnectionUpdate{PSK: &psk}); err != nil {
 			t.Fatal(err)
 		}
 		w.settle()
 		w.wantChanges("ike")
-		if got := string(w.engines.connections[a].PSK); got != "Another-key-2" {
+		if got := string(w.engines.connections[a].PSK); got != "Another-key-of-16-2" {
 			t.Errorf("psk is %q", got)
 		}
 		if after := w.engines.connections[b]; after.Children[0].ReqID != before.Children[0].ReqID || string(after.PSK) != string(before.PSK) {
@@ -584,6 +584,21 @@ func TestOutdatedTunnelSaysSo(t *testing.T) {
 		w.settle()
 		if m := w.show(id).Status.Message; m != "" {
 			t.Errorf("message %q", m)
+		}
+	})
+}
+
+// A pre-shared key that can be found by trying is told of.
+func TestShortPSKIsTold(t *testing.T) {
+	inWorld(t, func(w *world) {
+		id := w.connection(w.gateway(), eip1, w.customer("198.51.100.7"))
+		for key, short := range map[string]bool{"Short-key-of-15": true, "Long-key-of-16-x": false} {
+			w.update(id, control.ConnectionUpdate{PSK: ptr(control.NewSecret(key))})
+			w.engines.up(id)
+			w.settle()
+			if got := strings.Contains(w.show(id).Status.Message, "the pre-shared key has fewer than 16 characters"); got != short {
+				t.Errorf("%s: %q", key, w.show(id).Status.Message)
+			}
 		}
 	})
 }

@@ -427,7 +427,7 @@ func (w *world) connection(gateway, vgwIP, customer string, change ...func(*cont
 	w.Helper()
 	req := control.ConnectionCreate{
 		Name: ptr("to-site"), VgwID: &gateway, VgwIP: &vgwIP, CgwID: &customer,
-		PeerSubnets: []string{"192.168.0.0/24"}, PSK: ptr(control.NewSecret("Pre-shared-1")),
+		PeerSubnets: []string{"192.168.0.0/24"}, PSK: ptr(control.NewSecret("Pre-shared-key-of-20")),
 	}
 	for _, c := range change {
 		c(&req)

@@ -358,6 +358,10 @@ type Env struct {
 	// are sent, if they can be; ok is false where they are not.
 	Redirect func(local netip.Addr) (to wire.GatewayIdentity, ok bool)
 
+	// AllowProof, when set, reports whether a responder may do operations of public
+	// keys for one more message of an initiator that is not authenticated.
+	AllowProof func(local, remote netip.Addr) bool
+
 	// FollowRedirect, when set, reports whether a connection may follow one more
 	// redirect, and counts it: MaxRedirects within RedirectPeriod. Unset: it may not.
 	FollowRedirect func(*Connection) bool

@@ -359,3 +359,27 @@ func FuzzGMParts(f *testing.F) {
 		}
 	})
 }
+
+// What costs a responder operations of public keys, the caller may put off: the
+// message is dropped, counts for nothing, and is taken when it comes again.
+func TestGMProofsAreBounded(t *testing.T) {
+	l := newLab(t, 40)
+	l.useGM()
+	asked := 0
+	l.b.env.AllowProof = func(local, remote netip.Addr) bool {
+		if local != addrB || remote != addrA {
+			t.Errorf("asked about %s and %s", local, remote)
+		}
+		asked++
+		return asked > 3
+	}
+	l.a.initiateV1()
+	l.run()
+	if l.a.peer().Established() || asked == 0 {
+		t.Fatalf("established at once, asked %d times", asked)
+	}
+	l.pass(time.Minute)
+	if !l.a.peer().Established() || !l.b.serving().Established() {
+		t.Errorf("not established, asked %d times", asked)
+	}
+}

@@ -69,6 +69,9 @@ func (s *ISAKMPSA) guess() error {
 	if s.phase1.guesses >= gmMaxGuesses {
 		return errors.New("too many messages that were wrong")
 	}
+	if allow := s.m.env.AllowProof; allow != nil && !s.initiator && !allow(s.path.local.Addr(), s.path.remote.Addr()) {
+		return errors.New("too many messages of unauthenticated peers that cost operations of public keys")
+	}
 	s.phase1.guesses++
 	return nil
 }
