@@ -3,6 +3,7 @@
 package sslvpn
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -197,4 +198,80 @@ func TestNetNSStockOlderClients(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestNetNSStockNoRoom tells a client whose login is right why there is no place
+// for it. It tries again, and comes in when there is.
+func TestNetNSStockNoRoom(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		limit  func(*Endpoint)
+		reason string
+	}{
+		{"pool", func(e *Endpoint) { e.Pool = netip.MustParsePrefix("10.88.0.0/29") }, "no free address in the pool"},
+		{"connections of the server", func(e *Endpoint) { e.MaxSessions = 1 }, "all connections of the server are in use"},
+		{"connections of the user", func(e *Endpoint) { e.MaxSessionsPerUser = 1 }, "the user has as many connections as one may have"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			atSite(t, Options{}, func(s *site) {
+				tt.limit(&s.cfg)
+				s.apply()
+				profile := s.profile("tcp", 443, s.password("alice", "wonderland"))
+				first := s.connect(profile)
+				defer first.stop()
+				if !first.logs("Initialization Sequence Completed", 1) {
+					return
+				}
+				s.event(EventConnected)
+				second := s.connect(profile)
+				defer second.stop()
+				second.logs("AUTH_FAILED,TEMP[backoff 15,advance no]:", 1)
+				second.logs(tt.reason, 1)
+				if e := s.event(EventAuthFailed); !strings.Contains(e.Reason, tt.reason) || e.Session.User != "alice" {
+					t.Errorf("event %+v", e)
+				}
+				if n := len(s.sessions()); n != 1 {
+					t.Errorf("%d sessions", n)
+				}
+				first.stop()
+				s.event(EventConnected)
+				second.logs("Initialization Sequence Completed", 1)
+			})
+		})
+	}
+}
+
+// TestNetNSStockCertificateRefused tells a client by the alert of TLS what is
+// wrong with its certificate.
+func TestNetNSStockCertificateRefused(t *testing.T) {
+	atSite(t, Options{}, func(s *site) {
+		clients, foreign := newAuthority(t, "client CA"), newAuthority(t, "foreign CA")
+		revoked := clients.client("revoked", nil)
+		s.cfg.Auth, s.cfg.ClientCAs = AuthCertificate, []*x509.Certificate{clients.cert}
+		s.cfg.ClientCRLs = []*x509.RevocationList{clients.revoke(time.Now().Add(time.Hour), revoked.Leaf)}
+		s.apply()
+		for _, tt := range []struct {
+			name         string
+			cert         *tls.Certificate
+			told, reason string
+		}{
+			{"foreign", foreign.client("foreign", nil), "unknown CA", "signed by none of the client CAs"},
+			{"expired", clients.client("expired", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), "certificate expired", "has expired"},
+			{"revoked", revoked, "bad certificate", "was revoked on"},
+			{"for servers", clients.client("server", func(c *x509.Certificate) {
+				c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+			}), "certificate", "lacks clientAuth"},
+		} {
+			inline := "<cert>\n" + certificatePEM(tt.cert.Certificate[0]) + "</cert>\n<key>\n" + keyPEM(t, tt.cert) + "</key>"
+			c := s.connect(s.profile("tcp", 443, inline))
+			c.logs("Received fatal SSL alert: ", 1)
+			if log := c.log.String(); !strings.Contains(log, tt.told) {
+				t.Errorf("%s: told\n%s", tt.name, log)
+			}
+			if e := s.event(EventAuthFailed); !strings.Contains(e.Reason, tt.reason) {
+				t.Errorf("%s: %+v", tt.name, e)
+			}
+			c.stop()
+		}
+	})
 }
