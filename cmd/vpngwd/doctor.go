@@ -83,7 +83,7 @@ func thisHost() *host {
 func (h *host) examine(c *config) []finding {
 	findings := []finding{h.tun()}
 	findings = append(findings, h.capabilities()...)
-	findings = append(findings, h.forwarding(), h.reversePath(c), h.offloads(), h.socketBuffers())
+	findings = append(findings, h.forwarding(), h.forwardingV6(), h.reversePath(c), h.offloads(), h.socketBuffers())
 	if c == nil {
 		a := netip.IPv4Unspecified()
 		return append(append(findings, h.ports(a)...), h.clientPorts(a)...)
@@ -197,6 +197,21 @@ func (h *host) forwarding() finding {
 		return finding{verdictFail, "IP forwarding", "is off: hosts behind this node cannot use a tunnel", sysctlFix(name, 1)}
 	}
 	return finding{verdictOK, "IP forwarding", "is on", ""}
+}
+
+// forwardingV6 is wanted by gateways of ip_version ipv6 alone.
+func (h *host) forwardingV6() finding {
+	const subject, name = "IPv6 forwarding", "net.ipv6.conf.all.forwarding"
+	value, err := h.sysctl(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return finding{verdictOK, subject, "is not there, nor is IPv6: gateways of ip_version ipv6 would carry nothing", ""}
+	case err != nil:
+		return finding{verdictWarn, subject, err.Error(), ""}
+	case value != 1:
+		return finding{verdictWarn, subject, "is off: hosts behind this node cannot use a tunnel of a gateway of ip_version ipv6", sysctlFix(name, 1)}
+	}
+	return finding{verdictOK, subject, "is on", ""}
 }
 
 // reversePath looks at source validation (RFC 3704), which decides what a packet

@@ -32,6 +32,7 @@ func goodHost(t *testing.T) *host {
 	for path, text := range map[string]string{
 		"proc/self/status":                         "Name:\tvpngwd\nCapEff:\t000001ffffffffff\n",
 		"proc/sys/net/ipv4/ip_forward":             "1\n",
+		"proc/sys/net/ipv6/conf/all/forwarding":    "1\n",
 		"proc/sys/net/ipv4/conf/all/rp_filter":     "0\n",
 		"proc/sys/net/ipv4/conf/default/rp_filter": "2\n",
 		"proc/sys/net/ipv4/conf/eth0/rp_filter":    "1\n",
@@ -83,6 +84,10 @@ func TestDoctor(t *testing.T) {
 		{
 			"no forwarding", func(h *host) { h.write(t, "proc/sys/net/ipv4/ip_forward", "0\n") },
 			verdictFail, "is off", "sysctl -w net.ipv4.ip_forward=1",
+		},
+		{
+			"no forwarding of IPv6", func(h *host) { h.write(t, "proc/sys/net/ipv6/conf/all/forwarding", "0\n") },
+			verdictWarn, "is off", "sysctl -w net.ipv6.conf.all.forwarding=1",
 		},
 		{
 			"strict reverse path", func(h *host) { h.write(t, "proc/sys/net/ipv4/conf/all/rp_filter", "1\n") },
