@@ -154,6 +154,7 @@ type ikeConfig struct {
 	AuthLifetime     time.Duration    `yaml:"authentication_lifetime"`
 	MOBIKE           bool             `yaml:"mobike"`
 	Childless        bool             `yaml:"childless"`
+	RedirectTargets  []netip.Prefix   `yaml:"redirect_targets"`
 	GM               []gmConfig       `yaml:"gm"`
 }
 
@@ -483,6 +484,11 @@ func (c *config) checkEngines(p *problems) {
 	c.checkLifetime(p, "ike.max_lifetime", c.IKE.MaxLifetime)
 	c.checkLifetime(p, "ike.max_child_lifetime", c.IKE.MaxChildLifetime)
 	c.checkLifetime(p, "ike.authentication_lifetime", c.IKE.AuthLifetime)
+	for i, target := range c.IKE.RedirectTargets {
+		if !target.IsValid() || target.Bits() == 0 {
+			p.add(fmt.Sprintf("ike.redirect_targets[%d]", i), "%s permits any gateway", target)
+		}
+	}
 	r := c.IKE.Retransmit
 	if r == (retransmitConfig{}) {
 		return // the key exchange has defaults of its own

@@ -102,7 +102,7 @@ func (d *daemon) open(ctx context.Context) error {
 		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Policer: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
 		Clients: d.clients, ClientLog: d.clientLog, History: d.history,
 		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, Farewell: d.farewell, Version: version,
-		ForceEncap: c.Dataplane.ForceEncapsulation, MOBIKE: c.IKE.MOBIKE, Childless: c.IKE.Childless,
+		ForceEncap: c.Dataplane.ForceEncapsulation, MOBIKE: c.IKE.MOBIKE, Childless: c.IKE.Childless, RedirectTo: c.IKE.RedirectTargets,
 		GM:        c.IKE.gmOptions(new(problems)),
 		Lifetimes: reconcile.LifetimeLimits{IKE: c.IKE.MaxLifetime, Child: c.IKE.MaxChildLifetime, Authentication: c.IKE.AuthLifetime},
 		PID:       os.Getpid(), Logger: d.log.With("part", "reconcile"),

@@ -58,3 +58,16 @@ func TestDrainConfigIsChecked(t *testing.T) {
 		}
 	}
 }
+
+func TestRedirectTargets(t *testing.T) {
+	with := func(targets string) string {
+		return strings.Replace(wholeConfig, "childless: true", "childless: true, redirect_targets: ["+targets+"]", 1)
+	}
+	c, err := loadConfig(writeConfig(t, with("198.51.100.0/24")), noEnv)
+	if err != nil || len(c.IKE.RedirectTargets) != 1 || c.IKE.RedirectTargets[0].String() != "198.51.100.0/24" {
+		t.Errorf("decoded %v, %v", c, err)
+	}
+	if _, err := loadConfig(writeConfig(t, with("0.0.0.0/0")), noEnv); err == nil || !strings.Contains(err.Error(), "ike.redirect_targets[0]") {
+		t.Errorf("any gateway is permitted: %v", err)
+	}
+}

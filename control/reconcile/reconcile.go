@@ -101,6 +101,9 @@ type Options struct {
 	// MOBIKE lets every peer of IKEv2 change its address, not only those that have
 	// no fixed one, and us.
 	MOBIKE bool
+	// RedirectTo are the gateways that peers of IKEv2 may send this one to when it
+	// initiates (RFC 5685); none: it does not say that it can be sent.
+	RedirectTo []netip.Prefix
 	// Childless has IKE SAs of IKEv2 that we begin set up without a first CHILD_SA.
 	Childless bool
 	// Lifetimes limits those of all SAs.
@@ -198,7 +201,7 @@ func New(o Options) *Reconciler {
 // newTranslator returns a translator as the options have it.
 func (o *Options) newTranslator() *translator {
 	t := newTranslator(o.ForceEncap, o.Lifetimes)
-	t.gm, t.mobike, t.childless = o.GM, o.MOBIKE, o.Childless
+	t.gm, t.mobike, t.childless, t.redirectTo = o.GM, o.MOBIKE, o.Childless, o.RedirectTo
 	return t
 }
 

@@ -68,6 +68,7 @@ type subject struct {
 type translator struct {
 	forceEncap bool
 	childless  bool
+	redirectTo []netip.Prefix
 	mobike     bool // with all peers, not only those without a fixed address
 	limits     LifetimeLimits
 	gm         map[string]GMOptions // by address or name of the peer
@@ -193,6 +194,9 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if version == 2 && tn.connection.Initiate {
+		tn.connection.RedirectTo = t.redirectTo
 	}
 	if !tn.template {
 		tn.connection.Reservation = reservation(s.customer.ID, tn.flows)

@@ -458,3 +458,16 @@ func TestLifetimesAreLimited(t *testing.T) {
 		})
 	}
 }
+
+// Where peers may send us goes to connections of IKEv2 that we begin.
+func TestTranslateRedirectTargets(t *testing.T) {
+	for version, want := range map[control.IKEVersion]int{control.IKEv1: 0, control.IKEv2: 1} {
+		s := aSubject()
+		s.connection.IKE.Version = version
+		tr := (&Options{RedirectTo: prefixes("198.51.100.0/24")}).newTranslator()
+		tn, err := tr.translate(s)
+		if err != nil || !tn.connection.Initiate || len(tn.connection.RedirectTo) != want {
+			t.Errorf("%s: %v, %v", version, tn.connection.RedirectTo, err)
+		}
+	}
+}
