@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -36,6 +37,21 @@ func TestReadLogin(t *testing.T) {
 		}
 		if err != nil || user != tt.user || password != tt.password {
 			t.Errorf("%+v: %q, %q, %v", tt, user, password, err)
+		}
+	}
+}
+
+func TestAskCode(t *testing.T) {
+	in := strings.NewReader("123456\r\n 654321 \n" + strings.Repeat("7", maxCode+1))
+	for _, want := range []string{"123456", "654321"} {
+		var out strings.Builder
+		if got, err := askCode(in, &out, "One-time code"); err != nil || got != want || out.String() != "One-time code: " {
+			t.Errorf("got %q, %v, after %q; want %q", got, err, out.String(), want)
+		}
+	}
+	for _, want := range []string{"more than 128 octets", "no answer"} {
+		if got, err := askCode(in, io.Discard, "One-time code"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %q, %v, want %q", got, err, want)
 		}
 	}
 }
