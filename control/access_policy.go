@@ -67,7 +67,7 @@ func parseDestinations(texts []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for i, text := range texts {
 		n, err := netip.ParsePrefix(text)
-		if err != nil || !n.Addr().Is4() {
+		if err != nil || n.Addr().Is4In6() {
 			return nil, refuse("VPN.1403", "The destination CIDR block %s is invalid.", shownNetwork(text, i))
 		}
 		n = n.Masked()
@@ -85,7 +85,7 @@ func parseDestinations(texts []string) ([]netip.Prefix, error) {
 // shownNetwork is what a refusal calls the network of a request: what was sent,
 // unless that looks like none.
 func shownNetwork(text string, place int) string {
-	if len(text) > len("255.255.255.255/32") || strings.Trim(text, "0123456789./") != "" {
+	if len(text) > len("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128") || strings.Trim(text, "0123456789abcdefABCDEF:./") != "" {
 		return fmt.Sprintf("dest_ip_cidrs[%d]", place)
 	}
 	return text
@@ -99,13 +99,23 @@ var unusableDestinations = []netip.Prefix{
 	netip.MustParsePrefix("240.0.0.0/4"),
 }
 
-// destinationIsUsable: 0.0.0.0/0 stands for all that the server gives access
-// to.
+// destinationIsUsable: 0.0.0.0/0 and ::/0 stand for all that the server gives
+// access to.
 func destinationIsUsable(n netip.Prefix) error {
-	if n.Bits() == 0 || !slices.ContainsFunc(unusableDestinations, n.Overlaps) {
+	if n.Bits() == 0 || !overlapsAny(n, unusableDestinations) && !overlapsAny(n, specialIPv6) {
 		return nil
 	}
 	return refuse("VPN.1405", "The destination CIDR block %s is unavailable.", n)
+}
+
+// policyFits: networks of IPv6 go with a server whose clients have addresses of it.
+func policyFits(r *roster, a *AccessPolicy) error {
+	for i, n := range a.Destinations {
+		if n.Addr().Is6() && !r.server.ClientCIDRv6.IsValid() {
+			return refuse("VPN.1403", "The destination CIDR block dest_ip_cidrs[%d] is invalid.", i)
+		}
+	}
+	return policyGroupExists(r, a)
 }
 
 // policyGroupExists: the group of a policy is one of the same server.

@@ -107,6 +107,15 @@ const (
 	CertificateServiceSign CertificateSource = "SERVICE_SIGN" // our own CA
 )
 
+// ClientTopology is what clients see of the pool.
+type ClientTopology string
+
+// Topologies. Empty stands for TopologyNet30.
+const (
+	TopologyNet30  ClientTopology = "net30"
+	TopologySubnet ClientTopology = "subnet"
+)
+
 // VPNServer is the specification of the VPN server of a P2CGateway. Its name is
 // empty: the API has none.
 type VPNServer struct {
@@ -123,6 +132,13 @@ type VPNServer struct {
 	Cipher       string            `json:"cipher"`   // AES-128-GCM or AES-256-GCM
 	Compressed   bool              `json:"compressed,omitempty"`
 	DNSServers   []netip.Addr      `json:"dns_servers,omitempty"`
+
+	// ClientCIDRv6 is the network of the clients' IPv6 addresses; the zero value:
+	// none. With it there may be LocalSubnetsV6.
+	ClientCIDRv6   netip.Prefix   `json:"client_cidr_v6,omitzero"`
+	LocalSubnetsV6 []netip.Prefix `json:"local_subnets_v6,omitempty"`
+	Topology       ClientTopology `json:"topology,omitempty"`
+	DNSDomain      string         `json:"dns_domain,omitempty"`
 
 	UDPPorts     []int        `json:"udp_ports,omitempty"` // that are served besides TCP
 	ControlWrap  ControlWrap  `json:"control_wrap,omitempty"`

@@ -21,17 +21,31 @@ func TestServerOptionRules(t *testing.T) {
 	both := func(r *ServerCreate) {
 		r.AuthType, r.ClientCAs = new("CERT_AND_LOCAL_PASSWORD"), []ClientCARequest{ca}
 	}
+	six := func(n NetworkOptionsRequest) func(*ServerCreate) { return func(r *ServerCreate) { r.Network = n } }
 	for what, test := range map[string]struct {
 		edit        func(*ServerCreate)
 		code, words string
 	}{
-		"UDP ports":             {ports(1194, 443, 53), "", ""},
-		"no UDP ports":          {ports([]int{}...), "", ""},
-		"nine UDP ports":        {ports(1, 2, 3, 4, 5, 6, 7, 8, 9), CodeInvalid, "ssl_options.udp_ports: must be at most 8"},
-		"a UDP port twice":      {ports(1194, 1194), CodeInvalid, "1194 is there twice"},
-		"UDP port 0":            {ports(0), CodeInvalid, "must be from 1 to 65535"},
-		"UDP port 65536":        {ports(65536), CodeInvalid, "must be from 1 to 65535"},
-		"a port of IKE":         {ports(4500), CodeInvalid, "4500 is a port of site-to-cloud VPN"},
+		"UDP ports":        {ports(1194, 443, 53), "", ""},
+		"no UDP ports":     {ports([]int{}...), "", ""},
+		"nine UDP ports":   {ports(1, 2, 3, 4, 5, 6, 7, 8, 9), CodeInvalid, "ssl_options.udp_ports: must be at most 8"},
+		"a UDP port twice": {ports(1194, 1194), CodeInvalid, "1194 is there twice"},
+		"UDP port 0":       {ports(0), CodeInvalid, "must be from 1 to 65535"},
+		"UDP port 65536":   {ports(65536), CodeInvalid, "must be from 1 to 65535"},
+		"a port of IKE":    {ports(4500), CodeInvalid, "4500 is a port of site-to-cloud VPN"},
+		"IPv6": {six(NetworkOptionsRequest{
+			ClientCIDRv6: new("fd00:8::1/64"), LocalSubnetsV6: []string{"2001:db8:1::/48"}, Topology: new("subnet"), DNSDomain: new("corp.example.org"),
+		}), "", ""},
+		"no IPv6":               {six(NetworkOptionsRequest{ClientCIDRv6: new("disable"), DNSDomain: new("")}), "", ""},
+		"a short mask of IPv6":  {six(NetworkOptionsRequest{ClientCIDRv6: new("fd00:8::/48")}), CodeInvalid, "client_cidr_v6: must have a mask length of 64 to 112"},
+		"link-local IPv6":       {six(NetworkOptionsRequest{ClientCIDRv6: new("fe80::/64")}), CodeInvalid, "client_cidr_v6: fe80::/64 is unavailable"},
+		"IPv4 as IPv6":          {six(NetworkOptionsRequest{ClientCIDRv6: new("::ffff:10.0.0.0/112")}), CodeInvalid, "must be an IPv6 network"},
+		"a subnet without IPv6": {six(NetworkOptionsRequest{LocalSubnetsV6: []string{"2001:db8:1::/48"}}), CodeInvalid, "local_subnets_v6: needs a client_cidr_v6"},
+		"a subnet of clients":   {six(NetworkOptionsRequest{ClientCIDRv6: new("2001:db8:1::/64"), LocalSubnetsV6: []string{"2001:db8:1::/48"}}), CodeInvalid, "overlaps"},
+		"a subnet twice":        {six(NetworkOptionsRequest{ClientCIDRv6: new("fd00:8::/64"), LocalSubnetsV6: []string{"2001:db8:1::/48", "2001:db8:1::1/48"}}), CodeInvalid, "is there twice"},
+		"topology p2p":          {six(NetworkOptionsRequest{Topology: new("p2p")}), CodeInvalid, "topology: must be one of"},
+		"a domain for a shell":  {six(NetworkOptionsRequest{DNSDomain: new("a;reboot")}), CodeInvalid, "dns_domain: must be labels"},
+		"an empty label":        {six(NetworkOptionsRequest{DNSDomain: new("a..b")}), CodeInvalid, "dns_domain: must be labels"},
 		"tls-crypt":             {ssl(SSLOptionsRequest{ControlWrap: new("tls-crypt")}), "", ""},
 		"tls-crypt-v2":          {ssl(SSLOptionsRequest{ControlWrap: new("tls-crypt-v2")}), "", ""},
 		"no wrap":               {ssl(SSLOptionsRequest{ControlWrap: new("disable")}), "", ""},

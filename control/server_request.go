@@ -19,6 +19,7 @@ type ServerCreate struct {
 	SSL            SSLOptionsRequest
 	DNSServers     []string
 	SecondFactor   *string
+	Network        NetworkOptionsRequest
 }
 
 // ServerCertificateRequest names a certificate of the inventory, or asks our own
@@ -50,6 +51,7 @@ type ServerUpdate struct {
 	SSL           SSLOptionsRequest
 	DNSServers    []string
 	SecondFactor  *string
+	Network       NetworkOptionsRequest
 }
 
 // What the options of a tunnel may be.
@@ -78,6 +80,7 @@ func parseServer(req *ServerCreate, v VPNServer) (VPNServer, error) {
 	text(p, "client_auth_type", req.AuthType, &v.AuthType, ClientAuthCertificate, ClientAuthPassword, ClientAuthBoth)
 	p.sslOptions(&v, req.SSL)
 	p.extraOptions(&v, req.SSL, req.SecondFactor)
+	p.networkOptions(&v, req.Network)
 	boolean(req.SSL.Compressed, &v.Compressed)
 	p.dnsServers(&v, req.DNSServers)
 	if err := p.result(); err != nil {
@@ -92,6 +95,7 @@ func mergeServer(req *ServerUpdate, v VPNServer) (VPNServer, error) {
 	text(p, "client_auth_type", req.AuthType, &v.AuthType, ClientAuthCertificate, ClientAuthPassword, ClientAuthBoth)
 	p.sslOptions(&v, req.SSL)
 	p.extraOptions(&v, req.SSL, req.SecondFactor)
+	p.networkOptions(&v, req.Network)
 	p.dnsServers(&v, req.DNSServers)
 	if err := p.result(); err != nil {
 		return v, err

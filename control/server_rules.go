@@ -42,6 +42,7 @@ var networkRules = []func(*serverDraft) *Error{
 	clientCIDRHoldsConnections,
 	clientCIDRIsNoLocalSubnet,
 	clientCIDRIsNoRoute,
+	clientCIDRv6IsFree,
 	clientCIDRFitsStaticIPs,
 }
 

@@ -24,7 +24,7 @@ func (s *Service) CreateAccessPolicy(ctx context.Context, project, serverID stri
 		if policy, err = parseAccessPolicy(&req); err != nil {
 			return err
 		}
-		if err := policyGroupExists(r, &policy); err != nil {
+		if err := policyFits(r, &policy); err != nil {
 			return err
 		}
 		if err := policiesFit(r); err != nil {
@@ -97,7 +97,7 @@ func (s *Service) UpdateAccessPolicy(ctx context.Context, project, serverID, id 
 		if err != nil {
 			return err
 		}
-		if err := policyGroupExists(r, &merged); err != nil {
+		if err := policyFits(r, &merged); err != nil {
 			return err
 		}
 		if changed := !reflect.DeepEqual(merged, *a); changed {

@@ -277,7 +277,7 @@ func (s *Service) UpdateServer(ctx context.Context, project, id string, req Serv
 		if err := d.readBelow(tx); err != nil {
 			return err
 		}
-		if d.ClientCIDR != v.ClientCIDR || !slices.Equal(d.LocalSubnets, v.LocalSubnets) {
+		if d.ClientCIDR != v.ClientCIDR || d.ClientCIDRv6 != v.ClientCIDRv6 || !slices.Equal(d.LocalSubnets, v.LocalSubnets) {
 			if err := firstBroken(d, networkRules); err != nil {
 				return err
 			}

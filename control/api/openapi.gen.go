@@ -174,6 +174,24 @@ func (e ClientAuthType) Valid() bool {
 	}
 }
 
+// Defines values for ClientTopology.
+const (
+	TopologyNet30  ClientTopology = "net30"
+	TopologySubnet ClientTopology = "subnet"
+)
+
+// Valid indicates whether the value is a known member of the ClientTopology enum.
+func (e ClientTopology) Valid() bool {
+	switch e {
+	case TopologyNet30:
+		return true
+	case TopologySubnet:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ConnectionEventEvent.
 const (
 	ConnectionEventEventChildDown    ConnectionEventEvent = "child-down"
@@ -1755,6 +1773,14 @@ type ClientCaResponseBody struct {
 	RequestID           string   `json:"request_id"`
 }
 
+// ClientCidrV6 The network of the clients' IPv6 addresses, of /64 to /112; disable for none.
+// An addition of vpngw.
+type ClientCidrV6 = string
+
+// ClientTopology What clients see of client_cidr: a point-to-point link each, or one subnet, in
+// which they do not reach each other. An addition of vpngw.
+type ClientTopology string
+
 // ConnectionEvent defines model for ConnectionEvent.
 type ConnectionEvent struct {
 	BegunBy *Side   `json:"begun_by,omitempty"`
@@ -2143,11 +2169,21 @@ type CreateVpnServer struct {
 	// ClientCidr An IPv4 network, as 192.168.1.0/24.
 	ClientCidr Cidr4 `json:"client_cidr"`
 
+	// ClientCidrV6 The network of the clients' IPv6 addresses, of /64 to /112; disable for none.
+	// An addition of vpngw.
+	ClientCidrV6 *ClientCidrV6 `json:"client_cidr_v6,omitempty"`
+
+	// DNSDomain The domain that clients complete names with; none when empty. An addition of vpngw.
+	DNSDomain *DNSDomain `json:"dns_domain,omitempty"`
+
 	// DNSServers At most 2.
 	DNSServers *DNSServers `json:"dns_servers,omitempty"`
 
 	// LocalSubnets 1 to 20.
 	LocalSubnets *[]Cidr4 `json:"local_subnets,omitempty"`
+
+	// LocalSubnetsV6 IPv6 networks that clients reach, besides local_subnets; with client_cidr_v6 only. An addition of vpngw.
+	LocalSubnetsV6 *ServerSubnetsV6 `json:"local_subnets_v6,omitempty"`
 
 	// SecondFactor What users prove besides their password: with totp a one-time code of an
 	// authenticator app (RFC 6238). An addition of vpngw.
@@ -2158,8 +2194,12 @@ type CreateVpnServer struct {
 		ID     *string            `json:"id,omitempty"`
 		Source *CertificateSource `json:"source,omitempty"`
 	} `json:"server_certificate,omitempty"`
-	SslOptions     *CreateSslOptions `json:"ssl_options,omitempty"`
-	TunnelProtocol *TunnelProtocol   `json:"tunnel_protocol,omitempty"`
+	SslOptions *CreateSslOptions `json:"ssl_options,omitempty"`
+
+	// Topology What clients see of client_cidr: a point-to-point link each, or one subnet, in
+	// which they do not reach each other. An addition of vpngw.
+	Topology       *ClientTopology `json:"topology,omitempty"`
+	TunnelProtocol *TunnelProtocol `json:"tunnel_protocol,omitempty"`
 }
 
 // CreateVpnServerRequestBody defines model for CreateVpnServerRequestBody.
@@ -2222,6 +2262,9 @@ type CreateVpnUserResponseBody struct {
 type CreatedObject struct {
 	ID string `json:"id"`
 }
+
+// DNSDomain The domain that clients complete names with; none when empty. An addition of vpngw.
+type DNSDomain = string
 
 // DNSServers At most 2.
 type DNSServers = []IPv4
@@ -3058,6 +3101,9 @@ type ServerCertificate struct {
 	Subject            *string           `json:"subject,omitempty"`
 }
 
+// ServerSubnetsV6 IPv6 networks that clients reach, besides local_subnets; with client_cidr_v6 only. An addition of vpngw.
+type ServerSubnetsV6 = []string
+
 // Side defines model for Side.
 type Side string
 
@@ -3436,11 +3482,21 @@ type UpdateVpnServer struct {
 	// ClientCidr An IPv4 network, as 192.168.1.0/24.
 	ClientCidr *Cidr4 `json:"client_cidr,omitempty"`
 
+	// ClientCidrV6 The network of the clients' IPv6 addresses, of /64 to /112; disable for none.
+	// An addition of vpngw.
+	ClientCidrV6 *ClientCidrV6 `json:"client_cidr_v6,omitempty"`
+
+	// DNSDomain The domain that clients complete names with; none when empty. An addition of vpngw.
+	DNSDomain *DNSDomain `json:"dns_domain,omitempty"`
+
 	// DNSServers At most 2.
 	DNSServers *DNSServers `json:"dns_servers,omitempty"`
 
 	// LocalSubnets 1 to 20.
 	LocalSubnets *[]Cidr4 `json:"local_subnets,omitempty"`
+
+	// LocalSubnetsV6 IPv6 networks that clients reach, besides local_subnets; with client_cidr_v6 only. An addition of vpngw.
+	LocalSubnetsV6 *ServerSubnetsV6 `json:"local_subnets_v6,omitempty"`
 
 	// SecondFactor What users prove besides their password: with totp a one-time code of an
 	// authenticator app (RFC 6238). An addition of vpngw.
@@ -3464,6 +3520,10 @@ type UpdateVpnServer struct {
 		// UDPPorts Ports on UDP, besides the one on TCP; none when empty. An addition of vpngw.
 		UDPPorts *UDPPorts `json:"udp_ports,omitempty"`
 	} `json:"ssl_options,omitempty"`
+
+	// Topology What clients see of client_cidr: a point-to-point link each, or one subnet, in
+	// which they do not reach each other. An addition of vpngw.
+	Topology *ClientTopology `json:"topology,omitempty"`
 }
 
 // UpdateVpnServerRequestBody defines model for UpdateVpnServerRequestBody.
@@ -3814,12 +3874,22 @@ type VpnServer struct {
 	ClientCaCertificates []ClientCa     `json:"client_ca_certificates"`
 	ClientCidr           string         `json:"client_cidr"`
 
+	// ClientCidrV6 The network of the clients' IPv6 addresses, of /64 to /112; disable for none.
+	// An addition of vpngw.
+	ClientCidrV6 *ClientCidrV6 `json:"client_cidr_v6,omitempty"`
+
 	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
-	CreatedAt    Time     `json:"created_at"`
-	DNSServers   []string `json:"dns_servers"`
-	ID           string   `json:"id"`
-	LocalSubnets []string `json:"local_subnets"`
-	P2CVgwID     string   `json:"p2c_vgw_id"`
+	CreatedAt Time `json:"created_at"`
+
+	// DNSDomain The domain that clients complete names with; none when empty. An addition of vpngw.
+	DNSDomain    *DNSDomain `json:"dns_domain,omitempty"`
+	DNSServers   []string   `json:"dns_servers"`
+	ID           string     `json:"id"`
+	LocalSubnets []string   `json:"local_subnets"`
+
+	// LocalSubnetsV6 IPv6 networks that clients reach, besides local_subnets; with client_cidr_v6 only. An addition of vpngw.
+	LocalSubnetsV6 *ServerSubnetsV6 `json:"local_subnets_v6,omitempty"`
+	P2CVgwID       string           `json:"p2c_vgw_id"`
 
 	// SecondFactor What users prove besides their password: with totp a one-time code of an
 	// authenticator app (RFC 6238). An addition of vpngw.
@@ -3829,8 +3899,12 @@ type VpnServer struct {
 	Status            VpnServerStatus   `json:"status"`
 
 	// StatusMessage Why the status is what it is, for people. An addition of vpngw.
-	StatusMessage  *string        `json:"status_message,omitempty"`
-	TunnelProtocol TunnelProtocol `json:"tunnel_protocol"`
+	StatusMessage *string `json:"status_message,omitempty"`
+
+	// Topology What clients see of client_cidr: a point-to-point link each, or one subnet, in
+	// which they do not reach each other. An addition of vpngw.
+	Topology       *ClientTopology `json:"topology,omitempty"`
+	TunnelProtocol TunnelProtocol  `json:"tunnel_protocol"`
 
 	// UpdatedAt UTC, as 2024-12-24T07:08:32.730Z.
 	UpdatedAt Time `json:"updated_at"`

@@ -16,6 +16,9 @@ func (h *handlers) CreateVpnServer(ctx context.Context, req CreateVpnServerReque
 		AuthType:       text(v.ClientAuthType),
 		DNSServers:     list(v.DNSServers),
 		SecondFactor:   text(v.SecondFactor),
+		Network: control.NetworkOptionsRequest{
+			ClientCIDRv6: v.ClientCidrV6, LocalSubnetsV6: list(v.LocalSubnetsV6), Topology: text(v.Topology), DNSDomain: v.DNSDomain,
+		},
 	}
 	if c := v.ServerCertificate; c != nil {
 		create.Certificate = &control.ServerCertificateRequest{Source: text(c.Source), ID: c.ID}
@@ -78,6 +81,9 @@ func (h *handlers) UpdateVpnServer(ctx context.Context, req UpdateVpnServerReque
 		AuthType:     text(v.ClientAuthType),
 		DNSServers:   list(v.DNSServers),
 		SecondFactor: text(v.SecondFactor),
+		Network: control.NetworkOptionsRequest{
+			ClientCIDRv6: v.ClientCidrV6, LocalSubnetsV6: list(v.LocalSubnetsV6), Topology: text(v.Topology), DNSDomain: v.DNSDomain,
+		},
 	}
 	if c := v.ServerCertificate; c != nil {
 		update.CertificateID = &c.ID
@@ -146,6 +152,14 @@ func serverAnswer(v *control.ServerView) VpnServer {
 	if v.SecondFactor != control.FactorNone {
 		s.SecondFactor = new(SecondFactor(v.SecondFactor))
 	}
+	if v.ClientCIDRv6.IsValid() {
+		s.ClientCidrV6 = new(v.ClientCIDRv6.String())
+		s.LocalSubnetsV6 = new(prefixes(v.LocalSubnetsV6))
+	}
+	if v.Topology != "" {
+		s.Topology = new(ClientTopology(v.Topology))
+	}
+	s.DNSDomain = orAbsent(v.DNSDomain)
 	for i := range v.CAs {
 		s.ClientCaCertificates[i] = clientCAAnswer(&v.CAs[i])
 	}

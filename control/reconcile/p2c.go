@@ -47,7 +47,8 @@ type clientNetwork struct {
 	server string // id
 	eip    netip.Addr
 	pool   netip.Prefix
-	device string // of the running endpoint; empty: its traffic is dropped
+	pool6  netip.Prefix // of IPv6; the zero value: none
+	device string       // of the running endpoint; empty: its traffic is dropped
 }
 
 func (n clientNetwork) running() bool { return n.device != "" }
@@ -81,7 +82,7 @@ func (r *Reconciler) planClients(p *plan) {
 		if g.server == nil || g.gateway.DeletionRequested {
 			continue
 		}
-		network := clientNetwork{server: g.server.ID, eip: g.gateway.EIP.Address, pool: g.server.ClientCIDR}
+		network := clientNetwork{server: g.server.ID, eip: g.gateway.EIP.Address, pool: g.server.ClientCIDR, pool6: g.server.ClientCIDRv6}
 		if !g.tended {
 			if p.division.Eligible[network.eip] {
 				elsewhere = append(elsewhere, network)
@@ -89,7 +90,7 @@ func (r *Reconciler) planClients(p *plan) {
 			continue
 		}
 		known[g.server.ID] = true
-		err := cmp.Or(p.snapshot.Unreadable[g.server.ID], g.missing, c.overlap(network.pool), overlapOfTunnels(network.pool, p))
+		err := cmp.Or(p.snapshot.Unreadable[g.server.ID], g.missing, c.overlap(network), overlapOfTunnels(network, p))
 		if err == nil && !g.gateway.Frozen {
 			g.endpoint, err = r.endpoint(g, rosters[g.server.ID])
 		}
@@ -121,22 +122,36 @@ func (r *Reconciler) clientAddress(p *plan, g *control.P2CGateway) (netip.Addr, 
 }
 
 // overlap tells which server before has clients in a network.
-func (c *clients) overlap(pool netip.Prefix) error {
+func (c *clients) overlap(n clientNetwork) error {
 	for _, other := range c.networks {
-		if other.pool.Overlaps(pool) {
-			return fmt.Errorf("client_cidr: %s overlaps %s of server %s", pool, other.pool, other.server)
+		for _, theirs := range other.pools() {
+			for _, pool := range n.pools() {
+				if theirs.Overlaps(pool) {
+					return fmt.Errorf("client_cidr: %s overlaps %s of server %s", pool, theirs, other.server)
+				}
+			}
 		}
 	}
 	return nil
 }
 
+// pools returns the networks of both families.
+func (n clientNetwork) pools() []netip.Prefix {
+	if n.pool6.IsValid() {
+		return []netip.Prefix{n.pool, n.pool6}
+	}
+	return []netip.Prefix{n.pool}
+}
+
 // overlapOfTunnels tells which connection has hosts in a network. Traffic to
 // them goes into the tunnel first, so a server cannot have them, too.
-func overlapOfTunnels(pool netip.Prefix, p *plan) error {
+func overlapOfTunnels(n clientNetwork, p *plan) error {
 	for _, tn := range slices.Concat(p.tunnels, p.closed) {
 		for _, f := range tn.flows {
-			if f.destination.Bits() > 0 && f.destination.Overlaps(pool) {
-				return fmt.Errorf("client_cidr: %s overlaps %s at the peer of connection %s", pool, f.destination, tn.id)
+			for _, pool := range n.pools() {
+				if f.destination.Bits() > 0 && f.destination.Overlaps(pool) {
+					return fmt.Errorf("client_cidr: %s overlaps %s at the peer of connection %s", pool, f.destination, tn.id)
+				}
 			}
 		}
 	}
@@ -148,6 +163,8 @@ type roster struct {
 	users    []sslvpn.User
 	policies []sslvpn.Policy
 }
+
+var everything = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 
 // rostersOf sorts users and policies by server. A user whose group is gone is
 // in none.
@@ -176,7 +193,11 @@ func rostersOf(s *control.Snapshot) map[string]roster {
 	for i := range s.AccessPolicies {
 		policy := &s.AccessPolicies[i]
 		of := all[policy.ServerID]
-		of.policies = append(of.policies, sslvpn.Policy{ID: policy.ID, Group: policy.GroupID, Destinations: policy.Destinations})
+		destinations := policy.Destinations
+		if policy.Type == control.TypeDefault {
+			destinations = everything // what the API shows of it is of IPv4
+		}
+		of.policies = append(of.policies, sslvpn.Policy{ID: policy.ID, Group: policy.GroupID, Destinations: destinations})
 		all[policy.ServerID] = of
 	}
 	return all
@@ -193,9 +214,12 @@ func (r *Reconciler) endpoint(g *clientGateway, who roster) (*sslvpn.Endpoint, e
 		ID: v.ID, Gateway: g.gateway.ID, Device: clientDevice(r.clientDevices.of(v.ID)),
 		TCP:    []netip.AddrPort{netip.AddrPortFrom(g.local, uint16(v.Port))},
 		Cipher: sslvpn.Cipher(v.Cipher), Compressed: v.Compressed, Certificate: certificate,
-		Pool: v.ClientCIDR, Routes: v.LocalSubnets, DNS: v.DNSServers,
+		Pool: v.ClientCIDR, Pool6: v.ClientCIDRv6, Routes: slices.Concat(v.LocalSubnets, v.LocalSubnetsV6), DNS: v.DNSServers, Domain: v.DNSDomain,
 		MaxSessions: g.gateway.MaxConnections, BandwidthMbps: g.gateway.EIP.BandwidthMbps,
 		PortShare: v.PortShare, OneTimeCodes: v.SecondFactor == control.FactorTOTP,
+	}
+	if v.Topology == control.TopologySubnet {
+		e.Topology = sslvpn.TopologySubnet
 	}
 	for _, port := range v.UDPPorts {
 		e.UDP = append(e.UDP, netip.AddrPortFrom(g.local, uint16(port)))
@@ -315,21 +339,25 @@ func (r *routing) all(tunnels []*tunnel, of func(id string) carriage, networks [
 	sources := make(map[netip.Prefix]bool) // of flows to everywhere, which clients are no part of
 	for _, tn := range tunnels {
 		for _, f := range tn.flows {
-			if f.destination.Bits() == 0 && f.destination.Addr().Is4() {
+			if f.destination.Bits() == 0 {
 				sources[f.source] = true
 			}
 		}
 	}
 	for _, n := range networks {
-		for _, source := range slices.SortedFunc(maps.Keys(sources), netip.Prefix.Compare) {
-			s.route(route.Route{Table: r.table(source), Dst: n.pool, Type: route.Throw, Metric: tunnelMetric}, n.server)
+		for _, pool := range n.pools() {
+			for _, source := range slices.SortedFunc(maps.Keys(sources), netip.Prefix.Compare) {
+				if source.Addr().Is4() == pool.Addr().Is4() {
+					s.route(route.Route{Table: r.table(source), Dst: pool, Type: route.Throw, Metric: tunnelMetric}, n.server)
+				}
+			}
+			if n.running() {
+				first := pool.Addr().Next()
+				s.address(route.Address{Link: n.device, Prefix: netip.PrefixFrom(first, first.BitLen())}, n.server)
+				s.route(route.Route{Dst: pool, Metric: tunnelMetric, NextHops: []route.NextHop{{Link: n.device}}}, n.server)
+			}
+			s.route(route.Route{Dst: pool, Metric: blackholeMetric, Type: route.Blackhole}, n.server)
 		}
-		if n.running() {
-			first := n.pool.Addr().Next()
-			s.address(route.Address{Link: n.device, Prefix: netip.PrefixFrom(first, first.BitLen())}, n.server)
-			s.route(route.Route{Dst: n.pool, Metric: tunnelMetric, NextHops: []route.NextHop{{Link: n.device}}}, n.server)
-		}
-		s.route(route.Route{Dst: n.pool, Metric: blackholeMetric, Type: route.Blackhole}, n.server)
 	}
 	return s
 }

@@ -233,7 +233,7 @@ func TestServerThatFails(t *testing.T) {
 func TestPoolsThatOverlap(t *testing.T) {
 	c := &clients{networks: []clientNetwork{{server: "first", pool: netip.MustParsePrefix("172.20.0.0/24")}}}
 	for pool, overlaps := range map[string]bool{"172.20.0.0/22": true, "172.20.0.128/26": true, "172.20.1.0/24": false} {
-		if err := c.overlap(netip.MustParsePrefix(pool)); (err != nil) != overlaps {
+		if err := c.overlap(clientNetwork{pool: netip.MustParsePrefix(pool)}); (err != nil) != overlaps {
 			t.Errorf("%s: %v", pool, err)
 		}
 	}
@@ -242,7 +242,7 @@ func TestPoolsThatOverlap(t *testing.T) {
 		{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("0.0.0.0/0")},
 	}}}}
 	for pool, overlaps := range map[string]bool{"192.168.0.0/22": true, "192.168.0.128/26": true, "192.168.1.0/24": false} {
-		if err := overlapOfTunnels(netip.MustParsePrefix(pool), p); (err != nil) != overlaps {
+		if err := overlapOfTunnels(clientNetwork{pool: netip.MustParsePrefix(pool)}, p); (err != nil) != overlaps {
 			t.Errorf("%s: %v", pool, err)
 		}
 	}

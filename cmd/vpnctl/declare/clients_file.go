@@ -33,6 +33,10 @@ type Server struct {
 	SSLOptions        *SSLOptions        `yaml:"ssl_options" json:"ssl_options,omitempty"`
 	DNSServers        []string           `yaml:"dns_servers" json:"dns_servers,omitempty"`
 	SecondFactor      string             `yaml:"second_factor" json:"second_factor,omitempty"`
+	ClientCIDRv6      string             `yaml:"client_cidr_v6" json:"client_cidr_v6,omitempty"`
+	LocalSubnetsV6    []string           `yaml:"local_subnets_v6" json:"local_subnets_v6,omitempty"`
+	Topology          string             `yaml:"topology" json:"topology,omitempty"`
+	DNSDomain         string             `yaml:"dns_domain" json:"dns_domain,omitempty"`
 
 	ClientCAs []ClientCA     `yaml:"client_ca_certificates" json:"-"`
 	Groups    []UserGroup    `yaml:"user_groups" json:"-"`
