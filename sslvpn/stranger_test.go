@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -470,5 +471,39 @@ func TestHalfOpenCountsByNetwork(t *testing.T) {
 	h.leave(v4)
 	if h.total != 0 || len(h.byAddr) != 0 {
 		t.Errorf("left over: %+v", &h)
+	}
+}
+
+// A TLS record that says to be longer than any (RFC 8446, section 5.1), or that never
+// ends, is waited for by nobody.
+func TestGiantTLSRecords(t *testing.T) {
+	for name, octets := range map[string]int{"header alone": 5, "more than is kept unread": 2 * maxUnread} {
+		s := newRig(t, Options{}, nil)
+		c := s.dial("tcp")
+		c.hello()
+		record := append([]byte{22, 3, 1, 0xff, 0xff}, make([]byte, octets-5)...)
+		for part := range slices.Chunk(record, wire.MaxControlPayload) {
+			c.mu.Lock()
+			over := c.closed != nil
+			if !over {
+				_ = c.rel.queue(wire.ControlV1, slices.Clone(part)) // a full queue: more than enough was said
+				c.flush()
+			}
+			c.mu.Unlock()
+			if over {
+				break
+			}
+		}
+		s.until(name+" ends the connection", func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.closed != nil
+		})
+		s.until("nothing is kept", func() bool {
+			ep := s.endpoint()
+			ep.mu.Lock()
+			defer ep.mu.Unlock()
+			return len(ep.opening) == 0
+		})
 	}
 }
