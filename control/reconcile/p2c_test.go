@@ -337,6 +337,42 @@ func TestClientsBesideADefaultRoute(t *testing.T) {
 	}
 }
 
+// Clients have both families: the server's address on the device, the pool's route
+// into it, and under each a blackhole.
+func TestRoutesOfClientsWithIPv6(t *testing.T) {
+	n := clientNetwork{server: "s", pool: netip.MustParsePrefix("172.20.0.0/24"), pool6: netip.MustParsePrefix("fd00:8::/64"), device: "vpngc1"}
+	carried := func(string) carriage { return carries }
+	tn := &tunnel{id: "site", gatewayID: "g", flows: []flow{{source: netip.MustParsePrefix("2001:db8::/48"), destination: netip.MustParsePrefix("::/0")}}}
+	tn.device.Name = "vpngw1"
+	r := newRouting()
+	s := r.all([]*tunnel{tn}, carried, []clientNetwork{n})
+	for _, address := range []string{"172.20.0.1/32", "fd00:8::1/128"} {
+		if !slices.ContainsFunc(s.Addresses, func(a route.Address) bool { return a.Link == "vpngc1" && a.Prefix.String() == address }) {
+			t.Errorf("no address %s in %v", address, s.Addresses)
+		}
+	}
+	for _, pool := range n.pools() {
+		var into, blackhole, throw bool
+		for _, r := range s.Routes {
+			if r.Dst == pool {
+				into = into || len(r.NextHops) == 1 && r.NextHops[0].Link == "vpngc1"
+				blackhole = blackhole || r.Type == route.Blackhole
+				throw = throw || r.Type == route.Throw
+			}
+		}
+		if !into || !blackhole || throw != pool.Addr().Is6() { // the tunnel is for everywhere of IPv6
+			t.Errorf("%s: into the device %t, blackhole %t, out of the tunnel %t", pool, into, blackhole, throw)
+		}
+	}
+	c := &clients{networks: []clientNetwork{n}}
+	for pool6, overlaps := range map[string]bool{"fd00:8::/96": true, "fd00:9::/64": false} {
+		other := clientNetwork{pool: netip.MustParsePrefix("172.21.0.0/24"), pool6: netip.MustParsePrefix(pool6)}
+		if err := c.overlap(other); (err != nil) != overlaps {
+			t.Errorf("%s: %v", pool6, err)
+		}
+	}
+}
+
 // The server of a gateway is on the node that serves its address. Another one
 // that may come to serve it lets nothing out for the clients.
 func TestServerOfAnotherNode(t *testing.T) {
