@@ -430,12 +430,15 @@ func (m *core) deleteChild(c *childSA, reason Reason, d *Diagnosis) {
 	if c.state == Deleting || c.state == Deleted {
 		return
 	}
-	if !m.ike.reachable() {
-		c.remove(true)
-		return
-	}
 	wasUp := c.hasOut || c.refused != nil
 	c.handOver()
+	if !m.ike.reachable() {
+		c.remove(true)
+		if wasUp {
+			m.lost(c, reason, d)
+		}
+		return
+	}
 	c.setState(Deleting)
 	c.stopTimers()
 	if c.hasOut {

@@ -292,7 +292,16 @@ func (s *ISAKMPSA) outdated() bool { return s.conn != nil && !s.conn.sameIKE(s.m
 // is not answered, so that nothing is waited for.
 func (m *MachineV1) terminate(reason Reason, d *Diagnosis) {
 	m.announceEnd()
+	a := m.attempt
+	if a == nil || !a.authenticating() {
+		m.end(reason, d)
+		return
+	}
+	m.attempt = nil
+	m.sas = slices.DeleteFunc(m.sas, func(s *ISAKMPSA) bool { return s == a })
 	m.end(reason, d)
+	a.abandon()
+	m.sas = append(m.sas, a)
 }
 
 // end ends everything without a word to the peer.

@@ -2,10 +2,12 @@ package sa
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -193,4 +195,53 @@ func (l *lab) quietV1(children int) {
 		l.pass(time.Second)
 	}
 	l.settled(children)
+}
+
+// TestV1TerminateWhileAuthenticating: the peer may have taken message 5, and the ISAKMP
+// SA for established. It is told when message 6 is there.
+func TestV1TerminateWhileAuthenticating(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		l := newLab(t, 1)
+		l.up = false
+		l.useV1()
+		l.a.initiateV1()
+		for range 4 {
+			l.deliver(0)
+		}
+		l.a.do(Terminate{ReasonConfigModify}) // message 5 is under way
+		if lost {
+			l.take(0)
+			l.lose = func(packet) bool { return true }
+		}
+		l.run()
+		l.pass(2 * time.Minute)
+		l.a.empty()
+		l.b.empty()
+		if len(l.a.machines)+len(l.b.machines) != 0 || l.a.count(IKEUp)+l.a.count(Failed) != 0 {
+			t.Errorf("lost %t: %d and %d machines, events %+v", lost, len(l.a.machines), len(l.b.machines), l.a.events)
+		}
+		if n := l.b.count(IKEDown); n != l.b.count(IKEUp) || (n == 1) == lost {
+			t.Errorf("lost %t: %+v", lost, l.b.events)
+		}
+	}
+}
+
+// TestV1OrphanExpires: a child whose ISAKMP SA is gone ends as any other does, with its
+// policies.
+func TestV1OrphanExpires(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1()
+	l.establish()
+	l.up = false
+	l.b.machines[0].(*MachineV1).current.inform([]isakmp.Payload{l.b.machines[0].(*MachineV1).current.deletePayload()})
+	l.b.do(Probe{})
+	l.deliver(0) // the DELETE of the ISAKMP SA alone
+	if l.a.peer().Established() || len(l.a.sas) != 2 {
+		t.Fatalf("not an orphan: %v", l.a.sas)
+	}
+	out := slices.IndexFunc(l.a.sas, func(sa ipsec.SA) bool { return sa.Direction == ipsec.Out })
+	l.a.do(Expired{ID: l.a.sas[out].ID(), Hard: true})
+	if ev := l.a.last(ChildDown); ev.Reason != ReasonChildHardExpiry || len(l.a.policies) != 0 {
+		t.Errorf("%+v, %d policies", ev, len(l.a.policies))
+	}
 }

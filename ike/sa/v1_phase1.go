@@ -254,6 +254,10 @@ func (s *ISAKMPSA) repeatPhase1() {
 // fail ends a negotiation of ours.
 func (s *ISAKMPSA) fail(d *Diagnosis) {
 	m := s.m
+	if s.abandoned {
+		s.close()
+		return
+	}
 	if s.nextGMVariant(d) {
 		return
 	}

@@ -36,6 +36,11 @@ func (m *MachineV1) authenticated(s *ISAKMPSA, c *Connection, contact bool) {
 	// The end that got the last message knows that the peer has all others.
 	s.confirmed = s.initiator == (s.mode == isakmp.IdentityProtection)
 	s.notifyFirst = c.DPD.NotifyFirst
+	if s.abandoned {
+		s.inform([]isakmp.Payload{s.deletePayload()})
+		s.close()
+		return
+	}
 	if m.conn == nil {
 		m.fresh, m.meant = s, c
 		return
@@ -182,6 +187,19 @@ func (s *ISAKMPSA) crosses(old *ISAKMPSA) bool {
 func (s *ISAKMPSA) follows() {
 	s.setState(Rekeyed)
 	s.rekeyAt, s.retireAt = time.Time{}, s.m.now.Add(retireTime)
+}
+
+// authenticating reports whether message 5 of main mode is under way: the peer may take
+// the SA for established by now.
+func (s *ISAKMPSA) authenticating() bool {
+	return s.initiator && s.phase1 != nil && s.flight != nil && s.phase1.awaits == 6
+}
+
+// abandon leaves it to message 6 to end an SA that is no longer wanted, but not for
+// long: only then is it known that the peer can read a DELETE.
+func (s *ISAKMPSA) abandon() {
+	s.abandoned = true
+	s.flight.rhythm.Tries = min(s.flight.rhythm.Tries, s.flight.tries+deleteRepeats)
 }
 
 // retire deletes an SA that another one has followed.

@@ -40,6 +40,8 @@ type ISAKMPSA struct {
 	notifyFirst, apart bool
 
 	phase1 *phase1 // until authenticated
+	// abandoned: it is deleted as soon as it is authenticated.
+	abandoned bool
 	// flight is our last message of phase 1, until it is answered.
 	flight *flight
 	// answered is the last message of phase 1 that we took, and what we said.
