@@ -146,7 +146,7 @@ func (c *connection) obey(v sa.Review, now time.Time) {
 		if slices.Contains(v.End, &p.rival) {
 			p.in.command(sa.Terminate{Reason: sa.ReasonIKEReplaced})
 		}
-		if v.Probe == &p.rival {
+		if slices.Contains(v.Probe, &p.rival) {
 			p.in.command(sa.Probe{})
 		}
 	}

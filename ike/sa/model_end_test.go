@@ -286,14 +286,14 @@ func (w *modelWorld) review() {
 			w.note("  %s ends the worse IKE SA", endName(w.side))
 			w.do(e.member(r), Terminate{ReasonIKEReplaced})
 		}
-		if v.Probe != nil {
-			w.do(e.member(v.Probe), Probe{})
+		for _, r := range v.Probe {
+			w.do(e.member(r), Probe{})
 			e.now = e.now.Add(tick)
 		}
 		if v.Begin {
 			w.initiate(e.conn)
 		}
-		if len(v.End) == 0 && v.Probe == nil && !v.Begin {
+		if len(v.End) == 0 && len(v.Probe) == 0 && !v.Begin {
 			e.again = v.Again
 			return
 		}
@@ -434,7 +434,8 @@ func (w *modelWorld) event(mb *modelMember, ev Event) {
 			e.childDown = e.childDown || child.Name == ev.Child && e.outbound(child.ReqID) < 0
 		}
 	case Failed:
-		e.failed = true
+		// A first message that comes late once more makes a half-open IKE SA, which fails.
+		e.failed = e.failed || mb.bound
 	default:
 	}
 	if w.lab != nil {

@@ -192,7 +192,7 @@ func (all Rivals) Alone(r *Rival) bool {
 // Review is what is to be done about the machines of a connection.
 type Review struct {
 	End   []*Rival // are to be given Terminate; they are marked as Ending
-	Probe *Rival   // is to be given Probe, if not nil
+	Probe []*Rival // are to be given Probe
 	Begin bool     // another IKE SA, by a machine of its own: InitiateAt
 	At    Redirected
 	// Again is when to ask once more, although nothing has happened; zero: never.
@@ -216,6 +216,13 @@ func (all Rivals) Review(now time.Time, children int) (v Review) {
 		if r == best || r.Ending || !r.live && !r.Outdated {
 			continue // of IKEv1 those are left that have only children, and outdated ones
 		}
+		if r.pending(now) && !best.contact.toldAlone(r.contact) {
+			v.again(r.contact.At.Add(contactDelay))
+			if r.probed.Before(r.contact.At) {
+				v.probe(r, now)
+			}
+			continue
+		}
 		switch wait, ends := best.outlasts(r, now, children); {
 		case ends:
 			r.Ending = true
@@ -223,8 +230,7 @@ func (all Rivals) Review(now time.Time, children int) (v Review) {
 		case wait > 0:
 			v.again(now.Add(wait))
 		case wait < 0:
-			best.probed = now
-			v.Probe = best
+			v.probe(best, now)
 		}
 	}
 	for _, r := range all {
@@ -240,10 +246,22 @@ func (all Rivals) Review(now time.Time, children int) (v Review) {
 	return v
 }
 
+func (v *Review) probe(r *Rival, now time.Time) {
+	r.probed = now
+	v.Probe = append(v.Probe, r)
+}
+
 func (v *Review) again(at time.Time) {
 	if v.Again.IsZero() || at.Before(v.Again) {
 		v.Again = at
 	}
+}
+
+// pending reports whether the peer may not have the answer that sets its IKE SA up. It
+// takes the IKE SA into use when it has, so that until then it cannot be told that the
+// IKE SA is gone.
+func (r *Rival) pending(now time.Time) bool {
+	return r.Up() && !r.v1 && !r.contact.Initiator && !r.confirmed.After(r.contact.At) && now.Sub(r.contact.At) < contactDelay
 }
 
 // probeFirst is the wait for a sign of life that must be asked for.

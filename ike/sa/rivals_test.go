@@ -1,6 +1,7 @@
 package sa
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -73,7 +74,7 @@ func TestRivalsReview(t *testing.T) {
 		t.Errorf("an attempt that is to replace what stands: %+v", v)
 	}
 	up(next, 100, 101, 101, true, 1)
-	if v := all.Review(at(101), 1); all.Best() != next || v.Probe != next || len(v.End) != 0 {
+	if v := all.Review(at(101), 1); all.Best() != next || !slices.Equal(v.Probe, []*Rival{next}) || len(v.End) != 0 {
 		t.Errorf("without a sign of life: %+v", v)
 	}
 	if v := all.Review(at(102), 1); v.Probe != nil {
@@ -168,5 +169,32 @@ func TestResponderWaitsBesideAnotherIKESA(t *testing.T) {
 				t.Errorf("it does not send: %v", l.b.sas)
 			}
 		})
+	}
+}
+
+// What the peer may not have yet is left to be, and asked whether it is there, until
+// that cannot be any more.
+func TestRivalsWaitForThePeer(t *testing.T) {
+	begin := time.Unix(1e9, 0)
+	worse, best := &Rival{}, &Rival{}
+	worse.Observe(&Status{Contact: Contact{Begun: begin, At: begin, SPI: 2}, IKE: []IKEStatus{{Version: 2, ResponderSPI: 1}}})
+	best.Observe(&Status{
+		Contact: Contact{Begun: begin, At: begin, SPI: 1, Initiator: true}, Children: []ChildStatus{{State: Established}},
+		IKE: []IKEStatus{{Version: 2, ResponderSPI: 1, Confirmed: begin.Add(time.Second)}},
+	})
+	all := Rivals{worse, best}
+	now := begin.Add(time.Minute)
+	if v := all.Review(now, 1); len(v.End) != 0 || !slices.Equal(v.Probe, []*Rival{worse}) || !v.Again.Equal(begin.Add(contactDelay)) {
+		t.Errorf("not confirmed: %+v", v)
+	}
+	if v := all.Review(now, 1); len(v.End)+len(v.Probe) != 0 {
+		t.Errorf("asked for again: %+v", v)
+	}
+	if v := all.Review(begin.Add(contactDelay), 1); !slices.Equal(v.End, []*Rival{worse}) {
+		t.Errorf("after %s: %+v", contactDelay, v)
+	}
+	worse.Ending, worse.confirmed = false, now
+	if v := all.Review(now, 1); !slices.Equal(v.End, []*Rival{worse}) {
+		t.Errorf("confirmed: %+v", v)
 	}
 }
