@@ -25,6 +25,7 @@ type moment struct {
 // list, the first answer has arrived, too.
 func moments(f *testing.F, v1 bool, orders ...[]order) []moment {
 	f.Helper()
+	withModelGroup(f)
 	w, err := newWorld(setting{initiates: 1, v1: v1}, nil)
 	if err != nil {
 		f.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/vpngw/vpngw/ike/isakmp"
@@ -103,11 +104,13 @@ func mix(x uint64) uint64 {
 // it costs nothing, hides nothing, and gives both ends the same secret.
 const modelGroup = 0xff00
 
-func init() {
+// withModelGroup has the machines know that method for the time of a test.
+func withModelGroup(t testing.TB) {
 	groups[modelGroup] = func(rand randSource) (keyExchange, error) {
 		x := &modelExchange{value: make([]byte, 16)}
 		return x, readFull(rand, x.value)
 	}
+	t.Cleanup(func() { delete(groups, modelGroup) })
 }
 
 type modelExchange struct {

@@ -103,7 +103,10 @@ func every(ops []operation, faults int, v1 bool) []scenario {
 				for n := range 4 {
 					list = append(list, scenario{
 						orders: orders, busy: n&2 != 0, faults: faults,
-						setting: setting{nonces: nonces, initiates: initiates, hurriedB: n&1 != 0, v1: v1, two: hasOp(orders, removesChild), aged: aged},
+						setting: setting{
+							nonces: nonces, initiates: initiates, hurriedB: n&1 != 0, v1: v1, two: hasOp(orders, removesChild), aged: aged,
+							dpd: v1 && hasOp(orders, deletesIKE), // a DELETE of IKEv1 is not answered
+						},
 					})
 				}
 			}
@@ -135,6 +138,7 @@ func rekeys(list []scenario) []scenario {
 // TestModel takes two machines of IKEv2 through all that two commands and a number
 // of faults of the network can bring about.
 func TestModel(t *testing.T) {
+	withModelGroup(t)
 	none, one := every(operations, 0, false), every(operations, 1, false)
 	if !whole {
 		none = slices.DeleteFunc(usual(none), func(sc scenario) bool { return sc.aged && sc.nonces != rising })
@@ -149,11 +153,14 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// TestV1Model does the same to two machines of IKEv1, as far as they do not delete.
+// TestV1Model does the same to two machines of IKEv1, over a network without faults.
 func TestV1Model(t *testing.T) {
-	scenarios := every([]operation{rekeysChild, rekeysIKE, probes}, 0, true)
+	withModelGroup(t)
+	scenarios := every([]operation{rekeysChild, rekeysIKE, deletesChild, deletesIKE, probes}, 0, true)
 	if !whole {
-		scenarios = slices.DeleteFunc(usual(scenarios), func(sc scenario) bool { return sc.nonces == falling })
+		scenarios = slices.DeleteFunc(usual(scenarios), func(sc scenario) bool {
+			return sc.nonces == falling || sc.has(rekeysIKE) && sc.has(deletesChild, deletesIKE)
+		})
 	}
 	runModel(t, scenarios)
 }

@@ -56,6 +56,9 @@ type setting struct {
 	// aged: the IKE SA is so old that an end that has not begun it may replace it at
 	// once. Else that waits.
 	aged bool
+	// dpd: an end that hears nothing asks for a sign of life. Where both go on, it does so
+	// for ever.
+	dpd bool
 }
 
 // nonceOrder says how the nonces that one end draws compare. Those of the ends
@@ -198,6 +201,9 @@ func newWorld(s setting, l *lab) (*modelWorld, error) {
 	if s.v1 {
 		a.Version = 1
 		a.Proposals = []ipsec.Proposal{proposalV1(modelGroup)}
+	}
+	if s.dpd {
+		a.DPD = DPD{Interval: 10 * time.Second}
 	}
 	if s.two {
 		second(a)
