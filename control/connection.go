@@ -98,6 +98,14 @@ type ConnectionStatus struct {
 	Routes []netip.Prefix `json:"routes,omitempty"`
 	// Node is the one that reports; empty where there is no fleet.
 	Node string `json:"node,omitempty"`
+	// DataPlane is what serves the connection; nil where nothing is picked.
+	DataPlane *DataPlane `json:"data_plane,omitempty"`
+}
+
+// DataPlane is the data plane that a node has picked for a connection.
+type DataPlane struct {
+	Name   string `json:"name"`   // kernel or userspace
+	Reason string `json:"reason"` // why, for people
 }
 
 // State derives what the API shows. The zero ConnectionStatus means that there

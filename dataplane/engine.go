@@ -37,6 +37,10 @@ type Options struct {
 	OuterMTU int
 	// OuterDF is what becomes of the DF bit of IPv4 outer packets.
 	OuterDF OuterDF
+	// Stray is told of packets whose SA is not here, with the outer addresses and
+	// UDP ports, and reports whether another data plane has it: then the packet
+	// counts as dropped nowhere here. nil: there is no other.
+	Stray func(id ipsec.SAID, local, remote netip.AddrPort) bool
 	// OpenTUN makes an interface; nil means tun.Open.
 	OpenTUN func(name string, queues, mtu int) (tun.Device, error)
 }

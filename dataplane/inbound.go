@@ -104,7 +104,7 @@ func (in *inbound) wait(id ipsec.SAID, from *udp.Origin, packet []byte) (entered
 		}
 		entered = in.enter(id)
 	}
-	if !entered {
+	if stray := in.e.options.Stray; !entered && (stray == nil || !stray(id, from.Local, from.Remote)) {
 		in.counters.drop(reasonUnknownSPI)
 	}
 	return entered

@@ -68,6 +68,28 @@ type Interface struct {
 	IfID uint32 // not zero
 	Name string // at most 15 octets
 	MTU  int    // inner octets; zero: from the outer MTU and the largest overhead
+	// Plane is the data plane that serves the tunnel, of a Backend that has both.
+	Plane Plane
+}
+
+// Plane is a data plane.
+type Plane uint8
+
+// Data planes.
+const (
+	PlaneUserspace Plane = iota
+	PlaneKernel
+)
+
+// String returns "userspace" or "kernel".
+func (p Plane) String() string {
+	switch p {
+	case PlaneUserspace:
+		return "userspace"
+	case PlaneKernel:
+		return "kernel"
+	}
+	return "invalid data plane"
 }
 
 // Bandwidth is what the tunnels of some local addresses may carry together.

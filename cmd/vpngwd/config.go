@@ -179,7 +179,7 @@ func defaults() config {
 		API:       apiConfig{Listen: "127.0.0.1:8443", TLS: tlsConfig{Mode: tlsAuto}},
 		Audit:     auditConfig{File: "audit.log", MaxSizeMB: 64, Keep: 8},
 		Metrics:   metricsConfig{Listen: "127.0.0.1:9090"},
-		Dataplane: dataplaneConfig{Backend: "auto", OuterDF: "copy", ForceEncapsulation: true},
+		Dataplane: dataplaneConfig{Backend: backendAuto, OuterDF: "copy", ForceEncapsulation: true},
 		Drain:     drainConfig{Wait: defaultDrainWait},
 	}
 }
@@ -465,11 +465,9 @@ var outerDFs = map[string]dataplane.OuterDF{"copy": dataplane.CopyDF, "set": dat
 
 func (c *config) checkEngines(p *problems) {
 	switch c.Dataplane.Backend {
-	case "auto", "userspace":
-	case "kernel":
-		p.add("dataplane.backend", "kernel is not supported by this release; use userspace or auto")
+	case backendAuto, backendKernel, backendUserspace:
 	default:
-		p.oneOf("dataplane.backend", c.Dataplane.Backend, "auto", "userspace")
+		p.oneOf("dataplane.backend", c.Dataplane.Backend, backendAuto, backendKernel, backendUserspace)
 	}
 	if c.Dataplane.Queues < 0 || c.Dataplane.Queues > 256 {
 		p.add("dataplane.queues", "%d is not in 0-256 (0: one for each CPU, at most 4)", c.Dataplane.Queues)

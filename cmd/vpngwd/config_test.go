@@ -95,7 +95,6 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"router address outside", "{id: s1, ", "{id: s1, interface: lan, router_address: 10.11.0.1, ", "router_address: an IPv4 address of the subnet"},
 		{"store", "backend: bbolt", "backend: sqlite", "store.backend"},
 		{"endpoints", "backend: bbolt", "backend: bbolt, endpoints: [a]", "store: endpoints"},
-		{"kernel", "backend: auto", "backend: kernel", "kernel is not supported"},
 		{"backend", "backend: auto", "backend: dpdk", "dataplane.backend"},
 		{"queues", "backend: auto", "backend: auto, queues: 257", "dataplane.queues"},
 		{"mtu", "backend: auto", "backend: auto, outer_mtu: 1279", "dataplane.outer_mtu"},

@@ -32,6 +32,8 @@ import (
 	"github.com/vpngw/vpngw/dataplane/udp"
 	"github.com/vpngw/vpngw/ike"
 	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec/planes"
+	"github.com/vpngw/vpngw/ipsec/xfrm"
 	"github.com/vpngw/vpngw/sslvpn"
 	"github.com/vpngw/vpngw/sslvpn/wire"
 )
@@ -57,6 +59,9 @@ type daemon struct {
 	api        *api.Server
 	mux        *udp.Mux
 	engine     *dataplane.Engine
+	kernel     *xfrm.Backend   // nil: it is not used
+	kernelLack error           // why not
+	planes     *planes.Backend // both data planes; nil without the kernel's
 	routes     *route.Manager
 	ike        *ike.Server
 	prober     *nqa.Runner
@@ -99,7 +104,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.reconciler = reconcile.New(reconcile.Options{
-		Objects: objects, KeyExchange: d.ike, Devices: d.engine, Policer: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
+		Objects: objects, KeyExchange: d.ike, Devices: d.backend(), Plane: d.planeOf, Policer: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
 		Clients: d.clients, ClientLog: d.clientLog, History: d.history,
 		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, Farewell: d.farewell, Version: version,
 		ForceEncap: c.Dataplane.ForceEncapsulation, MOBIKE: c.IKE.MOBIKE, Childless: c.IKE.Childless, RedirectTo: c.IKE.RedirectTargets,
@@ -111,7 +116,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.metrics = metricsHandler(engineFigures{
-		connections: d.ike.Snapshot, ikeDrops: d.ike.DropCounts, ikeFailures: d.ike.FailureCounts, espDrops: d.engine.Drops, sockets: d.mux.Stats,
+		connections: d.ike.Snapshot, ikeDrops: d.ike.DropCounts, ikeFailures: d.ike.FailureCounts, espDrops: d.espDrops, sockets: d.mux.Stats,
 		clients: d.clients.Snapshot, lostEvents: d.clients.LostEvents,
 		reconciler: d.reconciler.Stats, probes: d.reconciler.Probes, fleet: d.fleetStats(),
 	}, d.ready, d.log.With("part", "metrics"))
@@ -174,19 +179,12 @@ func (d *daemon) openBolt(ctx context.Context, path string) (store.Store, error)
 	}
 }
 
-// openEngines opens sockets' owner, TUN device and netlink, and makes the key
-// exchange on top. dataplane.backend auto means userspace, the one there is.
+// openEngines opens the data planes and netlink, and makes the key exchange on
+// top.
 func (d *daemon) openEngines(objects *control.Objects) (err error) {
-	c := d.config.Dataplane
-	d.mux = udp.New(udp.Options{Logger: d.log.With("part", "udp"), Sockets: socketsPerAddress(c.Queues), Guard: d.guard()})
-	d.onClose(d.mux.Close)
-	d.engine, err = dataplane.New(dataplane.Options{
-		Mux: d.mux, Logger: d.log.With("part", "dataplane"), OuterMTU: c.OuterMTU, OuterDF: outerDFs[c.OuterDF],
-	})
-	if err != nil {
+	if err := d.openDataPlanes(); err != nil {
 		return err
 	}
-	d.onClose(d.engine.Close)
 	if d.routes, err = route.NewManager(); err != nil {
 		return err
 	}
@@ -216,7 +214,7 @@ func (d *daemon) openEngines(objects *control.Objects) (err error) {
 	}
 	r := d.config.IKE.Retransmit
 	d.ike = ike.NewServer(ike.Options{
-		Transport: d.mux, Backend: d.engine, Logger: d.log.With("part", "ike"), KeyLog: keys,
+		Transport: d.mux, Backend: d.backend(), Logger: d.log.With("part", "ike"), KeyLog: keys,
 		Retransmit: sa.Retransmit{Initial: r.Initial, Factor: r.Factor, Tries: r.Tries},
 	})
 	d.mux.OnIKE(d.ike.Deliver)
@@ -367,6 +365,10 @@ func (d *daemon) run(ctx context.Context, hangup <-chan os.Signal) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.engine.Run(engines) })
+	if d.kernel != nil {
+		g.Go(func() error { return d.kernel.Run(engines) })
+		g.Go(func() error { return d.planes.Run(engines) })
+	}
 	g.Go(func() error { return d.prober.Run(engines) })
 	g.Go(func() error {
 		defer close(d.ikeDone)

@@ -314,6 +314,9 @@ func connectionAnswer(v *control.ConnectionView, in answerOf) VpnConnection {
 		if weak := v.WeakAlgorithms(); len(weak) > 0 {
 			c.WeakAlgorithms = &weak
 		}
+		if p := v.Status.DataPlane; p != nil {
+			c.DataPlane = &DataPlane{Name: p.Name, Reason: p.Reason}
+		}
 		if d := v.Status.Diagnosis; d != nil {
 			c.Diagnosis = diagnosisAnswer(d)
 		}

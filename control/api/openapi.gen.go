@@ -2269,6 +2269,15 @@ type DNSDomain = string
 // DNSServers At most 2.
 type DNSServers = []IPv4
 
+// DataPlane The data plane that serves a connection, and why. In show and list. An addition of vpngw.
+type DataPlane struct {
+	// Name kernel or userspace
+	Name string `json:"name"`
+
+	// Reason Why it was picked, for people.
+	Reason string `json:"reason"`
+}
+
 // Destinations 1 to 10 different IPv4 networks, for example 192.168.1.0/24, which are answered without host bits. 0.0.0.0/0 is everything behind the
 // gateway; no other one may overlap 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 or 240.0.0.0/4.
 type Destinations = []string
@@ -3745,6 +3754,9 @@ type VpnConnection struct {
 
 	// CreatedAt UTC, as 2024-12-24T07:08:32.730Z.
 	CreatedAt Time `json:"created_at"`
+
+	// DataPlane The data plane that serves a connection, and why. In show and list. An addition of vpngw.
+	DataPlane *DataPlane `json:"data_plane,omitempty"`
 
 	// Diagnosis Why a negotiation failed, and what would make both sides agree. In show and list. An addition of vpngw.
 	Diagnosis *Diagnosis `json:"diagnosis,omitempty"`

@@ -31,8 +31,9 @@ type live struct {
 
 	condition condition
 	routes    []netip.Prefix // into the tunnel
-	verdict   nqa.Verdict    // of the probe inside the tunnel
-	carried   bool           // traffic, ever since the tunnel came up or its peer answered
+	dataPlane *control.DataPlane
+	verdict   nqa.Verdict // of the probe inside the tunnel
+	carried   bool        // traffic, ever since the tunnel came up or its peer answered
 	story     story
 
 	monitor       *control.Monitor      // nil: the connection has none
@@ -165,9 +166,12 @@ func (r *Reconciler) number() {
 		indexes[link.Name] = link.Index
 	}
 	for id, l := range r.subjects {
-		l.place.ifIndex = 0
+		l.place.ifIndex, l.dataPlane = 0, nil
 		if tn := r.tunnels[id]; tn != nil {
 			l.place.ifIndex = indexes[tn.device.Name]
+			if tn.planeWhy != "" {
+				l.dataPlane = &control.DataPlane{Name: tn.device.Plane.String(), Reason: tn.planeWhy}
+			}
 		}
 	}
 }
@@ -189,7 +193,7 @@ func (l *live) status(node string) control.ConnectionStatus {
 		State: control.ConnectionDown, LastChange: l.stored.LastChange,
 	}
 	if l.fault == nil {
-		s.Routes = l.routes
+		s.Routes, s.DataPlane = l.routes, l.dataPlane
 	}
 	switch {
 	case l.fault != nil:

@@ -93,8 +93,12 @@ type Options struct {
 	HostAddresses func() (map[netip.Addr]bool, error)
 	// Version is that of this daemon.
 	Version string
-	// ForceEncap asks for UDP encapsulation of ESP on every connection.
+	// ForceEncap asks for UDP encapsulation of ESP on every connection that the
+	// data plane in user space serves.
 	ForceEncap bool
+	// Plane picks the data plane of a connection by its proposal for ESP and its
+	// local address, and says why. nil: user space serves all.
+	Plane func(esp ipsec.Proposal, local netip.Addr) (plane ipsec.Plane, why string, err error)
 	// GM is what this node is told of peers of gateways of flavor GM, by their
 	// address or name; under the empty one what holds for the others.
 	GM map[string]GMOptions
@@ -201,6 +205,7 @@ func New(o Options) *Reconciler {
 // newTranslator returns a translator as the options have it.
 func (o *Options) newTranslator() *translator {
 	t := newTranslator(o.ForceEncap, o.Lifetimes)
+	t.plane = o.Plane
 	t.gm, t.mobike, t.childless, t.redirectTo = o.GM, o.MOBIKE, o.Childless, o.RedirectTo
 	return t
 }

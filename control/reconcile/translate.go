@@ -28,6 +28,7 @@ type tunnel struct {
 
 	connection sa.Connection
 	device     ipsec.Interface
+	planeWhy   string       // why the device is of its data plane; empty where there is no choice
 	address    netip.Prefix // on the device; invalid when there is none
 	// probed says that the tunnel is used only while peerAddress, the peer's
 	// tunnel address, answers through it.
@@ -72,6 +73,7 @@ type translator struct {
 	mobike     bool // with all peers, not only those without a fixed address
 	limits     LifetimeLimits
 	gm         map[string]GMOptions // by address or name of the peer
+	plane      func(ipsec.Proposal, netip.Addr) (ipsec.Plane, string, error)
 	reqIDs     *numbers
 	ifIDs      *numbers
 }
@@ -151,12 +153,20 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 	if ifID == 0 {
 		return nil, errors.New("no interface number is free")
 	}
+	device := ipsec.Interface{IfID: ifID, Name: deviceName(ifID)}
+	var why string
+	if t.plane != nil {
+		if device.Plane, why, err = t.plane(esp, s.local); err != nil {
+			return nil, err
+		}
+	}
 	tn := &tunnel{
 		id:        c.ID,
 		gatewayID: s.gateway.ID,
 		standby:   s.gateway.HAMode == control.ActiveStandby && c.HARole == control.RoleSlave,
 		passive:   !s.carried,
-		device:    ipsec.Interface{IfID: ifID, Name: deviceName(ifID)},
+		device:    device,
+		planeWhy:  why,
 		connection: sa.Connection{
 			Name:         c.ID,
 			Version:      version,
@@ -172,7 +182,7 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 				Timeout:     time.Duration(c.IKE.DPD.TimeoutSeconds) * time.Second,
 				NotifyFirst: c.IKE.DPD.Msg == control.DPDSeqNotifyHash,
 			},
-			ForceEncap: t.forceEncap,
+			ForceEncap: t.forceEncap && device.Plane == ipsec.PlaneUserspace,
 			Childless:  t.childless && version == 2,
 			MOBIKE:     version == 2 && (t.mobike || !s.customer.Address().IsValid()),
 		},

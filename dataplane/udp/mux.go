@@ -51,6 +51,8 @@ type Options struct {
 	// NoRawESP leaves out the sockets for IP protocol 50, which need
 	// CAP_NET_RAW.
 	NoRawESP bool
+	// Decapsulation prepares the sockets on UDP 4500 for Decapsulate.
+	Decapsulation bool
 	// Guard tells whether a local address may be used at this moment. While it
 	// may not, nothing is sent from it and what arrives there is dropped. It is
 	// asked for each batch before it is sent and after it was received, so that
@@ -76,7 +78,11 @@ type Mux struct {
 	mu     sync.Mutex
 	hosts  map[netip.Addr][]*socket // guarded by mu
 	closed bool                     // guarded by mu
-	done   sync.WaitGroup
+	noRaw  bool                     // guarded by mu; see SetRawESP
+	// decapsulated are the sockets of Decapsulate; nil where the local address is
+	// not served. guarded by mu
+	decapsulated map[pathKey]*socket
+	done         sync.WaitGroup
 }
 
 // socketTable finds the sockets to send from: by address and port, the port
@@ -97,7 +103,10 @@ func New(o Options) *Mux {
 	if o.NATTPort == 0 {
 		o.NATTPort = PortNATT
 	}
-	m := &Mux{options: o, log: o.Logger, hosts: map[netip.Addr][]*socket{}}
+	m := &Mux{
+		options: o, log: o.Logger, noRaw: o.NoRawESP,
+		hosts: map[netip.Addr][]*socket{}, decapsulated: map[pathKey]*socket{},
+	}
 	m.table.Store(&socketTable{})
 	return m
 }
@@ -139,13 +148,24 @@ func (m *Mux) SetAddresses(want []netip.Addr) error {
 		}
 		m.hosts[a] = sockets
 		m.log.Info("listening", "address", a, "ike_port", m.options.IKEPort,
-			"natt_port", m.options.NATTPort, "raw_esp", !m.options.NoRawESP)
+			"natt_port", m.options.NATTPort, "raw_esp", !m.noRaw)
+		for key, s := range m.decapsulated {
+			if key.local.Addr() == a && s == nil {
+				errs = append(errs, m.openDecapsulated(key))
+			}
+		}
 	}
 	var gone []*socket
 	for a, sockets := range m.hosts {
 		if !keep[a] {
 			gone = append(gone, sockets...)
 			delete(m.hosts, a)
+			for key, s := range m.decapsulated {
+				if key.local.Addr() == a && s != nil {
+					gone = append(gone, s)
+					m.decapsulated[key] = nil
+				}
+			}
 			m.log.Info("no longer listening", "address", a)
 		}
 	}
@@ -194,12 +214,9 @@ func (m *Mux) open(a netip.Addr) (sockets []*socket, err error) {
 			return sockets, err
 		}
 	}
-	if !m.options.NoRawESP {
-		if err := add(kindRaw, 0); err != nil {
-			return sockets, err
-		}
-		if a.Is6() {
-			if err := add(kindPathMTU, 0); err != nil {
+	if !m.noRaw {
+		for _, kind := range rawKinds(a) {
+			if err := add(kind, 0); err != nil {
 				return sockets, err
 			}
 		}
@@ -210,6 +227,14 @@ func (m *Mux) open(a netip.Addr) (sockets []*socket, err error) {
 		}
 	}
 	return sockets, nil
+}
+
+// rawKinds are the sockets for IP protocol 50 of an address.
+func rawKinds(a netip.Addr) []socketKind {
+	if a.Is6() {
+		return []socketKind{kindRaw, kindPathMTU}
+	}
+	return []socketKind{kindRaw}
 }
 
 // publish makes the table that senders read. The caller holds mu.
@@ -235,6 +260,12 @@ func (m *Mux) Close() error {
 			s.file.Close()
 		}
 		delete(m.hosts, a)
+	}
+	for key, s := range m.decapsulated {
+		if s != nil {
+			s.file.Close()
+		}
+		delete(m.decapsulated, key)
 	}
 	m.publish()
 	m.mu.Unlock()

@@ -46,10 +46,19 @@ type socket struct {
 	df    dfState
 
 	newReceiver func() DatagramReceiver // of a Port
+
+	// decapsulates is the only peer that the socket is for, whose ESP the kernel
+	// takes out; it is not valid for all other sockets.
+	decapsulates netip.AddrPort
 }
 
 func openSocket(m *Mux, kind socketKind, local netip.AddrPort) (*socket, error) {
 	s := &socket{mux: m, kind: kind, local: local, v6: local.Addr().Is6()}
+	return s, s.open()
+}
+
+func (s *socket) open() error {
+	local, kind := s.local, s.kind
 	what := fmt.Sprintf("udp: socket on %s", local)
 	typ, protocol := unix.SOCK_DGRAM, unix.IPPROTO_UDP
 	if kind == kindRaw || kind == kindPathMTU {
@@ -62,18 +71,18 @@ func openSocket(m *Mux, kind socketKind, local netip.AddrPort) (*socket, error) 
 	}
 	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	if err := s.configure(fd); err != nil {
 		unix.Close(fd) //nolint:errcheck // The first error is the one to report.
-		return nil, fmt.Errorf("%s: %w", what, err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	s.file = os.NewFile(uintptr(fd), "socket")
 	if s.conn, err = s.file.SyscallConn(); err != nil {
 		s.file.Close()
-		return nil, fmt.Errorf("%s: %w", what, err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	return s, nil
+	return nil
 }
 
 // watchPathMTU makes a socket one that only takes part in the discovery of path
@@ -135,17 +144,28 @@ func (s *socket) configure(fd int) error {
 		}
 	}
 	if err == nil && (s.kind == kindNATT || s.kind == kindDatagram) {
-		if s.mux.options.Sockets > 1 {
+		if s.mux.options.Sockets > 1 || s.mux.options.Decapsulation {
 			err = set("SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 		}
-		// Kernels before 5.0 have no UDP_GRO; then each datagram comes alone.
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+		// Kernels before 5.0 have no UDP_GRO; then each datagram comes alone. What the
+		// kernel decapsulates it must see datagram by datagram.
+		gro := 1
+		if s.decapsulates.IsValid() {
+			gro = 0
+		}
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, gro)
 	}
 	if err != nil {
 		return err
 	}
 	if err := unix.Bind(fd, sockaddr(s.local)); err != nil {
 		return fmt.Errorf("bind: %w", err)
+	}
+	if s.decapsulates.IsValid() {
+		if err := unix.Connect(fd, sockaddr(s.decapsulates)); err != nil {
+			return fmt.Errorf("connect: %w", err)
+		}
+		return set("UDP_ENCAP", unix.IPPROTO_UDP, udpEncap, udpEncapESPInUDP)
 	}
 	if s.kind == kindDatagram && s.local.Port() == 0 {
 		s.local, err = bound(fd)

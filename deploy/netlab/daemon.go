@@ -64,6 +64,8 @@ type DaemonOptions struct {
 	// RawESP leaves ESP as IP protocol 50 where no NAT is; else the userspace
 	// data plane asks for UDP encapsulation everywhere.
 	RawESP bool
+	// Kernel has the kernel's data plane serve the tunnels.
+	Kernel bool
 	// CustomerGateways is how many a project may have; zero means the daemon's
 	// default.
 	CustomerGateways int
@@ -117,6 +119,13 @@ func (t *Topology) startDaemon(ctx context.Context, program, name string, o Daem
 	return d, nil
 }
 
+func (o *DaemonOptions) backend() string {
+	if o.Kernel {
+		return "kernel"
+	}
+	return "userspace"
+}
+
 func (d *Daemon) config() string { return filepath.Join(d.dir, "vpngwd.yaml") }
 
 func (d *Daemon) render(t *Topology, o DaemonOptions) string {
@@ -132,7 +141,7 @@ api:
     - {access_key: %[6]s, secret_key: %[4]s, role: backup, project_id: %[5]s}
     - {access_key: `+restoreKey+`, secret_key: %[4]s, role: restore, project_id: %[5]s}
 metrics: {listen: %[7]s}
-dataplane: {backend: userspace, force_encapsulation: %v}
+dataplane: {backend: %s, force_encapsulation: %v}
 inventory:
   availability_zones: [az1, az2]
   vpcs:
@@ -141,7 +150,7 @@ inventory:
       subnets: [{id: %s, cidr: %s}, {id: %s, cidr: %s}]
   eips:
 `, filepath.Join(d.dir, "data"), strings.TrimPrefix(apiEndpoint, "https://"), accessKey, secretKey, Project, backupKey,
-		strings.TrimPrefix(metrics, "http://"), !o.RawESP, VPC, netip.PrefixFrom(t.CloudSubnets[0].Addr(), 16).Masked(), Subnet1, t.CloudSubnets[0], Subnet2, t.CloudSubnets[1])
+		strings.TrimPrefix(metrics, "http://"), o.backend(), !o.RawESP, VPC, netip.PrefixFrom(t.CloudSubnets[0].Addr(), 16).Masked(), Subnet1, t.CloudSubnets[0], Subnet2, t.CloudSubnets[1])
 	for i, id := range []string{EIP1, EIP2} {
 		private := ""
 		if t.Local[i] != t.Public[i] {

@@ -3,6 +3,7 @@ package xfrm
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -50,22 +51,53 @@ type Backend struct {
 // the kernel what it can and takes over what a process before has left there.
 // The error says what lacks, when there is no kernel IPsec at all.
 func New(o Options) (*Backend, error) {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
+	b := newBackend(o)
+	err := b.open()
+	if err == nil {
+		err = b.probe()
 	}
-	b := &Backend{
-		log: o.Logger, events: ipsec.NewEventQueue(),
-		sas: map[ipsec.SAID]*association{}, reserved: map[ipsec.SAID]time.Time{},
-		policies: map[ipsec.PolicyID]ipsec.Policy{}, entries: map[entryKey][]entry{},
-		inherited: map[entryKey]ipsec.Policy{}, devices: map[uint32]ipsec.Interface{},
+	if err == nil {
+		err = b.adopt()
 	}
-	if err := b.open(); err != nil {
+	if err != nil {
 		_ = b.Close() // the first error is the one to report
 		return nil, fmt.Errorf("xfrm: %w", err)
 	}
 	return b, nil
 }
 
+// CleanUp removes what a process before has left in the network namespace of the
+// calling thread, for a process that does not use the kernel's data plane.
+func CleanUp(o Options) error {
+	b := newBackend(o)
+	defer b.Close() //nolint:errcheck // nothing is written by it
+	if err := b.open(); err != nil {
+		if errors.Is(err, unix.EPROTONOSUPPORT) {
+			return nil // a kernel without XFRM has nothing
+		}
+		return fmt.Errorf("xfrm: clean up: %w", err)
+	}
+	for _, b.kind = range []deviceKind{kindXFRM, kindVTI} {
+		if err := errors.Join(b.adopt(), b.SetInterfaces(nil)); err != nil {
+			return fmt.Errorf("xfrm: clean up: %w", err)
+		}
+	}
+	return nil
+}
+
+func newBackend(o Options) *Backend {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Backend{
+		log: o.Logger, events: ipsec.NewEventQueue(),
+		sas: map[ipsec.SAID]*association{}, reserved: map[ipsec.SAID]time.Time{},
+		policies: map[ipsec.PolicyID]ipsec.Policy{}, entries: map[entryKey][]entry{},
+		inherited: map[entryKey]ipsec.Policy{}, devices: map[uint32]ipsec.Interface{},
+	}
+}
+
+// open opens what belongs to the network namespace of the calling thread.
 func (b *Backend) open() (err error) {
 	if b.namespace, err = os.Open("/proc/thread-self/ns/net"); err != nil {
 		return err
@@ -77,14 +109,11 @@ func (b *Backend) open() (err error) {
 		return fmt.Errorf("rtnetlink: %w", err)
 	}
 	if b.stat, err = os.Open("/proc/thread-self/net/xfrm_stat"); err != nil {
-		b.log.Warn("no error counters of the kernel's IPsec", "error", err)
+		b.log.Debug("no error counters of the kernel's IPsec", "error", err)
 		b.stat = nil
 	}
 	b.statStart = b.readStat()
-	if err := b.probe(); err != nil {
-		return err
-	}
-	return b.adopt()
+	return nil
 }
 
 // Close ends the Backend. What it has installed stays in the kernel and passes

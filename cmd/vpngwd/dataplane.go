@@ -1,0 +1,114 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vpngw/vpngw/dataplane"
+	"github.com/vpngw/vpngw/dataplane/udp"
+	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/ipsec/planes"
+	"github.com/vpngw/vpngw/ipsec/xfrm"
+)
+
+// Values of dataplane.backend.
+const (
+	backendAuto      = "auto"
+	backendKernel    = "kernel"
+	backendUserspace = "userspace"
+)
+
+var errNotWanted = errors.New("dataplane.backend is userspace")
+
+// openDataPlanes opens the outer sockets and the data planes: that in user space
+// always, and the kernel's where it is wanted and there.
+func (d *daemon) openDataPlanes() error {
+	c := d.config.Dataplane
+	if err := d.openKernel(c.Backend); err != nil {
+		return err
+	}
+	d.mux = udp.New(udp.Options{
+		Logger: d.log.With("part", "udp"), Sockets: socketsPerAddress(c.Queues), Guard: d.guard(), Decapsulation: d.kernel != nil,
+	})
+	d.onClose(d.mux.Close)
+	o := dataplane.Options{Mux: d.mux, Logger: d.log.With("part", "dataplane"), OuterMTU: c.OuterMTU, OuterDF: outerDFs[c.OuterDF]}
+	if d.kernel != nil {
+		o.Stray = func(id ipsec.SAID, local, remote netip.AddrPort) bool { return d.planes.Stray(id, local, remote) }
+	}
+	var err error
+	if d.engine, err = dataplane.New(o); err != nil {
+		return err
+	}
+	d.onClose(d.engine.Close)
+	if d.kernel != nil {
+		d.planes, err = planes.New(d.kernel, d.engine, d.mux, d.log.With("part", "planes"))
+	}
+	return err
+}
+
+// openKernel opens the kernel's data plane, where it is wanted and there.
+func (d *daemon) openKernel(backend string) error {
+	o := xfrm.Options{Logger: d.log.With("part", "xfrm")}
+	if backend == backendUserspace {
+		d.kernelLack = errNotWanted
+		return xfrm.CleanUp(o)
+	}
+	kernel, err := xfrm.New(o)
+	switch {
+	case err != nil && backend == backendKernel:
+		return fmt.Errorf("dataplane.backend: kernel: %w", err)
+	case err != nil:
+		d.kernelLack = err
+	default:
+		d.kernel = kernel
+		d.onClose(kernel.Close)
+		a := kernel.Abilities()
+		d.log.Info("the kernel's data plane is used", "devices", a.Devices, "ipv6", a.IPv6, "lacking", len(a.Lacking()))
+	}
+	return nil
+}
+
+// backend is what serves the tunnels.
+func (d *daemon) backend() ipsec.Backend {
+	if d.planes != nil {
+		return d.planes
+	}
+	return d.engine
+}
+
+// planeOf picks the data plane of a connection by its proposal for ESP and its
+// local address, and says why. An error says that none may serve it.
+func (d *daemon) planeOf(esp ipsec.Proposal, local netip.Addr) (plane ipsec.Plane, why string, err error) {
+	if d.kernel == nil {
+		return ipsec.PlaneUserspace, d.kernelLack.Error(), nil
+	}
+	a := d.kernel.Abilities()
+	lack := a.Supports(esp)
+	switch {
+	case lack != nil:
+	case a.Devices == "none":
+		lack = errors.New("the kernel has neither XFRM interfaces nor VTI")
+	case local.Is6() && !a.IPv6:
+		lack = errors.New("the kernel has no ESP over IPv6")
+	case local.Is6() && a.Devices != "xfrm":
+		lack = errors.New("the kernel has no XFRM interfaces, and VTI is for IPv4")
+	default:
+		return ipsec.PlaneKernel, "the kernel has all that the connection needs", nil
+	}
+	if d.config.Dataplane.Backend == backendKernel {
+		return 0, "", fmt.Errorf("dataplane.backend is kernel: %w", lack)
+	}
+	return ipsec.PlaneUserspace, "not the kernel: " + lack.Error(), nil
+}
+
+// espDrops sums the packets that the data planes dropped, by reason.
+func (d *daemon) espDrops() map[string]uint64 {
+	drops := d.engine.Drops()
+	if d.kernel != nil {
+		for reason, n := range d.kernel.Drops() {
+			drops[reason] += n
+		}
+	}
+	return drops
+}

@@ -1,0 +1,90 @@
+//go:build e2e && uml
+
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/vpngw/vpngw/cmd/vpnctl/client"
+	"github.com/vpngw/vpngw/cmd/vpnctl/declare"
+	"github.com/vpngw/vpngw/deploy/netlab"
+)
+
+// The kernel's data plane at both ends. Its traffic depends on no process: rekeys,
+// the edit of another connection, and the daemon's violent end and restart lose
+// none of it.
+func TestUMLKernelDataPlane(t *testing.T) {
+	w := newWorld(t, 5*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 2)}, netlab.DaemonOptions{Kernel: true})
+	peer := w.peer(0, aggressiveSettings, w.swan(0))
+	other := w.connection(1) // whose peer is not there
+	w.apply(w.file([]declare.Connection{w.connection(0), other}))
+	w.waitStatus(connectionName(0), "ACTIVE", 2*patience)
+	w.expectDataPlane(connectionName(0), "kernel")
+
+	ping := w.ping(0)
+	answers := func(more int) {
+		t.Helper()
+		want := ping.Received() + more
+		w.check(netlab.Poll(w.ctx, 50*time.Millisecond, func() (bool, error) { return ping.Received() >= want, nil }))
+	}
+	answers(5)
+	w.check(peer.RekeyChild(w.ctx, "net"))
+	w.check(peer.RekeyIKE(w.ctx, "cloud"))
+	answers(5)
+	other.IPsecPolicy = &declare.IPsecPolicy{EncryptionAlgorithm: "aes-256", PFS: "group20"}
+	w.apply(w.file([]declare.Connection{w.connection(0), other}))
+	answers(5)
+
+	w.check(w.daemon.Kill())
+	answers(10)
+	w.check(w.daemon.Start(w.ctx))
+	w.waitStatus(connectionName(0), "ACTIVE", 2*patience)
+	answers(10)
+	report, err := ping.Finish(w.ctx)
+	w.check(err)
+	if len(report.Lost) > 0 {
+		t.Errorf("traffic was disturbed: %v", report)
+	}
+	// The peer had no word of the end and keeps the old IKE SA until its DPD.
+	w.expectNothingInClear()
+}
+
+// A peer behind a NAT: the kernel takes ESP out of UDP from a socket of that peer,
+// and follows when the NAT gives it another port.
+func TestUMLKernelBehindNAT(t *testing.T) {
+	w := newWorld(t, 5*time.Minute, netlab.Config{Sites: []netlab.SiteConfig{{NAT: true}}}, netlab.DaemonOptions{Kernel: true})
+	site := w.Sites[0]
+	connection := w.connection(0, func(c *declare.Connection) {
+		c.IKEPolicy.PeerIDType, c.IKEPolicy.PeerID = "ip", site.Public.String()
+	})
+	w.apply(w.file([]declare.Connection{connection}, respondOnly))
+	w.peer(0, nil, w.swan(0, func(c *netlab.SwanConnection) { c.Initiate = true }))
+	w.waitStatus(connection.Name, "ACTIVE", 2*patience)
+	w.expectDataPlane(connection.Name, "kernel")
+	w.reach(site.Host, site.Addresses[0], w.CloudAddresses[0])
+	ping, err := site.Host.StartPing("ping", site.Addresses[0], w.CloudAddresses[0], 200*time.Millisecond)
+	w.check(err)
+	for _, port := range []int{24500, 34500} {
+		before := ping.Received()
+		w.check(site.NAT.Map(w.ctx, port, port-4000))
+		w.check(netlab.Poll(w.ctx, 50*time.Millisecond, func() (bool, error) { return ping.Received() > before+5, nil }))
+	}
+	w.waitLog(connection.Name, patience, "The address of the peer has changed", "34500")
+	_, err = ping.Finish(w.ctx)
+	w.check(err)
+	w.check(w.peers[0].RekeyChild(w.ctx, "net"))
+	w.reach(w.CloudHost, w.CloudAddresses[0], site.Addresses[0])
+	w.expectNothingInClear()
+}
+
+// expectDataPlane checks what the API says serves a connection.
+func (w *world) expectDataPlane(connection, want string) {
+	w.t.Helper()
+	o, err := w.api.Get(w.ctx, client.Connections, w.id(connection))
+	w.check(err)
+	plane, _ := o["data_plane"].(map[string]any)
+	if got := client.Object(plane).Text("name"); got != want {
+		w.t.Errorf("connection %s: data plane %v, want %s", connection, plane, want)
+	}
+}
