@@ -63,7 +63,7 @@ interop: build ## the matrix of tunnels to strongSwan in userspace, and ike-scan
 
 .PHONY: uml
 uml: build ## kernel ESP, of ours and of peers, in user-mode Linux (root)
-	deploy/e2e/uml.sh -t 300 test ipsec/xfrm -test.parallel 16
+	deploy/e2e/uml.sh -t 400 test ipsec/xfrm -test.parallel 16 -test.run 'Conformance|Traffic/(route|to|from)'
 	deploy/e2e/uml.sh test deploy/e2e
 	deploy/e2e/uml.sh -m 1536M test deploy/interop
 

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpngw/vpngw/control/store/etcd"
+	"github.com/vpngw/vpngw/ipsec/xfrm"
 )
 
 // verdict is how bad a finding of the doctor is.
@@ -46,7 +47,8 @@ type host struct {
 	bindTCP   func(netip.AddrPort) error
 	offload   func() (send, receive error) // UDP_SEGMENT and UDP_GRO
 	openTUN   func() error
-	reach     func(etcd.Options) error // a cluster
+	reach     func(etcd.Options) error       // a cluster
+	kernel    func() (xfrm.Abilities, error) // its data plane; nil: not looked at
 }
 
 func thisHost() *host {
@@ -68,6 +70,7 @@ func thisHost() *host {
 		},
 		offload: udpOffload,
 		reach:   reachEtcd,
+		kernel:  askKernel,
 		openTUN: func() error {
 			f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 			if err == nil {
@@ -83,6 +86,7 @@ func thisHost() *host {
 func (h *host) examine(c *config) []finding {
 	findings := []finding{h.tun()}
 	findings = append(findings, h.capabilities()...)
+	findings = append(findings, h.dataPlane(c)...)
 	findings = append(findings, h.forwarding(), h.forwardingV6(), h.reversePath(c), h.offloads(), h.socketBuffers())
 	if c == nil {
 		a := netip.IPv4Unspecified()

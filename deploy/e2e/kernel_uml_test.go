@@ -50,34 +50,6 @@ func TestUMLKernelDataPlane(t *testing.T) {
 	w.expectNothingInClear()
 }
 
-// A peer behind a NAT: the kernel takes ESP out of UDP from a socket of that peer,
-// and follows when the NAT gives it another port.
-func TestUMLKernelBehindNAT(t *testing.T) {
-	w := newWorld(t, 5*time.Minute, netlab.Config{Sites: []netlab.SiteConfig{{NAT: true}}}, netlab.DaemonOptions{Kernel: true})
-	site := w.Sites[0]
-	connection := w.connection(0, func(c *declare.Connection) {
-		c.IKEPolicy.PeerIDType, c.IKEPolicy.PeerID = "ip", site.Public.String()
-	})
-	w.apply(w.file([]declare.Connection{connection}, respondOnly))
-	w.peer(0, nil, w.swan(0, func(c *netlab.SwanConnection) { c.Initiate = true }))
-	w.waitStatus(connection.Name, "ACTIVE", 2*patience)
-	w.expectDataPlane(connection.Name, "kernel")
-	w.reach(site.Host, site.Addresses[0], w.CloudAddresses[0])
-	ping, err := site.Host.StartPing("ping", site.Addresses[0], w.CloudAddresses[0], 200*time.Millisecond)
-	w.check(err)
-	for _, port := range []int{24500, 34500} {
-		before := ping.Received()
-		w.check(site.NAT.Map(w.ctx, port, port-4000))
-		w.check(netlab.Poll(w.ctx, 50*time.Millisecond, func() (bool, error) { return ping.Received() > before+5, nil }))
-	}
-	w.waitLog(connection.Name, patience, "The address of the peer has changed", "34500")
-	_, err = ping.Finish(w.ctx)
-	w.check(err)
-	w.check(w.peers[0].RekeyChild(w.ctx, "net"))
-	w.reach(w.CloudHost, w.CloudAddresses[0], site.Addresses[0])
-	w.expectNothingInClear()
-}
-
 // expectDataPlane checks what the API says serves a connection.
 func (w *world) expectDataPlane(connection, want string) {
 	w.t.Helper()

@@ -43,7 +43,7 @@ type Backend struct {
 	reserved  map[ipsec.SAID]time.Time // SPIs that wait for their SA, since when
 	policies  map[ipsec.PolicyID]ipsec.Policy
 	entries   map[entryKey][]entry       // of the kernel's SPD, the one that counts first
-	inherited map[entryKey]ipsec.Policy  // of an earlier process, not wanted again so far
+	inherited map[entryKey]entry         // of an earlier process, not wanted again so far
 	devices   map[uint32]ipsec.Interface // by IfID
 }
 
@@ -93,7 +93,7 @@ func newBackend(o Options) *Backend {
 		log: o.Logger, events: ipsec.NewEventQueue(),
 		sas: map[ipsec.SAID]*association{}, reserved: map[ipsec.SAID]time.Time{},
 		policies: map[ipsec.PolicyID]ipsec.Policy{}, entries: map[entryKey][]entry{},
-		inherited: map[entryKey]ipsec.Policy{}, devices: map[uint32]ipsec.Interface{},
+		inherited: map[entryKey]entry{}, devices: map[uint32]ipsec.Interface{},
 	}
 }
 
@@ -201,17 +201,16 @@ func (b *Backend) tick(now time.Time) {
 // forgetUnused removes policies of an earlier process whose SAs are gone. The
 // caller holds mu.
 func (b *Backend) forgetUnused() {
-	for key, p := range b.inherited {
+	for key, e := range b.inherited {
+		p := &e.policy
 		if p.Action != ipsec.Protect || slices.ContainsFunc(b.adopted(), func(a *association) bool {
 			return a.record.ReqID == p.ReqID && a.record.IfID == p.IfID
 		}) {
 			continue
 		}
-		if err := b.removeEntry(key); err != nil {
+		if err := b.disinherit(key); err != nil {
 			b.log.Warn("policy of the process before not removed", "policy", p.PolicyID, "error", err)
-			continue
 		}
-		delete(b.inherited, key)
 	}
 }
 
@@ -307,9 +306,9 @@ func (b *Backend) List() (ipsec.Inventory, error) {
 	for _, p := range b.policies {
 		inv.Policies = append(inv.Policies, p)
 	}
-	for key, p := range b.inherited {
+	for key, e := range b.inherited {
 		if key.dir != dirForward { // each of these goes with one for dirIn
-			inv.Policies = append(inv.Policies, p)
+			inv.Policies = append(inv.Policies, e.policy)
 		}
 	}
 	for _, i := range b.devices {

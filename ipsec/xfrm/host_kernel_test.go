@@ -249,23 +249,13 @@ func isDatagram(packet []byte) bool {
 	return false
 }
 
-// natTraversal opens UDP 4500 with the kernel's decapsulation on it.
-func (h *host) natTraversal(local netip.AddrPort) {
+// natTraversal opens UDP 4500 with the kernel's decapsulation for one peer.
+func (h *host) natTraversal(local, remote netip.AddrPort) {
 	h.t.Helper()
 	h.within(func() error {
-		family, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(local.Port()), Addr: [4]byte{}})
-		if local.Addr().Is6() {
-			family, to = unix.AF_INET6, &unix.SockaddrInet6{Port: int(local.Port()), Addr: local.Addr().As16()}
-		} else {
-			to.(*unix.SockaddrInet4).Addr = local.Addr().As4()
-		}
-		fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		h.t.Cleanup(func() { unix.Close(fd) })
-		const udpEncap, espInUDP = 100, 2
-		return errors.Join(unix.Bind(fd, to), unix.SetsockoptInt(fd, unix.IPPROTO_UDP, udpEncap, espInUDP))
+		mux := udp.New(udp.Options{NoRawESP: true, Decapsulation: true})
+		h.t.Cleanup(func() { h.must(mux.Close()) })
+		return errors.Join(mux.SetAddresses([]netip.Addr{local.Addr()}), mux.Decapsulate(local, remote, true))
 	})
 }
 
@@ -307,7 +297,7 @@ func (h *host) kernelEnd(index int, outer netip.AddrPort, tunnel bool) ipsectest
 	end := ipsectest.End{Backend: backend, Outer: outer}
 	end.Send, end.Receive = h.protectedSide(index)
 	if outer.Port() != 0 {
-		h.natTraversal(outer)
+		h.natTraversal(outer, netip.AddrPortFrom(outerAddress(1-index, outer.Addr().Is6()), nattPort))
 	}
 	link := outerLink
 	if tunnel {

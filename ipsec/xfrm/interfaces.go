@@ -230,8 +230,7 @@ func (b *Backend) removeDevice(i ipsec.Interface) error {
 	}
 	for key := range b.inherited {
 		if key.ifID == i.IfID {
-			errs = append(errs, b.removeEntry(key))
-			delete(b.inherited, key)
+			errs = append(errs, b.disinherit(key))
 		}
 	}
 	return errors.Join(errs...)

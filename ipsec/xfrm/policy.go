@@ -130,23 +130,41 @@ func (b *Backend) setEntry(key entryKey, id ipsec.PolicyID, want *entry) error {
 		list = append(list, *want)
 	}
 	slices.SortStableFunc(list, func(x, y entry) int { return cmp.Compare(x.priority, y.priority) })
-	_, inherited := b.inherited[key]
+	old, inherited := b.inherited[key]
+	now := b.entries[key]
 	var err error
-	switch now := b.entries[key]; {
+	switch {
+	case inherited && (len(list) == 0 || old.priority < list[0].priority):
+		// What the process before has left goes on, until its own successor comes.
 	case len(list) == 0 && len(now) == 0:
 	case len(list) == 0:
 		err = b.removeEntry(key)
 	case len(now) == 0 || inherited || list[0] != now[0]:
-		err = b.conn.do(b.policyRequest(key, &list[0]), nil)
+		if err = b.conn.do(b.policyRequest(key, &list[0]), nil); err == nil {
+			delete(b.inherited, key)
+		}
 	}
 	if err != nil {
 		return err
 	}
-	delete(b.inherited, key)
 	if b.entries[key] = list; len(list) == 0 {
 		delete(b.entries, key)
 	}
 	return nil
+}
+
+// disinherit ends a policy that an earlier process has left. The caller holds mu.
+func (b *Backend) disinherit(key entryKey) error {
+	var err error
+	if list := b.entries[key]; len(list) > 0 {
+		err = b.conn.do(b.policyRequest(key, &list[0]), nil)
+	} else {
+		err = b.removeEntry(key)
+	}
+	if err == nil {
+		delete(b.inherited, key)
+	}
+	return err
 }
 
 func (b *Backend) checkPolicy(p *ipsec.Policy) error {
@@ -250,18 +268,19 @@ func (b *Backend) removeEntry(key entryKey) error {
 
 // parsePolicy reads a policy of the kernel; ok is false for what is none of
 // package xfrm's making.
-func (b *Backend) parsePolicy(body []byte) (p ipsec.Policy, e entryKey, ok bool) {
+func (b *Backend) parsePolicy(body []byte) (found entry, key entryKey, ok bool) {
 	if len(body) < nl.SizeofXfrmUserpolicyInfo {
-		return p, e, false
+		return found, key, false
 	}
 	info := nl.DeserializeXfrmUserpolicyInfo(body)
 	attrs := attributes(body[nl.SizeofXfrmUserpolicyInfo:])
 	if info.Dir > dirForward || info.Sel.Family != unix.AF_INET && info.Sel.Family != unix.AF_INET6 {
-		return p, e, false
+		return found, key, false
 	}
-	e = entryKey{info.Dir, info.Sel, b.ifIDOf(attrs)}
+	key = entryKey{info.Dir, info.Sel, b.ifIDOf(attrs)}
+	var p ipsec.Policy
 	from, to := selectorsOf(&info.Sel)
-	p.PolicyID = ipsec.PolicyID{Direction: ipsec.Out, Local: from, Remote: to, Priority: info.Priority >> rankBits, IfID: e.ifID}
+	p.PolicyID = ipsec.PolicyID{Direction: ipsec.Out, Local: from, Remote: to, Priority: info.Priority >> rankBits, IfID: key.ifID}
 	if info.Dir != dirOut {
 		p.Direction, p.Local, p.Remote = ipsec.In, to, from
 	}
@@ -280,7 +299,7 @@ func (b *Backend) parsePolicy(body []byte) (p ipsec.Policy, e entryKey, ok bool)
 		}
 		p.TunnelLocal, p.TunnelRemote = src, dst
 	}
-	return p, e, true
+	return entry{p, info.Priority}, key, true
 }
 
 // ifIDOf returns the IfID of an SA or policy.

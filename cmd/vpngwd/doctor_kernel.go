@@ -1,0 +1,60 @@
+package main
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/ipsec/xfrm"
+)
+
+const kernelModules = "modprobe -a xfrm_user esp4 esp6 xfrm_interface   # of the kernel's package; CONFIG_INET_ESP, CONFIG_XFRM_INTERFACE"
+
+// askKernel asks the kernel what it can, as the daemon does at its start.
+func askKernel() (xfrm.Abilities, error) {
+	b, err := xfrm.New(xfrm.Options{})
+	if err != nil {
+		return xfrm.Abilities{}, err
+	}
+	return b.Abilities(), b.Close()
+}
+
+// dataPlane tells what the kernel's data plane can do. Without it user space
+// serves all tunnels, which is a fault only where the configuration wants the
+// kernel.
+func (h *host) dataPlane(c *config) []finding {
+	backend := backendAuto
+	if c != nil {
+		backend = c.Dataplane.Backend
+	}
+	if h.kernel == nil || backend == backendUserspace {
+		return nil
+	}
+	f := finding{Verdict: verdictOK, Subject: "kernel data plane"}
+	lacks := func(detail string) {
+		f.Detail = detail + ": user space serves the tunnels"
+		if backend == backendKernel {
+			f.Verdict, f.Detail, f.Fix = verdictFail, detail+", and dataplane.backend is kernel", kernelModules
+		}
+	}
+	a, err := h.kernel()
+	lacking := slices.SortedFunc(maps.Keys(a.Lacking()), func(x, y ipsec.Transform) int {
+		return cmp.Or(cmp.Compare(x.Type, y.Type), cmp.Compare(x.ID, y.ID), cmp.Compare(x.KeyBits, y.KeyBits))
+	})
+	switch {
+	case err != nil:
+		lacks(err.Error())
+	case a.Devices == "none":
+		lacks("the kernel has neither XFRM interfaces nor VTI")
+	case len(lacking) > 0:
+		f.Verdict, f.Detail = verdictWarn, "the kernel lacks "+ipsec.TransformList(lacking)
+	default:
+		f.Detail = "ESP with all algorithms, devices of kind " + a.Devices
+	}
+	findings := []finding{f}
+	if err == nil && !a.IPv6 {
+		findings = append(findings, finding{verdictWarn, f.Subject, "the kernel has no ESP over IPv6: user space serves such tunnels", kernelModules})
+	}
+	return findings
+}
