@@ -12,8 +12,8 @@ import (
 )
 
 // The kernel's data plane at both ends. Its traffic depends on no process: rekeys,
-// the edit of another connection, and the daemon's violent end and restart lose
-// none of it.
+// the edit of another connection, and the daemon's violent end lose none of it, and
+// the next daemon takes the tunnel over.
 func TestUMLKernelDataPlane(t *testing.T) {
 	w := newWorld(t, 5*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 2)}, netlab.DaemonOptions{Kernel: true})
 	peer := w.peer(0, aggressiveSettings, w.swan(0))
@@ -38,13 +38,23 @@ func TestUMLKernelDataPlane(t *testing.T) {
 
 	w.check(w.daemon.Kill())
 	answers(10)
-	w.check(w.daemon.Start(w.ctx))
-	w.waitStatus(connectionName(0), "ACTIVE", 2*patience)
-	answers(10)
 	report, err := ping.Finish(w.ctx)
 	w.check(err)
 	if len(report.Lost) > 0 {
-		t.Errorf("traffic was disturbed: %v", report)
+		t.Errorf("rekeys, an edit or the daemon's end disturbed traffic: %v", report)
+	}
+
+	ping = w.ping(0)
+	w.check(w.daemon.Start(w.ctx))
+	w.waitStatus(connectionName(0), "ACTIVE", 2*patience)
+	answers(10)
+	report, err = ping.Finish(w.ctx)
+	w.check(err)
+	// The peer, who answers IKE_AUTH, sends by its new SA before the daemon can
+	// have the other end: what is under way then may be lost.
+	const underWay = 2
+	if len(report.Lost) > underWay {
+		t.Errorf("the daemon's restart disturbed traffic: %v", report)
 	}
 	// The peer had no word of the end and keeps the old IKE SA until its DPD.
 	w.expectNothingInClear()
