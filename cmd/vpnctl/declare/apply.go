@@ -78,8 +78,10 @@ var updatable = map[string][]string{
 		"enable_nqa", "enable_hub", "psk", "ppk", "policy_rules", "policy_rules_v6", "ikepolicy", "ipsecpolicy",
 	},
 	client.P2CGateways.Name: {"name"},
-	client.Servers.Name: {"client_cidr", "local_subnets", "client_auth_type", "server_certificate", "ssl_options", "dns_servers", "second_factor",
-		"client_cidr_v6", "local_subnets_v6", "topology", "dns_domain"},
+	client.Servers.Name: {
+		"client_cidr", "local_subnets", "client_auth_type", "server_certificate", "ssl_options", "dns_servers", "second_factor",
+		"client_cidr_v6", "local_subnets_v6", "topology", "dns_domain",
+	},
 	client.UserGroupsOf("").Name:     {"name", "description"},
 	client.UsersOf("").Name:          {"description", "user_group_id", "static_ip"},
 	client.AccessPoliciesOf("").Name: {"name", "user_group_id", "description", "dest_ip_cidrs"},
