@@ -63,9 +63,12 @@ func (m *core) beside() bool {
 // awaitPeer leaves the traffic to the child of another IKE SA until the peer is known
 // to have this one: our answer, which tells of it, may be late or lost. A packet on it
 // shows that, or a message: see trust. Nor does it wait when the other IKE SA is gone, or
-// the data plane asks for a child by Acquire.
+// the data plane asks for a child by Acquire. What was made from a template has a
+// request id of its own in each IKE SA: its policy would take the traffic at once.
 func (c *childSA) awaitPeer() {
-	c.slot.protect(c, ipsec.Out)
+	if c.slot.template == nil {
+		c.slot.protect(c, ipsec.Out)
+	}
 	c.patient, c.probeAt = true, c.m.now.Add(probeInterval)
 }
 

@@ -104,9 +104,9 @@ func (m *core) keepMade(made []*slot) {
 			continue
 		}
 		k.template = m.slots[i]
-		// Algorithms and lifetimes: from the next rekey.
-		k.cfg.Proposals, k.cfg.Lifetime = k.template.cfg.Proposals, k.template.cfg.Lifetime
-		k.cfg.ReplayWindow = k.template.cfg.ReplayWindow
+		next := k.template.cfg
+		next.Template, next.Name, next.ReqID, next.Local, next.Remote = false, k.cfg.Name, k.cfg.ReqID, k.cfg.Local, k.cfg.Remote
+		m.reconfigure(k, next)
 		m.slots = append(m.slots, k)
 	}
 }

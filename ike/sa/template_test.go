@@ -126,6 +126,33 @@ func TestTemplateUpdate(t *testing.T) {
 	}
 }
 
+// Other algorithms of the template come into the children that stand at once, by a
+// new child under the same IKE SA.
+func TestTemplateAlgorithms(t *testing.T) {
+	l := fromTemplate(t, 4, "10.1.1.0/24", "10.1.2.0/24")
+	both := []ipsec.Proposal{espProposal(ipsec.GroupCurve25519), espProposal(ipsec.GroupECP384)}
+	for i := range l.a.conns[0].Children {
+		l.a.conns[0].Children[i].Proposals = both
+	}
+	l.establish()
+	l.flow = [2]netip.Addr{netip.MustParseAddr("10.1.1.1"), netip.MustParseAddr("10.2.7.1")}
+	next := *l.b.conns[0]
+	next.Children = slices.Clone(next.Children)
+	next.Children[0].Proposals = both[1:]
+	l.b.conns[0] = &next
+	l.b.do(Update{&next})
+	l.pass(10 * time.Second)
+	l.settled(2)
+	for _, c := range l.b.machine().Status().Children {
+		if group, _ := c.Proposal.Get(ipsec.TransformGroup); c.Outdated || group.ID != ipsec.GroupECP384 {
+			t.Errorf("child %s has %s", c.Name, c.Proposal)
+		}
+	}
+	if n := l.b.count(IKEUp); n != 1 {
+		t.Errorf("%d IKE SAs", n)
+	}
+}
+
 // Of a child with an additional key exchange, for which there is no CHILD_SA yet
 // while that is done, the same holds: it counts, and goes with the template.
 func TestTemplateFollowup(t *testing.T) {

@@ -121,7 +121,8 @@ func (m *core) updateChildren(next []Child) {
 		return
 	}
 	for _, k := range m.slots {
-		if !k.cfg.Template && k.template == nil && !k.busy && !m.upToDate(k) && k.retryAt.IsZero() && (m.conn.Initiate || m.up(k) || m.inherits(k)) {
+		wanted := m.up(k) || k.template == nil && (m.conn.Initiate || m.inherits(k))
+		if wanted && !k.cfg.Template && !k.busy && !m.upToDate(k) && k.retryAt.IsZero() {
 			m.ike.createChild(k)
 		}
 	}
