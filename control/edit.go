@@ -111,7 +111,7 @@ var Edits = []Edit{
 	{EditGateway, "flavor", DisruptNothing, "By UpdatePostpaidVgwSpecification."},
 
 	{EditCustomerGateway, "name", DisruptNothing, ""},
-	{EditCustomerGateway, "ca_certificate", DisruptIKE, "With gateways of flavor GM only."},
+	{EditCustomerGateway, "ca_certificate", DisruptAll, "With gateways of flavor GM only. What proved the peer is not trusted any more."},
 }
 
 // TunnelSpec is all that a tunnel is made of.

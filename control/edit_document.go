@@ -22,7 +22,7 @@ the class of each tunnel ([vpnctl](vpnctl.md#plan)).
 | ` + "`nothing`" + ` | All SAs stay. Routes that are new come before those that go. |
 | ` + "`child_rekey`" + ` | A new CHILD_SA with the new selectors and algorithms is negotiated under the IKE SA that stands, or in IKEv1 by a new quick mode. Traffic moves over, the old one receives for two more seconds, and is deleted. |
 | ` + "`make_before_break`" + ` | A new IKE SA is negotiated beside the one that stands, with all its CHILD_SAs; then the old one is deleted. In IKEv1 a new phase 1 takes over, and new quick modes replace the CHILD_SAs. |
-| ` + "`drop`" + ` | The tunnel is between other addresses: it ends, and is negotiated anew. Another address of the gateway alone is ` + "`nothing`" + ` where it began the IKE SA and MOBIKE is agreed on. |
+| ` + "`drop`" + ` | The tunnel is between other addresses, or what proved the peer is not trusted any more: it ends, and is negotiated anew. Another address of the gateway alone is ` + "`nothing`" + ` where it began the IKE SA and MOBIKE is agreed on. |
 
 ## When the peer changes later, or earlier
 Both ends hardly ever change at the same moment. A peer that has not changed yet refuses what is new. Then what stands goes on, and the gateway tries

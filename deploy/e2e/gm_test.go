@@ -26,7 +26,6 @@ type gmWorld struct {
 	ca          *certtest.GM // of this end's own certificates
 	gateway     string
 	certificate string
-	peer        string // the customer gateway
 }
 
 // certificates are a new pair of this end, as the API takes it.
@@ -39,9 +38,8 @@ func (w *gmWorld) certificates(name string) client.Object {
 	}}
 }
 
-// build makes the gateway, its certificate, the other end with its authority, and
-// the connection.
-func (w *gmWorld) build(name string, local, remote netip.Prefix, address netip.Addr, authority *certtest.GM) {
+// build makes the gateway and its certificate.
+func (w *gmWorld) build(name string, local netip.Prefix) {
 	w.t.Helper()
 	gateway := must(w.api.Create(w.ctx, client.Gateways, client.Object{
 		"name": name, "flavor": "GM", "vpc_id": netlab.VPC, "connect_subnet": netlab.Subnet1, "local_subnets": []string{local.String()},
@@ -57,15 +55,35 @@ func (w *gmWorld) build(name string, local, remote netip.Prefix, address netip.A
 	w.check(w.api.Call(w.ctx, http.MethodPost, "vpn-gateways/"+w.gateway+"/certificate", w.certificates(name), &made))
 	w.certificate = made.Certificate.ID
 	w.waitBound()
+}
+
+// connect makes the other end with its authority, and the connection.
+func (w *gmWorld) connect(name string, local, remote netip.Prefix, address netip.Addr, authority *certtest.GM) (customerGateway string) {
+	w.t.Helper()
 	peer := must(w.api.Create(w.ctx, client.CustomerGateways, client.Object{
-		"name": "peer", "id_value": address.String(), "ca_certificate": client.Object{"content": authority.PEM()},
+		"name": name, "id_value": address.String(), "ca_certificate": client.Object{"content": authority.PEM()},
 	}))(w.t)
-	w.peer = peer.ID()
 	must(w.api.Create(w.ctx, client.Connections, client.Object{
-		"name": connectionName(0), "vgw_id": w.gateway, "vgw_ip": netlab.EIP1, "cgw_id": w.peer, "style": "POLICY",
+		"name": name, "vgw_id": w.gateway, "vgw_ip": netlab.EIP1, "cgw_id": peer.ID(), "style": "POLICY",
 		"peer_subnets": []string{remote.String()},
 		"policy_rules": []client.Object{{"source": local.String(), "destination": []string{remote.String()}}},
 	}))(w.t)
+	return peer.ID()
+}
+
+// gmSite is a gateway of flavor GM at a site of w's, with an authority of its own.
+// Both ends have the connection to the other.
+func (w *gmWorld) gmSite(number int, options netlab.DaemonOptions) (site *gmWorld, customerGateway string) {
+	w.t.Helper()
+	s, name := w.Sites[number], connectionName(number)
+	site = &gmWorld{world: &world{Topology: w.Topology, t: w.t, ctx: w.ctx}, ca: certtest.NewGM(w.t, name+" root", validGMNow)}
+	w.t.Cleanup(site.end)
+	site.daemon = must(w.StartSiteDaemon(w.ctx, vpngwd, s, options))(w.t)
+	site.api = must(site.daemon.Client())(w.t)
+	site.build("site", s.Subnets[0])
+	customerGateway = w.connect(name, w.CloudSubnets[0], s.Subnets[0], s.Public, site.ca)
+	site.connect(name, s.Subnets[0], w.CloudSubnets[0], w.Public[0], w.ca)
+	return site, customerGateway
 }
 
 // waitBound waits until the gateway's certificate is in use, and the gateway ready.
@@ -92,14 +110,9 @@ func TestGM(t *testing.T) {
 	options := netlab.DaemonOptions{ShortLives: true, Retransmit: true}
 	here := &gmWorld{world: newWorld(t, 5*time.Minute, netlab.Config{Sites: []netlab.SiteConfig{{}}}, options)}
 	site := here.Sites[0]
-	there := &gmWorld{world: &world{Topology: here.Topology, t: t, ctx: here.ctx}}
-	t.Cleanup(there.end)
-	there.daemon = must(here.StartSiteDaemon(here.ctx, vpngwd, site, options))(t)
-	there.api = must(there.daemon.Client())(t)
-	here.ca, there.ca = certtest.NewGM(t, "cloud root", validGMNow), certtest.NewGM(t, "site root", validGMNow)
-
-	here.build("cloud", here.CloudSubnets[0], site.Subnets[0], site.Public, there.ca)
-	there.build("site", site.Subnets[0], here.CloudSubnets[0], here.Public[0], here.ca)
+	here.ca = certtest.NewGM(t, "cloud root", validGMNow)
+	here.build("cloud", here.CloudSubnets[0])
+	there, peer := here.gmSite(0, options)
 	here.waitStatus(connectionName(0), "ACTIVE", patience)
 	there.waitStatus(connectionName(0), "ACTIVE", patience)
 	here.reach(here.CloudHost, here.CloudAddresses[0], site.Addresses[0])
@@ -119,11 +132,11 @@ func TestGM(t *testing.T) {
 
 	// An authority that is not the site's: nothing passes, and both ends are told why.
 	stranger := certtest.NewGM(t, "stranger", validGMNow)
-	must(here.api.Update(here.ctx, client.CustomerGateways, here.peer, client.Object{"ca_certificate": client.Object{"content": stranger.PEM()}}))(t)
+	must(here.api.Update(here.ctx, client.CustomerGateways, peer, client.Object{"ca_certificate": client.Object{"content": stranger.PEM()}}))(t)
 	here.waitLog(connectionName(0), patience, "IPSec tunnel negotiation fails", "Reason=[authentication fail]", "parameter: certificate authority",
-		"ours: C=CN,O=acme,CN=stranger", "theirs: C=CN,O=acme,CN=site root")
+		"ours: C=CN,O=acme,CN=stranger", "theirs: C=CN,O=acme,CN=site-1 root")
 	here.waitStatus(connectionName(0), "DOWN", patience)
-	must(here.api.Update(here.ctx, client.CustomerGateways, here.peer, client.Object{"ca_certificate": client.Object{"content": there.ca.PEM()}}))(t)
+	must(here.api.Update(here.ctx, client.CustomerGateways, peer, client.Object{"ca_certificate": client.Object{"content": there.ca.PEM()}}))(t)
 	here.waitStatus(connectionName(0), "ACTIVE", patience)
 	here.reach(here.CloudHost, here.CloudAddresses[0], site.Addresses[0])
 	here.expectNothingInClear()

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +52,7 @@ type Daemon struct {
 	endpoint  string // of the API
 	program   string
 	dir       string
+	rendered  string // configuration
 	process   *Process
 }
 
@@ -95,7 +97,7 @@ func (t *Topology) StartSiteDaemon(ctx context.Context, program string, site *Si
 		Lab: t.Lab, Gateway: site.Router, CloudSubnets: site.Subnets, CloudAddresses: site.Addresses,
 		Public: [2]netip.Addr{site.Public, site.Public.Next()}, Local: [2]netip.Addr{site.Local, site.Public.Next()},
 	}
-	return seen.startDaemon(ctx, program, "vpngwd-site", o)
+	return seen.startDaemon(ctx, program, fmt.Sprintf("vpngwd-site%d", slices.Index(t.Sites, site)), o)
 }
 
 func (t *Topology) startDaemon(ctx context.Context, program, name string, o DaemonOptions) (*Daemon, error) {
@@ -110,7 +112,8 @@ func (t *Topology) startDaemon(ctx context.Context, program, name string, o Daem
 	if o.KeyLog {
 		d.KeyDir = filepath.Join(d.dir, "keys")
 	}
-	if err := os.WriteFile(d.config(), []byte(d.render(t, o)), 0o600); err != nil {
+	d.rendered = d.render(t, o)
+	if err := os.WriteFile(d.config(), []byte(d.rendered), 0o600); err != nil {
 		return nil, fmt.Errorf("configure vpngwd: %w", err)
 	}
 	if err := d.Start(ctx); err != nil {
@@ -218,6 +221,20 @@ func (d *Daemon) Start(ctx context.Context) error {
 		return fmt.Errorf("start vpngwd: %w\n%s", err, d.Log())
 	}
 	return nil
+}
+
+// TakeAway has the daemon read its inventory anew, which has all EIPs but those given.
+func (d *Daemon) TakeAway(eips ...string) error {
+	var left strings.Builder
+	for line := range strings.Lines(d.rendered) {
+		if !slices.ContainsFunc(eips, func(id string) bool { return strings.Contains(line, "{id: "+id+",") }) {
+			left.WriteString(line)
+		}
+	}
+	if err := os.WriteFile(d.config(), []byte(left.String()), 0o600); err != nil {
+		return fmt.Errorf("configure vpngwd: %w", err)
+	}
+	return d.process.Signal(unix.SIGHUP)
 }
 
 // get reads a page of the metrics listener.
