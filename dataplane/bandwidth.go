@@ -3,7 +3,6 @@ package dataplane
 import (
 	"fmt"
 	"net/netip"
-	"time"
 
 	"github.com/vpngw/vpngw/dataplane/policer"
 	"github.com/vpngw/vpngw/ipsec"
@@ -59,7 +58,7 @@ func (e *Engine) police(a *association) {
 // limitOf returns an SA's limit, or nil, and the time to ask it for.
 func (a *association) limitOf() (l *limit, now int64) {
 	if l = a.limit.Load(); l != nil {
-		now = time.Now().UnixNano()
+		now = policer.Now()
 	}
 	return l, now
 }

@@ -27,7 +27,7 @@ type inbound struct {
 	dev    *device
 	joiner *tun.Coalescer
 	limit  *limit // nil is none
-	now    int64  // for limit, in Unix nanoseconds
+	now    int64  // for limit, by policer.Now
 
 	// The flow that was last found to be inside the selectors of its SA.
 	passed   flowKey
@@ -141,7 +141,7 @@ func (in *inbound) moved(sa *association, from *udp.Origin) {
 	}
 	now := time.Now().UnixNano()
 	last := sa.movedAt.Load()
-	if now-last < int64(movedPause) || !sa.movedAt.CompareAndSwap(last, now) {
+	if since(last, now) < movedPause || !sa.movedAt.CompareAndSwap(last, now) {
 		return
 	}
 	in.e.events.Emit(ipsec.Event{

@@ -34,7 +34,7 @@ type outbound struct {
 	sealer *esp.Sealer
 
 	limit *limit // of the frame at hand; nil is none
-	now   int64  // for limit, in Unix nanoseconds
+	now   int64  // for limit, by policer.Now
 }
 
 // sendAt is the octets of a batch that are worth a system call of their own.

@@ -83,11 +83,15 @@ const acquirePause = time.Second
 func (e *Engine) acquire(r *request) {
 	now := time.Now().UnixNano()
 	last := r.acquired.Load()
-	if now-last < int64(acquirePause) || !r.acquired.CompareAndSwap(last, now) {
+	if since(last, now) < acquirePause || !r.acquired.CompareAndSwap(last, now) {
 		return
 	}
 	e.events.Emit(ipsec.Event{Kind: ipsec.EventAcquire, ReqID: r.reqID})
 }
+
+// since returns how far apart two times of the clock are, in Unix nanoseconds. The
+// earlier one may be the greater, when the clock was set back.
+func since(last, now int64) time.Duration { return time.Duration(max(now-last, last-now)) }
 
 // useRequest returns the entry of a ReqID, which gains a user. The caller holds mu.
 func (e *Engine) useRequest(reqID uint32) *request {

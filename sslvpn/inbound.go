@@ -3,6 +3,7 @@ package sslvpn
 import (
 	"time"
 
+	"github.com/vpngw/vpngw/dataplane/policer"
 	"github.com/vpngw/vpngw/dataplane/tun"
 )
 
@@ -19,6 +20,7 @@ type inbound struct {
 	packets, octets int // that go to the TUN
 	now             int64
 	limited         bool
+	drawn           int64 // when, by policer.Now, if limited
 	rekey, exit     bool
 }
 
@@ -101,7 +103,9 @@ func (in *inbound) start() {
 	in.packets, in.octets = 0, 0
 	in.rekey, in.exit = false, false
 	in.now = time.Now().UnixNano()
-	in.limited = in.p.up.Limited()
+	if in.limited = in.p.up.Limited(); in.limited {
+		in.drawn = policer.Now()
+	}
 }
 
 func (in *inbound) lost(n int) { in.p.drops.add(reasonWrite, n) }
@@ -169,7 +173,7 @@ func (in *inbound) deliver(c *client, payload []byte) reason {
 			in.passed, in.passedBy = h.dst, access
 		}
 	}
-	if in.limited && !in.p.up.Allow(len(packet), in.now) {
+	if in.limited && !in.p.up.Allow(len(packet), in.drawn) {
 		return reasonBandwidth
 	}
 	if limit := c.link.maxSegment(); limit != 0 && h.syn(packet) {

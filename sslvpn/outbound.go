@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vpngw/vpngw/dataplane/policer"
 	"github.com/vpngw/vpngw/dataplane/tun"
 )
 
@@ -130,7 +131,7 @@ func (o *outbound) seal(c *client, packet []byte) (worth bool) {
 	var now int64
 	limited := p.down.Limited()
 	if limited {
-		now = time.Now().UnixNano()
+		now = policer.Now()
 	}
 	rekey, packets, octets := false, 0, 0
 	c.send.Lock()

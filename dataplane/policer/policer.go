@@ -12,7 +12,7 @@ import (
 // zero value has no limit.
 type Policer struct {
 	mbps atomic.Int64 // megabits per second; 0 is no limit
-	paid atomic.Int64 // Unix nanoseconds
+	paid atomic.Int64 // by Now
 }
 
 // Burst is how much may pass at once, as time at the rate itself.
@@ -24,8 +24,16 @@ func (p *Policer) Set(mbps int) { p.mbps.Store(int64(mbps)) }
 // Limited reports whether there is a limit at all.
 func (p *Policer) Limited() bool { return p.mbps.Load() != 0 }
 
-// Allow reports whether a packet of some octets may pass at a time, in Unix
-// nanoseconds, and counts it if so.
+// started is when the process did, about.
+var started = time.Now()
+
+// Now returns the time for Allow, in nanoseconds. It is not that of the clock: were
+// the clock set back, all that has passed would seem to be paid for much later, and
+// nothing would pass until then.
+func Now() int64 { return int64(time.Since(started)) }
+
+// Allow reports whether a packet of some octets may pass at a time, as Now tells it,
+// and counts it if so.
 func (p *Policer) Allow(octets int, now int64) bool {
 	mbps := p.mbps.Load()
 	if mbps == 0 {

@@ -73,3 +73,15 @@ func TestShared(t *testing.T) {
 		t.Errorf("%d octets", got)
 	}
 }
+
+// TestNow: a change of the clock does not move it, since it counts from the start of
+// the process.
+func TestNow(t *testing.T) {
+	first := Now()
+	if first < 0 || first > int64(24*time.Hour) {
+		t.Errorf("%v since the start of the process", time.Duration(first))
+	}
+	if again := Now(); again < first {
+		t.Errorf("%d after %d", again, first)
+	}
+}
