@@ -53,7 +53,7 @@ type Backend struct {
 type association struct {
 	plane     ipsec.Plane
 	direction ipsec.Direction
-	path      path      // of an inbound SA in UDP in the kernel
+	path      path      // of an inbound SA in UDP
 	stray     path      // where else its packets have come from
 	strayed   time.Time // when they last did
 }
@@ -88,13 +88,13 @@ func New(kernel, userspace ipsec.Backend, sockets Sockets, log *slog.Logger) (*B
 	}
 	for _, sa := range left.SAs {
 		a := &association{plane: ipsec.PlaneKernel, direction: sa.Direction, path: pathOf(&sa)}
-		errs = append(errs, b.use(a.path))
+		errs = append(errs, b.enter(a.plane, a.path))
 		b.sas[sa.ID()] = a
 	}
 	return b, errors.Join(errs...)
 }
 
-// pathOf returns the path that an inbound SA in UDP needs a socket for.
+// pathOf returns the path of an inbound SA in UDP.
 func pathOf(sa *ipsec.SA) path {
 	if sa.Direction != ipsec.In || !sa.Encap {
 		return path{}
@@ -128,6 +128,40 @@ func (b *Backend) release(p path) {
 	if err := b.sockets.Decapsulate(p.local, p.remote, false); err != nil {
 		b.log.Warn("socket of a peer not closed", "peer", p.remote.String(), "error", err)
 	}
+}
+
+// enter makes a path receive for one more SA. In the kernel it needs a socket. In
+// user space it must have none: one that only a stray packet has opened goes. The
+// caller holds mu.
+func (b *Backend) enter(p ipsec.Plane, at path) error {
+	if p == ipsec.PlaneKernel {
+		return b.use(at)
+	}
+	for _, a := range b.sas {
+		if at != (path{}) && a.stray == at {
+			b.release(a.stray)
+			a.stray = path{}
+		}
+	}
+	return nil
+}
+
+// leave is the reverse of enter. The caller holds mu.
+func (b *Backend) leave(p ipsec.Plane, at path) {
+	if p == ipsec.PlaneKernel {
+		b.release(at)
+	}
+}
+
+// inUserspace reports whether user space has an inbound SA of a path, whose packets
+// a socket of the kernel's would keep from it. The caller holds mu.
+func (b *Backend) inUserspace(at path) bool {
+	for _, a := range b.sas {
+		if a.plane == ipsec.PlaneUserspace && a.path == at {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *Backend) of(p ipsec.Plane) ipsec.Backend {
@@ -184,14 +218,12 @@ func (b *Backend) AddSA(sa ipsec.SA) error {
 	if b.sas[sa.ID()] != nil {
 		return b.of(b.sas[sa.ID()].plane).AddSA(sa) // which says so
 	}
-	if a.plane == ipsec.PlaneKernel {
-		a.path = pathOf(&sa)
-		if err := b.use(a.path); err != nil {
-			return err
-		}
+	a.path = pathOf(&sa)
+	if err := b.enter(a.plane, a.path); err != nil {
+		return err
 	}
 	if err := b.of(a.plane).AddSA(sa); err != nil {
-		b.release(a.path)
+		b.leave(a.plane, a.path)
 		return err
 	}
 	b.sas[sa.ID()] = a
@@ -210,18 +242,15 @@ func (b *Backend) UpdateSA(id ipsec.SAID, to ipsec.SAUpdate) error {
 		SPI: id.SPI, Direction: a.direction, Src: to.Src.Unmap(), Dst: to.Dst.Unmap(),
 		Encap: to.Encap, SrcPort: to.SrcPort, DstPort: to.DstPort,
 	}
-	wanted := path{}
-	if a.plane == ipsec.PlaneKernel {
-		wanted = pathOf(&next)
-		if err := b.use(wanted); err != nil {
-			return err
-		}
-	}
-	if err := b.of(a.plane).UpdateSA(id, to); err != nil {
-		b.release(wanted)
+	wanted := pathOf(&next)
+	if err := b.enter(a.plane, wanted); err != nil {
 		return err
 	}
-	b.release(a.path)
+	if err := b.of(a.plane).UpdateSA(id, to); err != nil {
+		b.leave(a.plane, wanted)
+		return err
+	}
+	b.leave(a.plane, a.path)
 	b.release(a.stray)
 	a.path, a.stray = wanted, path{}
 	delete(b.sas, id)
@@ -246,7 +275,7 @@ func (b *Backend) DeleteSA(id ipsec.SAID) error {
 
 // forget drops what is known of an SA. The caller holds mu.
 func (b *Backend) forget(id ipsec.SAID, a *association) {
-	b.release(a.path)
+	b.leave(a.plane, a.path)
 	b.release(a.stray)
 	delete(b.sas, id)
 }
@@ -362,7 +391,9 @@ func (b *Backend) Stray(id ipsec.SAID, local, remote netip.AddrPort) bool {
 		return known
 	}
 	a.strayed = now
-	if from == a.stray {
+	// Who knows the SPI may write anybody's address: the traffic of another peer, which
+	// user space receives there, is not to be had so.
+	if from == a.stray || b.inUserspace(from) {
 		return known
 	}
 	if err := b.use(from); err != nil {

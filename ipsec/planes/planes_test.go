@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/vpngw/vpngw/ipsec"
 	"github.com/vpngw/vpngw/ipsec/ipsectest"
@@ -181,5 +182,51 @@ func TestTakesOverFromTheKernel(t *testing.T) {
 	check(t, err)
 	if len(inventory.Interfaces) != 1 || inventory.Interfaces[0].Plane != ipsec.PlaneKernel {
 		t.Errorf("interfaces %+v", inventory.Interfaces)
+	}
+}
+
+// TestStrayTakesNoOthersPath: who knows the SPI of an SA of the kernel, as its own
+// peer does, sends a packet with the address of a peer that user space serves. That
+// one's traffic must go on to reach user space.
+func TestStrayTakesNoOthersPath(t *testing.T) {
+	f := newFixture(t)
+	check(t, f.SetInterfaces([]ipsec.Interface{{IfID: 1, Name: "one", Plane: ipsec.PlaneKernel}, {IfID: 2, Name: "two"}}))
+	mine := inbound(0x1001, 1)
+	check(t, f.AddSA(mine))
+	victim := inbound(0x2001, 2)
+	victim.Src = netip.MustParseAddr("192.0.2.78")
+	victimAt := path{usual.local, netip.AddrPortFrom(victim.Src, 4500)}
+
+	// Before the other peer has an SA, nothing is wrong with it.
+	f.Stray(mine.ID(), victimAt.local, victimAt.remote)
+	if !f.sockets.decapsulated[victimAt] {
+		t.Fatal("no socket for where the packets come from")
+	}
+	check(t, f.AddSA(victim))
+	if f.sockets.decapsulated[victimAt] {
+		t.Error("the kernel keeps the packets of an SA of user space")
+	}
+	f.mu.Lock()
+	f.sas[mine.ID()].strayed = time.Time{}
+	f.mu.Unlock()
+	if !f.Stray(mine.ID(), victimAt.local, victimAt.remote) {
+		t.Error("an SA of the kernel is not known")
+	}
+	if got := f.sockets.paths(); !slices.Equal(got, []path{usual}) {
+		t.Errorf("sockets %v, want only that of the SA", got)
+	}
+
+	// So it is when the SA moves, and no longer when it is gone.
+	to := ipsec.SAUpdate{Src: victim.Src, Dst: local, Encap: true, SrcPort: moved.Port(), DstPort: 4500}
+	check(t, f.UpdateSA(victim.ID(), to))
+	f.sas[mine.ID()].strayed = time.Time{}
+	f.Stray(mine.ID(), usual.local, netip.AddrPortFrom(victim.Src, moved.Port()))
+	if got := f.sockets.paths(); !slices.Equal(got, []path{usual}) {
+		t.Errorf("after the move: sockets %v", got)
+	}
+	check(t, f.DeleteSA(victim.ID()))
+	check(t, f.DeleteSA(mine.ID()))
+	if got := f.sockets.paths(); len(got) != 0 {
+		t.Errorf("without SAs: sockets %v", got)
 	}
 }
