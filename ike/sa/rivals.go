@@ -34,6 +34,10 @@ const (
 	// flightGrace is how long any initiator leaves what a new IKE SA replaces: for
 	// packets of its SAs that are under way, or wait in the peer's queues.
 	flightGrace = 2 * time.Second
+	// maxBeside is how many IKE SAs of a connection stand beside the one that serves.
+	// A peer that sets up more answers for none of them in the end: what it leaves
+	// would last as long as its lifetime.
+	maxBeside = 8
 )
 
 // Contact is an IKE SA as it was authenticated: what the choice between two of one
@@ -236,6 +240,7 @@ func (all Rivals) Review(now time.Time, children int) (v Review) {
 			v.probe(best, now)
 		}
 	}
+	v.End = append(v.End, all.surplus(best)...)
 	for _, r := range all {
 		if due := r.replaceAt; due.After(now) && r == best {
 			v.again(due)
@@ -252,6 +257,22 @@ func (all Rivals) Review(now time.Time, children int) (v Review) {
 func (v *Review) probe(r *Rival, now time.Time) {
 	r.probed = now
 	v.Probe = append(v.Probe, r)
+}
+
+// surplus marks as Ending, and returns, the oldest of those beside the best that are
+// too many.
+func (all Rivals) surplus(best *Rival) (end []*Rival) {
+	beside := 0
+	for _, r := range slices.Backward(all) {
+		if r == best || !r.stands() {
+			continue
+		}
+		if beside++; beside > maxBeside {
+			r.Ending = true
+			end = append(end, r)
+		}
+	}
+	return end
 }
 
 func (v *Review) again(at time.Time) {

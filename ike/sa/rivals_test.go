@@ -198,3 +198,29 @@ func TestRivalsWaitForThePeer(t *testing.T) {
 		t.Errorf("confirmed: %+v", v)
 	}
 }
+
+// TestRivalsAreBounded: a peer sets up one IKE SA after the other and shows of none
+// that it can use it, so that none outlives those before.
+func TestRivalsAreBounded(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	var all Rivals
+	for i := range 100 {
+		now = now.Add(10 * time.Millisecond)
+		r := &Rival{live: true, children: 1, settled: now, contact: Contact{Begun: now, At: now, SPI: uint64(i)}}
+		all = append(all, r)
+		for _, ended := range all.Review(now, 1).End {
+			if ended == r || !ended.Ending {
+				t.Fatal("the wrong one ends")
+			}
+		}
+		stand := 0
+		for _, r := range all {
+			if r.stands() {
+				stand++
+			}
+		}
+		if want := min(i+1, maxBeside+1); stand != want || all.Best() != r {
+			t.Fatalf("%d stand after %d, want %d with the last as the best", stand, i+1, want)
+		}
+	}
+}
