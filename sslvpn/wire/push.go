@@ -172,7 +172,14 @@ func eachOption(message, word string, add func(name string, args []string) error
 	return more, nil
 }
 
+// maxKept bounds the values of options of which there may be many, so that a server
+// cannot have a client keep any number of them.
+const maxKept = 4096
+
 func (p *Push) addOption(name string, args []string) (err error) {
+	if len(p.Routes)+len(p.DNS)+len(p.Flags)+len(args) > maxKept {
+		return fmt.Errorf("is one of more than %d", maxKept)
+	}
 	need := map[string]int{
 		"route": 1, "route-ipv6": 1, "dhcp-option": 2, "dns": 2, "ifconfig": 2, "ifconfig-ipv6": 1, "topology": 1, "ping": 1, "ping-restart": 1, "peer-id": 1,
 		"cipher": 1, "key-derivation": 1, "tun-mtu": 1, "auth-token": 1,
@@ -267,8 +274,19 @@ func (p *Push) addDHCPOption(kind, value string) error {
 	case "DNS", "DNS6":
 		return p.addServer(value)
 	case "DOMAIN":
-		p.Domain = value
+		return p.setDomain(value)
 	}
+	return nil
+}
+
+// setDomain takes a name that a client may hand to commands of its system: no
+// option of theirs, and no character that means something else there.
+func (p *Push) setDomain(name string) error {
+	const characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+	if len(name) > 254 || name[0] == '-' || name[0] == '.' || strings.Trim(name, characters) != "" {
+		return fmt.Errorf("%q is no domain name", name)
+	}
+	p.Domain = name
 	return nil
 }
 
@@ -277,7 +295,7 @@ func (p *Push) addDNS(args []string) error {
 	p.DNSOption = true
 	switch {
 	case args[0] == "search-domains":
-		p.Domain = args[1]
+		return p.setDomain(args[1])
 	case args[0] == "server" && len(args) > 3 && args[2] == "address":
 		for _, a := range args[3:] {
 			if err := p.addServer(a); err != nil {
@@ -291,6 +309,9 @@ func (p *Push) addDNS(args []string) error {
 // addServer adds a DNS server that may be named by both kinds of options.
 func (p *Push) addServer(text string) error {
 	a, err := netip.ParseAddr(text)
+	if err == nil && a.Zone() != "" {
+		err = fmt.Errorf("%q has a zone, which is the client's own to choose", text)
+	}
 	if err == nil && !slices.Contains(p.DNS, a) {
 		p.DNS = append(p.DNS, a)
 	}

@@ -181,3 +181,40 @@ func FuzzPushChange(f *testing.F) {
 		}
 	})
 }
+
+// What a server pushes reaches commands of the client's system: as a domain and
+// nothing else, and not without bound.
+func TestPushIsHarmless(t *testing.T) {
+	for _, option := range []string{
+		"dhcp-option DOMAIN --interface=eth0", "dns search-domains -i", "dhcp-option DOMAIN a;b", "dhcp-option DOMAIN $(id)",
+		"dns search-domains \"", "dhcp-option DOMAIN ~.", "dhcp-option DOMAIN " + strings.Repeat("a", 255),
+		"dhcp-option DNS fe80::1%\"$(id)", "dns server 0 address fe80::1%a",
+	} {
+		var p Push
+		if _, err := p.Add("PUSH_REPLY," + option); err == nil || p.Domain != "" || p.DNS != nil {
+			t.Errorf("%s: %v, %+v", option, err, p)
+		}
+		c := NewPushChange(settingsOf("example.org", nil, nil))
+		if _, err := c.Add("PUSH_UPDATE," + option); err == nil {
+			t.Errorf("%s: accepted as a change", option)
+		}
+	}
+	for _, domain := range []string{"a", "corp.example.org.", "_tcp.9x-y.example"} {
+		var p Push
+		if _, err := p.Add("PUSH_REPLY,dhcp-option DOMAIN " + domain); err != nil || p.Domain != domain {
+			t.Errorf("%s: %v, %q", domain, err, p.Domain)
+		}
+	}
+	for _, option := range []string{"route 10.1.2.3", "protocol-flags cc-exit"} {
+		var p Push
+		var err error
+		for range maxKept + 1 {
+			if _, err = p.Add("PUSH_REPLY," + option + ",push-continuation 2"); err != nil {
+				break
+			}
+		}
+		if err == nil || len(p.Routes)+len(p.Flags) > maxKept {
+			t.Errorf("%s: %d, %v", option, len(p.Routes)+len(p.Flags), err)
+		}
+	}
+}
