@@ -26,6 +26,14 @@ type Limits struct {
 	ResetsPerSecond int
 }
 
+// unproven are the limits of clients that have not shown that they are where
+// their first packet says. It can be said again in anybody's name, so they have no
+// more than half of all places: the others are for those who have shown it.
+func (l Limits) unproven() Limits {
+	l.HalfOpenTotal = max(l.HalfOpenTotal/2, 1)
+	return l
+}
+
 // halfOpen counts clients that are not authenticated.
 type halfOpen struct {
 	mu     sync.Mutex

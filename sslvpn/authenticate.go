@@ -26,6 +26,9 @@ type identity struct {
 	userID string // empty with certificates
 	hash   string // of the password at the login
 	proof  string // of the user at the login
+	// first is when the user logged in by all that is asked for, of which an
+	// auth-token reminds.
+	first time.Time
 	// The certificate's digest and its verified chains, each up to an anchor.
 	certificate [sha256.Size]byte
 	chains      [][]*x509.Certificate
@@ -114,10 +117,11 @@ func (s *session) byPassword(client *wire.ClientKeys) (*identity, error) {
 		if !known || ep.config().OneTimeCodes && user.CodeSecret == nil {
 			user, known = &User{}, false // the same work as for one that is known
 		}
-		if valid := ep.server.tokens.check(now, string(password), ep.id, user); !known || !valid {
+		first, valid := ep.server.tokens.check(now, string(password), ep.id, user)
+		if !known || !valid || !s.loggedIn() && now.Sub(first) >= tokenLifetime {
 			return nil, &refusal{why: failedToken, message: wire.RefuseToken("log in again"), reason: "the auth-token has expired, or is not this user's"}
 		}
-		return userIdentity(user), nil
+		return userIdentity(user, first), nil
 	}
 	if ep.config().OneTimeCodes && len(code) == 0 {
 		return nil, refuse(failedCode, "a one-time code is needed besides the password, as the profile's static-challenge asks for it")
@@ -153,8 +157,9 @@ func (s *session) byPassword(client *wire.ClientKeys) (*identity, error) {
 		ep.server.throttle.failed(time.Now(), name, from)
 		return nil, r
 	}
-	ep.server.throttle.succeeded(time.Now(), name, from)
-	return userIdentity(user), nil
+	now = time.Now()
+	ep.server.throttle.succeeded(now, name, from)
+	return userIdentity(user, now), nil
 }
 
 // lockedOut refuses a login that comes too soon after failed ones.
@@ -168,8 +173,16 @@ func lockedOut(wait time.Duration, client *wire.ClientKeys) *refusal {
 	return &refusal{why: failedLocked, message: message, reason: reason}
 }
 
-func userIdentity(u *User) *identity {
-	return &identity{name: u.Name, userID: u.ID, hash: u.PasswordHash, proof: u.proof()}
+func userIdentity(u *User, first time.Time) *identity {
+	return &identity{name: u.Name, userID: u.ID, hash: u.PasswordHash, proof: u.proof(), first: first}
+}
+
+// loggedIn reports whether the client has proved who it is before, and
+// renegotiates now.
+func (s *session) loggedIn() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.identity != nil
 }
 
 // proof stands for all that a user has to know and to have. It changes with each

@@ -340,7 +340,7 @@ func (ep *endpoint) token(id *identity, now time.Time) string {
 	if !ok || !ep.config().Auth.Has(AuthPassword) {
 		return ""
 	}
-	return ep.server.tokens.issue(now, ep.id, u)
+	return ep.server.tokens.issue(now, id.first, ep.id, u)
 }
 
 // snapshot returns the state of a session.

@@ -218,6 +218,35 @@ func TestAuthToken(t *testing.T) {
 	}
 }
 
+// Tokens that follow from each other are good for logins only for a while after the
+// first one; a session that stands goes on by its own.
+func TestTokensOfOneLogin(t *testing.T) {
+	s := newRig(t, Options{}, func(s *rig) {
+		s.cfg.OneTimeCodes, s.cfg.Users[0].CodeSecret = true, codeSecret
+	})
+	alice, ok := s.endpoint().config().user("alice")
+	if !ok {
+		t.Fatal("no such user")
+	}
+	login := func(first time.Time) string {
+		return s.server.tokens.issue(time.Now().Add(-time.Minute), first, "ep1", alice)
+	}
+	soon := time.Now().Add(30*time.Minute - tokenLifetime)
+	c := s.connected("tcp", "alice", login(soon))
+	first, ok := s.server.tokens.check(time.Now(), c.push.AuthToken, "ep1", alice)
+	if !ok || first.Unix() != soon.Unix() {
+		t.Errorf("the next token: %t, of a first login at %s, want %s", ok, first, soon)
+	}
+	old := login(time.Now().Add(-tokenLifetime))
+	if told := s.dial("tcp").refused(s.trust(nil), "alice", old); !strings.HasPrefix(told, "AUTH_FAILED,SESSION:") {
+		t.Errorf("a token of an old login: %q", told)
+	}
+	c.renegotiate(s, false, true, "alice", old)
+	if m, err := c.message(); err != nil || !strings.HasPrefix(m, "PUSH_REPLY,auth-token "+tokenPrefix) {
+		t.Errorf("a renegotiation by it: %q, %v", m, err)
+	}
+}
+
 // Clients without TLS exporter get keys by PRF, and are not told otherwise.
 func TestPRFClient(t *testing.T) {
 	for _, tt := range []struct{ name, info string }{

@@ -21,6 +21,10 @@ const (
 	// sharedTotal and sharedAddress bound the connections that are handed on by
 	// all endpoints together, in all and from one address.
 	sharedTotal, sharedAddress = 1024, 256
+	// sharedStuck is how long either side may take nothing of what the other one
+	// says and, when one of them has ended, how long the other one may say nothing:
+	// the other server's own limits do not reach who keeps a connection to us.
+	sharedStuck = time.Minute
 )
 
 // beginsAsOpenVPN reports whether the first octets of a stream, of which there
@@ -60,22 +64,56 @@ func (ep *endpoint) share(conn *net.TCPConn, from netip.AddrPort, to netip.AddrP
 	if conn.SetReadDeadline(time.Time{}) != nil {
 		return
 	}
+	c := carrier{allowed: allowed, stuck: sharedStuck}
+	c.both(conn, other)
+}
+
+// carrier carries a connection to another one and back.
+type carrier struct {
+	allowed func() bool
+	stuck   time.Duration // sharedStuck
+
+	mu   sync.Mutex
+	half bool // one of the two has ended
+}
+
+// both carries until both connections have ended.
+func (c *carrier) both(a, b *net.TCPConn) {
 	var back sync.WaitGroup
-	back.Go(func() { carry(conn, other, allowed) })
-	carry(other, conn, allowed)
+	back.Go(func() { c.carry(a, b) })
+	c.carry(b, a)
 	back.Wait()
+}
+
+// expect has a read of what is still to come end when that takes too long.
+func (c *carrier) expect(from *net.TCPConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.half {
+		_ = from.SetReadDeadline(time.Now().Add(c.stuck))
+	}
+}
+
+// ended notes that a connection brings no more, which limits the other one.
+func (c *carrier) ended(other *net.TCPConn) {
+	c.mu.Lock()
+	c.half = true
+	c.mu.Unlock()
+	c.expect(other)
 }
 
 // carry writes to one connection what another one brings, its end too. When
 // something fails both are closed.
-func carry(to, from *net.TCPConn, allowed func() bool) {
+func (c *carrier) carry(to, from *net.TCPConn) {
 	buf := make([]byte, 16<<10)
 	for {
+		c.expect(from)
 		n, err := from.Read(buf)
-		if allowed != nil && !allowed() {
+		if c.allowed != nil && !c.allowed() {
 			n, err = 0, errFenced
 		}
 		if n > 0 {
+			_ = to.SetWriteDeadline(time.Now().Add(c.stuck))
 			if _, failed := to.Write(buf[:n]); failed != nil {
 				err = failed
 			}
@@ -84,6 +122,7 @@ func carry(to, from *net.TCPConn, allowed func() bool) {
 		case err == nil:
 		case errors.Is(err, io.EOF):
 			_ = to.CloseWrite()
+			c.ended(to)
 			return
 		default:
 			_, _ = to.Close(), from.Close()

@@ -103,3 +103,77 @@ func TestPortShare(t *testing.T) {
 		return shared.total == 0
 	})
 }
+
+// connectedPair returns the two ends of a TCP connection.
+func connectedPair(t *testing.T) (a, b *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	dialled, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = dialled.Close(), accepted.Close() })
+	return dialled.(*net.TCPConn), accepted.(*net.TCPConn)
+}
+
+// Who keeps a connection open that the other server has done with, or takes
+// nothing of what it says, does not keep the place for ever.
+func TestCarrierLetsGo(t *testing.T) {
+	for name, other := range map[string]func(server *net.TCPConn){
+		"the server has ended": func(server *net.TCPConn) { _ = server.Close() },
+		"nothing is taken": func(server *net.TCPConn) {
+			for chunk := make([]byte, 1<<20); ; {
+				if _, err := server.Write(chunk); err != nil {
+					return
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, near := connectedPair(t) // the client says and takes nothing, and stays
+			far, server := connectedPair(t)
+			c := carrier{stuck: 50 * time.Millisecond}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				c.both(near, far)
+			}()
+			go other(server)
+			select {
+			case <-done:
+			case <-time.After(30 * time.Second):
+				t.Error("it is carried for ever")
+			}
+		})
+	}
+}
+
+// A client that has said all it will still gets a long answer.
+func TestCarrierOfHalfOpen(t *testing.T) {
+	client, near := connectedPair(t)
+	far, server := connectedPair(t)
+	c := carrier{stuck: 30 * time.Second}
+	go c.both(near, far)
+	if err := client.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if rest, err := io.ReadAll(server); err != nil || len(rest) != 0 {
+		t.Fatalf("%q, %v", rest, err)
+	}
+	answer := strings.Repeat("answer", 1<<18)
+	go func() {
+		_, _ = io.WriteString(server, answer)
+		_ = server.Close()
+	}()
+	if got, err := io.ReadAll(client); err != nil || string(got) != answer {
+		t.Errorf("%d octets of %d, %v", len(got), len(answer), err)
+	}
+}

@@ -115,30 +115,34 @@ func TestTokens(t *testing.T) {
 	k := &tokenKey{1, 2, 3}
 	now := time.Unix(1_700_000_000, 0)
 	alice := &User{ID: "u1", Name: "alice", PasswordHash: "h"}
-	token := k.issue(now, "ep1", alice)
+	token := k.issue(now, now.Add(-time.Hour), "ep1", alice)
 	if !strings.HasPrefix(token, "SESS_ID_AT_") || len(token) > 200 {
 		t.Errorf("token %q", token)
 	}
-	if !k.check(now.Add(tokenLifetime-time.Second), token, "ep1", alice) {
-		t.Error("a token of the lifetime's last second is turned down")
+	if first, ok := k.check(now.Add(tokenLifetime-time.Second), token, "ep1", alice); !ok || !first.Equal(now.Add(-time.Hour)) {
+		t.Errorf("a token of the lifetime's last second: %t, first login %s", ok, first)
+	}
+	valid := func(k *tokenKey, now time.Time, token, endpoint string, u *User) bool {
+		_, ok := k.check(now, token, endpoint, u)
+		return ok
 	}
 	flip := []byte(token)
 	flip[len(flip)-3] ^= 1
 	for name, ok := range map[string]bool{
-		"expired":           k.check(now.Add(tokenLifetime), token, "ep1", alice),
-		"from the future":   k.check(now.Add(-time.Second), token, "ep1", alice),
-		"another endpoint":  k.check(now, token, "ep2", alice),
-		"another user":      k.check(now, token, "ep1", &User{ID: "u2", Name: "bob", PasswordHash: "h"}),
-		"another password":  k.check(now, token, "ep1", &User{ID: "u1", Name: "alice", PasswordHash: "i"}),
-		"shifted fields":    k.check(now, token, "ep1", &User{ID: "u1a", Name: "lice", PasswordHash: "h"}),
-		"another key":       (&tokenKey{9}).check(now, token, "ep1", alice),
-		"short":             k.check(now, token[:len(token)-4], "ep1", alice),
-		"prefix alone":      k.check(now, tokenPrefix, "ep1", alice),
-		"long":              k.check(now, token+"AAAA", "ep1", alice),
-		"changed":           k.check(now, string(flip), "ep1", alice),
-		"no base64":         k.check(now, tokenPrefix+strings.Repeat("!", 80), "ep1", alice),
-		"without a prefix":  k.check(now, token[len(tokenPrefix):], "ep1", alice),
-		"prefix of another": k.check(now, "X"+token, "ep1", alice),
+		"expired":           valid(k, now.Add(tokenLifetime), token, "ep1", alice),
+		"from the future":   valid(k, now.Add(-time.Second), token, "ep1", alice),
+		"another endpoint":  valid(k, now, token, "ep2", alice),
+		"another user":      valid(k, now, token, "ep1", &User{ID: "u2", Name: "bob", PasswordHash: "h"}),
+		"another password":  valid(k, now, token, "ep1", &User{ID: "u1", Name: "alice", PasswordHash: "i"}),
+		"shifted fields":    valid(k, now, token, "ep1", &User{ID: "u1a", Name: "lice", PasswordHash: "h"}),
+		"another key":       valid(&tokenKey{9}, now, token, "ep1", alice),
+		"short":             valid(k, now, token[:len(token)-4], "ep1", alice),
+		"prefix alone":      valid(k, now, tokenPrefix, "ep1", alice),
+		"long":              valid(k, now, token+"AAAA", "ep1", alice),
+		"changed":           valid(k, now, string(flip), "ep1", alice),
+		"no base64":         valid(k, now, tokenPrefix+strings.Repeat("!", 80), "ep1", alice),
+		"without a prefix":  valid(k, now, token[len(tokenPrefix):], "ep1", alice),
+		"prefix of another": valid(k, now, "X"+token, "ep1", alice),
 	} {
 		if ok {
 			t.Errorf("%s: accepted", name)

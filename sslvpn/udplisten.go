@@ -91,7 +91,7 @@ func (l *udpListener) control(from netip.AddrPort, packet []byte) {
 		if l.ep.config().keys != nil && !c.keyAgain {
 			// Its wrapped key comes once, so it has to be kept. Whoever sends it
 			// has a profile of this server.
-			if s = l.begin(from, &c); s != nil {
+			if s = l.begin(from, &c, l.ep.server.opts.Limits.unproven()); s != nil {
 				s.accept()
 			}
 			return
@@ -137,7 +137,7 @@ func (l *udpListener) welcome(from netip.AddrPort, c *controlPacket) *session {
 		l.ep.control.add(dropCookie)
 		return nil
 	}
-	s := l.begin(from, c)
+	s := l.begin(from, c, l.ep.server.opts.Limits)
 	if s != nil {
 		s.resume(c.Remote)
 	}
@@ -145,10 +145,10 @@ func (l *udpListener) welcome(from netip.AddrPort, c *controlPacket) *session {
 }
 
 // begin makes the session of a client whose first packet has come, where there
-// is room for one.
-func (l *udpListener) begin(from netip.AddrPort, c *controlPacket) *session {
+// is room for one within limits.
+func (l *udpListener) begin(from netip.AddrPort, c *controlPacket, limits Limits) *session {
 	ep := l.ep
-	if !ep.server.halfOpen.enter(from.Addr(), ep.server.opts.Limits) {
+	if !ep.server.halfOpen.enter(from.Addr(), limits) {
 		ep.control.add(dropHalfOpen)
 		return nil
 	}

@@ -3,7 +3,9 @@ package sslvpn
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -154,5 +156,44 @@ func TestFirstPacketWithKey(t *testing.T) {
 		if n > len(key)-wire.StaticKeyLen {
 			t.Errorf("an answer of %d octets amplifies", n)
 		}
+	}
+}
+
+// Clients that have not shown where they are cannot take the places of those that
+// have: their first packet may be said again by anybody.
+func TestUnprovenClientsLeaveRoom(t *testing.T) {
+	v2 := randomKey(wire.TLSCryptV2KeyLen)
+	s := newRig(t, Options{Limits: Limits{HalfOpenTotal: 8, HalfOpenAddress: 8}}, func(s *rig) { s.cfg.TLSCryptV2Key = v2 })
+	key := wrappedFor(t, v2)
+	wrap, err := wire.NewTLSCrypt(key[:wire.StaticKeyLen], false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := s.endpoint().udp[0]
+	for i := range 20 {
+		reset := wire.Control{Opcode: wire.HardResetClientV3, Session: wire.SessionID{byte(i), 1}}
+		packet := append(wrap.Append(nil, reset.Append(nil), 1, 5), key[wire.StaticKeyLen:]...)
+		l.control(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, byte(i)}), 1194), packet)
+	}
+	h := &s.server.halfOpen
+	h.mu.Lock()
+	total := h.total
+	h.mu.Unlock()
+	if total == 0 || total > 4 {
+		t.Errorf("%d of 8 places are taken", total)
+	}
+	if s.drops(dropHalfOpen) == 0 {
+		t.Error("nobody was turned away")
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(s.ca.cert)
+	c, err := Connect(t.Context(), ConnectOptions{
+		Remote: l.socket.local(), UDP: true, RootCAs: roots, UserName: "alice", Password: "wonderland", TLSCryptV2Key: key,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
 	}
 }
