@@ -49,7 +49,7 @@ const serverSize = 50
 
 // ikeOuter and ikeInner are the initiator's addresses of tunnel i: where its IKE
 // comes from, and what the tunnel protects.
-func ikeOuter(i int) netip.Addr { return nth(netip.MustParseAddr("10.64.0.1"), i) }
+func ikeOuter(i int) netip.Addr { return nth(netip.MustParseAddr("10.32.0.1"), i) }
 func ikeInner(i int) netip.Addr { return nth(netip.MustParseAddr("10.100.0.1"), i) }
 
 func nth(first netip.Addr, i int) netip.Addr {
@@ -61,10 +61,10 @@ func nth(first netip.Addr, i int) netip.Addr {
 
 var (
 	// ikeOuters and ikeInners hold the addresses of all tunnels.
-	ikeOuters = netip.MustParsePrefix("10.64.0.0/14")
+	ikeOuters = netip.MustParsePrefix("10.32.0.0/14")
 	ikeInners = netip.MustParsePrefix("10.100.0.0/14")
 	// ikeBehind is what the responder's tunnels protect.
-	ikeBehind = netip.MustParsePrefix("10.2.0.0/24")
+	ikeBehind = netip.MustParsePrefix("10.128.0.0/24")
 )
 
 // maxIKETunnels is how many addresses ikeOuters has, less than half of them.
