@@ -33,7 +33,7 @@ func (s *Service) PlanConnection(ctx context.Context, project, id string, req Pl
 	served := false
 	if s.engines != nil {
 		var d Disruption
-		if d, plan.Established, served = s.engines.Disruption(after); plan.Established {
+		if d, plan.Established, served = s.engines.Disruption(before, after); plan.Established {
 			plan.Disruption = d
 		}
 	}

@@ -17,10 +17,10 @@ type Engines interface {
 	// serve it.
 	Tunnel(connection string) (state TunnelState, served bool)
 
-	// Disruption returns what it does to the tunnel of a connection to go over to
-	// another specification, and whether it is established, unless this node does
-	// not serve the connection.
-	Disruption(next *TunnelSpec) (d Disruption, established, served bool)
+	// Disruption returns what it does to the tunnel of a connection to go over
+	// from its specification to another one, and whether it is established, unless
+	// this node does not serve the connection.
+	Disruption(before, next *TunnelSpec) (d Disruption, established, served bool)
 
 	// ClientConnections returns the clients that are connected to a
 	// client-to-cloud gateway, unless this node does not serve it.

@@ -105,7 +105,7 @@ type engines struct {
 	gone map[string]bool // by connection
 }
 
-func (e *engines) Disruption(*control.TunnelSpec) (control.Disruption, bool, bool) {
+func (e *engines) Disruption(_, _ *control.TunnelSpec) (control.Disruption, bool, bool) {
 	return control.DisruptNothing, false, true
 }
 

@@ -469,6 +469,9 @@ func (c *config) checkEngines(p *problems) {
 	default:
 		p.oneOf("dataplane.backend", c.Dataplane.Backend, backendAuto, backendKernel, backendUserspace)
 	}
+	if c.Dataplane.Backend == backendKernel && c.Store.Backend == storeEtcd {
+		p.add("dataplane.backend", "kernel does not go with store.backend etcd: %v", errFenced)
+	}
 	if c.Dataplane.Queues < 0 || c.Dataplane.Queues > 256 {
 		p.add("dataplane.queues", "%d is not in 0-256 (0: one for each CPU, at most 4)", c.Dataplane.Queues)
 	}

@@ -19,7 +19,12 @@ const (
 	backendUserspace = "userspace"
 )
 
-var errNotWanted = errors.New("dataplane.backend is userspace")
+var (
+	errNotWanted = errors.New("dataplane.backend is userspace")
+	// A node that may have lost its lease stops by what its sockets are told for
+	// each batch; nobody tells the kernel's SAs.
+	errFenced = errors.New("a node of a fleet must be able to stop at once, which SAs of the kernel cannot")
+)
 
 // openDataPlanes opens the outer sockets and the data planes: that in user space
 // always, and the kernel's where it is wanted and there.
@@ -50,8 +55,12 @@ func (d *daemon) openDataPlanes() error {
 // openKernel opens the kernel's data plane, where it is wanted and there.
 func (d *daemon) openKernel(backend string) error {
 	o := xfrm.Options{Logger: d.log.With("part", "xfrm")}
-	if backend == backendUserspace {
+	switch {
+	case backend == backendUserspace:
 		d.kernelLack = errNotWanted
+		return xfrm.CleanUp(o)
+	case d.config.Store.Backend == storeEtcd:
+		d.kernelLack = errFenced
 		return xfrm.CleanUp(o)
 	}
 	kernel, err := xfrm.New(o)
@@ -77,13 +86,19 @@ func (d *daemon) backend() ipsec.Backend {
 	return d.engine
 }
 
-// planeOf picks the data plane of a connection by its proposal for ESP and its
-// local address, and says why. An error says that none may serve it.
-func (d *daemon) planeOf(esp ipsec.Proposal, local netip.Addr) (plane ipsec.Plane, why string, err error) {
+// planeOf picks the data plane of a connection by its proposal for ESP, its local
+// address and whether that has a limited bandwidth, and says why. An error says
+// that none may serve it.
+func (d *daemon) planeOf(esp ipsec.Proposal, local netip.Addr, limited bool) (plane ipsec.Plane, why string, err error) {
 	if d.kernel == nil {
 		return ipsec.PlaneUserspace, d.kernelLack.Error(), nil
 	}
 	a := d.kernel.Abilities()
+	return pickPlane(&a, d.config.Dataplane.Backend == backendKernel, esp, local, limited)
+}
+
+// pickPlane picks by what the kernel can do. Where only is set the kernel is wanted for all.
+func pickPlane(a *xfrm.Abilities, only bool, esp ipsec.Proposal, local netip.Addr, limited bool) (plane ipsec.Plane, why string, err error) {
 	lack := a.Supports(esp)
 	switch {
 	case lack != nil:
@@ -93,10 +108,14 @@ func (d *daemon) planeOf(esp ipsec.Proposal, local netip.Addr) (plane ipsec.Plan
 		lack = errors.New("the kernel has no ESP over IPv6")
 	case local.Is6() && a.Devices != "xfrm":
 		lack = errors.New("the kernel has no XFRM interfaces, and VTI is for IPv4")
+	case limited && only:
+		return ipsec.PlaneKernel, "dataplane.backend is kernel, which does not limit the bandwidth of the EIP", nil
+	case limited:
+		lack = errors.New("it would not limit the bandwidth of the EIP")
 	default:
 		return ipsec.PlaneKernel, "the kernel has all that the connection needs", nil
 	}
-	if d.config.Dataplane.Backend == backendKernel {
+	if only {
 		return 0, "", fmt.Errorf("dataplane.backend is kernel: %w", lack)
 	}
 	return ipsec.PlaneUserspace, "not the kernel: " + lack.Error(), nil

@@ -177,7 +177,7 @@ func (e *engines) Read(connection string, q control.HistoryQuery) ([]control.Con
 	return events[:min(len(events), q.Limit)], nil
 }
 
-func (e *engines) Disruption(next *control.TunnelSpec) (control.Disruption, bool, bool) {
+func (e *engines) Disruption(_, next *control.TunnelSpec) (control.Disruption, bool, bool) {
 	d, established := e.disruptions[next.Connection.ID]
 	_, served := e.children[next.Connection.ID]
 	return d, established, served

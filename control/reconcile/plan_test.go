@@ -7,6 +7,7 @@ import (
 
 	"github.com/vpngw/vpngw/control"
 	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ipsec"
 )
 
 // fieldEdit is a change of one field of a connection of style policy, after others
@@ -179,6 +180,35 @@ func TestPlanOfAnotherCustomerGateway(t *testing.T) {
 		plan, err := w.planner().PlanConnection(w.ctx, project, id, control.PlanRequest{Connection: &control.ConnectionUpdate{PSK: ptr(control.NewSecret("Another-PSK-of-32-octets-0123456"))}})
 		if err != nil || plan.Disruption != control.DisruptNothing || plan.Established || len(plan.Changes) != 1 {
 			t.Errorf("%+v, %v", plan, err)
+		}
+	})
+}
+
+// The device of a tunnel goes with its data plane, and what stands on it.
+func TestPlanOfAnotherDataPlane(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.stop()
+		w.start(func(e *engines) {
+			e.plane = func(esp ipsec.Proposal, _ netip.Addr, limited bool) (ipsec.Plane, string, error) {
+				if !limited {
+					t.Error("the EIP has no bandwidth")
+				}
+				if slices.Contains(esp.Transforms, ipsec.Encryption(ipsec.EncryptionAESCBC, 256)) {
+					return ipsec.PlaneUserspace, "lacking", nil
+				}
+				return ipsec.PlaneKernel, "there", nil
+			}
+		})
+		id := w.connection(w.gateway(), eip1, w.customer("198.51.100.7"))
+		w.settle()
+		w.engines.up(id)
+		w.settle()
+		for algorithm, want := range map[string]control.Disruption{"aes-192": control.DisruptChild, "aes-256": control.DisruptAll} {
+			change := ipsecEdit(control.IPsecPolicyRequest{EncryptionAlgorithm: &algorithm})
+			plan, err := w.planner().PlanConnection(w.ctx, project, id, control.PlanRequest{Connection: &change})
+			if err != nil || plan.Disruption != want {
+				t.Errorf("%s: %+v, %v", algorithm, plan, err)
+			}
 		}
 	})
 }

@@ -96,9 +96,10 @@ type Options struct {
 	// ForceEncap asks for UDP encapsulation of ESP on every connection that the
 	// data plane in user space serves.
 	ForceEncap bool
-	// Plane picks the data plane of a connection by its proposal for ESP and its
-	// local address, and says why. nil: user space serves all.
-	Plane func(esp ipsec.Proposal, local netip.Addr) (plane ipsec.Plane, why string, err error)
+	// Plane picks the data plane of a connection by its proposal for ESP, its local
+	// address and whether the bandwidth of that address is limited, and says why.
+	// nil: user space serves all.
+	Plane func(esp ipsec.Proposal, local netip.Addr, limited bool) (plane ipsec.Plane, why string, err error)
 	// GM is what this node is told of peers of gateways of flavor GM, by their
 	// address or name; under the empty one what holds for the others.
 	GM map[string]GMOptions

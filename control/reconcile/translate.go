@@ -64,6 +64,11 @@ type subject struct {
 	carried bool       // this node carries the gateway's traffic
 }
 
+// limited tells whether the bandwidth of the gateway's address is.
+func (s *subject) limited() bool {
+	return s.gateway.NetworkType != control.NetworkPrivate && s.gateway.EIPs[s.connection.Slot-1].BandwidthMbps > 0
+}
+
 // translator turns connections into tunnels. It remembers the numbers it gave,
 // so that a connection keeps its own while others come and go.
 type translator struct {
@@ -73,7 +78,7 @@ type translator struct {
 	mobike     bool // with all peers, not only those without a fixed address
 	limits     LifetimeLimits
 	gm         map[string]GMOptions // by address or name of the peer
-	plane      func(ipsec.Proposal, netip.Addr) (ipsec.Plane, string, error)
+	plane      func(ipsec.Proposal, netip.Addr, bool) (ipsec.Plane, string, error)
 	reqIDs     *numbers
 	ifIDs      *numbers
 }
@@ -156,7 +161,7 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 	device := ipsec.Interface{IfID: ifID, Name: deviceName(ifID)}
 	var why string
 	if t.plane != nil {
-		if device.Plane, why, err = t.plane(esp, s.local); err != nil {
+		if device.Plane, why, err = t.plane(esp, s.local, s.limited()); err != nil {
 			return nil, err
 		}
 	}

@@ -76,6 +76,7 @@ type engines struct {
 	broken      map[string]error // by name of a call
 	host        map[netip.Addr]bool
 	prober      *prober
+	plane       func(ipsec.Proposal, netip.Addr, bool) (ipsec.Plane, string, error) // nil: there is one
 }
 
 // prober remembers its targets; a test gives the verdicts.
@@ -360,7 +361,7 @@ func (w *world) start(change ...func(*engines)) {
 	w.happened = happened
 	w.r = New(Options{
 		History: happened,
-		Objects: w.objects, KeyExchange: w.engines, Devices: w.engines, Policer: w.engines, Router: w.engines, Sockets: w.engines,
+		Objects: w.objects, KeyExchange: w.engines, Devices: w.engines, Plane: w.engines.plane, Policer: w.engines, Router: w.engines, Sockets: w.engines,
 		Prober: w.engines.prober, Clients: w.clients, ClientLog: w.clients,
 		Inventory: inventory(w.T), HostAddresses: w.engines.hostAddresses, Farewell: func() {
 			if err := w.engines.Apply(nil); err != nil {
