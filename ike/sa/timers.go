@@ -23,7 +23,11 @@ func (m *Machine) timers(visit func(timer)) {
 	when := running(visit)
 	for _, s := range m.ikes {
 		if o := s.active; o != nil {
-			when(&o.next, func() { s.repeat(o) })
+			when(&o.next, func() {
+				if s.active == o { // an earlier timer may have ended it
+					s.repeat(o)
+				}
+			})
 		}
 		when(&s.rekeyAt, s.rekeyDue)
 		when(&s.expireAt, s.expire)

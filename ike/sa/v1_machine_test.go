@@ -245,3 +245,35 @@ func TestV1OrphanExpires(t *testing.T) {
 		t.Errorf("%+v, %d policies", ev, len(l.a.policies))
 	}
 }
+
+// TestV1TimersDueAtOnce: a busy host calls late, when both the end of an attempt and the
+// repeat of its message are due.
+func TestV1TimersDueAtOnce(t *testing.T) {
+	for _, end := range []string{"refused", "half-open"} {
+		l := newLab(t, 1)
+		l.up = false
+		l.useV1()
+		l.lose = func(packet) bool { return l.now.After(start) }
+		l.a.initiateV1()
+		l.deliver(0)
+		e := l.a
+		if end == "half-open" {
+			e = l.b
+		}
+		m := e.machines[0].(*MachineV1)
+		s := m.sas[0]
+		due := l.now.Add(time.Second)
+		if end == "refused" {
+			s.remember(&Diagnosis{Reason: ReasonMaxTransmit})
+			s.refusedAt = due
+		} else {
+			s.halfOpenAt = due
+		}
+		s.flight = s.newFlight([][]byte{{1}})
+		s.flight.next = due.Add(time.Millisecond)
+		m.Timeout(due.Add(time.Second))
+		if s.state != Deleted || s.flight != nil {
+			t.Errorf("%s: state %s, flight %v", end, s.state, s.flight)
+		}
+	}
+}

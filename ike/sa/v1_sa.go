@@ -174,11 +174,19 @@ func (s *ISAKMPSA) close() {
 func (s *ISAKMPSA) timers(visit func(timer)) {
 	when := running(visit)
 	if f := s.flight; f != nil {
-		when(&f.next, s.repeatPhase1)
+		when(&f.next, func() {
+			if s.flight == f { // an earlier timer may have ended what it is of
+				s.repeatPhase1()
+			}
+		})
 	}
 	for _, q := range s.quick {
 		if f := q.flight; f != nil {
-			when(&f.next, q.repeat)
+			when(&f.next, func() {
+				if q.flight == f {
+					q.repeat()
+				}
+			})
 		}
 		when(&q.forgetAt, q.forget)
 	}
