@@ -49,14 +49,17 @@ From 10.10.0.1 icmp_seq=5 Destination Host Unreachable
 --- 10.10.0.10 ping statistics ---
 6 packets transmitted, 2 received, +1 duplicates, 66.6667% packet loss, time 1001ms
 `
-	report, err := parsePing(out)
+	report, err := parsePing(out, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := (PingReport{Sent: 5, Lost: []int{1, 3, 5}}); !reflect.DeepEqual(report, want) {
 		t.Errorf("have %v, want %v", report, want)
 	}
-	if _, err := parsePing("PING 10.10.0.10"); err == nil {
+	if report, err = parsePing(out, 2); err != nil || !reflect.DeepEqual(report, PingReport{Sent: 4, Lost: []int{1, 3}}) {
+		t.Errorf("with two that may be under way: %v, %v", report, err)
+	}
+	if _, err := parsePing("PING 10.10.0.10", 1); err == nil {
 		t.Error("no error for a ping without a summary")
 	}
 }

@@ -15,7 +15,10 @@ import (
 )
 
 // Ping is a stream of echo requests under way.
-type Ping struct{ process *Process }
+type Ping struct {
+	process *Process
+	tail    int // how many requests a busy machine may leave unanswered for a while
+}
 
 // PingReport is what became of a stream of echo requests.
 type PingReport struct {
@@ -38,14 +41,17 @@ func (n *Namespace) StartPing(name string, source, target netip.Addr, every time
 	if err != nil {
 		return nil, err
 	}
-	return &Ping{process}, nil
+	return &Ping{process, max(1, int(underWay/every))}, nil
 }
 
 // Received returns how many answers came so far.
 func (p *Ping) Received() int { return len(pingAnswer.FindAllString(p.process.Output(), -1)) }
 
-// Finish ends the stream. The last request is left out of the report, since its
-// answer may have been under way.
+// underWay is for how long the answer to a request may be under way on a busy machine.
+const underWay = time.Second
+
+// Finish ends the stream. Requests of the last second without an answer, and with none
+// after them, are left out of the report: their answers may have been under way.
 func (p *Ping) Finish(ctx context.Context) (PingReport, error) {
 	if err := p.process.Signal(unix.SIGINT); err != nil {
 		return PingReport{}, err
@@ -54,7 +60,7 @@ func (p *Ping) Finish(ctx context.Context) (PingReport, error) {
 	if ctx.Err() != nil {
 		return PingReport{}, err
 	}
-	return parsePing(p.process.Output())
+	return parsePing(p.process.Output(), p.tail)
 }
 
 var (
@@ -62,7 +68,7 @@ var (
 	pingSummary = regexp.MustCompile(`(?m)^(\d+) packets transmitted, (\d+) received`)
 )
 
-func parsePing(out string) (PingReport, error) {
+func parsePing(out string, tail int) (PingReport, error) {
 	summary := pingSummary.FindStringSubmatch(out)
 	if summary == nil {
 		return PingReport{}, fmt.Errorf("ping ended without a summary: %s", out)
@@ -79,8 +85,12 @@ func parsePing(out string) (PingReport, error) {
 		}
 		answered[seq] = true
 	}
-	report := PingReport{Sent: max(sent-1, 0)}
-	for seq := 1; seq < sent; seq++ {
+	last := sent
+	for last > max(sent-tail, 0) && !answered[last] {
+		last--
+	}
+	report := PingReport{Sent: last}
+	for seq := 1; seq <= last; seq++ {
 		if !answered[seq] {
 			report.Lost = append(report.Lost, seq)
 		}
