@@ -45,6 +45,20 @@ func (m *mailbox) command(c sa.Command) {
 	m.wake()
 }
 
+// awaited is a command that another peer waits for.
+type awaited struct {
+	sa.Command
+	done chan struct{} // is closed when all is performed that it asks for
+}
+
+// call queues a command. The channel that it returns is closed once that is obeyed;
+// it is not where the peer ends before.
+func (m *mailbox) call(c sa.Command) <-chan struct{} {
+	done := make(chan struct{})
+	m.command(awaited{c, done})
+	return done
+}
+
 func (m *mailbox) wake() {
 	select {
 	case m.signal <- struct{}{}:

@@ -111,7 +111,7 @@ func (p *peer) run(m machine, actions []sa.Action) {
 		case <-p.in.signal:
 			commands, datagrams := p.in.take()
 			for _, c := range commands {
-				p.step(func(now time.Time) []sa.Action { return m.Do(now, c) })
+				p.obey(c)
 			}
 			for _, d := range datagrams {
 				p.step(func(now time.Time) []sa.Action { return m.Handle(now, d) })
@@ -185,6 +185,15 @@ func (p *peer) overdue() bool {
 	return !limit.IsZero() && !time.Now().Before(limit)
 }
 
+// obey has the machine do what a command asks for.
+func (p *peer) obey(c sa.Command) {
+	if a, ok := c.(awaited); ok {
+		defer close(a.done)
+		c = a.Command
+	}
+	p.step(func(now time.Time) []sa.Action { return p.machine.Do(now, c) })
+}
+
 // step lets the machine do something and performs what comes of it. It reports
 // whether the machine came through.
 func (p *peer) step(do func(now time.Time) []sa.Action) (ok bool) {
@@ -203,6 +212,7 @@ const maxRefusals = 8
 func (p *peer) settle(actions []sa.Action) {
 	p.performAll(actions)
 	for p.machine.Pending() {
+		p.publish() // before the remote end is answered: it may turn to another IKE SA then
 		actions = nil
 		if !p.s.guard(func() { actions = p.machine.Timeout(time.Now()) }) {
 			break
@@ -216,6 +226,7 @@ func (p *peer) settle(actions []sa.Action) {
 // Backend refused.
 func (p *peer) performAll(actions []sa.Action) {
 	p.register()
+	p.giveWay(actions)
 	refused := p.perform(actions)
 	for n := 0; len(refused) > 0 && n < maxRefusals; n++ {
 		actions = nil

@@ -2,9 +2,15 @@ package ike
 
 import (
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/vpngw/vpngw/ike/sa"
 )
+
+// giveWayLimit bounds how long an IKE SA that ends waits for another one to carry its
+// traffic. The peer repeats a DELETE that is not answered, later than that.
+const giveWayLimit = time.Second
 
 // Reauthenticate sets up a new IKE SA with the peer of a connection, with its
 // children, and then ends the old one: traffic goes on all the while. Should the
@@ -34,4 +40,58 @@ func (s *Server) Reauthenticate(name string) error {
 		c.startLocked()
 	}
 	return nil
+}
+
+// giveWay makes children of the connection's other IKE SAs send where those that they
+// have left the traffic to are about to go by the actions of a step: make before break
+// (RFC 7296, section 2.8.3). It comes before the actions: a peer that ends the IKE SA
+// receives on it until it has our answer.
+func (p *peer) giveWay(actions []sa.Action) {
+	deletes := func(a sa.Action) bool { _, ok := a.(sa.DeleteSA); return ok }
+	if p.v1 || !slices.ContainsFunc(actions, deletes) {
+		return
+	}
+	before, after := p.status.Load(), p.machine.Status()
+	p.s.mu.Lock()
+	var obeyed []<-chan struct{}
+	for _, o := range p.others() {
+		for _, c := range o.status.Load().Children {
+			if c.State == sa.Connecting && carries(before, c.Name) && !carries(&after, c.Name) {
+				obeyed = append(obeyed, o.in.call(sa.Acquire{ReqID: c.ReqID}))
+			}
+		}
+	}
+	p.s.mu.Unlock()
+	limit := time.NewTimer(giveWayLimit)
+	defer limit.Stop()
+	for _, done := range obeyed {
+		select {
+		case <-done:
+		case <-limit.C:
+			return
+		case <-p.s.quit:
+			return
+		}
+	}
+}
+
+// others returns the peers beside this one that serve the connection by IKEv2. The
+// caller holds Server.mu.
+func (p *peer) others() (list []*peer) {
+	if p.conn == nil {
+		return nil
+	}
+	for _, o := range p.conn.peers {
+		if o != p && !o.v1 && !o.rival.Ending {
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+// carries reports whether a machine sends on a child of that name.
+func carries(st *sa.Status, name string) bool {
+	return slices.ContainsFunc(st.Children, func(c sa.ChildStatus) bool {
+		return c.Name == name && (c.State == sa.Established || c.State == sa.Rekeying || c.State == sa.Rekeyed)
+	})
 }

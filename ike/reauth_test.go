@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vpngw/vpngw/ike/sa"
+	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -79,6 +80,59 @@ func TestReauthenticate(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPeerEndsTheOldIKESAFirst: the peer ends the old IKE SA as soon as it has the new
+// one, before it has shown by anything that it has it. Its child sends before the old
+// one goes.
+func TestPeerEndsTheOldIKESAFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a, b := start(t, n, west, Options{}), start(t, n, east, Options{})
+		atWest, atEast := joined("c", 1, west)
+		apply(t, b, atEast)
+		apply(t, a, atWest)
+		settleFor(time.Minute)
+		wantUp(t, "c", a, b)
+		first := a.connection(t, "c").IKE[0].InitiatorSPI
+		sign := false // of life, under the new IKE SA
+		n.setTap(func(d sa.Datagram) {
+			h, err := wire.ParseHeader(d.Bytes)
+			sign = err == nil && h.Exchange == wire.Informational && h.InitiatorSPI != first
+		})
+		n.setFate(func(_, _ netip.AddrPort) (int, time.Duration) {
+			if sign {
+				return 0, 0
+			}
+			return 1, 10 * time.Millisecond
+		})
+		if err := a.Reauthenticate("c"); err != nil {
+			t.Fatal(err)
+		}
+		for range 1000 {
+			if len(a.seen(sa.IKEUp)) == 2 {
+				break
+			}
+			settleFor(time.Millisecond)
+		}
+		outbound, ok := b.backend.Outbound(1)
+		if !ok || !slices.ContainsFunc(b.connection(t, "c").Children, func(c ChildStatus) bool { return c.State == sa.Connecting }) {
+			t.Fatal("the responder has no child that waits")
+		}
+		a.Server.mu.Lock()
+		a.conns["c"].peers[0].terminateLocked(sa.ReasonIKEReplaced)
+		a.Server.mu.Unlock()
+		settleFor(20 * time.Millisecond)
+		wantNoGap(t, b, 1)
+		if now, ok := b.backend.Outbound(1); !ok || now.SPI == outbound.SPI {
+			t.Error("the responder does not send on the new child")
+		}
+		n.setTap(nil)
+		n.setFate(func(_, _ netip.AddrPort) (int, time.Duration) { return 1, 10 * time.Millisecond })
+		settleFor(time.Minute)
+		wantUp(t, "c", a, b)
+		wantNoGap(t, b, 1)
+	})
 }
 
 // A change of the configuration ends an attempt, whose answer may be under way: it is
