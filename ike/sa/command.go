@@ -44,7 +44,8 @@ type RekeyChild struct{ ReqID uint32 }
 // as after any liveness check.
 type Probe struct{}
 
-// Acquire says that traffic waits for a child, which is set up at once.
+// Acquire says that traffic waits for a child, which is set up at once, or is about to:
+// that the IKE SA ends to which a child has left it.
 type Acquire struct{ ReqID uint32 }
 
 // Expired says that an SA has reached a limit in octets, packets or time.
