@@ -67,8 +67,9 @@ func (m *core) beside() bool {
 // awaitPeer leaves the traffic to the child of another IKE SA until the peer is known
 // to have this one: our answer, which tells of it, may be late or lost. A packet on it
 // shows that, or a message: see trust. Nor does it wait when the other IKE SA is gone, or
-// Acquire asks for the child: the data plane has none, or is about to lose the other. What was made from a template has a
-// request id of its own in each IKE SA: its policy would take the traffic at once.
+// Acquire asks for the child: the data plane has no other, or is about to lose it. What
+// was made from a template has a request id of its own in each IKE SA: its policy would
+// take the traffic at once.
 func (c *childSA) awaitPeer() {
 	if c.slot.template == nil {
 		c.slot.protect(c, ipsec.Out)
