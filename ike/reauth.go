@@ -8,9 +8,14 @@ import (
 	"github.com/vpngw/vpngw/ike/sa"
 )
 
-// giveWayLimit bounds how long an IKE SA that ends waits for another one to carry its
-// traffic. The peer repeats a DELETE that is not answered, later than that.
-const giveWayLimit = time.Second
+const (
+	// giveWayLimit bounds how long an IKE SA that ends waits for another one to carry
+	// its traffic. It is less than the peer takes to repeat a DELETE.
+	giveWayLimit = 500 * time.Millisecond
+	// giveWayGrace is how long it then leaves the packets that are under way on its
+	// SAs, or wait in the peer's queues, when it is the peer that ends it.
+	giveWayGrace = 200 * time.Millisecond
+)
 
 // Reauthenticate sets up a new IKE SA with the peer of a connection, with its
 // children, and then ends the old one: traffic goes on all the while. Should the
@@ -54,23 +59,34 @@ func (p *peer) giveWay(actions []sa.Action) {
 	before, after := p.status.Load(), p.machine.Status()
 	p.s.mu.Lock()
 	var obeyed []<-chan struct{}
+	relieved := false
 	for _, o := range p.others() {
 		for _, c := range o.status.Load().Children {
-			if c.State == sa.Connecting && carries(before, c.Name) && !carries(&after, c.Name) {
+			if c.State >= sa.Deleting || !carries(before, c.Name) || carries(&after, c.Name) {
+				continue
+			}
+			relieved = true
+			if c.State == sa.Connecting {
 				obeyed = append(obeyed, o.in.call(sa.Acquire{ReqID: c.ReqID}))
 			}
 		}
 	}
+	relieved = relieved && !p.rival.Ending
 	p.s.mu.Unlock()
-	limit := time.NewTimer(giveWayLimit)
-	defer limit.Stop()
+	limit := time.After(giveWayLimit)
 	for _, done := range obeyed {
 		select {
 		case <-done:
-		case <-limit.C:
+		case <-limit:
 			return
 		case <-p.s.quit:
 			return
+		}
+	}
+	if relieved {
+		select {
+		case <-time.After(giveWayGrace):
+		case <-p.s.quit:
 		}
 	}
 }

@@ -84,7 +84,7 @@ func TestReauthenticate(t *testing.T) {
 
 // TestPeerEndsTheOldIKESAFirst: the peer ends the old IKE SA as soon as it has the new
 // one, before it has shown by anything that it has it. Its child sends before the old
-// one goes.
+// one goes, and what is under way on the old one still arrives.
 func TestPeerEndsTheOldIKESAFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()
@@ -126,6 +126,9 @@ func TestPeerEndsTheOldIKESAFirst(t *testing.T) {
 		wantNoGap(t, b, 1)
 		if now, ok := b.backend.Outbound(1); !ok || now.SPI == outbound.SPI {
 			t.Error("the responder does not send on the new child")
+		}
+		if n := len(b.backend.SAs()); n != 4 {
+			t.Errorf("%d SAs while packets are under way on the old ones, want 4", n)
 		}
 		n.setTap(nil)
 		n.setFate(func(_, _ netip.AddrPort) (int, time.Duration) { return 1, 10 * time.Millisecond })
