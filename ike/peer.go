@@ -212,7 +212,7 @@ const maxRefusals = 8
 func (p *peer) settle(actions []sa.Action) {
 	p.performAll(actions)
 	for p.machine.Pending() {
-		p.publish() // before the remote end is answered: it may turn to another IKE SA then
+		p.appear()
 		actions = nil
 		if !p.s.guard(func() { actions = p.machine.Timeout(time.Now()) }) {
 			break
@@ -389,6 +389,24 @@ func (p *peer) register() {
 		s.bySPI[spi] = p
 	}
 	p.spis = spis
+}
+
+// appear shows a responder's IKE SA to the others of its connection before the remote
+// end has the answer: it may end one of them then. See giveWay.
+func (p *peer) appear() {
+	name := p.machine.Connection()
+	if p.v1 || p.conn != nil || name == "" {
+		return
+	}
+	status := p.machine.Status()
+	if status.Contact.At.IsZero() {
+		return
+	}
+	p.status.Store(&status)
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	p.rival.Observe(&status)
+	p.bindLocked(name)
 }
 
 // publish makes the peer's state known to the others after a step.
