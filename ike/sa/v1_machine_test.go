@@ -277,3 +277,24 @@ func TestV1TimersDueAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestV1ChildBesideAnotherIKESA: what is sent on a child before the peer has message 3 is
+// lost; the traffic stays with the other IKE SA for a moment.
+func TestV1ChildBesideAnotherIKESA(t *testing.T) {
+	l := newLab(t, 1)
+	l.up = false
+	l.useV1()
+	l.a.env.InitialContact = func(*Connection) bool { return false }
+	l.a.initiateV1()
+	l.run()
+	sends := func() bool {
+		return slices.ContainsFunc(l.a.sas, func(s ipsec.SA) bool { return s.Direction == ipsec.Out })
+	}
+	if l.b.count(ChildUp) != 1 || sends() {
+		t.Fatalf("sends %t, events %+v", sends(), l.b.events)
+	}
+	l.pass(2 * sendDelay)
+	if !sends() {
+		t.Error("it never sends")
+	}
+}

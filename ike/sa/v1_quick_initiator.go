@@ -243,8 +243,8 @@ func (q *quickMode) confirm() {
 	case old != nil && old.hasOut && (old.state == Rekeying || old.state == Rekeyed) && m.env.QuerySA != nil:
 		old.successor = c
 		c.awaitUse()
-	case m.inherits(q.slot) && m.env.QuerySA != nil:
-		c.awaitUse()
+	case m.inherits(q.slot) && m.env.QuerySA != nil, m.beside():
+		c.awaitUse() // the peer receives on it when it has message 3
 	default:
 		c.addOut()
 	}
