@@ -30,8 +30,8 @@ var ErrNameTaken = errors.New("another node of this name is alive")
 
 // lapsePatience is what a lease may last longer than its time to live: the
 // cluster looks twice a second, and gives all leases more time when its leader
-// changes.
-const lapsePatience = 5 * time.Second
+// changes, as often as it does on a busy host.
+const lapsePatience = 15 * time.Second
 
 // Join gets a lease and registers the node. It waits for the lease of a node of
 // the same name to lapse, such as that of this one before it was killed, and
