@@ -48,7 +48,7 @@ setup() {
   release=${kernel#linux-image-}
   depmod -b "$work/kernel" "$release"
   image=$work/image
-  mkdir -p "$image"/{bin,proc,sys,dev,root,modules}
+  mkdir -p "$image"/{bin,proc,sys,dev,guest,modules}
   cp "$(command -v busybox)" "$image/bin/busybox"
   for m in $modules; do
     modprobe -d "$work/kernel" -S "$release" --show-depends "$m" 2>/dev/null | awk '/^insmod/ {print $2}' || true
@@ -68,16 +68,16 @@ $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
 $b mount -t devtmpfs dev /dev
 while read m; do $b insmod /modules/$m 2>/dev/null; done </modules/order
-$b mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=loose host /root || $b poweroff -f
-$b mount -t proc proc /root/proc
-$b mount -t sysfs sys /root/sys
-$b mount -t devtmpfs dev /root/dev
-$b mount -t tmpfs run /root/run
-$b mkdir -p /root/dev/pts /root/dev/shm /root/run/netns /root/run/lock /root/run/tmp
-$b mount -t devpts pts /root/dev/pts
-$b mount -t tmpfs shm /root/dev/shm
+$b mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=loose host /guest || $b poweroff -f
+$b mount -t proc proc /guest/proc
+$b mount -t sysfs sys /guest/sys
+$b mount -t devtmpfs dev /guest/dev
+$b mount -t tmpfs run /guest/run
+$b mkdir -p /guest/dev/pts /guest/dev/shm /guest/run/netns /guest/run/lock /guest/run/tmp
+$b mount -t devpts pts /guest/dev/pts
+$b mount -t tmpfs shm /guest/dev/shm
 job=$($b sed 's/.*vpngw_job=\([^ ]*\).*/\1/' /proc/cmdline)
-exec $b chroot /root /bin/bash "$job"
+exec $b chroot /guest /bin/bash "$job"
 INIT
   chmod 755 "$image/init"
   (cd "$image" && find . | cpio -o -H newc 2>/dev/null | gzip -1 >"$work/initrd")
