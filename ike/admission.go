@@ -384,7 +384,8 @@ func (s *Server) respond(a admission) {
 	}
 	s.peers[p] = true
 	s.byInit[a.key] = p
-	s.peerGroup.Go(func() { p.run(m, actions) })
+	s.peerGroup.Add(1)
+	go p.run(m, actions)
 	s.mu.Unlock()
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vpngw/vpngw/fuzztest"
@@ -371,7 +372,7 @@ func TestDeliverBeforeRun(t *testing.T) {
 }
 
 func TestMailboxIsBounded(t *testing.T) {
-	box := newMailbox()
+	box := newMailbox(nil)
 	for n := range mailboxDatagrams + 5 {
 		if got := box.datagram(sa.Datagram{}); got != (n < mailboxDatagrams) {
 			t.Fatalf("datagram %d: taken = %v", n, got)
@@ -389,6 +390,41 @@ func TestMailboxIsBounded(t *testing.T) {
 	if commands, datagrams = box.take(); commands != nil || datagrams != nil {
 		t.Error("not emptied")
 	}
+}
+
+// TestMailboxWakesOnce: an idle peer has no goroutine, one that works has one, and
+// nothing is left behind that comes while it ends its work.
+func TestMailboxWakesOnce(t *testing.T) {
+	const commands = 1000
+	var taken, working atomic.Int32
+	done := make(chan struct{})
+	box := &mailbox{}
+	box.work = func() {
+		if n := working.Add(1); n != 1 {
+			t.Errorf("%d goroutines at once", n)
+		}
+		for {
+			list, _ := box.take()
+			if taken.Add(int32(len(list))) == commands {
+				close(done)
+			}
+			working.Add(-1)
+			if box.rest() {
+				return
+			}
+			working.Add(1)
+		}
+	}
+	var senders sync.WaitGroup
+	for i := range 4 {
+		senders.Go(func() {
+			for n := range commands / 4 {
+				box.command(sa.Acquire{ReqID: uint32(n*4 + i)})
+			}
+		})
+	}
+	senders.Wait()
+	<-done
 }
 
 func TestGuardSurvivesAPanic(t *testing.T) {

@@ -65,7 +65,8 @@ func (c *connection) startAtLocked(at sa.Redirected) {
 	c.peers = append(c.peers, p)
 	c.s.peers[p] = true
 	cfg := c.cfg
-	c.s.peerGroup.Go(func() {
+	c.s.peerGroup.Add(1)
+	go func() {
 		var m machine
 		var actions []sa.Action
 		c.s.guard(func() {
@@ -80,7 +81,7 @@ func (c *connection) startAtLocked(at sa.Redirected) {
 			return
 		}
 		p.run(m, actions)
-	})
+	}()
 }
 
 // startIn plans the next negotiation.

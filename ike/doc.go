@@ -10,8 +10,9 @@
 //	      Apply ──► connection ────────────────┘
 //	             (keeps up, retries, replaces duplicates)
 //
-// Each machine has one goroutine, its peer, which alone touches it. All that
-// reaches a peer goes through its mailbox. What peers share (the tables of
+// Each machine has a peer, which alone touches it, from one goroutine at a time. All
+// that reaches a peer goes through its mailbox, which starts that goroutine; it ends
+// when nothing is left to do, so that an idle peer has none. What peers share (the tables of
 // SPIs, SAs and connections) is under the mutex of Server; no call of the
 // Backend, the Transport or a machine is made under it. Policies, which
 // machines share while one replaces another, have a table with a mutex of its

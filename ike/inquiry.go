@@ -61,7 +61,8 @@ func (s *Server) inquireLocked(c *connection, about *sa.Diagnosis) {
 	p.asks = true
 	s.peers[p] = true
 	cfg := c.cfg
-	s.peerGroup.Go(func() {
+	s.peerGroup.Add(1)
+	go func() {
 		var m machine
 		var actions []sa.Action
 		s.guard(func() { m, actions = sa.Inquire(p.born, &p.env, cfg, about) })
@@ -70,7 +71,7 @@ func (s *Server) inquireLocked(c *connection, about *sa.Diagnosis) {
 			return
 		}
 		p.run(m, actions)
-	})
+	}()
 }
 
 // found takes what an inquiry has found out, unless the connection has changed

@@ -14,15 +14,22 @@ const mailboxDatagrams = 128
 // mailbox is what waits for a peer. Datagrams are bounded, the newest being
 // refused. Commands are not, since the peer would get out of step without
 // them; one that is already last in the queue is not queued again.
+//
+// An idle peer has no goroutine: what comes starts one, which works until nothing is
+// left. There is one at a time.
 type mailbox struct {
-	signal chan struct{} // holds one token when there is something
+	work func() // of the goroutine; it ends when rest says so
 
 	mu        sync.Mutex
+	working   bool // there is a goroutine
+	woken     bool // since take
 	datagrams []sa.Datagram
 	commands  []sa.Command
 }
 
-func newMailbox() mailbox { return mailbox{signal: make(chan struct{}, 1)} }
+// newMailbox returns the mailbox of a peer that is being set up: it has a goroutine
+// already.
+func newMailbox(work func()) mailbox { return mailbox{work: work, working: true} }
 
 // datagram queues a datagram; false means that the mailbox is full.
 func (m *mailbox) datagram(d sa.Datagram) bool {
@@ -31,8 +38,8 @@ func (m *mailbox) datagram(d sa.Datagram) bool {
 	if !full {
 		m.datagrams = append(m.datagrams, d)
 	}
+	m.wakeLocked()
 	m.mu.Unlock()
-	m.wake()
 	return !full
 }
 
@@ -41,8 +48,8 @@ func (m *mailbox) command(c sa.Command) {
 	if n := len(m.commands); n == 0 || m.commands[n-1] != c {
 		m.commands = append(m.commands, c)
 	}
+	m.wakeLocked()
 	m.mu.Unlock()
-	m.wake()
 }
 
 // awaited is a command that another peer waits for.
@@ -59,11 +66,27 @@ func (m *mailbox) call(c sa.Command) <-chan struct{} {
 	return done
 }
 
+// wake has the peer look whether something is due.
 func (m *mailbox) wake() {
-	select {
-	case m.signal <- struct{}{}:
-	default:
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.wakeLocked()
+}
+
+func (m *mailbox) wakeLocked() {
+	m.woken = true
+	if !m.working {
+		m.working = true
+		go m.work()
 	}
+}
+
+// rest ends the goroutine's work, unless the peer was woken since take.
+func (m *mailbox) rest() (ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.working = m.woken
+	return !m.working
 }
 
 // adopts reports whether an SA waits to be taken over.
@@ -78,6 +101,6 @@ func (m *mailbox) take() ([]sa.Command, []sa.Datagram) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	commands, datagrams := m.commands, m.datagrams
-	m.commands, m.datagrams = nil, nil
+	m.commands, m.datagrams, m.woken = nil, nil, false
 	return commands, datagrams
 }

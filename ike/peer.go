@@ -30,7 +30,8 @@ type machine interface {
 	Drops() map[string]uint64
 }
 
-// peer is the goroutine around one machine.
+// peer is what is around one machine. At most one goroutine at a time works for it:
+// none while it is idle.
 type peer struct {
 	s    *Server
 	env  sa.Env
@@ -41,8 +42,9 @@ type peer struct {
 
 	status atomic.Pointer[sa.Status] // as of the last step
 
-	// Of the goroutine alone.
+	// Of the goroutine that works alone.
 	machine machine
+	timer   *time.Timer         // wakes it when something is due; nil: nothing was yet
 	sas     map[ipsec.SAID]bool // in the Backend
 	spis    []uint64            // as registered
 	counted map[string]uint64   // drops of the machine that are counted already
@@ -63,7 +65,8 @@ type peer struct {
 }
 
 func (s *Server) newPeer(now time.Time) *peer {
-	p := &peer{s: s, env: s.env, born: now, in: newMailbox(), sas: map[ipsec.SAID]bool{}}
+	p := &peer{s: s, env: s.env, born: now, sas: map[ipsec.SAID]bool{}}
+	p.in = newMailbox(p.work)
 	p.env.InitialContact = func(c *sa.Connection) bool {
 		return s.firstContact(c.Name, p)
 	}
@@ -92,45 +95,81 @@ func (s *Server) guard(step func()) (ok bool) {
 	return true
 }
 
-// run is the peer's goroutine. It ends with the machine or with the Server.
+// run begins the peer's life, which ends with the machine or with the Server.
 func (p *peer) run(m machine, actions []sa.Action) {
-	defer p.leave()
 	p.machine = m
 	p.settle(actions)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for !m.Done() || p.wanted() {
-		if deadline := p.deadline(); deadline.IsZero() {
-			timer.Stop()
-		} else {
-			timer.Reset(time.Until(deadline))
-		}
-		select {
-		case <-p.s.quit:
+	p.work()
+}
+
+// work does what waits in the mailbox and what is due, until nothing is left: then
+// the goroutine that it runs on ends, and the mailbox or the timer starts another one.
+func (p *peer) work() {
+	for p.goesOn() {
+		p.setTimer()
+		if p.in.rest() {
 			return
-		case <-p.in.signal:
-			commands, datagrams := p.in.take()
-			for _, c := range commands {
-				p.obey(c)
-			}
-			for _, d := range datagrams {
-				p.step(func(now time.Time) []sa.Action { return m.Handle(now, d) })
-			}
-			if len(commands)+len(datagrams) == 0 {
-				p.publish()
-			}
-		case <-timer.C:
-			if !p.step(m.Timeout) {
-				return // it would be due at once again
-			}
-			if p.overdue() {
-				p.s.log.Debug("half-open IKE SA given up", "age", time.Since(p.born))
-				p.step(func(now time.Time) []sa.Action {
-					return m.Do(now, sa.Terminate{Reason: sa.ReasonExchangeTimeout})
-				})
+		}
+		commands, datagrams := p.in.take()
+		for _, c := range commands {
+			p.obey(c)
+		}
+		for _, d := range datagrams {
+			p.step(func(now time.Time) []sa.Action { return p.machine.Handle(now, d) })
+		}
+		switch deadline := p.deadline(); {
+		case !deadline.IsZero() && !time.Now().Before(deadline):
+			if !p.timeout() {
+				p.leave()
 				return
 			}
+		case len(commands)+len(datagrams) == 0:
+			p.publish()
 		}
+	}
+	p.leave()
+}
+
+// goesOn reports whether there may be more to do.
+func (p *peer) goesOn() bool {
+	select {
+	case <-p.s.quit:
+		return false
+	default:
+		return !p.machine.Done() || p.wanted()
+	}
+}
+
+// timeout has the machine do what is due. It reports whether the peer goes on.
+func (p *peer) timeout() bool {
+	if !p.step(p.machine.Timeout) {
+		return false // it would be due at once again
+	}
+	if !p.overdue() {
+		return true
+	}
+	p.s.log.Debug("half-open IKE SA given up", "age", time.Since(p.born))
+	p.step(func(now time.Time) []sa.Action {
+		return p.machine.Do(now, sa.Terminate{Reason: sa.ReasonExchangeTimeout})
+	})
+	return false
+}
+
+// setTimer has the peer woken when something is due.
+func (p *peer) setTimer() {
+	switch deadline := p.deadline(); {
+	case deadline.IsZero():
+		p.stopTimer()
+	case p.timer == nil:
+		p.timer = time.AfterFunc(time.Until(deadline), p.in.wake)
+	default:
+		p.timer.Reset(time.Until(deadline))
+	}
+}
+
+func (p *peer) stopTimer() {
+	if p.timer != nil {
+		p.timer.Stop()
 	}
 }
 
@@ -476,9 +515,11 @@ func (p *peer) terminateLocked(reason sa.Reason) {
 	}
 }
 
-// leave removes all traces of the peer.
+// leave removes all traces of the peer, whose work is over.
 func (p *peer) leave() {
 	s := p.s
+	defer s.peerGroup.Done()
+	p.stopTimer()
 	if p.handed {
 		// What has come for the SA meanwhile is for its new owner.
 		_, late := p.in.take()

@@ -64,7 +64,7 @@ type Server struct {
 	events    chan sa.Event
 	admitted  chan admission // IKE_SA_INIT requests that wait for a worker
 	quit      chan struct{}  // closed: peers end now
-	peerGroup sync.WaitGroup
+	peerGroup sync.WaitGroup // of peers that have not left
 	// answers and notices bound what unauthenticated datagrams make us send
 	// and tell.
 	answers *rate.Limiter
@@ -256,8 +256,11 @@ func (s *Server) stop() error {
 	}
 	s.mu.Lock()
 	s.phase = stopped
-	s.mu.Unlock()
 	close(s.quit)
+	for p := range s.peers {
+		p.in.wake()
+	}
+	s.mu.Unlock()
 	s.peerGroup.Wait()
 	if err := s.policies.removeAll(); err != nil {
 		return fmt.Errorf("remove policies: %w", err)
