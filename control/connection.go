@@ -100,11 +100,25 @@ type ConnectionStatus struct {
 	Node string `json:"node,omitempty"`
 	// DataPlane is what serves the connection; nil where nothing is picked.
 	DataPlane *DataPlane `json:"data_plane,omitempty"`
+	// Encapsulation is what ESP goes in; nil where no IKE SA is established.
+	Encapsulation *Encapsulation `json:"esp_encapsulation,omitempty"`
 }
 
 // DataPlane is the data plane that a node has picked for a connection.
 type DataPlane struct {
 	Name   string `json:"name"`   // kernel or userspace
+	Reason string `json:"reason"` // why, for people
+}
+
+// What ESP goes in.
+const (
+	EncapsulationUDP  = "udp"
+	EncapsulationNone = "none" // IP protocol 50
+)
+
+// Encapsulation is what the ESP packets of a connection go in.
+type Encapsulation struct {
+	Name   string `json:"name"`   // udp or none
 	Reason string `json:"reason"` // why, for people
 }
 

@@ -535,6 +535,10 @@ func TestUpdateConnectionRules(t *testing.T) {
 		{"ML-KEM without a group", ConnectionUpdate{
 			IPsecPolicy: &IPsecPolicyRequest{PFS: new("disable"), AdditionalKeyExchange: new("mlkem768")},
 		}, "ipsecpolicy.additional_key_exchange", "pfs disable"},
+		{"UDP encapsulation with IKEv1", ConnectionUpdate{
+			IKEPolicy: &IKEPolicyRequest{IKEVersion: new("v1")}, IPsecPolicy: &IPsecPolicyRequest{UDPEncapsulation: new("nat")},
+		}, "", ""},
+		{"unknown encapsulation", ConnectionUpdate{IPsecPolicy: &IPsecPolicyRequest{UDPEncapsulation: new("tcp")}}, "ipsecpolicy.udp_encapsulation", "always"},
 		{"unknown exchange", ike(IKEPolicyRequest{AdditionalKeyExchange: new("kyber")}), "ikepolicy.additional_key_exchange", "mlkem768"},
 		{"PPK", ConnectionUpdate{PPK: new(NewSecret(goodPPK)), IKEPolicy: &IKEPolicyRequest{PPKID: new("one"), PPKRequired: new(true)}}, "", ""},
 		{"PPK without id", ConnectionUpdate{PPK: new(NewSecret(goodPPK))}, "ikepolicy.ppk_id", "required"},

@@ -94,6 +94,7 @@ var Edits = []Edit{
 	{EditConnection, "ipsecpolicy.transform_protocol", DisruptNothing, "There is one value only."},
 	{EditConnection, "ipsecpolicy.lifetime_seconds", DisruptNothing, "Counts from the next rekey."},
 	{EditConnection, "ipsecpolicy.encapsulation_mode", DisruptNothing, "There is one value only."},
+	{EditConnection, "ipsecpolicy.udp_encapsulation", DisruptIKE, ""},
 
 	{EditGateway, "name", DisruptNothing, ""},
 	{EditGateway, "local_subnets", DisruptNothing, "Routes from new subnets come before those from old ones go."},

@@ -78,6 +78,16 @@ const (
 // Given reports whether there is one.
 func (k KeyExchange) Given() bool { return k != "" && k != NoAdditional }
 
+// UDPEncapsulation says when ESP goes in UDP (RFC 3948): an addition of vpngw.
+type UDPEncapsulation string
+
+// UDP encapsulation. The empty one is UDPEncapsulationAuto, too.
+const (
+	UDPEncapsulationAuto   UDPEncapsulation = "auto"   // as the data plane likes it, where the peer can
+	UDPEncapsulationAlways UDPEncapsulation = "always" // a peer that cannot is refused
+	UDPEncapsulationNAT    UDPEncapsulation = "nat"    // where a NAT is, or the peer asks for it
+)
+
 // IKEVersion is the version of IKE.
 type IKEVersion string
 
@@ -142,6 +152,8 @@ type IPsecPolicy struct {
 	LifetimeSeconds   int            `json:"lifetime_seconds"`
 	EncapsulationMode string         `json:"encapsulation_mode"`
 	Additional        KeyExchange    `json:"additional_key_exchange,omitempty"` // beside that of PFS
+
+	UDPEncapsulation UDPEncapsulation `json:"udp_encapsulation,omitempty"`
 }
 
 // weak are the algorithms that protect little against somebody with means
@@ -223,4 +235,5 @@ type IPsecPolicyRequest struct {
 	LifetimeSeconds         *int
 	EncapsulationMode       *string
 	AdditionalKeyExchange   *string
+	UDPEncapsulation        *string
 }

@@ -142,6 +142,8 @@ func (p *parser) ipsecPolicy(s *suite, req *IPsecPolicyRequest, k *IPsecPolicy) 
 	text(p, at+"transform_protocol", req.TransformProtocol, &k.TransformProtocol, TransformProtocolESP)
 	number(p, at+"lifetime_seconds", req.LifetimeSeconds, &k.LifetimeSeconds, 30, 604800)
 	text(p, at+"encapsulation_mode", req.EncapsulationMode, &k.EncapsulationMode, EncapsulationTunnel)
+	text(p, at+"udp_encapsulation", req.UDPEncapsulation, &k.UDPEncapsulation,
+		UDPEncapsulationAuto, UDPEncapsulationAlways, UDPEncapsulationNAT)
 	if !s.withoutIdentity {
 		text(p, at+"pfs", req.PFS, &k.PFS, append([]Group{PFSDisable}, s.groups...)...)
 		text(p, at+"additional_key_exchange", req.AdditionalKeyExchange, &k.Additional, additional...)

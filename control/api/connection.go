@@ -260,6 +260,7 @@ func ipsecRequest(p *IpsecPolicy) *control.IPsecPolicyRequest {
 		LifetimeSeconds:         p.LifetimeSeconds,
 		EncapsulationMode:       text(p.EncapsulationMode),
 		AdditionalKeyExchange:   text(p.AdditionalKeyExchange),
+		UDPEncapsulation:        text(p.UDPEncapsulation),
 	}
 }
 
@@ -317,6 +318,9 @@ func connectionAnswer(v *control.ConnectionView, in answerOf) VpnConnection {
 		if p := v.Status.DataPlane; p != nil {
 			c.DataPlane = &DataPlane{Name: p.Name, Reason: p.Reason}
 		}
+		if p := v.Status.Encapsulation; p != nil {
+			c.EspEncapsulation = &EspEncapsulation{Name: p.Name, Reason: p.Reason}
+		}
 		if d := v.Status.Diagnosis; d != nil {
 			c.Diagnosis = diagnosisAnswer(d)
 		}
@@ -369,6 +373,9 @@ func ipsecAnswer(v *control.ConnectionView) IpsecPolicy {
 	}
 	if p.Additional != "" {
 		answer.AdditionalKeyExchange = pointer(AdditionalKeyExchange(p.Additional))
+	}
+	if p.UDPEncapsulation != "" {
+		answer.UDPEncapsulation = pointer(UDPEncapsulation(p.UDPEncapsulation))
 	}
 	return answer
 }

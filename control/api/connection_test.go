@@ -80,7 +80,7 @@ func TestConnectionAdditions(t *testing.T) {
 	gateway, peer := b.createGateway(), b.createCustomerGateway("198.51.100.7")
 	plain := b.call(http.MethodPost, path("vpn-connection"), vpn(smallestConnection(gateway, peer))).want(http.StatusCreated)
 	wantAbsent(t, plain.at("vpn_connection", "ikepolicy"), "additional_key_exchange", "ppk_id", "ppk_required")
-	wantAbsent(t, plain.at("vpn_connection", "ipsecpolicy"), "additional_key_exchange")
+	wantAbsent(t, plain.at("vpn_connection", "ipsecpolicy"), "additional_key_exchange", "udp_encapsulation")
 	id := plain.text("vpn_connection", "id")
 	b.report(id, control.ConnectionStatus{State: control.ConnectionDown})
 	changed := b.call(http.MethodPut, path("vpn-connection", id), vpn(object{
@@ -89,16 +89,21 @@ func TestConnectionAdditions(t *testing.T) {
 			"encryption_algorithm": "chacha20-poly1305", "dh_group": "group31", "additional_key_exchange": "mlkem768",
 			"ppk_id": "one", "ppk_required": true,
 		},
-		"ipsecpolicy": object{"encryption_algorithm": "chacha20-poly1305", "pfs": "group2", "additional_key_exchange": "mlkem768"},
+		"ipsecpolicy": object{
+			"encryption_algorithm": "chacha20-poly1305", "pfs": "group2", "additional_key_exchange": "mlkem768", "udp_encapsulation": "nat",
+		},
 	})).want(http.StatusOK)
 	wantMembers(t, changed.at("vpn_connection", "ikepolicy"), object{
 		"encryption_algorithm": "chacha20-poly1305", "dh_group": "group31", "additional_key_exchange": "mlkem768",
 		"ppk_id": "one", "ppk_required": true,
 	})
-	wantMembers(t, changed.at("vpn_connection", "ipsecpolicy"), object{"encryption_algorithm": "chacha20-poly1305", "additional_key_exchange": "mlkem768"})
-	wantAbsent(t, changed.at("vpn_connection"), "ppk", "weak_algorithms")
-	b.report(id, control.ConnectionStatus{State: control.ConnectionActive})
+	wantMembers(t, changed.at("vpn_connection", "ipsecpolicy"), object{
+		"encryption_algorithm": "chacha20-poly1305", "additional_key_exchange": "mlkem768", "udp_encapsulation": "nat",
+	})
+	wantAbsent(t, changed.at("vpn_connection"), "ppk", "weak_algorithms", "esp_encapsulation")
+	b.report(id, control.ConnectionStatus{State: control.ConnectionActive, Encapsulation: &control.Encapsulation{Name: "none", Reason: "no NAT"}})
 	shown := b.call(http.MethodGet, path("vpn-connection", id), nil).want(http.StatusOK)
+	wantMembers(t, shown.at("vpn_connection", "esp_encapsulation"), object{"name": "none", "reason": "no NAT"})
 	wantMembers(t, shown.at("vpn_connection"), object{"weak_algorithms": []string{"group2"}, "status_message": "weak algorithms: group2"})
 	if strings.Contains(shown.Text+changed.Text, strings.Repeat("k", 32)) {
 		t.Error("the key is in an answer")

@@ -1281,6 +1281,27 @@ func (e TunnelProtocol) Valid() bool {
 	}
 }
 
+// Defines values for UDPEncapsulation.
+const (
+	Always UDPEncapsulation = "always"
+	Auto   UDPEncapsulation = "auto"
+	Nat    UDPEncapsulation = "nat"
+)
+
+// Valid indicates whether the value is a known member of the UDPEncapsulation enum.
+func (e UDPEncapsulation) Valid() bool {
+	switch e {
+	case Always:
+		return true
+	case Auto:
+		return true
+	case Nat:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for UpgradeRequestBodyAction.
 const (
 	UpgradeFinish   UpgradeRequestBodyAction = "finish"
@@ -2370,6 +2391,15 @@ type Error struct {
 	RequestID string `json:"request_id"`
 }
 
+// EspEncapsulation What the ESP packets of a connection go in, and why. In show and list, while an IKE SA is established. An addition of vpngw.
+type EspEncapsulation struct {
+	// Name udp, or none, which is IP protocol 50
+	Name string `json:"name"`
+
+	// Reason Why it is so, for people.
+	Reason string `json:"reason"`
+}
+
 // Explanation defines model for Explanation.
 type Explanation struct {
 	// Count How often the failure has come in a row.
@@ -2566,6 +2596,12 @@ type IpsecPolicy struct {
 	LifetimeSeconds   *IpsecLifetime                `json:"lifetime_seconds,omitempty"`
 	Pfs               *Pfs                          `json:"pfs,omitempty"`
 	TransformProtocol *IpsecPolicyTransformProtocol `json:"transform_protocol,omitempty"`
+
+	// UDPEncapsulation When ESP goes in UDP. auto: as the node's data plane likes it, which in
+	// user space is everywhere, and plain where the peer cannot. always: a peer
+	// that cannot is refused. nat: where a NAT is or the peer asks for it. An
+	// addition of vpngw.
+	UDPEncapsulation *UDPEncapsulation `json:"udp_encapsulation,omitempty"`
 }
 
 // IpsecPolicyEncapsulationMode defines model for IpsecPolicy.EncapsulationMode.
@@ -3271,6 +3307,12 @@ type TunnelProtocol string
 // UDPPorts Ports on UDP, besides the one on TCP; none when empty. An addition of vpngw.
 type UDPPorts = []int
 
+// UDPEncapsulation When ESP goes in UDP. auto: as the node's data plane likes it, which in
+// user space is everywhere, and plain where the peer cannot. always: a peer
+// that cannot is refused. nat: where a NAT is or the peer asks for it. An
+// addition of vpngw.
+type UDPEncapsulation string
+
 // UpdateCgw defines model for UpdateCgw.
 type UpdateCgw struct {
 	// CaCertificate Needed with gateways of flavor GM. Either a stored certificate or a new one.
@@ -3768,17 +3810,20 @@ type VpnConnection struct {
 	EnableHub *bool `json:"enable_hub,omitempty"`
 
 	// EnableNqa Style STATIC only.
-	EnableNqa           *bool        `json:"enable_nqa,omitempty"`
-	EnterpriseProjectID string       `json:"enterprise_project_id"`
-	HaRole              HARole       `json:"ha_role"`
-	ID                  string       `json:"id"`
-	Ikepolicy           IkePolicy    `json:"ikepolicy"`
-	Ipsecpolicy         IpsecPolicy  `json:"ipsecpolicy"`
-	Name                string       `json:"name"`
-	PeerSubnets         *[]string    `json:"peer_subnets,omitempty"`
-	PeerSubnetsV6       *[]string    `json:"peer_subnets_v6,omitempty"`
-	PolicyRules         []PolicyRule `json:"policy_rules"`
-	PolicyRulesV6       []PolicyRule `json:"policy_rules_v6"`
+	EnableNqa           *bool  `json:"enable_nqa,omitempty"`
+	EnterpriseProjectID string `json:"enterprise_project_id"`
+
+	// EspEncapsulation What the ESP packets of a connection go in, and why. In show and list, while an IKE SA is established. An addition of vpngw.
+	EspEncapsulation *EspEncapsulation `json:"esp_encapsulation,omitempty"`
+	HaRole           HARole            `json:"ha_role"`
+	ID               string            `json:"id"`
+	Ikepolicy        IkePolicy         `json:"ikepolicy"`
+	Ipsecpolicy      IpsecPolicy       `json:"ipsecpolicy"`
+	Name             string            `json:"name"`
+	PeerSubnets      *[]string         `json:"peer_subnets,omitempty"`
+	PeerSubnetsV6    *[]string         `json:"peer_subnets_v6,omitempty"`
+	PolicyRules      []PolicyRule      `json:"policy_rules"`
+	PolicyRulesV6    []PolicyRule      `json:"policy_rules_v6"`
 
 	// Status In show and list. ACTIVE means that the IKE SA and at least one CHILD_SA are up.
 	Status *VpnConnectionStatus `json:"status,omitempty"`

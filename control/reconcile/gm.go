@@ -99,6 +99,11 @@ func (s subject) gm(c *sa.Connection, o GMOptions) error {
 		Variant:     o.Variant,
 	}
 	c.Initiate = c.Initiate && o.Variant.Initiator != sa.GMPeer
-	c.ForceEncap = c.ForceEncap && !o.Variant.NoNATTraversal
+	if o.Variant.NoNATTraversal {
+		if c.RequireEncap {
+			return fmt.Errorf("ipsecpolicy.udp_encapsulation: %s: this peer is configured to be without NAT traversal", control.UDPEncapsulationAlways)
+		}
+		c.ForceEncap = false
+	}
 	return nil
 }

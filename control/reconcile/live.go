@@ -48,6 +48,8 @@ type condition struct {
 	outdated    bool       // some SA still serves that is not as the connection has it now
 	remote      netip.Addr // where the peer's packets come from; invalid while no IKE SA is
 	agreed      []flow     // with a template: what the peer has asked for, in order
+	// encapsulation is of ESP under the IKE SA that serves; nil while none does.
+	encapsulation *control.Encapsulation
 }
 
 // up is what the API calls ACTIVE.
@@ -61,6 +63,7 @@ func (r *Reconciler) conditions() map[string]condition {
 		for _, ike := range status.IKE {
 			if serves(ike.State) {
 				c.established, c.remote = true, ike.Remote.Addr().Unmap()
+				c.encapsulation = encapsulation(&ike, r.tunnels[status.Name])
 				c.outdated = c.outdated && ike.Outdated
 			}
 		}
@@ -83,6 +86,30 @@ func (r *Reconciler) conditions() map[string]condition {
 		all[status.Name] = c
 	}
 	return all
+}
+
+// encapsulation tells what ESP goes in under an IKE SA, and why.
+func encapsulation(ike *sa.IKEStatus, tn *tunnel) *control.Encapsulation {
+	asked := ""
+	if tn != nil && tn.connection.ForceEncap {
+		asked = tn.encapWhy
+	}
+	e := &control.Encapsulation{Name: control.EncapsulationUDP}
+	switch {
+	case !ike.Encap && asked == "":
+		e.Name, e.Reason = control.EncapsulationNone, "no NAT is in between, and neither end asks for UDP"
+	case !ike.Encap:
+		e.Name, e.Reason = control.EncapsulationNone, asked+", and the peer has not agreed to it"
+	case ike.NATLocal:
+		e.Reason = "a NAT is in front of this gateway"
+	case ike.NATRemote:
+		e.Reason = "a NAT is in front of the peer, or the peer asks for it"
+	case asked != "":
+		e.Reason = asked
+	default: // another connection with the peer's address may have asked
+		e.Reason = "the ends agreed on it before they knew which connection is meant"
+	}
+	return e
 }
 
 // serves tells whether an SA in this state is in use.
@@ -193,7 +220,7 @@ func (l *live) status(node string) control.ConnectionStatus {
 		State: control.ConnectionDown, LastChange: l.stored.LastChange,
 	}
 	if l.fault == nil {
-		s.Routes, s.DataPlane = l.routes, l.dataPlane
+		s.Routes, s.DataPlane, s.Encapsulation = l.routes, l.dataPlane, l.condition.encapsulation
 	}
 	switch {
 	case l.fault != nil:

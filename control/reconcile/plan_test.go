@@ -64,6 +64,7 @@ var fieldEdits = []fieldEdit{
 	{field: "ipsecpolicy.encryption_algorithm", change: ipsecEdit(control.IPsecPolicyRequest{EncryptionAlgorithm: ptr("aes-256")})},
 	{field: "ipsecpolicy.pfs", change: ipsecEdit(control.IPsecPolicyRequest{PFS: ptr("disable")})},
 	{field: "ipsecpolicy.additional_key_exchange", change: ipsecEdit(control.IPsecPolicyRequest{AdditionalKeyExchange: ptr("mlkem768")})},
+	{field: "ipsecpolicy.udp_encapsulation", change: ipsecEdit(control.IPsecPolicyRequest{UDPEncapsulation: ptr("always")})},
 	{field: "ipsecpolicy.lifetime_seconds", change: ipsecEdit(control.IPsecPolicyRequest{LifetimeSeconds: ptr(777)})},
 }
 

@@ -29,6 +29,7 @@ type tunnel struct {
 	connection sa.Connection
 	device     ipsec.Interface
 	planeWhy   string       // why the device is of its data plane; empty where there is no choice
+	encapWhy   string       // who asks for ESP in UDP; empty: nobody on this side
 	address    netip.Prefix // on the device; invalid when there is none
 	// probed says that the tunnel is used only while peerAddress, the peer's
 	// tunnel address, answers through it.
@@ -72,7 +73,7 @@ func (s *subject) limited() bool {
 // translator turns connections into tunnels. It remembers the numbers it gave,
 // so that a connection keeps its own while others come and go.
 type translator struct {
-	forceEncap bool
+	forceEncap bool // on the data plane in user space, unless a connection says otherwise
 	childless  bool
 	redirectTo []netip.Prefix
 	mobike     bool // with all peers, not only those without a fixed address
@@ -187,10 +188,12 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 				Timeout:     time.Duration(c.IKE.DPD.TimeoutSeconds) * time.Second,
 				NotifyFirst: c.IKE.DPD.Msg == control.DPDSeqNotifyHash,
 			},
-			ForceEncap: t.forceEncap && device.Plane == ipsec.PlaneUserspace,
 			Childless:  t.childless && version == 2,
 			MOBIKE:     version == 2 && (t.mobike || !s.customer.Address().IsValid()),
 		},
+	}
+	if err := t.encapsulation(tn, c.IPsec.UDPEncapsulation); err != nil {
+		return nil, err
 	}
 	if err := s.authentication(&tn.connection, options); err != nil {
 		return nil, err
@@ -217,6 +220,23 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 		tn.connection.Reservation = reservation(s.customer.ID, tn.flows)
 	}
 	return tn, nil
+}
+
+// encapsulation says when the tunnel's ESP goes in UDP, and why.
+func (t *translator) encapsulation(tn *tunnel, wanted control.UDPEncapsulation) error {
+	c := &tn.connection
+	switch wanted {
+	case control.UDPEncapsulationAuto, "":
+		if t.forceEncap && tn.device.Plane == ipsec.PlaneUserspace {
+			c.ForceEncap, tn.encapWhy = true, "the data plane in user space asks for it"
+		}
+	case control.UDPEncapsulationAlways:
+		c.ForceEncap, c.RequireEncap, tn.encapWhy = true, true, "ipsecpolicy.udp_encapsulation asks for it"
+	case control.UDPEncapsulationNAT:
+	default:
+		return fmt.Errorf("ipsecpolicy.udp_encapsulation: %q is not known", wanted)
+	}
+	return nil
 }
 
 // national tells whether a connection is of the profile GM/T 0022.

@@ -217,6 +217,66 @@ func TestTranslateVariants(t *testing.T) {
 	}
 }
 
+// A connection says when its ESP goes in UDP; otherwise its data plane does.
+func TestTranslateEncapsulation(t *testing.T) {
+	for _, tc := range []struct {
+		wanted        control.UDPEncapsulation
+		daemon        bool
+		plane         ipsec.Plane
+		force, demand bool
+	}{
+		{"", true, ipsec.PlaneUserspace, true, false},
+		{control.UDPEncapsulationAuto, true, ipsec.PlaneUserspace, true, false},
+		{control.UDPEncapsulationAuto, true, ipsec.PlaneKernel, false, false},
+		{control.UDPEncapsulationAuto, false, ipsec.PlaneUserspace, false, false},
+		{control.UDPEncapsulationAlways, false, ipsec.PlaneUserspace, true, true},
+		{control.UDPEncapsulationAlways, true, ipsec.PlaneKernel, true, true},
+		{control.UDPEncapsulationNAT, true, ipsec.PlaneUserspace, false, false},
+	} {
+		tr := newTranslator(tc.daemon, LifetimeLimits{})
+		tr.plane = func(ipsec.Proposal, netip.Addr, bool) (ipsec.Plane, string, error) { return tc.plane, "", nil }
+		s := aSubject()
+		s.connection.IPsec.UDPEncapsulation = tc.wanted
+		tn, err := tr.translate(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := tn.connection; c.ForceEncap != tc.force || c.RequireEncap != tc.demand {
+			t.Errorf("%+v: asked for is %t, required %t", tc, c.ForceEncap, c.RequireEncap)
+		}
+	}
+}
+
+// What ESP goes in is told with its reason.
+func TestEncapsulationInForce(t *testing.T) {
+	s := aSubject()
+	quiet, err := newTranslator(false, LifetimeLimits{}).translate(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asking, err := newTranslator(true, LifetimeLimits{}).translate(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		ike          sa.IKEStatus
+		tunnel       *tunnel
+		name, reason string
+	}{
+		{sa.IKEStatus{}, nil, "none", "no NAT"},
+		{sa.IKEStatus{}, quiet, "none", "no NAT"},
+		{sa.IKEStatus{}, asking, "none", "the peer has not agreed"},
+		{sa.IKEStatus{Encap: true}, asking, "udp", "the data plane in user space asks"},
+		{sa.IKEStatus{Encap: true}, quiet, "udp", "before they knew"},
+		{sa.IKEStatus{Encap: true, NATRemote: true}, quiet, "udp", "in front of the peer"},
+		{sa.IKEStatus{Encap: true, NATLocal: true, NATRemote: true}, asking, "udp", "in front of this gateway"},
+	} {
+		if e := encapsulation(&tc.ike, tc.tunnel); e.Name != tc.name || !strings.Contains(e.Reason, tc.reason) {
+			t.Errorf("%+v: %+v, want %s since %q", tc.ike, e, tc.name, tc.reason)
+		}
+	}
+}
+
 // What goes beyond the API reaches the key exchange.
 func TestTranslateAdditions(t *testing.T) {
 	s := aSubject()
@@ -263,6 +323,7 @@ func TestTranslateRefuses(t *testing.T) {
 		{"ikepolicy.peer_id", func(s *subject) { s.connection.IKE.PeerIDType = "any" }},
 		{"ikepolicy.additional_key_exchange", func(s *subject) { s.connection.IKE.Additional = "frodo" }},
 		{"ipsecpolicy.additional_key_exchange", func(s *subject) { s.connection.IPsec.Additional = "frodo" }},
+		{"ipsecpolicy.udp_encapsulation", func(s *subject) { s.connection.IPsec.UDPEncapsulation = "tcp" }},
 		{"ppk", func(s *subject) { s.connection.IKE.PPKID, s.connection.PPK = "one", control.NewSecret("0xsecret") }},
 		{"psk", func(s *subject) { s.connection.PSK = control.Secret{} }},
 		{"style: bgp", func(s *subject) { s.connection.Style = control.StyleBGP }},

@@ -75,6 +75,8 @@ func editsV2(w *world) []hitless {
 		{field: "enable_hub", update: client.Object{"enable_hub": true}, refused: "must be false with style"},
 		{field: "ipsecpolicy.transform_protocol", update: esp(client.Object{"transform_protocol": "esp"})},
 		{field: "ipsecpolicy.encapsulation_mode", update: esp(client.Object{"encapsulation_mode": "tunnel"})},
+		{field: "ipsecpolicy.udp_encapsulation", update: esp(client.Object{"udp_encapsulation": "always"}), then: inUDP},
+		{field: "ipsecpolicy.udp_encapsulation", update: esp(client.Object{"udp_encapsulation": "nat"}), then: inUDP},
 		{field: "vpn_gateway.name", update: client.Object{"name": "another"}},
 		{field: "vpn_gateway.flavor", update: client.Object{"flavor": "Professional2"}},
 		{field: "customer_gateway.name", update: client.Object{"name": "another"}},
@@ -372,6 +374,31 @@ func (w *world) editOne(id string, swan *netlab.SwanConnection, e hitless) {
 	}
 	if e.then != nil {
 		e.then(w)
+	}
+}
+
+// inUDP: strongSwan's ESP in user space asks for UDP, whatever this side wants.
+func inUDP(w *world) {
+	w.t.Helper()
+	w.expectEncapsulation(connectionName(0), "udp", "or the peer asks for it")
+}
+
+// expectEncapsulation waits until the API says that the ESP of a connection goes in
+// something, for a reason.
+func (w *world) expectEncapsulation(connection, name, reason string) {
+	w.t.Helper()
+	id := w.id(connection)
+	var in map[string]any
+	err := netlab.Poll(w.ctx, 50*time.Millisecond, func() (bool, error) {
+		o, err := w.api.Get(w.ctx, client.Connections, id)
+		if err != nil {
+			return false, err
+		}
+		in, _ = o["esp_encapsulation"].(map[string]any)
+		return client.Object(in).Text("name") == name && strings.Contains(client.Object(in).Text("reason"), reason), nil
+	})
+	if err != nil {
+		w.t.Fatalf("connection %s: ESP goes in %v, want %s since %q: %v", connection, in, name, reason, err)
 	}
 }
 

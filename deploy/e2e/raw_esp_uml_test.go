@@ -10,17 +10,17 @@ import (
 	"github.com/vpngw/vpngw/deploy/netlab"
 )
 
-// Without a NAT and without asking for encapsulation ESP is IP protocol 50, to
-// and from strongSwan with the kernel's own ESP. Only a guest whose kernel has
-// that can run it (uml.sh test).
+// Without a NAT and without asking for encapsulation, which a daemon or one of its
+// connections may do without, ESP is IP protocol 50, to and from strongSwan with the
+// kernel's own ESP. Only a guest whose kernel has that can run it (uml.sh test).
 func TestUMLRawESP(t *testing.T) {
-	for _, test := range []struct{ name, encryption, swanIKE, swanESP, v1 string }{
-		{"AES-GCM", "aes-128-gcm-16", "aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256", ""},
-		{"AES-CBC with SHA2-256", "aes-256", "aes256-sha256-ecp256", "aes256-sha256-ecp256", ""},
-		{"IKEv1, main mode", "aes-256", "aes256-sha256-ecp256", "aes256-sha256-ecp256", "main"},
+	for _, test := range []struct{ name, encryption, swanIKE, swanESP, v1, option string }{
+		{"AES-GCM", "aes-128-gcm-16", "aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256", "", "nat"},
+		{"AES-CBC with SHA2-256", "aes-256", "aes256-sha256-ecp256", "aes256-sha256-ecp256", "", ""},
+		{"IKEv1, main mode", "aes-256", "aes256-sha256-ecp256", "aes256-sha256-ecp256", "main", "nat"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t, 3*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 1)}, netlab.DaemonOptions{RawESP: true})
+			w := newWorld(t, 3*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 1)}, netlab.DaemonOptions{RawESP: test.option == ""})
 			raw, err := w.Internet.Capture(w.ctx, "esp", "cloud", "esp")
 			w.check(err)
 			encapsulated, err := w.Internet.Capture(w.ctx, "udp", "cloud", "udp port 4500")
@@ -28,6 +28,7 @@ func TestUMLRawESP(t *testing.T) {
 			swan := w.swan(0, func(c *netlab.SwanConnection) { c.Proposal, c.ESPProposal = test.swanIKE, test.swanESP })
 			connection := w.connection(0, func(c *declare.Connection) {
 				c.IKEPolicy.EncryptionAlgorithm, c.IPsecPolicy.EncryptionAlgorithm = test.encryption, test.encryption
+				c.IPsecPolicy.UDPEncapsulation = test.option
 			})
 			if test.v1 != "" {
 				ikev1(&connection, &swan, test.v1)
@@ -38,6 +39,7 @@ func TestUMLRawESP(t *testing.T) {
 			}
 			w.apply(w.file([]declare.Connection{connection}))
 			w.waitStatus(connectionName(0), "ACTIVE", 2*patience)
+			w.expectEncapsulation(connectionName(0), "none", "neither end asks")
 			ping := w.ping(0)
 			if test.v1 == "" { // of IKEv1 strongSwan keeps what it has rekeyed to the end of its life
 				w.check(peer.RekeyChild(w.ctx, "net"))

@@ -124,8 +124,9 @@ type Connection struct {
 	AuthLifetime time.Duration
 	DPD          DPD
 	// ForceEncap asks for UDP encapsulation where no NAT is, by a NAT
-	// detection hash that cannot match (RFC 7296, section 2.23).
-	ForceEncap bool
+	// detection hash that cannot match (RFC 7296, section 2.23). A peer without
+	// NAT traversal gets plain ESP, or with RequireEncap is refused.
+	ForceEncap, RequireEncap bool
 
 	// Claimant, where it is not empty, names the peer: what its CHILD_SAs are to
 	// protect must not overlap what those of another claimant do. The one that has
@@ -291,7 +292,7 @@ func supported(protocol ipsec.Protocol, t ipsec.Transform) bool {
 // encapsulation differs: those are agreed on when it is set up.
 func (c *Connection) SameIdentity(next *Connection) bool {
 	return c.Name == next.Name && c.Local == next.Local && c.Remote == next.Remote &&
-		c.LocalID == next.LocalID && c.RemoteID == next.RemoteID && c.ForceEncap == next.ForceEncap &&
+		c.LocalID == next.LocalID && c.RemoteID == next.RemoteID && c.ForceEncap == next.ForceEncap && c.RequireEncap == next.RequireEncap &&
 		c.IKEv1() == next.IKEv1() && c.Aggressive == next.Aggressive && c.GM.sameAuthorities(next.GM)
 }
 

@@ -357,7 +357,7 @@ func (s *ikeSA) compare(c *Connection, msg *wire.Message, peer *wire.ID, auth *w
 	if d != nil {
 		return fitsProposals, d
 	}
-	if c.ForceEncap && !s.path.encap {
+	if c.RequireEncap && !s.path.encap {
 		return fitsKey, s.handshake.encapDiagnosis()
 	}
 	if p.ppk {

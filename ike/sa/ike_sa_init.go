@@ -277,15 +277,13 @@ func (x ikeSAInit) accept(s *ikeSA, d Datagram, msg *wire.Message) *Diagnosis {
 		return ppkDiagnosis(wire.IKESAInit, ours.describe(), "none", "the peer does not use one")
 	}
 	supported := s.detectNAT(msg, d.Local, d.Remote)
-	if h.fakeNAT {
-		if !supported {
-			return &Diagnosis{
-				Reason: ReasonEncapsulation, Exchange: wire.IKESAInit.String(), Parameter: "UDP encapsulation",
-				Ours: "required", Theirs: "not supported", Detail: "the peer does not support NAT traversal",
-			}
+	if m.conn.RequireEncap && !supported {
+		return &Diagnosis{
+			Reason: ReasonEncapsulation, Exchange: wire.IKESAInit.String(), Parameter: "UDP encapsulation",
+			Ours: "required", Theirs: "not supported", Detail: "the peer does not support NAT traversal",
 		}
-		s.path.encap = true
 	}
+	s.path.encap = s.path.encap || h.fakeNAT && supported
 	shared, err := h.kex.shared(ke.Data)
 	if err != nil {
 		return bad(err)

@@ -84,7 +84,7 @@ func forcesEncap(candidates []*Connection, remote netip.Addr) bool {
 }
 
 // encapDiagnosis is for an initiator whose ESP does not go in UDP, although the
-// connection asks for it.
+// connection requires it.
 func (h *handshake) encapDiagnosis() *Diagnosis {
 	d := &Diagnosis{
 		Reason: ReasonEncapsulation, Exchange: wire.IKEAuth.String(), Parameter: "UDP encapsulation",

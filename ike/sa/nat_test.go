@@ -160,28 +160,38 @@ func TestForceEncap(t *testing.T) {
 	}
 }
 
-// TestForceEncapUnsupported: the peer knows nothing of NAT traversal.
+// TestForceEncapUnsupported: a responder that knows nothing of NAT traversal gets
+// plain ESP, unless encapsulation is required.
 func TestForceEncapUnsupported(t *testing.T) {
-	l := newLab(t, 1)
-	a, b := connA(), connB()
-	a.ForceEncap = true
-	l.a.conns, l.b.conns = []*Connection{a}, []*Connection{b}
-	l.a.initiate()
-	l.deliver(0)
-	p := l.take(0)
-	m, err := wire.Parse(p.d.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.Payloads = m.Payloads[:3] // SA, KE, Nonce
-	if p.d.Bytes, err = m.Append(nil); err != nil {
-		t.Fatal(err)
-	}
-	l.wire = append(l.wire, p)
-	l.run()
-	l.pass(betterAnswer)
-	if d := l.a.last(Failed).Diagnosis; d.Reason != ReasonEncapsulation || d.Theirs != "not supported" {
-		t.Error(d)
+	for _, required := range []bool{false, true} {
+		l := newLab(t, 1)
+		a, b := connA(), connB()
+		a.ForceEncap, a.RequireEncap = true, required
+		l.a.conns, l.b.conns = []*Connection{a}, []*Connection{b}
+		l.a.initiate()
+		l.deliver(0)
+		p := &l.wire[0]
+		m, err := wire.Parse(p.d.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Payloads = m.Payloads[:3] // SA, KE, Nonce
+		if p.d.Bytes, err = m.Append(nil); err != nil {
+			t.Fatal(err)
+		}
+		l.b.machine().current.handshake.response = p.d.Bytes // which it signs
+		l.run()
+		if !required {
+			l.settled(1)
+			if l.a.sas[0].Encap {
+				t.Error("ESP goes in UDP")
+			}
+			continue
+		}
+		l.pass(betterAnswer)
+		if d := l.a.last(Failed).Diagnosis; d.Reason != ReasonEncapsulation || d.Theirs != "not supported" {
+			t.Error(d)
+		}
 	}
 }
 
@@ -197,6 +207,7 @@ func TestForceEncapOfResponder(t *testing.T) {
 		force  bool
 		other  *Connection
 		plain  bool // the initiator knows nothing of NAT traversal
+		wish   bool // plain ESP will do
 		encap  bool
 		theirs string // of the diagnosis
 	}{
@@ -206,11 +217,13 @@ func TestForceEncapOfResponder(t *testing.T) {
 		"beside another of the address": {force: true, other: other(addrA, false), encap: true},
 		"not supported":                 {force: true, other: other(netip.Addr{}, false), plain: true, theirs: "not supported"},
 		"not wanted, not supported":     {other: other(netip.Addr{}, true), plain: true},
+		"a wish, not supported":         {force: true, wish: true, other: other(netip.Addr{}, false), plain: true},
+		"a wish":                        {force: true, wish: true, other: other(netip.Addr{}, false), encap: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, 1)
 			a, b := connA(), connB()
-			b.ForceEncap = tc.force
+			b.ForceEncap, b.RequireEncap = tc.force, tc.force && !tc.wish
 			l.a.conns, l.b.conns = []*Connection{a}, []*Connection{b, tc.other}
 			l.a.initiate()
 			if tc.plain {

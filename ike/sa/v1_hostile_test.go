@@ -387,7 +387,7 @@ func TestV1MessageFiveBounds(t *testing.T) {
 // negotiation that has to have them.
 func TestV1ForceEncapForged(t *testing.T) {
 	l := newLab(t, 1)
-	l.useV1(func(c *Connection) { c.ForceEncap = true })
+	l.useV1(func(c *Connection) { c.ForceEncap, c.RequireEncap = true, true })
 	l.a.initiateV1()
 	l.deliver(0)
 	l.deliver(0)

@@ -112,7 +112,7 @@ func (s *ISAKMPSA) takeResponderKE(d Datagram, msg *isakmp.Message) error {
 	if !okKE || !okNonce {
 		return errors.New("no KE or nonce payload")
 	}
-	if c.ForceEncap && !s.detectsNAT(msg) {
+	if c.RequireEncap && !s.detectsNAT(msg) {
 		return &refusalError{s.encapDiagnosis()}
 	}
 	shared, err := p.kex.shared(ke.Data)

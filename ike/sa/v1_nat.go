@@ -88,10 +88,9 @@ func (p *path) float() {
 }
 
 // encapRefusal is for a peer that has no NAT traversal although the connection
-// asks for UDP encapsulation; nil where all is well.
+// requires UDP encapsulation; nil where all is well.
 func (s *ISAKMPSA) encapRefusal(c *Connection) *Diagnosis {
-	// In the profile GM/T 0022 it is no more than a wish: devices lack it.
-	if !c.ForceEncap || s.path.encap || s.gm != nil {
+	if !c.RequireEncap || s.path.encap {
 		return nil
 	}
 	return s.encapDiagnosis()

@@ -214,7 +214,7 @@ func TestV1NAT(t *testing.T) {
 // A connection that asks for UDP encapsulation has it without a NAT, too.
 func TestV1ForceEncap(t *testing.T) {
 	l := newLab(t, 1)
-	l.useV1(func(c *Connection) { c.ForceEncap = true })
+	l.useV1(func(c *Connection) { c.ForceEncap, c.RequireEncap = true, true })
 	l.establish()
 	l.settled(1)
 	if !l.a.sas[0].Encap || !l.b.sas[0].Encap {

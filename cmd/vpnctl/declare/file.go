@@ -154,6 +154,7 @@ type IPsecPolicy struct {
 	EncapsulationMode       string `yaml:"encapsulation_mode" json:"encapsulation_mode,omitempty"`
 
 	AdditionalKeyExchange string `yaml:"additional_key_exchange" json:"additional_key_exchange,omitempty"`
+	UDPEncapsulation      string `yaml:"udp_encapsulation" json:"udp_encapsulation,omitempty"`
 }
 
 // Tag is a label of an object.
