@@ -188,8 +188,8 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 				Timeout:     time.Duration(c.IKE.DPD.TimeoutSeconds) * time.Second,
 				NotifyFirst: c.IKE.DPD.Msg == control.DPDSeqNotifyHash,
 			},
-			Childless:  t.childless && version == 2,
-			MOBIKE:     version == 2 && (t.mobike || !s.customer.Address().IsValid()),
+			Childless: t.childless && version == 2,
+			MOBIKE:    version == 2 && (t.mobike || !s.customer.Address().IsValid()),
 		},
 	}
 	if err := t.encapsulation(tn, c.IPsec.UDPEncapsulation); err != nil {
