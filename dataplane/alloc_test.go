@@ -29,7 +29,7 @@ func TestLoopsAllocateNothing(t *testing.T) {
 	from := &udp.Origin{Local: g.outer, Remote: g.outer, Encap: true}
 	for name, frame := range frames {
 		if n := testing.AllocsPerRun(100, func() {
-			out.process(out.frame[:copy(out.frame, frame)])
+			out.process(out.frames[:copy(out.frames, frame)])
 			out.flush()
 		}); n != 0 {
 			t.Errorf("%s out: %v allocations", name, n)
@@ -78,7 +78,7 @@ func TestFragmentsAreNotKept(t *testing.T) {
 	}
 	at := 0
 	if n := testing.AllocsPerRun(runs, func() {
-		out.process(out.frame[:copy(out.frame, frames[at])])
+		out.process(out.frames[:copy(out.frames, frames[at])])
 		out.flush()
 		in.ReceiveESP(from, sealed[at])
 		in.FlushESP()

@@ -21,7 +21,7 @@ func TestBandwidth(t *testing.T) {
 	frame := append(make([]byte, tun.HeaderLen), udpPacket("10.1.0.7", "10.2.0.9", make([]byte, 1000))...)
 	send := func(packets int) {
 		for range packets {
-			out.process(out.frame[:copy(out.frame, frame)])
+			out.process(out.frames[:copy(out.frames, frame)])
 			out.flush()
 		}
 	}

@@ -51,14 +51,17 @@ func loops(t testing.TB) (out *outbound, in *inbound, g *gateway) {
 // sealAll seals a frame and returns copies of the ESP packets, unsent.
 func sealAll(t testing.TB, out *outbound, frame []byte) [][]byte {
 	t.Helper()
-	out.process(out.frame[:copy(out.frame, frame)])
+	out.process(out.frames[:copy(out.frames, frame)])
 	var all [][]byte
-	for rest := out.batch; len(rest) > 0; {
-		n := min(out.size, len(rest))
-		all = append(all, bytes.Clone(rest[:n]))
-		rest = rest[n:]
+	for out.seal() {
+		for rest := out.batch; len(rest) > 0; {
+			n := min(out.size, len(rest))
+			all = append(all, bytes.Clone(rest[:n]))
+			rest = rest[n:]
+		}
+		out.done()
 	}
-	out.endBatch()
+	out.flush()
 	return all
 }
 
@@ -68,8 +71,11 @@ func BenchmarkOut(b *testing.B) {
 	b.SetBytes(60000)
 	b.ReportAllocs()
 	for b.Loop() {
-		out.process(out.frame[:copy(out.frame, frame)])
-		out.endBatch() // sealed, not sent
+		out.process(out.frames[:copy(out.frames, frame)])
+		for out.seal() {
+			out.done() // sealed, not sent
+		}
+		out.flush()
 	}
 }
 
@@ -106,14 +112,17 @@ func BenchmarkEngine(b *testing.B) {
 			b.SetBytes(int64(len(bm.frame)))
 			b.ReportAllocs()
 			for b.Loop() {
-				out.process(out.frame[:copy(out.frame, bm.frame)])
-				for rest := out.batch; len(rest) > 0; {
-					n := min(out.size, len(rest))
-					in.ReceiveESP(from, rest[:n:n])
-					rest = rest[n:]
+				out.process(out.frames[:copy(out.frames, bm.frame)])
+				for out.seal() {
+					for rest := out.batch; len(rest) > 0; {
+						n := min(out.size, len(rest))
+						in.ReceiveESP(from, rest[:n:n])
+						rest = rest[n:]
+					}
+					in.FlushESP()
+					out.done()
 				}
-				in.FlushESP()
-				out.endBatch()
+				out.flush()
 			}
 			if drops := g.Drops(); len(drops) > 0 {
 				b.Errorf("drops: %v", drops)

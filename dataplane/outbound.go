@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/vpngw/vpngw/dataplane/tun"
 	"github.com/vpngw/vpngw/dataplane/udp"
@@ -19,33 +20,56 @@ type outbound struct {
 	segments tun.Segments
 	header   header
 	flows    flowCache
-	frame    []byte // what the TUN was read into
+	frames   []byte // what the TUN was read into
 	scratch  []byte // room for one fragment
+	copies   []byte // packets that do not stay where they are until they are sealed
+
+	// The packets to be sealed, by frames, of which the first at are through.
+	waiting [maxWaiting]waiting
+	count   int
+	at      int
 
 	// The batch: sealed packets of one SA that one system call will send. All
 	// have size octets but the last.
-	batch  []byte
-	count  int
-	size   int
-	ended  bool // the last one is shorter
-	tos    uint8
-	df     bool // outer packets must not be fragmented
-	sa     *association
-	sealer *esp.Sealer
-
-	limit *limit // of the frame at hand; nil is none
-	now   int64  // for limit, by policer.Now
+	batch       []byte
+	size        int
+	tos         uint8
+	df          bool // outer packets must not be fragmented
+	sa          *association
+	first, last uint64 // its sequence numbers
 }
 
-// sendAt is the octets of a batch that are worth a system call of their own.
-// Below it, the next frame may join.
-const sendAt = 32 << 10
+// waiting is the packets of a frame that are still to be sealed.
+type waiting struct {
+	sa        *association
+	packet    []byte       // the next one; nil: segments has it
+	segments  tun.Segments // those after it
+	packets   int
+	size, end int // octets of each packet, and of the last
+	next, tos uint8
+	df        bool
+}
+
+// length returns the octets of a packet, counted from the next one on.
+func (w *waiting) length(i int) int {
+	if i == w.packets-1 {
+		return w.end
+	}
+	return w.size
+}
+
+// Limits of what is read before it is sealed.
+const (
+	maxWaiting = udp.MaxSegments
+	// enough is the octets of frames that are worth a system call of their own.
+	enough = 32 << 10
+)
 
 func newOutbound(e *Engine) *outbound {
 	return &outbound{
 		e: e, sender: e.options.Mux.NewSender(),
-		frame:   make([]byte, tun.HeaderLen+tun.MaxPacket+esp.MaxTrailer),
-		scratch: make([]byte, tun.MaxPacket+esp.MaxTrailer),
+		frames:  make([]byte, enough+tun.HeaderLen+tun.MaxPacket+esp.MaxTrailer),
+		scratch: make([]byte, tun.MaxPacket),
 		batch:   make([]byte, 0, udp.MaxOctets),
 	}
 }
@@ -76,26 +100,32 @@ func (e *Engine) runQueue(d *device, q tun.Queue) {
 	}
 }
 
-// drain takes frames from a queue until it is empty.
+// drain takes frames from a queue until it is empty. It reads some before it seals
+// them: how many packets there are is then known, and so which sequence numbers they
+// take, which leaves those behind them to other queues.
 func (o *outbound) drain(q tun.Queue) error {
 	for {
-		n, err := q.Read(o.frame[:tun.HeaderLen+tun.MaxPacket])
-		if err != nil {
-			o.flush()
-			if errors.Is(err, tun.ErrWouldBlock) {
-				return nil
+		var err error
+		for used := 0; used < enough && o.count < maxWaiting && err == nil; {
+			var n int
+			if n, err = q.Read(o.frames[used : used+tun.HeaderLen+tun.MaxPacket]); err == nil {
+				o.process(o.frames[used : used+n])
+				used += n
 			}
-			return err
 		}
-		o.process(o.frame[:n])
-		if len(o.batch) >= sendAt {
-			o.flush()
+		o.flush()
+		switch {
+		case err == nil:
+		case errors.Is(err, tun.ErrWouldBlock):
+			return nil
+		default:
+			return err
 		}
 	}
 }
 
-// process takes one frame. All its packets are of one flow, so that what holds
-// for the first holds for all.
+// process takes one frame, which must not change until flush. All its packets are
+// of one flow, so that what holds for the first holds for all.
 func (o *outbound) process(frame []byte) {
 	if err := o.segments.Reset(frame); err != nil {
 		o.counters.drop(reasonMalformed)
@@ -114,7 +144,6 @@ func (o *outbound) process(frame []byte) {
 		}
 		return
 	}
-	o.limit, o.now = sa.limitOf()
 	limit := int(sa.maxInner.Load())
 	if h.syn(packet) {
 		clampMSS(packet, h, min(limit, int(o.d.mtu.Load())))
@@ -128,13 +157,45 @@ func (o *outbound) process(frame []byte) {
 		o.tooLong(sa, packet, limit)
 		return
 	}
-	next := uint8(protocolIPv4)
-	if h.version == 6 {
-		next = protocolIPv6
+	w := o.wait(sa, packet[:h.length])
+	if left, octets := o.segments.Left(); left > 0 {
+		w.packets += left
+		w.end = octets - (left-1)*w.size
+		w.segments = o.segments
 	}
-	packet = packet[:h.length]
-	for ; packet != nil; packet = o.segments.Next() {
-		o.seal(sa, packet, next, h.tos)
+	o.police(w)
+}
+
+// wait has a packet wait for flush, where it must not change until then.
+func (o *outbound) wait(sa *association, packet []byte) *waiting {
+	if o.count == maxWaiting {
+		o.flush()
+	}
+	w := &o.waiting[o.count]
+	o.count++
+	w.sa, w.packet, w.packets, w.size, w.end = sa, packet, 1, len(packet), len(packet)
+	w.next, w.tos, w.df = protocolIPv4, o.header.tos, o.outerDF()
+	if o.header.version == 6 {
+		w.next = protocolIPv6
+	}
+	return w
+}
+
+// police takes away those packets that are above the limit of the SA's address.
+func (o *outbound) police(w *waiting) {
+	limit, now := w.sa.limitOf()
+	if limit == nil {
+		return
+	}
+	allowed := 0
+	for allowed < w.packets && limit.out.Allow(w.length(allowed), now) {
+		allowed++
+	}
+	for range w.packets - allowed {
+		w.sa.drop(o.counters, reasonBandwidth)
+	}
+	if allowed < w.packets {
+		w.packets, w.end = allowed, w.size
 	}
 }
 
@@ -184,6 +245,16 @@ func (o *outbound) tooLong(sa *association, packet []byte, limit int) {
 		}
 		return
 	}
+	// What comes next is written where these packets are.
+	hold := func(packet []byte) {
+		if o.count == maxWaiting {
+			o.flush()
+		}
+		at := len(o.copies)
+		o.copies = slices.Grow(o.copies, len(packet)+esp.MaxTrailer)
+		o.copies = append(o.copies, packet...)
+		o.police(o.wait(sa, o.copies[at:]))
+	}
 	for ; packet != nil; packet = o.segments.Next() {
 		if !o.header.parse(packet) {
 			sa.drop(o.counters, reasonMalformed)
@@ -194,11 +265,9 @@ func (o *outbound) tooLong(sa *association, packet []byte, limit int) {
 		ok := len(packet) <= limit || !cut && sa.out.SealedLen(len(packet)) <= udp.MaxOctets
 		switch {
 		case ok:
-			o.seal(sa, packet, protocolIPv4, o.header.tos)
+			hold(packet)
 		case cut:
-			ok = fragmentIPv4(packet, limit, o.scratch[:tun.MaxPacket], func(fragment []byte) {
-				o.seal(sa, fragment, protocolIPv4, o.header.tos)
-			})
+			ok = fragmentIPv4(packet, limit, o.scratch, hold)
 		}
 		if !ok {
 			sa.drop(o.counters, reasonTooBig)
@@ -214,43 +283,6 @@ func (a *association) passesFragments(h *header) bool {
 		(len(a.remote) == 0 || coversAny(a.remote, h.destination(), h.protocol, 0, false))
 }
 
-// seal adds a packet to the batch. The outer header takes over the type of
-// service, with its congestion mark (RFC 4301, section 5.1.2.1; RFC 6040,
-// section 4.1).
-func (o *outbound) seal(sa *association, packet []byte, next, tos uint8) {
-	if o.limit != nil && !o.limit.out.Allow(len(packet), o.now) {
-		sa.drop(o.counters, reasonBandwidth)
-		return
-	}
-	n := sa.out.SealedLen(len(packet))
-	df := o.outerDF()
-	if o.count > 0 && (sa != o.sa || tos != o.tos || df != o.df || o.ended || n > o.size ||
-		o.count == udp.MaxSegments || len(o.batch)+n > udp.MaxOctets) {
-		o.flush()
-	}
-	if o.count == 0 {
-		o.startBatch(sa, n, tos, df)
-	}
-	batch, err := o.sealer.Seal(o.batch, packet, next)
-	if errors.Is(err, esp.ErrWiped) {
-		// A rekey has ended between the look-up and here.
-		if successor := sa.request.current.Load(); successor != nil && successor != sa {
-			if o.count == 0 {
-				o.endBatch()
-			}
-			o.seal(successor, packet, next, tos)
-			return
-		}
-	}
-	if err != nil {
-		o.failed(sa, err)
-		return
-	}
-	o.batch = batch
-	o.count++
-	o.ended = n < o.size
-}
-
 // outerDF tells whether the outer packet of the one at hand must not be
 // fragmented.
 func (o *outbound) outerDF() bool {
@@ -264,31 +296,134 @@ func (o *outbound) outerDF() bool {
 	return o.header.df
 }
 
-// failed counts a packet that could not be sealed.
-func (o *outbound) failed(sa *association, err error) {
-	var why esp.Drop
-	if errors.As(err, &why) {
-		sa.drop(o.counters, reason(why))
+// flush seals and sends what waits.
+func (o *outbound) flush() {
+	for o.seal() {
+		o.send()
 	}
-	if why == esp.ErrExpired || why == esp.ErrSequenceExhausted {
-		o.e.expire(sa)
+	clear(o.waiting[:o.count]) // an SA that has gone is not kept in memory
+	o.count, o.at, o.copies = 0, 0, o.copies[:0]
+}
+
+// seal makes a batch of packets that wait, and reports whether there is one. The
+// outer header takes over their type of service, with its congestion mark
+// (RFC 4301, section 5.1.2.1; RFC 6040, section 4.1).
+//
+// Each batch that it makes has to be sent, or given up by done.
+func (o *outbound) seal() bool {
+	for o.at < o.count {
+		w := &o.waiting[o.at]
+		if w.packets == 0 {
+			o.at++
+			continue
+		}
+		sa := w.sa
+		sealer := sa.sealers.Get().(*esp.Sealer)
+		n, octets := o.plan()
+		first, err := sealer.Reserve(n, octets)
+		if err != nil && n > 1 && !errors.Is(err, esp.ErrWiped) {
+			n = 1 // a limit is near
+			first, err = sealer.Reserve(1, w.length(0))
+		}
+		if err != nil {
+			sa.sealers.Put(sealer)
+			o.failed(w, err)
+			continue
+		}
+		o.sa, o.first, o.last, o.tos, o.df = sa, first, first+uint64(n)-1, w.tos, w.df
+		for range n {
+			o.sealNext(sealer)
+		}
+		sa.sealers.Put(sealer)
+		return true
 	}
-	if o.count == 0 {
-		o.endBatch()
+	return false
+}
+
+// plan returns how many packets the next batch takes, and their octets, and sets
+// its size.
+func (o *outbound) plan() (n, octets int) {
+	head := &o.waiting[o.at]
+	o.size = head.sa.out.SealedLen(head.length(0))
+	total, ended := 0, false
+	for at := o.at; at < o.count; at++ {
+		w := &o.waiting[at]
+		if w.sa != head.sa || w.tos != head.tos || w.df != head.df {
+			break
+		}
+		for i := range w.packets {
+			sealed := w.sa.out.SealedLen(w.length(i))
+			if ended || sealed > o.size || n == udp.MaxSegments || n > 0 && total+sealed > udp.MaxOctets {
+				return n, octets
+			}
+			n, octets, total, ended = n+1, octets+w.length(i), total+sealed, sealed < o.size
+		}
+	}
+	return n, octets
+}
+
+// sealNext adds the next packet to the batch. It has a sequence number.
+func (o *outbound) sealNext(sealer *esp.Sealer) {
+	w := &o.waiting[o.at]
+	for w.packets == 0 {
+		o.at++
+		w = &o.waiting[o.at]
+	}
+	packet := w.packet
+	if packet == nil {
+		packet = w.segments.Next()
+	}
+	w.packet = nil
+	w.packets--
+	batch, err := sealer.Seal(o.batch, packet, w.next)
+	o.batch = batch
+	if err != nil {
+		o.dropped(w.sa, reasonOf(err), 1)
 	}
 }
 
-// flush sends the batch.
-func (o *outbound) flush() {
-	if o.count == 0 {
-		return
+// reasonOf returns the reason that package esp gives for refusing a packet.
+func reasonOf(err error) esp.Drop {
+	var why esp.Drop
+	errors.As(err, &why) // it has no other errors
+	return why
+}
+
+// dropped counts packets that an SA has not sealed.
+func (o *outbound) dropped(sa *association, why esp.Drop, packets int) {
+	for range packets {
+		sa.drop(o.counters, reason(why))
 	}
+}
+
+// failed decides on the packets of a frame that got no sequence numbers. When the SA
+// has ended since the look-up, they go on to its successor.
+func (o *outbound) failed(w *waiting, err error) {
+	sa := w.sa
+	if errors.Is(err, esp.ErrWiped) || sa.expired.Load() {
+		if successor := sa.request.current.Load(); successor != nil && successor != sa {
+			w.sa = successor
+			return
+		}
+	}
+	why := reasonOf(err)
+	o.dropped(sa, why, w.packets)
+	w.packets = 0
+	if why == esp.ErrExpired || why == esp.ErrSequenceExhausted {
+		o.e.expire(sa)
+	}
+}
+
+// send sends the batch, when those with the sequence numbers before have been.
+func (o *outbound) send() {
 	sa := o.sa
+	sa.turn.wait(o.first)
 	path := sa.path.Load()
 	if !o.df {
 		path = path.Fragmentable()
 	}
 	failed, err := o.sender.Send(path, o.batch, o.size, o.tos)
+	o.done()
 	if err != nil {
 		if errors.Is(err, udp.ErrTooBig) {
 			sa.staleMTU.Store(true)
@@ -302,23 +437,10 @@ func (o *outbound) flush() {
 		s := sa.out.State()
 		o.e.checkSoft(sa, &s, 0)
 	}
-	o.endBatch()
 }
 
-// startBatch begins a batch of packets of one SA, whose first has size octets.
-// From here to the end of the sending the SA is this goroutine's: packets
-// leave in the order of their sequence numbers. Else the ones of two queues
-// would be late for the replay window of a peer, which may be as small as 32
-// packets (RFC 4303, section 3.4.3).
-func (o *outbound) startBatch(sa *association, size int, tos uint8, df bool) {
-	sa.sending.Lock()
-	o.sa, o.size, o.tos, o.df, o.ended = sa, size, tos, df, false
-	o.sealer = sa.sealers.Get().(*esp.Sealer)
-}
-
-// endBatch makes room for another batch.
-func (o *outbound) endBatch() {
-	o.sa.sealers.Put(o.sealer)
-	o.sa.sending.Unlock()
-	o.batch, o.count, o.sa, o.sealer = o.batch[:0], 0, nil, nil
+// done lets those send that come behind the batch, and makes room for another.
+func (o *outbound) done() {
+	o.sa.turn.pass(o.last)
+	o.batch, o.sa = o.batch[:0], nil
 }

@@ -299,7 +299,10 @@ func TestRekeyEndsWhileSealing(t *testing.T) {
 	}
 	packet := make([]byte, 100, 100+esp.MaxTrailer)
 	old := current()
-	out.seal(old, packet, protocolIPv4, 0) // stays in the batch
+	out.wait(old, packet)
+	if !out.seal() || out.sa != old {
+		t.Fatal("nothing is sealed under the SA")
+	}
 	next, _ := oneWay(g, g, netA, netB, 0x1003)
 	next.Dst, next.DstPort, next.IfID = old.record.Dst, 9, 1
 	mustAdd(t, g, next)
@@ -310,23 +313,25 @@ func TestRekeyEndsWhileSealing(t *testing.T) {
 	if successor == old {
 		t.Fatal("the deleted SA still carries traffic")
 	}
-	for range 2 { // behind a batch of the old SA, and first in one
-		out.seal(old, packet, protocolIPv4, 0)
-		if out.count != 1 || out.sa != successor || binary.BigEndian.Uint32(out.batch) != 0x1003 {
-			t.Fatalf("the batch has %d packets of SA %x", out.count, out.batch[:4])
-		}
-		out.flush()
+	out.send() // what has its number goes
+	out.flush()
+	out.wait(old, packet)
+	if !out.seal() || out.sa != successor || binary.BigEndian.Uint32(out.batch) != 0x1003 {
+		t.Fatalf("the batch is of SA %x", out.batch[:4])
 	}
+	out.send()
+	out.flush()
 	if err := g.DeleteSA(*successor.id.Load()); err != nil {
 		t.Fatal(err)
 	}
-	out.seal(successor, packet, protocolIPv4, 0)
-	if n := out.counters.drops[esp.ErrWiped].Load(); n != 1 || out.count != 0 {
-		t.Errorf("%d packets counted as without SA, %d in the batch", n, out.count)
+	out.wait(successor, packet)
+	sealed := out.seal()
+	if n := out.counters.drops[esp.ErrWiped].Load(); n != 1 || sealed {
+		t.Errorf("%d packets counted as without SA, sealed is %t", n, sealed)
 	}
 	for _, sa := range []*association{old, successor} {
-		if !sa.sending.TryLock() {
-			t.Error("an SA is still held for sending")
+		if sent, given := sa.turn.sent, sa.out.State().Sequence; sent != given {
+			t.Errorf("of %d sequence numbers %d were passed on", given, sent)
 		}
 	}
 }

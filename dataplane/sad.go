@@ -31,9 +31,7 @@ type association struct {
 
 	sealers, openers sync.Pool // one for each goroutine at a time
 
-	// sending is held from the first packet of a batch to its sending. No
-	// goroutine holds two.
-	sending sync.Mutex
+	turn turn // of who has sealed a batch to send it
 
 	// expired is set when a hard limit is reached: no packet passes any more.
 	expired atomic.Bool
@@ -206,6 +204,7 @@ func newAssociation(sa *ipsec.SA) (*association, error) {
 			return nil, err
 		}
 		out := a.out
+		a.turn.moved.L = &a.turn.mu
 		a.sealers.New = func() any { return out.NewSealer() }
 	default:
 		return nil, fmt.Errorf("%s: direction %d: must be in or out", id, sa.Direction)

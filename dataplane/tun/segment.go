@@ -187,6 +187,20 @@ func (s *Segments) Next() []byte {
 	return packet
 }
 
+// Left returns the packets that Next will return, and their octets in all.
+func (s *Segments) Left() (packets, octets int) {
+	switch s.state {
+	case segmentNone:
+	case segmentWhole:
+		packets, octets = 1, len(s.rest)
+	case segmentTCP, segmentUDP:
+		payload := len(s.rest) - s.hdrLen
+		packets = max(1, (payload+s.size-1)/s.size)
+		octets = payload + packets*s.hdrLen
+	}
+	return packets, octets
+}
+
 // fixIP sets the length, and for IPv4 the identification and checksum.
 func (s *Segments) fixIP(packet []byte) {
 	if packet[0]>>4 == 6 {

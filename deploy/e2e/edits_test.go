@@ -65,6 +65,8 @@ func editsV2(w *world) []hitless {
 	const ike0, esp0 = "aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256"
 	wide := netip.MustParsePrefix("10.10.0.0/23")
 	return []hitless{
+		{field: "ipsecpolicy.udp_encapsulation", update: esp(client.Object{"udp_encapsulation": "always"}), then: inUDP},
+		{field: "ipsecpolicy.udp_encapsulation", update: esp(client.Object{"udp_encapsulation": "nat"}), then: inUDP},
 		{field: "name", update: client.Object{"name": "renamed"}},
 		{field: "peer_subnets", update: client.Object{"peer_subnets": []string{site.Subnets[0].String()}}},
 		{field: "ikepolicy.lifetime_seconds", update: ike(client.Object{"lifetime_seconds": 7200})},
@@ -75,8 +77,6 @@ func editsV2(w *world) []hitless {
 		{field: "enable_hub", update: client.Object{"enable_hub": true}, refused: "must be false with style"},
 		{field: "ipsecpolicy.transform_protocol", update: esp(client.Object{"transform_protocol": "esp"})},
 		{field: "ipsecpolicy.encapsulation_mode", update: esp(client.Object{"encapsulation_mode": "tunnel"})},
-		{field: "ipsecpolicy.udp_encapsulation", update: esp(client.Object{"udp_encapsulation": "always"}), then: inUDP},
-		{field: "ipsecpolicy.udp_encapsulation", update: esp(client.Object{"udp_encapsulation": "nat"}), then: inUDP},
 		{field: "vpn_gateway.name", update: client.Object{"name": "another"}},
 		{field: "vpn_gateway.flavor", update: client.Object{"flavor": "Professional2"}},
 		{field: "customer_gateway.name", update: client.Object{"name": "another"}},

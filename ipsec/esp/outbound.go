@@ -9,6 +9,7 @@ import (
 	"hash"
 	"math"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/vpngw/vpngw/ipsec"
@@ -37,6 +38,7 @@ type Outbound struct {
 	ivBlock   cipher.Block              // makes CBC's IVs; nil with AEAD
 	layout    layout
 
+	mu       sync.Mutex    // held to change those below
 	sequence atomic.Uint64 // last number given out, and so the packets sealed
 	bytes    atomic.Uint64
 }
@@ -92,24 +94,25 @@ func (o *Outbound) State() ipsec.SAState {
 // the last Sealer.
 func (o *Outbound) Wipe() { o.transform.Store(nil) }
 
-// take gives out the next sequence number for a packet of n octets.
-func (o *Outbound) take(n int) (uint64, error) {
-	if hard := o.limits.HardBytes; hard != 0 && o.bytes.Load() >= hard {
+// take gives out the next n sequence numbers for packets of octets in all, and
+// returns the first. It gives none when a limit lies before the last of them.
+func (o *Outbound) take(n, octets int) (first uint64, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	last, bytes := o.sequence.Load(), o.bytes.Load()
+	// One packet may begin below the limit of octets and end above it.
+	if hard := o.limits.HardBytes; hard != 0 && (bytes >= hard || n > 1 && uint64(octets) > hard-bytes) {
 		return 0, ErrExpired
 	}
-	for {
-		last := o.sequence.Load()
-		switch hard := o.limits.HardPackets; {
-		case hard != 0 && last >= hard:
-			return 0, ErrExpired
-		case last >= o.maxSeq:
-			return 0, ErrSequenceExhausted
-		}
-		if o.sequence.CompareAndSwap(last, last+1) {
-			o.bytes.Add(uint64(n))
-			return last + 1, nil
-		}
+	switch hard := o.limits.HardPackets; {
+	case hard != 0 && (last >= hard || uint64(n) > hard-last):
+		return 0, ErrExpired
+	case uint64(n) > o.maxSeq-last:
+		return 0, ErrSequenceExhausted
 	}
+	o.sequence.Store(last + uint64(n))
+	o.bytes.Store(bytes + uint64(octets))
+	return last + 1, nil
 }
 
 // Sealer seals packets of an Outbound for one worker.
@@ -121,6 +124,12 @@ type Sealer struct {
 	mac   hash.Hash
 	block [aes.BlockSize]byte // scratch for the IV
 	sum   [64]byte            // scratch for the MAC
+
+	// What Reserve took and Seal has not used: a number of packets from next on,
+	// and the keys.
+	next     uint64
+	reserved int
+	keys     *transform
 }
 
 // NewSealer returns a Sealer for one more worker.
@@ -131,6 +140,28 @@ func (o *Outbound) NewSealer() *Sealer {
 		s.mac = t.cloneMAC()
 	}
 	return s
+}
+
+// Reserve takes the sequence numbers of the next n packets, of octets in all, for
+// the calls of Seal that follow, and returns the first; those that an earlier call
+// left are given up. Several workers may so seal at the same time what leaves in the
+// order of its numbers. The packets count as sealed, and once they are reserved Seal
+// fails only for lack of room.
+//
+// Errors are of type Drop. A limit that lies within the packets is ErrExpired or
+// ErrSequenceExhausted: it is met packet by packet.
+func (s *Sealer) Reserve(n, octets int) (first uint64, err error) {
+	s.reserved = 0
+	if s.keys = s.out.transform.Load(); s.keys == nil {
+		s.cbc, s.mac = nil, nil
+		return 0, ErrWiped
+	}
+	if s.next, err = s.out.take(n, octets); err != nil {
+		s.keys = nil
+		return 0, err
+	}
+	s.reserved = n
+	return s.next, nil
 }
 
 // Seal appends the ESP packet that carries an inner packet to dst, growing it
@@ -147,18 +178,19 @@ func (o *Outbound) NewSealer() *Sealer {
 // Errors are of type Drop. On one, dst is returned as it came.
 func (s *Sealer) Seal(dst, packet []byte, nextHeader uint8) ([]byte, error) {
 	o := s.out
-	t := o.transform.Load()
-	if t == nil {
-		s.cbc, s.mac = nil, nil
-		return dst, ErrWiped
-	}
-	end := len(packet) + t.padding(len(packet)) + 2
+	end := len(packet) + o.layout.padding(len(packet)) + 2
 	if cap(packet) < end {
 		return dst, ErrNoTrailerRoom
 	}
-	seq, err := o.take(len(packet))
-	if err != nil {
-		return dst, err
+	if s.reserved == 0 {
+		if _, err := s.Reserve(1, len(packet)); err != nil {
+			return dst, err
+		}
+	}
+	t, seq := s.keys, s.next
+	s.next++
+	if s.reserved--; s.reserved == 0 {
+		s.keys = nil
 	}
 
 	start, total, header := len(dst), t.sealed(len(packet)), t.header()
