@@ -17,8 +17,9 @@ import (
 
 // moment is the two ends at some time of their life.
 type moment struct {
-	m  *model
-	at modelState
+	m      *model
+	at     modelState
+	forger *modelEnd // a copy of end b, to seal with
 }
 
 // moments sets up two ends for each list of orders, and gives those. Of the last
@@ -41,7 +42,7 @@ func moments(f *testing.F, v1 bool, orders ...[]order) []moment {
 			m.apply(m.moves()[0])
 		}
 		m.at.up, m.failed = false, ""
-		list = append(list, moment{m, m.at})
+		list = append(list, moment{m, m.at, m.draws(1)})
 	}
 	return list
 }
@@ -60,9 +61,10 @@ func (now *moment) hear(t *testing.T, forge func(a, b peer) []byte) {
 	m, w := now.m, now.m.world
 	defer w.forget(len(w.packets), len(w.known[0]), len(w.known[1]))
 	w.fresh = true
+	w.passing = [2]endID{endID(len(w.known[0])), endID(len(w.known[1]))}
 	m.at, m.failed = now.at, ""
 	m.at.wire = slices.Clone(now.at.wire)
-	to, from := m.end(0), m.draws(1)
+	to, from := m.end(0), now.forger
 	if len(to.members) == 0 || len(from.members) == 0 {
 		return
 	}

@@ -22,6 +22,8 @@ type modelWorld struct {
 	envs    [2]*Env
 	lab     *lab // for a transcript, else nil
 	fresh   bool // every step is computed, and none is kept
+	// From these states on, each is left for ever by its first step: no copy is made.
+	passing [2]endID
 
 	known   [2][]*modelEnd // states of an end
 	endIDs  [2]map[[16]byte]endID
@@ -114,7 +116,10 @@ func (w *modelWorld) step(side int, in modelInput) modelStep {
 	if done, ok := w.steps[side][in]; ok && !w.fresh {
 		return done
 	}
-	w.side, w.at = side, w.copy(w.known[side][in.end], in.kind)
+	w.side, w.at = side, w.known[side][in.end]
+	if w.passing[side] == 0 || in.end < w.passing[side] {
+		w.at = w.copy(w.at, in.kind)
+	}
 	w.sent, w.failed = nil, ""
 	switch in.kind {
 	case inPacket:

@@ -416,31 +416,42 @@ func FuzzV1Handle(f *testing.F) {
 		return string(b)
 	}
 	genuine := map[string]bool{}
-	for step := range byte(hostileSteps) {
-		_, messages := hostileLab(int(step))
-		for _, b := range messages {
-			target.Add(step, b)
-			genuine[covered(b)] = true
-		}
-		_, messages = hostileLab(int(step), aggressive)
-		for _, b := range messages {
+	var machines [2 * hostileSteps][]*MachineV1 // those of main mode, and then of aggressive mode
+	lab := func(i int) (messages [][]byte) {
+		machines[i], messages = hostileLab(i%hostileSteps, func(c *Connection) { c.Aggressive = i >= hostileSteps })
+		return messages
+	}
+	for i := range machines {
+		for _, b := range lab(i) {
+			if i < hostileSteps {
+				target.Add(byte(i), b)
+			}
 			genuine[covered(b)] = true
 		}
 	}
+	responder := newLab(&testing.T{}, 2).b.env
+	responder.Candidates = func(_, _ netip.Addr) []*Connection { return []*Connection{mirror(connV1(), "ba")} }
 	target.Fuzz(func(t *testing.T, step byte, b []byte) {
 		if genuine[covered(b)] {
 			return
 		}
-		machines, _ := hostileLab(int(step%hostileSteps), func(c *Connection) { c.Aggressive = step >= 128 })
-		for _, m := range machines {
+		i := int(step % hostileSteps)
+		if step >= 128 {
+			i += hostileSteps
+		}
+		path := machines[i][0].sas[0].path
+		for _, m := range machines[i] {
 			before, keys := fingerprintV1(m), m.current != nil
 			m.Handle(start, Datagram{Local: m.sas[0].path.local, Remote: m.sas[0].path.remote, Bytes: b})
-			if after := fingerprintV1(m); keys && after != before {
+			after := fingerprintV1(m)
+			if after == before {
+				continue
+			}
+			if keys {
 				t.Errorf("%x changed\n%s\nto\n%s", b, before, after)
 			}
+			lab(i)
 		}
-		env := newLab(&testing.T{}, 2).b.env
-		env.Candidates = func(_, _ netip.Addr) []*Connection { return []*Connection{mirror(connV1(), "ba")} }
-		_, _, _ = RespondV1(start, env, Datagram{Local: machines[0].sas[0].path.remote, Remote: machines[0].sas[0].path.local, Bytes: b})
+		_, _, _ = RespondV1(start, responder, Datagram{Local: path.remote, Remote: path.local, Bytes: b})
 	})
 }

@@ -131,11 +131,12 @@ func FuzzOpen(f *testing.F) {
 	}
 	target.Add(byte(first), plain, []byte{})
 	target.Add(byte(TypeEncrypted), []byte{0, 0, 0, 4}, []byte{3})
+	c := newGCM(f, 1)
 	target.Fuzz(func(t *testing.T, first byte, plain, flips []byte) {
 		if len(plain) > 4096 {
 			return
 		}
-		c := newGCM(t, 1)
+		c.next = 0
 		raw, err := exampleMessage().protect(c, envelope{kind: TypeEncrypted, first: PayloadType(first)}, plain)
 		if err != nil {
 			t.Fatal(err)
@@ -163,50 +164,61 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// FuzzReassembler feeds authentic and other fragments in any order.
+// FuzzReassembler feeds authentic and other fragments in any order. Each octet
+// names a fragment; its bits: forged, three of number, one of message id, one of total.
 func FuzzReassembler(f *testing.F) {
 	target := fuzztest.New(f)
 	target.Add([]byte{0x10, 0x20, 0x30})
 	target.Add([]byte{0x31, 0x12, 0x23, 0x80})
+	c := newGCM(f, 1)
+	var fragments [256][]byte
+	for step := range fragments {
+		fragments[step] = fuzzFragment(f, c, byte(step))
+	}
+	whole := byType(TypeNonce, TypeVendorID)
 	target.Fuzz(func(t *testing.T, steps []byte) {
 		if len(steps) > 64 {
 			return
 		}
-		c := newGCM(t, 1)
-		plain, first, err := appendChain(nil, byType(TypeNonce, TypeVendorID))
-		if err != nil {
-			t.Fatal(err)
-		}
 		r := &Reassembler{}
 		for _, step := range steps {
-			// Bits: forged, three of number, one of total, one of message id.
-			total := 3 + int(step&1)
-			env := envelope{kind: TypeEncryptedFr, number: 1 + int(step>>4&7)%total, total: total}
-			if env.number == 1 {
-				env.first = first
-			}
-			m := exampleMessage()
-			m.MessageID += uint32(step >> 1 & 1)
-			size := (len(plain) + total - 1) / total
-			raw, err := m.protect(c, env, plain[(env.number-1)*size:min(env.number*size, len(plain))])
-			if err != nil {
-				t.Fatal(err)
-			}
-			if step&0x80 != 0 {
-				raw[len(raw)-1] ^= 1
-			}
+			forged, raw := step&0x80 != 0, bytes.Clone(fragments[step]) // opened where it lies
 			fragment, err := Parse(raw)
 			if err != nil {
 				t.Fatal(err)
 			}
 			before := r.missing
-			whole, err := r.Add(raw, fragment, c)
-			if step&0x80 != 0 && (whole != nil || r.missing != before) {
+			m, err := r.Add(raw, fragment, c)
+			if forged && (m != nil || r.missing != before) {
 				t.Fatal("a forged fragment had an effect")
 			}
-			if whole != nil && (err != nil || !reflect.DeepEqual(whole.Payloads, byType(TypeNonce, TypeVendorID))) {
-				t.Fatalf("got %v, %v", whole, err)
+			if m != nil && (err != nil || !reflect.DeepEqual(m.Payloads, whole)) {
+				t.Fatalf("got %v, %v", m, err)
 			}
 		}
 	})
+}
+
+func fuzzFragment(f *testing.F, c *gcmCipher, step byte) []byte {
+	f.Helper()
+	plain, first, err := appendChain(nil, byType(TypeNonce, TypeVendorID))
+	if err != nil {
+		f.Fatal(err)
+	}
+	total := 3 + int(step&1)
+	env := envelope{kind: TypeEncryptedFr, number: 1 + int(step>>4&7)%total, total: total}
+	if env.number == 1 {
+		env.first = first
+	}
+	m := exampleMessage()
+	m.MessageID += uint32(step >> 1 & 1)
+	size := (len(plain) + total - 1) / total
+	raw, err := m.protect(c, env, plain[(env.number-1)*size:min(env.number*size, len(plain))])
+	if err != nil {
+		f.Fatal(err)
+	}
+	if step&0x80 != 0 {
+		raw[len(raw)-1] ^= 1
+	}
+	return raw
 }
