@@ -25,52 +25,71 @@ import (
 // sides.
 const maxTunnels = 1 << 14
 
-// tunnelsResult is what some tunnels carried at the same time.
-type tunnelsResult struct {
+// flowLoad is some TCP flows, spread over tunnels of their own. Without tunnels they go
+// over the bare wire.
+type flowLoad struct {
 	Tunnels int `json:"tunnels"`
-	// GbitPerSecond is what arrived in all tunnels together.
+	Flows   int `json:"flows"`
+}
+
+func (l flowLoad) String() string { return fmt.Sprintf("%d flows in %d tunnels", l.Flows, l.Tunnels) }
+
+// loads are what tells the cost of n tunnels from that of n flows.
+func loads(n int) []flowLoad { return []flowLoad{{1, 1}, {1, n}, {n, n}, {0, n}} }
+
+// tunnelsResult is what the flows of a load carried at the same time.
+type tunnelsResult struct {
+	flowLoad
+	// GbitPerSecond is what arrived in all flows together.
 	GbitPerSecond float64 `json:"gbit_per_second"`
-	// Least and Most are the shares of the slowest and of the fastest tunnel, 1 being
+	// Least and Most are the shares of the slowest and of the fastest flow, 1 being
 	// an equal one.
 	Least float64 `json:"least_share"`
 	Most  float64 `json:"most_share"`
-	// Fairness is Jain's index of the tunnels' throughputs: 1 when all are equal, and
-	// one part in the number of tunnels when one has everything.
+	// Fairness is Jain's index of the flows' throughputs: 1 when all are equal, and
+	// one part in the number of flows when one has everything.
 	Fairness float64 `json:"fairness"`
 	// GatewayCPU is CPU seconds of both gateways for 10⁹ octets that arrived.
 	GatewayCPU float64 `json:"gateway_cpu_seconds_per_gb"`
+	// MachineCPU is the same of the whole machine, with the ends of the flows.
+	MachineCPU float64 `json:"machine_cpu_seconds_per_gb"`
 	// Memory is what a gateway has resident under this load, in MiB.
 	Memory float64 `json:"gateway_mib"`
-	// Ratio is the throughput to that of one tunnel.
+	// Ratio is the throughput to that of one flow in one tunnel.
 	Ratio float64 `json:"ratio"`
+	// TunnelsRatio is the throughput to that of as many flows in one tunnel.
+	TunnelsRatio float64 `json:"tunnels_ratio,omitempty"`
 }
 
-// runTunnels measures one tunnel and many, in turn, and returns the medians.
+// runTunnels measures loads in turn and returns the medians.
 func runTunnels(ctx context.Context, o espOptions) ([]tunnelsResult, error) {
-	counts := []int{1, o.tunnels}
-	rounds := map[int][]tunnelsResult{}
+	all := loads(o.tunnels)
+	rounds := make([][]tunnelsResult, len(all))
 	for range o.rounds {
-		for _, n := range counts {
-			r, err := measureTunnels(ctx, n, o)
+		for i, l := range all {
+			r, err := measureTunnels(ctx, l, o)
 			if err != nil {
-				return nil, fmt.Errorf("%d tunnels: %w", n, err)
+				return nil, fmt.Errorf("%s: %w", l, err)
 			}
-			rounds[n] = append(rounds[n], r)
+			rounds[i] = append(rounds[i], r)
 		}
 	}
 	var results []tunnelsResult
-	for _, n := range counts {
-		list := rounds[n]
+	for _, list := range rounds {
 		slices.SortFunc(list, func(x, y tunnelsResult) int { return cmp.Compare(x.GbitPerSecond, y.GbitPerSecond) })
 		results = append(results, list[len(list)/2])
 	}
+	one, together := results[0].GbitPerSecond, results[1].GbitPerSecond
 	for i := range results {
-		results[i].Ratio = results[i].GbitPerSecond / results[0].GbitPerSecond
+		results[i].Ratio = results[i].GbitPerSecond / one
+		if results[i].Flows == o.tunnels {
+			results[i].TunnelsRatio = results[i].GbitPerSecond / together
+		}
 	}
 	return results, nil
 }
 
-func measureTunnels(ctx context.Context, n int, o espOptions) (r tunnelsResult, err error) {
+func measureTunnels(ctx context.Context, l flowLoad, o espOptions) (r tunnelsResult, err error) {
 	lab, err := netlab.Open(ctx)
 	if err != nil {
 		return r, err
@@ -85,44 +104,51 @@ func measureTunnels(ctx context.Context, n int, o espOptions) (r tunnelsResult, 
 			return r, err
 		}
 	}
-	fmt.Fprintf(os.Stderr, "%d tunnels, %d s …\n", n, o.seconds)
-	if err := startVPNGW(ctx, p, gcm, true, n); err != nil {
-		return r, err
+	fmt.Fprintf(os.Stderr, "%s, %d s …\n", l, o.seconds)
+	if l.Tunnels > 0 {
+		if err := startVPNGW(ctx, p, gcm, true, l.Tunnels); err != nil {
+			return r, err
+		}
 	}
-	flows, err := p.openFlows(ctx, n)
+	flows, err := p.openFlows(ctx, l)
 	if err != nil {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, flows.close()) }()
-	return flows.measure(ctx, time.Duration(o.seconds)*time.Second)
+	r, err = flows.measure(ctx, time.Duration(o.seconds)*time.Second)
+	r.flowLoad = l
+	return r, err
 }
 
-// flows are TCP flows from a to b, one in each tunnel.
+// flows are TCP flows from a to b.
 type flows struct {
 	p        pair
 	listener net.Listener
 	mu       sync.Mutex
 	conns    []net.Conn // guarded by mu
 	running  errgroup.Group
-	arrived  []atomic.Uint64 // octets, by tunnel
+	arrived  []atomic.Uint64 // octets, by flow
 }
 
 const flowsPort = 5300
 
-// openFlows connects through every tunnel and begins to send. The server's side of
-// a flow is told by its address which tunnel it is in.
-func (p *pair) openFlows(ctx context.Context, n int) (f *flows, err error) {
-	f = &flows{p: *p, arrived: make([]atomic.Uint64, n)}
+// to returns where a flow of a load goes.
+func (p *pair) to(l flowLoad, flow int) netip.Addr {
+	if l.Tunnels == 0 {
+		return p.b.outer
+	}
+	_, behind := p.prefixes(flow % l.Tunnels)
+	return behind.Addr().Next()
+}
+
+// openFlows connects all flows and begins to send.
+func (p *pair) openFlows(ctx context.Context, l flowLoad) (f *flows, err error) {
+	f = &flows{p: *p, arrived: make([]atomic.Uint64, l.Flows)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.close())
 		}
 	}()
-	tunnels := map[netip.Addr]int{}
-	for i := range n {
-		_, behind := p.prefixes(i)
-		tunnels[behind.Addr().Next()] = i
-	}
 	if err := p.b.Inside(func() (err error) {
 		f.listener, err = net.Listen("tcp4", fmt.Sprintf(":%d", flowsPort))
 		return err
@@ -130,35 +156,28 @@ func (p *pair) openFlows(ctx context.Context, n int) (f *flows, err error) {
 		return f, err
 	}
 	f.running.Go(func() error {
-		for {
+		for i := range f.arrived {
 			conn, err := f.listener.Accept()
 			if err != nil {
 				return nil //nolint:nilerr // The listener was closed.
 			}
 			f.keep(conn)
-			i, ok := tunnels[conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr()]
-			if !ok {
-				return fmt.Errorf("a flow to %s, which is in no tunnel", conn.LocalAddr())
-			}
 			f.running.Go(func() error { f.read(conn, i); return nil })
 		}
+		return nil
 	})
 	dialing, stop := context.WithTimeout(ctx, time.Minute)
 	defer stop()
 	var all errgroup.Group
 	all.SetLimit(8)
-	var dialed []net.Conn
-	for to := range tunnels {
-		all.Go(func() error {
-			conn, err := p.a.DialContext(dialing, "tcp4", netip.AddrPortFrom(to, flowsPort).String())
-			if err != nil {
-				return err
+	dialed := make([]net.Conn, l.Flows)
+	for i := range dialed {
+		all.Go(func() (err error) {
+			dialed[i], err = p.a.DialContext(dialing, "tcp4", netip.AddrPortFrom(p.to(l, i), flowsPort).String())
+			if err == nil {
+				f.keep(dialed[i])
 			}
-			f.keep(conn)
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			dialed = append(dialed, conn)
-			return nil
+			return err
 		})
 	}
 	if err := all.Wait(); err != nil {
@@ -177,7 +196,7 @@ func (f *flows) keep(c net.Conn) {
 }
 
 // flowBuffer is the octets of a system call of either end.
-const flowBuffer = 64 << 10
+const flowBuffer = 128 << 10
 
 var flowData [flowBuffer]byte
 
@@ -191,14 +210,14 @@ func write(conn net.Conn) {
 }
 
 // read counts until the flow is closed.
-func (f *flows) read(conn net.Conn, tunnel int) {
+func (f *flows) read(conn net.Conn, flow int) {
 	buf := make([]byte, flowBuffer)
 	for {
 		n, err := conn.Read(buf)
-		f.arrived[tunnel].Add(uint64(n))
+		f.arrived[flow].Add(uint64(n))
 		if err != nil {
 			if !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.EOF) {
-				fmt.Fprintln(os.Stderr, "flow", tunnel, err)
+				fmt.Fprintln(os.Stderr, "flow", flow, err)
 			}
 			return
 		}
@@ -253,9 +272,10 @@ func (f *flows) measure(ctx context.Context, length time.Duration) (r tunnelsRes
 	}
 	equal := sum / float64(len(octets))
 	return tunnelsResult{
-		Tunnels: len(octets), GbitPerSecond: sum * 8 / 1e9 / took.Seconds(),
-		Least: slices.Min(octets) / equal, Most: slices.Max(octets) / equal, Fairness: fairness,
+		GbitPerSecond: sum * 8 / 1e9 / took.Seconds(),
+		Least:         slices.Min(octets) / equal, Most: slices.Max(octets) / equal, Fairness: fairness,
 		GatewayCPU: (after.gateways - before.gateways).Seconds() / sum * 1e9,
+		MachineCPU: (after.machine - before.machine).Seconds() / sum * 1e9,
 		Memory:     float64(memory) / 2 / (1 << 20),
 	}, nil
 }
@@ -306,11 +326,22 @@ func (f *flows) counts() []float64 {
 // tunnelsTable prints results for people.
 func tunnelsTable(results []tunnelsResult) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%7s %7s %6s %7s %18s %9s %8s\n", "", "", "", "Jain's", "slowest, fastest", "gateways", "MiB each")
-	fmt.Fprintf(&b, "%7s %7s %6s %7s %18s %9s %8s\n", "tunnels", "Gbit/s", "ratio", "index", "of an equal share", "CPU s/GB", "gateway")
-	for _, r := range results {
-		fmt.Fprintf(&b, "%7d %7.2f %6.2f %7.3f %18s %9.2f %8.1f\n", r.Tunnels, r.GbitPerSecond, r.Ratio, r.Fairness,
-			fmt.Sprintf("%.2f, %.2f", r.Least, r.Most), r.GatewayCPU, r.Memory)
+	row := func(cells ...any) {
+		fmt.Fprintf(&b, "%7s %6s %7s %6s %8s %7s %18s %9s %9s %8s\n", cells...)
 	}
+	figure := func(format string, v float64) string {
+		if v == 0 {
+			return ""
+		}
+		return fmt.Sprintf(format, v)
+	}
+	row("", "", "", "", "to one", "Jain's", "slowest, fastest", "gateways", "machine", "MiB each")
+	row("tunnels", "flows", "Gbit/s", "ratio", "tunnel", "index", "of an equal share", "CPU s/GB", "CPU s/GB", "gateway")
+	for _, r := range results {
+		row(strconv.Itoa(r.Tunnels), strconv.Itoa(r.Flows), figure("%.2f", r.GbitPerSecond), figure("%.2f", r.Ratio),
+			figure("%.2f", r.TunnelsRatio), figure("%.3f", r.Fairness), fmt.Sprintf("%.2f, %.2f", r.Least, r.Most),
+			figure("%.2f", r.GatewayCPU), figure("%.2f", r.MachineCPU), figure("%.1f", r.Memory))
+	}
+	b.WriteString("ratio: to one flow in one tunnel; to one tunnel: to as many flows in one tunnel\n")
 	return b.String()
 }
