@@ -45,7 +45,8 @@ Subjects: ` + strings.Join(subjectNames(), ", ") + `
 Tests:    ` + strings.Join(testNames(), ", ") + `
 
 With --tunnels, it is vpngw alone: a TCP flow in each of so many tunnels at the
-same time, and one in a single tunnel to compare with.
+same time, and to compare with, one flow in a single tunnel, as many flows in a
+single tunnel, and as many over the wire without any.
 
 Needs root, iproute2, iperf3, strongSwan (charon-systemd, swanctl, the plugin
 kernel-libipsec) and, unless --wireguard names a program, the Go tool chain and

@@ -60,11 +60,14 @@ func TestNetNSTunnels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(results) != 2 || results[0].Tunnels != 1 || results[1].Tunnels != 5 || results[0].Ratio != 1 {
+	want := loads(5)
+	if len(results) != len(want) || results[0].Ratio != 1 || results[1].TunnelsRatio != 1 {
 		t.Fatalf("%+v", results)
 	}
-	for _, r := range results {
-		if r.GbitPerSecond <= 0 || r.GatewayCPU <= 0 || r.Memory <= 0 || r.Fairness < 1/float64(r.Tunnels) || r.Fairness > 1.001 || r.Least > 1 || r.Most < 1 {
+	for i, r := range results {
+		gateways := r.Tunnels > 0
+		if r.flowLoad != want[i] || r.GbitPerSecond <= 0 || r.MachineCPU <= 0 || (r.GatewayCPU > 0) != gateways || (r.Memory > 0) != gateways ||
+			r.Fairness < 1/float64(r.Flows) || r.Fairness > 1.001 || r.Least > 1 || r.Most < 1 {
 			t.Errorf("%+v", r)
 		}
 	}
