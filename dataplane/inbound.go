@@ -33,14 +33,19 @@ type inbound struct {
 	passed   flowKey
 	passedSA *association
 
-	// The interfaces that have got packets since the last flush.
+	// The interfaces that have got packets since the last flush, and for each one of
+	// the joiners, which stay: they are too large to have one for each interface.
 	touched []touched
+	joiners []*tun.Coalescer
 }
 
 type touched struct {
 	dev    *device
-	joiner *tun.Coalescer
+	writer tun.Writer
 }
+
+// maxTouched is how many interfaces may have packets that are not written yet.
+const maxTouched = 16
 
 func (e *Engine) newInbound() udp.Receiver {
 	return &inbound{e: e, counters: e.newCounters()}
@@ -86,13 +91,27 @@ func (in *inbound) enter(id ipsec.SAID) bool {
 	if in.dev == nil {
 		return true
 	}
-	at := slices.IndexFunc(in.touched, func(t touched) bool { return t.dev == in.dev })
-	if at < 0 {
-		at = len(in.touched)
-		in.touched = append(in.touched, touched{in.dev, in.dev.coalescers.Get().(*tun.Coalescer)})
-	}
-	in.joiner = in.touched[at].joiner
+	in.joiner = in.touch(in.dev)
 	return true
+}
+
+// touch returns the joiner of an interface until the next flush.
+func (in *inbound) touch(d *device) *tun.Coalescer {
+	at := slices.IndexFunc(in.touched, func(t touched) bool { return t.dev == d })
+	if at >= 0 {
+		return in.joiners[at]
+	}
+	if len(in.touched) == maxTouched {
+		in.write()
+	}
+	at = len(in.touched)
+	if at == len(in.joiners) {
+		in.joiners = append(in.joiners, tun.NewCoalescer(nil))
+	}
+	t := touched{d, d.writers.Get().(tun.Writer)}
+	in.touched = append(in.touched, t)
+	in.joiners[at].Reset(t.writer)
+	return in.joiners[at]
 }
 
 // wait keeps a packet whose SA is still negotiated, or counts it as nobody's. It
@@ -195,15 +214,21 @@ func (in *inbound) deliver(sa *association, packet []byte, next, outerTOS uint8)
 // FlushESP implements udp.Receiver.
 func (in *inbound) FlushESP() {
 	in.leave()
+	in.write()
+	in.passedSA = nil // one that has gone is not kept in memory
+}
+
+// write gives the interfaces what the joiners hold.
+func (in *inbound) write() {
 	for i, t := range in.touched {
-		if lost, err := t.joiner.Flush(); err != nil {
+		if lost, err := in.joiners[i].Flush(); err != nil {
 			in.counters.drops[reasonWrite].Add(uint64(lost))
 		}
-		t.dev.coalescers.Put(t.joiner)
+		in.joiners[i].Reset(nil) // an interface that has gone is not kept in memory
+		t.dev.writers.Put(t.writer)
 		in.touched[i] = touched{}
 	}
 	in.touched = in.touched[:0]
-	in.passedSA = nil // one that has gone is not kept in memory
 }
 
 // Close implements udp.Receiver.

@@ -41,7 +41,7 @@ type device struct {
 	broken atomic.Bool // its queues gave up
 	done   sync.WaitGroup
 
-	coalescers sync.Pool // of *tun.Coalescer, one for each goroutine at a time
+	writers sync.Pool // of tun.Writer, one for each goroutine at a time
 
 	answers    sync.Mutex
 	answering  tun.Writer    // guarded by answers
@@ -93,7 +93,7 @@ func (e *Engine) openDevice(i ipsec.Interface) (*device, error) {
 		answerRate: rate.NewLimiter(answersPerSecond, answersAtOnce),
 	}
 	d.mtu.Store(int32(mtu))
-	d.coalescers.New = func() any { return tun.NewCoalescer(dev.NewWriter()) }
+	d.writers.New = func() any { return dev.NewWriter() }
 	for _, q := range dev.Queues() {
 		d.done.Go(func() { e.runQueue(d, q) })
 	}

@@ -3,13 +3,16 @@ package dataplane
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/vpngw/vpngw/dataplane/tun"
+	"github.com/vpngw/vpngw/dataplane/udp"
 	"github.com/vpngw/vpngw/ipsec"
+	"github.com/vpngw/vpngw/ipsec/esp"
 )
 
 // TestRouteBased has two tunnels between the same gateways with the same
@@ -46,6 +49,57 @@ func TestRouteBased(t *testing.T) {
 	}
 	if got := a.tuns["two"].MTU(); got != 1300 {
 		t.Errorf("MTU as configured: %d, want 1300", got)
+	}
+}
+
+// TestManyInterfacesAtOnce hands packets of more tunnels to one goroutine than it
+// joins packets for at a time.
+func TestManyInterfacesAtOnce(t *testing.T) {
+	const n, rounds = 3*maxTouched + 1, 2
+	g := newGateway(t)
+	var wanted []ipsec.Interface
+	for i := range n {
+		wanted = append(wanted, ipsec.Interface{IfID: uint32(i + 1), Name: fmt.Sprintf("t%d", i+1)})
+	}
+	if err := g.SetInterfaces(wanted); err != nil {
+		t.Fatal(err)
+	}
+	in := g.newInbound().(*inbound)
+	from := &udp.Origin{Local: g.outer, Remote: g.outer, Encap: true}
+	var sealers []*esp.Sealer
+	for i := range n {
+		out, sa := oneWay(g, g, netA, netB, ipsec.SPI(0x1001+i))
+		sa.IfID, sa.ReqID = uint32(i+1), uint32(i+1)
+		mustAdd(t, g, sa)
+		sender, err := esp.NewOutbound(&out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealers = append(sealers, sender.NewSealer())
+	}
+	inner := func(i, round int) []byte {
+		p := udpPacket("10.1.0.7", "10.2.0.9", fmt.Appendf(nil, "%d %d", i, round))
+		return append(make([]byte, 0, len(p)+esp.MaxTrailer), p...)
+	}
+	for round := range rounds {
+		for i, s := range sealers {
+			packet, err := s.Seal(nil, inner(i, round), protocolIPv4)
+			if err != nil {
+				t.Fatal(err)
+			}
+			in.ReceiveESP(from, packet)
+		}
+	}
+	in.FlushESP()
+	if len(in.joiners) != maxTouched || len(in.touched) != 0 {
+		t.Errorf("%d joiners and %d interfaces touched after a flush, want %d and 0", len(in.joiners), len(in.touched), maxTouched)
+	}
+	for round := range rounds {
+		for i := range n {
+			if got := receive(t, g.tuns[wanted[i].Name]); !bytes.Equal(got, inner(i, round)) {
+				t.Errorf("interface %d, round %d: got %x", i+1, round, got)
+			}
+		}
 	}
 }
 

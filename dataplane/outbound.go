@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"runtime"
 	"slices"
 
 	"github.com/vpngw/vpngw/dataplane/tun"
@@ -63,6 +64,9 @@ const (
 	maxWaiting = udp.MaxSegments
 	// enough is the octets of frames that are worth a system call of their own.
 	enough = 32 << 10
+	// quantum is the octets of frames that one queue may send before others have their
+	// turn: some hundred microseconds.
+	quantum = 256 << 10
 )
 
 func newOutbound(e *Engine) *outbound {
@@ -104,9 +108,11 @@ func (e *Engine) runQueue(d *device, q tun.Queue) {
 // them: how many packets there are is then known, and so which sequence numbers they
 // take, which leaves those behind them to other queues.
 func (o *outbound) drain(q tun.Queue) error {
+	taken := 0
 	for {
 		var err error
-		for used := 0; used < enough && o.count < maxWaiting && err == nil; {
+		used := 0
+		for used < enough && o.count < maxWaiting && err == nil {
 			var n int
 			if n, err = q.Read(o.frames[used : used+tun.HeaderLen+tun.MaxPacket]); err == nil {
 				o.process(o.frames[used : used+n])
@@ -120,6 +126,10 @@ func (o *outbound) drain(q tun.Queue) error {
 			return nil
 		default:
 			return err
+		}
+		if taken += used; taken >= quantum {
+			taken = 0
+			runtime.Gosched()
 		}
 	}
 }

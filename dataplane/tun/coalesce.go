@@ -58,6 +58,10 @@ func NewCoalescer(w Writer) *Coalescer {
 	return c
 }
 
+// Reset makes the Coalescer write to another Writer. It must hold no packets: after
+// NewCoalescer or Flush.
+func (c *Coalescer) Reset(w Writer) { c.w = w }
+
 // Add takes an IP packet whose length is that in its own header. The packet
 // belongs to the Coalescer until Flush returns. The error is the first of the
 // writes that Add had to make; failed counts the packets that they lost.

@@ -236,13 +236,13 @@ func (q *queue) Wait() error {
 // writer writes to the queues of an interface, each flow to one of them.
 type writer struct {
 	d   *linuxDevice
-	iov []unix.Iovec
+	iov []unix.Iovec // grows to what frames need: many interfaces carry little each
 	err error
 	try func(fd uintptr)
 }
 
 func (d *linuxDevice) NewWriter() Writer {
-	w := &writer{d: d, iov: make([]unix.Iovec, 0, maxTCPSegment+1)}
+	w := &writer{d: d}
 	w.try = func(fd uintptr) {
 		for {
 			_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, fd,
