@@ -34,10 +34,19 @@ type Sockets interface {
 	SetRawESP(on bool) error
 }
 
+// Keeper is a data plane that can keep what comes by an SPI until its SA is there.
+// The kernel's is one.
+type Keeper interface {
+	// Hold keeps the packets of an SPI until its AddSA, Release or some seconds later.
+	Hold(id ipsec.SAID)
+	Release(id ipsec.SAID)
+}
+
 // Backend is both data planes as one. Its methods may be called by several
 // goroutines.
 type Backend struct {
 	kernel, userspace ipsec.Backend
+	keeper            Keeper // the kernel's data plane; nil: it cannot
 	sockets           Sockets
 	log               *slog.Logger
 	events            *ipsec.EventQueue
@@ -77,6 +86,7 @@ func New(kernel, userspace ipsec.Backend, sockets Sockets, log *slog.Logger) (*B
 		devices: map[uint32]ipsec.Interface{}, sas: map[ipsec.SAID]*association{},
 		policies: map[ipsec.PolicyID]ipsec.Plane{}, paths: map[path]int{},
 	}
+	b.keeper, _ = kernel.(Keeper)
 	left, err := kernel.List()
 	if err != nil {
 		return nil, err
@@ -193,7 +203,9 @@ func (b *Backend) Run(ctx context.Context) error {
 // Events implements ipsec.Backend. There are some only while Run works.
 func (b *Backend) Events() <-chan ipsec.Event { return b.events.Channel() }
 
-// AllocSPI implements ipsec.Backend. Neither has an SA of ours with the SPI.
+// AllocSPI implements ipsec.Backend. Neither has an SA of ours with the SPI. While
+// the kernel serves some tunnel, what comes by it is kept until AddSA says whether
+// that is the one.
 func (b *Backend) AllocSPI(local netip.Addr) (ipsec.SPI, error) {
 	for {
 		spi, err := b.userspace.AllocSPI(local)
@@ -201,12 +213,27 @@ func (b *Backend) AllocSPI(local netip.Addr) (ipsec.SPI, error) {
 			return 0, err
 		}
 		b.mu.RLock()
-		taken := b.sas[ipsec.SAID{Dst: local.Unmap(), SPI: spi}] != nil
+		id := ipsec.SAID{Dst: local.Unmap(), SPI: spi}
+		taken := b.sas[id] != nil
+		keep := b.keeper != nil && b.inKernel()
 		b.mu.RUnlock()
 		if !taken {
+			if keep {
+				b.keeper.Hold(id)
+			}
 			return spi, nil
 		}
 	}
+}
+
+// inKernel reports whether the kernel serves some tunnel. The caller holds mu.
+func (b *Backend) inKernel() bool {
+	for _, i := range b.devices {
+		if i.Plane == ipsec.PlaneKernel {
+			return true
+		}
+	}
+	return false
 }
 
 // AddSA implements ipsec.Backend.
@@ -227,6 +254,9 @@ func (b *Backend) AddSA(sa ipsec.SA) error {
 		return err
 	}
 	b.sas[sa.ID()] = a
+	if b.keeper != nil && a.plane == ipsec.PlaneUserspace && sa.Direction == ipsec.In {
+		b.keeper.Release(sa.ID())
+	}
 	return nil
 }
 

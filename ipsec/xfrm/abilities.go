@@ -184,7 +184,11 @@ func (b *Backend) Drops() map[string]uint64 {
 		return sum
 	}
 	for name, n := range b.readStat() {
-		if n -= min(n, b.statStart[name]); n == 0 {
+		n -= min(n, b.statStart[name])
+		if name == "XfrmInNoStates" {
+			n -= min(n, b.recovered)
+		}
+		if n == 0 {
 			continue
 		}
 		reason, ok := statReasons[name]

@@ -45,6 +45,8 @@ type Backend struct {
 	entries   map[entryKey][]entry       // of the kernel's SPD, the one that counts first
 	inherited map[entryKey]entry         // of an earlier process, not wanted again so far
 	devices   map[uint32]ipsec.Interface // by IfID
+	early     map[ipsec.SAID]*early      // SPIs whose packets are kept for their SA
+	recovered uint64                     // packets that the kernel has dropped first and taken then
 }
 
 // New returns a Backend for the network namespace of the calling thread. It asks
@@ -94,6 +96,7 @@ func newBackend(o Options) *Backend {
 		sas: map[ipsec.SAID]*association{}, reserved: map[ipsec.SAID]time.Time{},
 		policies: map[ipsec.PolicyID]ipsec.Policy{}, entries: map[entryKey][]entry{},
 		inherited: map[entryKey]entry{}, devices: map[uint32]ipsec.Interface{},
+		early: map[ipsec.SAID]*early{},
 	}
 }
 
@@ -130,6 +133,9 @@ func (b *Backend) Close() error {
 	}
 	if b.links != nil {
 		b.links.Close()
+	}
+	for _, e := range b.early {
+		e.close()
 	}
 	for _, f := range []*os.File{b.namespace, b.stat} {
 		if f != nil {
@@ -185,6 +191,12 @@ func (b *Backend) tick(now time.Time) {
 	for id, since := range b.reserved {
 		if now.Sub(since) >= reservation {
 			delete(b.reserved, id)
+		}
+	}
+	for id, e := range b.early {
+		if now.Sub(e.since) >= earlyLife {
+			e.close()
+			delete(b.early, id)
 		}
 	}
 	for id, a := range b.sas {

@@ -117,6 +117,9 @@ func (b *Backend) AddPolicy(p ipsec.Policy) error {
 		return fmt.Errorf("add policy %s: %w", p.PolicyID, err)
 	}
 	b.policies[p.PolicyID] = p
+	if p.Direction == ipsec.In {
+		b.deliverEarly()
+	}
 	return nil
 }
 

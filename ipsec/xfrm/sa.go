@@ -188,6 +188,8 @@ func (b *Backend) AddSA(sa ipsec.SA) error {
 	b.sas[id] = a
 	if sa.Direction == ipsec.Out {
 		b.succeed(&sa)
+	} else {
+		b.arrived(&a.record)
 	}
 	return nil
 }

@@ -1,0 +1,134 @@
+//go:build kernelesp
+
+package xfrm_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vpngw/vpngw/ipsec"
+)
+
+// What a peer sends by an SA before our end of it is there arrives as soon as it
+// is, once and in its order; what comes by an SPI that nobody waits for does not.
+func TestKernelEarly(t *testing.T) {
+	for name, s := range map[string]shape{
+		"policy-based":           {},
+		"policy-based in UDP":    {encap: true},
+		"policy-based over IPv6": {six: true},
+		"route-based":            {device: true},
+		"route-based in UDP":     {device: true, encap: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			here, there := s.pair(t)
+			const awaited, unknown = ipsec.SPI(0x1001), ipsec.SPI(0x1002)
+			local, remote := wholeOf(sites[0][0]), wholeOf(sites[1][0])
+			sa := ipsec.SA{
+				SPI: awaited, Src: there.Outer.Addr(), Dst: here.Outer.Addr(), ReqID: 7,
+				Encap: s.encap, SrcPort: there.Outer.Port(), DstPort: here.Outer.Port(),
+				Encryption: ipsec.Encryption(ipsec.EncryptionAESGCM16, 128), EncryptionKey: bytes.Repeat([]byte{0x5a}, 20), ReplayWindow: 64,
+			}
+			policy := ipsec.Policy{
+				PolicyID: ipsec.PolicyID{Priority: ipsec.PriorityProtect}, Action: ipsec.Protect, ReqID: sa.ReqID,
+			}
+			check := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			outbound := func(spi ipsec.SPI) {
+				t.Helper()
+				out := sa
+				out.SPI, out.Direction, out.Local, out.Remote = spi, ipsec.Out, remote, local
+				check(there.Backend.AddSA(out))
+			}
+			there.Backend.(keeper).Hold(ipsec.SAID{Dst: there.Outer.Addr(), SPI: awaited}) // of another address: takes nothing
+			id := ipsec.SAID{Dst: here.Outer.Addr(), SPI: awaited}
+			here.Backend.(keeper).Hold(id)
+
+			out := policy
+			out.Direction, out.Local, out.Remote = ipsec.Out, remote[0], local[0]
+			out.TunnelLocal, out.TunnelRemote = there.Outer.Addr(), here.Outer.Addr()
+			outbound(unknown)
+			check(there.Backend.AddPolicy(out))
+			sent := byte(0)
+			send := func(n int) {
+				for range n {
+					there.Send(datagram(sent))
+					sent++
+				}
+			}
+			before := here.Backend.(dropper).Drops()["unknown_spi"]
+			counted := func(n uint64) {
+				t.Helper()
+				for deadline := time.Now().Add(time.Minute); here.Backend.(dropper).Drops()["unknown_spi"] < before+n; time.Sleep(time.Millisecond) {
+					if time.Now().After(deadline) {
+						t.Fatalf("unknown_spi is %d, want %d", here.Backend.(dropper).Drops()["unknown_spi"], before+n)
+					}
+				}
+			}
+			send(1)
+			counted(1)
+			check(there.Backend.DeleteSA(ipsec.SAID{Dst: here.Outer.Addr(), SPI: unknown}))
+			outbound(awaited)
+			send(5)
+			counted(6)
+
+			sa.Direction, sa.Local, sa.Remote = ipsec.In, local, remote
+			check(here.Backend.AddSA(sa))
+			send(1) // before there is a policy
+			in := policy
+			in.Direction, in.Local, in.Remote = ipsec.In, local[0], remote[0]
+			in.TunnelLocal, in.TunnelRemote = here.Outer.Addr(), there.Outer.Addr()
+			check(here.Backend.AddPolicy(in))
+			send(1)
+			for _, want := range []byte{1, 2, 3, 4, 5} {
+				have := here.Receive(time.Minute)
+				if len(have) == 0 || have[len(have)-1] != want {
+					t.Fatalf("received %x, want datagram %d", have, want)
+				}
+			}
+			if have := here.Receive(time.Minute); len(have) == 0 || have[len(have)-1] < 6 {
+				t.Errorf("received %x after the early ones", have)
+			}
+			if have := here.Backend.(dropper).Drops()["unknown_spi"] - before; have != 1 {
+				t.Errorf("unknown_spi counts %d packets, want the one that was lost", have)
+			}
+		})
+	}
+}
+
+type keeper interface{ Hold(id ipsec.SAID) }
+
+type dropper interface{ Drops() map[string]uint64 }
+
+func wholeOf(prefix string) []ipsec.TrafficSelector {
+	return []ipsec.TrafficSelector{ipsec.SelectorFromPrefix(netip.MustParsePrefix(prefix))}
+}
+
+// datagram is an IPv4 packet from the second site to the first with UDP and one octet.
+func datagram(payload byte) []byte {
+	p := make([]byte, 29)
+	p[0], p[8], p[9] = 0x45, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(p[2:], uint16(len(p)))
+	copy(p[12:], netip.MustParseAddr("10.9.0.5").AsSlice())
+	copy(p[16:], netip.MustParseAddr("10.1.0.5").AsSlice())
+	sum := uint32(0)
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(p[i:]))
+	}
+	sum = sum&0xffff + sum>>16
+	binary.BigEndian.PutUint16(p[10:], ^uint16(sum&0xffff+sum>>16))
+	binary.BigEndian.PutUint16(p[20:], 5000)
+	binary.BigEndian.PutUint16(p[22:], 5001)
+	binary.BigEndian.PutUint16(p[24:], 9)
+	p[28] = payload
+	return p
+}
