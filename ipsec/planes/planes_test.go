@@ -230,3 +230,39 @@ func TestStrayTakesNoOthersPath(t *testing.T) {
 		t.Errorf("without SAs: sockets %v", got)
 	}
 }
+
+// keeper is a kernel's data plane that keeps what comes before its SA.
+type keeper struct {
+	*ipsectest.Backend
+	held map[ipsec.SAID]bool
+}
+
+func (k keeper) Hold(id ipsec.SAID)    { k.held[id] = true }
+func (k keeper) Release(id ipsec.SAID) { delete(k.held, id) }
+
+// What comes by a new SPI is kept while the kernel may be the one that needs it.
+func TestEarlyPacketsAreKeptForTheKernel(t *testing.T) {
+	k := keeper{ipsectest.NewBackend(), map[ipsec.SAID]bool{}}
+	b, err := New(k, ipsectest.NewBackend(), &sockets{decapsulated: map[path]bool{}}, slog.New(slog.DiscardHandler))
+	check(t, err)
+	alloc := func() ipsec.SPI {
+		t.Helper()
+		spi, err := b.AllocSPI(local)
+		check(t, err)
+		return spi
+	}
+	check(t, b.SetInterfaces([]ipsec.Interface{{IfID: 2, Name: "two"}}))
+	if alloc(); len(k.held) != 0 {
+		t.Error("packets are kept though user space serves all")
+	}
+	check(t, b.SetInterfaces([]ipsec.Interface{{IfID: 1, Name: "one", Plane: ipsec.PlaneKernel}, {IfID: 2, Name: "two"}}))
+	ours, theirs := alloc(), alloc()
+	if len(k.held) != 2 {
+		t.Fatalf("kept for %v, want two SPIs", k.held)
+	}
+	check(t, b.AddSA(inbound(ours, 1)))
+	check(t, b.AddSA(inbound(theirs, 2)))
+	if id := (ipsec.SAID{Dst: local, SPI: ours}); len(k.held) != 1 || !k.held[id] {
+		t.Errorf("kept for %v, want %v, which is the kernel's own to end", k.held, id)
+	}
+}

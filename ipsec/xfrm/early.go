@@ -23,13 +23,13 @@ import (
 
 const (
 	// earlyLife is how long an SPI's packets are kept for its SA.
-	earlyLife = 10 * time.Second
+	earlyLife = 30 * time.Second
 	// maxEarly is how many SPIs have their packets kept at a time: each packet of the
 	// host meets the filters of all.
 	maxEarly = 64
 	// earlyBuffer is the octets of packets, with what the kernel spends on each, that
 	// one SPI has kept of each encapsulation. What comes then is lost.
-	earlyBuffer = 256 << 10
+	earlyBuffer = 1 << 20
 
 	nattPort = 4500
 )
@@ -98,7 +98,7 @@ func openEarly(id ipsec.SAID, protocol int) (int, error) {
 	}
 	if err = setFilter(fd, earlyFilter(id, protocol)); err == nil {
 		discard(fd) // what came before the filter
-		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, earlyBuffer)
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, earlyBuffer)
 	}
 	if err == nil {
 		err = unix.Bind(fd, sockaddr(id.Dst))
