@@ -566,15 +566,25 @@ func FuzzMessage(f *testing.F) {
 	target.Add(uint8(kindNATT), false, uint16(9), []byte("\x01\x00\x00\x00-----\x01\x00\x00\x00-----\xff"))
 	target.Add(uint8(kindRaw), false, uint16(0), []byte("E\x00\x00\x20aaaabbbbccccddddeeee\x01\x02\x03\x04\x05\x06\x07\x08"))
 	target.Add(uint8(kindIKE), true, uint16(0), []byte{})
+	c := &collector{all: make(chan got, 10000)}
+	m := New(Options{})
+	m.OnIKE(c.ike)
+	m.OnESP(func() Receiver { return c })
+	type sort struct {
+		kind socketKind
+		v6   bool
+	}
+	readers := map[sort]*reader{}
+	for kind := kindIKE; kind <= kindRaw; kind++ {
+		for _, v6 := range []bool{false, true} {
+			readers[sort{kind, v6}] = newReader(&socket{mux: m, kind: kind, v6: v6})
+		}
+	}
 	target.Fuzz(func(t *testing.T, kind uint8, v6 bool, segment uint16, data []byte) {
-		if kind < uint8(kindIKE) || kind > uint8(kindRaw) || len(data) > 9000 {
+		r := readers[sort{socketKind(kind), v6}]
+		if r == nil || len(data) > 9000 {
 			return
 		}
-		c := &collector{all: make(chan got, 10000)}
-		m := New(Options{})
-		m.OnIKE(c.ike)
-		m.OnESP(func() Receiver { return c })
-		r := newReader(&socket{mux: m, kind: socketKind(kind), v6: v6})
 		r.msgs[0].n = uint32(copy(r.bufs[0], data))
 		at := 0
 		if segment != 0 {
