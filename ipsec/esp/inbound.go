@@ -73,7 +73,7 @@ func (in *Inbound) State() ipsec.SAState {
 // Wipe drops the keys. From then on Open returns ErrWiped. Key schedules
 // inside the standard library's ciphers cannot be overwritten; they go with
 // the last Opener.
-func (in *Inbound) Wipe() { in.transform.Store(nil) }
+func (in *Inbound) Wipe() { in.transform.Swap(nil).wipe() }
 
 // expired reports whether a hard limit is reached.
 func (in *Inbound) expired() bool {
@@ -117,6 +117,7 @@ type Opener struct {
 	in     *Inbound
 	nonce  [saltLen + aeadIVLen]byte
 	aad    [fixedLen + 4]byte
+	aead   cipher.AEAD // nil with CBC
 	cbc    cbcMode
 	mac    hash.Hash
 	sum    [64]byte // scratch for the MAC
@@ -126,9 +127,13 @@ type Opener struct {
 // NewOpener returns an Opener for one more worker.
 func (in *Inbound) NewOpener() *Opener {
 	p := &Opener{in: in}
-	if t := in.transform.Load(); t != nil && t.block != nil {
+	switch t := in.transform.Load(); {
+	case t == nil:
+	case t.block != nil:
 		p.cbc = newCBCMode(t.block, cipher.NewCBCDecrypter)
 		p.mac = t.cloneMAC()
+	default:
+		p.aead = t.workerAEAD()
 	}
 	return p
 }
@@ -162,7 +167,7 @@ func (p *Opener) open(packet []byte) (inner []byte, nextHeader uint8, drop Drop)
 	in := p.in
 	t := in.transform.Load()
 	if t == nil {
-		p.cbc, p.mac = nil, nil
+		p.aead, p.cbc, p.mac = nil, nil, nil
 		return nil, 0, ErrWiped
 	}
 	if in.expired() {
@@ -182,7 +187,7 @@ func (p *Opener) open(packet []byte) (inner []byte, nextHeader uint8, drop Drop)
 	}
 
 	var plain []byte
-	if t.aead != nil {
+	if t.newAEAD != nil {
 		plain, drop = p.openAEAD(t, packet, seq)
 	} else {
 		plain, drop = p.openCBC(t, packet, seq)
@@ -198,7 +203,7 @@ func (p *Opener) openAEAD(t *transform, packet []byte, seq uint64) ([]byte, Drop
 	copy(p.nonce[:], t.salt[:])
 	copy(p.nonce[saltLen:], packet[fixedLen:header])
 	aad := appendAAD(&p.aad, p.in.spi, seq, p.in.esn)
-	plain, err := t.aead.Open(packet[header:header], p.nonce[:], packet[header:], aad)
+	plain, err := p.aead.Open(packet[header:header], p.nonce[:], packet[header:], aad)
 	if err != nil {
 		return nil, ErrIntegrity
 	}

@@ -92,7 +92,7 @@ func (o *Outbound) State() ipsec.SAState {
 // Wipe drops the keys. From then on Seal returns ErrWiped. Key schedules
 // inside the standard library's ciphers cannot be overwritten; they go with
 // the last Sealer.
-func (o *Outbound) Wipe() { o.transform.Store(nil) }
+func (o *Outbound) Wipe() { o.transform.Swap(nil).wipe() }
 
 // take gives out the next n sequence numbers for packets of octets in all, and
 // returns the first. It gives none when a limit lies before the last of them.
@@ -120,6 +120,7 @@ type Sealer struct {
 	out   *Outbound
 	nonce [saltLen + aeadIVLen]byte
 	aad   [fixedLen + 4]byte
+	aead  cipher.AEAD // nil with CBC
 	cbc   cbcMode
 	mac   hash.Hash
 	block [aes.BlockSize]byte // scratch for the IV
@@ -135,9 +136,13 @@ type Sealer struct {
 // NewSealer returns a Sealer for one more worker.
 func (o *Outbound) NewSealer() *Sealer {
 	s := &Sealer{out: o}
-	if t := o.transform.Load(); t != nil && t.block != nil {
+	switch t := o.transform.Load(); {
+	case t == nil:
+	case t.block != nil:
 		s.cbc = newCBCMode(t.block, cipher.NewCBCEncrypter)
 		s.mac = t.cloneMAC()
+	default:
+		s.aead = t.workerAEAD()
 	}
 	return s
 }
@@ -153,7 +158,7 @@ func (o *Outbound) NewSealer() *Sealer {
 func (s *Sealer) Reserve(n, octets int) (first uint64, err error) {
 	s.reserved = 0
 	if s.keys = s.out.transform.Load(); s.keys == nil {
-		s.cbc, s.mac = nil, nil
+		s.aead, s.cbc, s.mac = nil, nil, nil
 		return 0, ErrWiped
 	}
 	if s.next, err = s.out.take(n, octets); err != nil {
@@ -210,7 +215,7 @@ func (s *Sealer) Seal(dst, packet []byte, nextHeader uint8) ([]byte, error) {
 	trailer[len(trailer)-1] = nextHeader
 
 	inPlace := &plain[0] == &out[header]
-	if t.aead != nil {
+	if t.newAEAD != nil {
 		s.sealAEAD(t, out, plain, seq)
 	} else {
 		s.sealCBC(t, out, plain, seq)
@@ -230,7 +235,7 @@ func (s *Sealer) sealAEAD(t *transform, out, plain []byte, seq uint64) {
 	copy(out[fixedLen:], s.nonce[saltLen:])
 	header := t.header()
 	aad := appendAAD(&s.aad, s.out.spi, seq, s.out.esn)
-	t.aead.Seal(out[header:header], s.nonce[:], plain, aad)
+	s.aead.Seal(out[header:header], s.nonce[:], plain, aad)
 }
 
 // sealCBC encrypts plain into out, whose first 8 octets are set, and adds the

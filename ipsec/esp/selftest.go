@@ -68,8 +68,8 @@ func testEncryption(t ipsec.Transform) error {
 		return err
 	}
 	got := make([]byte, len(known.Message))
-	if tr.aead != nil {
-		got = tr.aead.Seal(nil, append(tr.salt[:], known.IV[:aeadIVLen]...), known.Message, known.Additional)
+	if tr.newAEAD != nil {
+		got = tr.workerAEAD().Seal(nil, append(tr.salt[:], known.IV[:aeadIVLen]...), known.Message, known.Additional)
 	} else {
 		cipher.NewCBCEncrypter(tr.block, known.IV[:tr.block.BlockSize()]).CryptBlocks(got, known.Message)
 	}

@@ -1,6 +1,7 @@
 package esp
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/des"
@@ -13,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"sync"
 
 	"github.com/emmansun/gmsm/sm3"
 	"github.com/emmansun/gmsm/sm4"
@@ -27,15 +29,45 @@ const (
 	aeadTag   = 16 // octets of an AEAD's ICV
 )
 
-// transform is the keyed algorithms of one SA. It does not change once made
-// and is shared by all workers.
+// transform is the algorithms of one SA and their keys, shared by all workers.
 type transform struct {
 	layout
-	aead cipher.AEAD // nil for CBC with HMAC
-	salt [saltLen]byte
 
-	block cipher.Block // nil with aead
-	mac   hash.Cloner  // nil with aead; cloned by each worker
+	// Each worker has an AEAD of its own, which takes many times the memory of its
+	// key: an SA without traffic has none.
+	newAEAD func(key []byte) (cipher.AEAD, error) // nil for CBC with HMAC
+	salt    [saltLen]byte
+	mu      sync.Mutex
+	key     []byte // of newAEAD; nil once wiped; guarded by mu
+
+	block cipher.Block // of CBC; nil with an AEAD
+	mac   hash.Cloner  // nil with an AEAD; cloned by each worker
+}
+
+// wipe overwrites the key of an AEAD. Key schedules inside the standard library's
+// ciphers cannot be overwritten; they go with the last worker.
+func (t *transform) wipe() {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.key)
+	t.key = nil
+}
+
+// workerAEAD returns an AEAD for one more worker, nil with CBC or once wiped.
+func (t *transform) workerAEAD() cipher.AEAD {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.key == nil {
+		return nil
+	}
+	aead, err := t.newAEAD(t.key)
+	if err != nil {
+		panic(err) //nolint:forbidigo // A key has the length that its cipher takes.
+	}
+	return aead
 }
 
 // layout is the lengths of an ESP packet's parts, in octets.
@@ -91,13 +123,9 @@ func newAEADTransform(sa *ipsec.SA) (*transform, error) {
 	if err := checkKey(sa.Encryption, sa.EncryptionKey, keyLen+saltLen); err != nil {
 		return nil, err
 	}
-	aead, err := make(sa.EncryptionKey[:keyLen])
-	if err != nil {
-		return nil, fmt.Errorf("encryption %s: %w", sa.Encryption, err)
-	}
 	return &transform{
-		layout: layout{iv: aeadIVLen, icv: aeadTag, align: 4},
-		aead:   aead, salt: [saltLen]byte(sa.EncryptionKey[keyLen:]),
+		layout:  layout{iv: aeadIVLen, icv: aeadTag, align: 4},
+		newAEAD: make, key: bytes.Clone(sa.EncryptionKey[:keyLen]), salt: [saltLen]byte(sa.EncryptionKey[keyLen:]),
 	}, nil
 }
 
