@@ -79,7 +79,6 @@ type Engine struct {
 	closed   bool                        // guarded by mu, as all below
 	sas      map[ipsec.SAID]*association // both directions
 	reserved map[ipsec.SAID]*larval      // SPIs that wait for their SA
-	policies map[ipsec.PolicyID]*policy  // both directions
 	requests map[uint32]*request         // by ReqID
 	tables   map[uint32]*table           // by IfID
 	devices  map[uint32]*device          // by IfID; 0 is that of Options.Name
@@ -106,7 +105,6 @@ func New(o Options) (*Engine, error) {
 		counters: map[*counters]struct{}{},
 		sas:      map[ipsec.SAID]*association{},
 		reserved: map[ipsec.SAID]*larval{},
-		policies: map[ipsec.PolicyID]*policy{},
 		requests: map[uint32]*request{},
 		tables:   map[uint32]*table{},
 	}
@@ -162,7 +160,7 @@ func (e *Engine) tick(now time.Time) {
 			before := a.maxInner.Load()
 			e.measurePath(a)
 			if a.maxInner.Load() != before {
-				moved[a.ifID] = true
+				moved[a.record.IfID] = true
 			}
 		}
 	}
@@ -218,8 +216,10 @@ func (e *Engine) List() (ipsec.Inventory, error) {
 	for _, a := range e.sas {
 		inv.SAs = append(inv.SAs, a.snapshot())
 	}
-	for _, p := range e.policies {
-		inv.Policies = append(inv.Policies, p.Policy)
+	for _, t := range e.tables {
+		for _, p := range slices.Concat(t.in, *t.out.Load()) {
+			inv.Policies = append(inv.Policies, p.Policy)
+		}
 	}
 	for id, d := range e.devices {
 		if id != 0 {
@@ -275,7 +275,9 @@ func (e *Engine) Snapshot() Snapshot {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := time.Now()
-	s.Policies = len(e.policies)
+	for _, t := range e.tables {
+		s.Policies += len(t.in) + len(*t.out.Load())
+	}
 	for _, a := range e.sas {
 		s.SAs = append(s.SAs, SAStatus{
 			SA: a.snapshot(), State: a.query(now), Added: a.added,

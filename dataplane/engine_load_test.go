@@ -138,7 +138,7 @@ func BenchmarkPolicyLookup(b *testing.B) {
 			tb.out.Store(&policyList{})
 			for i := range n {
 				p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
-				tb.replace(nil, &policy{Policy: outPolicy(netA, p)})
+				tb.set(&policy{Policy: outPolicy(netA, p)})
 			}
 			var h header
 			h.parse(udpPacket("10.1.0.7", fmt.Sprintf("10.%d.%d.9", (n-1)>>8, (n-1)&0xff), nil))

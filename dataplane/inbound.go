@@ -85,8 +85,8 @@ func (in *inbound) enter(id ipsec.SAID) bool {
 	}
 	in.sa, in.id = sa, id
 	in.limit, in.now = sa.limitOf()
-	in.opener = sa.openers.Get().(*esp.Opener)
-	in.dev = in.e.device(sa.ifID)
+	in.opener = sa.workers.Get().(*esp.Opener)
+	in.dev = in.e.device(sa.record.IfID)
 	in.joiner = nil
 	if in.dev == nil {
 		return true
@@ -132,7 +132,7 @@ func (in *inbound) wait(id ipsec.SAID, from *udp.Origin, packet []byte) (entered
 // leave gives back what enter took.
 func (in *inbound) leave() {
 	if in.sa != nil {
-		in.sa.openers.Put(in.opener)
+		in.sa.workers.Put(in.opener)
 	}
 	in.sa, in.opener, in.dev, in.joiner, in.limit = nil, nil, nil, nil, nil
 }
@@ -181,8 +181,8 @@ func (in *inbound) deliver(sa *association, packet []byte, next, outerTOS uint8)
 	}
 	if sa != in.passedSA || h.flowKey != in.passed {
 		// What the peer sends from is remote to us, and local what it sends to.
-		if !coversAny(sa.remote, h.source(), h.protocol, h.srcPort, h.ports) ||
-			!coversAny(sa.local, h.destination(), h.protocol, h.dstPort, h.ports) {
+		if !coversAny(sa.record.Remote, h.source(), h.protocol, h.srcPort, h.ports) ||
+			!coversAny(sa.record.Local, h.destination(), h.protocol, h.dstPort, h.ports) {
 			sa.drop(in.counters, reasonSelectors)
 			return
 		}

@@ -216,7 +216,7 @@ func (e *Engine) device(ifID uint32) *device { return (*e.deviceMap.Load())[ifID
 func (e *Engine) innerMTU(ifID uint32) int {
 	smallest := 0
 	for _, a := range e.sas {
-		if a.out == nil || a.ifID != ifID || a.expired.Load() {
+		if a.out == nil || a.record.IfID != ifID || a.expired.Load() {
 			continue
 		}
 		if n := int(a.maxInner.Load()); smallest == 0 || n < smallest {

@@ -289,8 +289,8 @@ func (o *outbound) tooLong(sa *association, packet []byte, limit int) {
 // a packet, which show no ports, as for the packet. The policy has chosen the
 // SA; one without selectors carries all.
 func (a *association) passesFragments(h *header) bool {
-	return (len(a.local) == 0 || coversAny(a.local, h.source(), h.protocol, 0, false)) &&
-		(len(a.remote) == 0 || coversAny(a.remote, h.destination(), h.protocol, 0, false))
+	return (len(a.record.Local) == 0 || coversAny(a.record.Local, h.source(), h.protocol, 0, false)) &&
+		(len(a.record.Remote) == 0 || coversAny(a.record.Remote, h.destination(), h.protocol, 0, false))
 }
 
 // outerDF tells whether the outer packet of the one at hand must not be
@@ -328,7 +328,7 @@ func (o *outbound) seal() bool {
 			continue
 		}
 		sa := w.sa
-		sealer := sa.sealers.Get().(*esp.Sealer)
+		sealer := sa.workers.Get().(*esp.Sealer)
 		n, octets := o.plan()
 		first, err := sealer.Reserve(n, octets)
 		if err != nil && n > 1 && !errors.Is(err, esp.ErrWiped) {
@@ -336,7 +336,7 @@ func (o *outbound) seal() bool {
 			first, err = sealer.Reserve(1, w.length(0))
 		}
 		if err != nil {
-			sa.sealers.Put(sealer)
+			sa.workers.Put(sealer)
 			o.failed(w, err)
 			continue
 		}
@@ -344,7 +344,7 @@ func (o *outbound) seal() bool {
 		for range n {
 			o.sealNext(sealer)
 		}
-		sa.sealers.Put(sealer)
+		sa.workers.Put(sealer)
 		return true
 	}
 	return false
@@ -440,10 +440,10 @@ func (o *outbound) send() {
 		}
 		if failed > 0 {
 			o.counters.drops[reasonSend].Add(uint64(failed))
-			sa.drops[reasonSend].Add(uint64(failed))
+			sa.count(reasonSend, uint64(failed))
 		}
 	}
-	if sa.life.SoftBytes != 0 || sa.life.SoftPackets != 0 {
+	if sa.record.Lifetime.SoftBytes != 0 || sa.record.Lifetime.SoftPackets != 0 {
 		s := sa.out.State()
 		o.e.checkSoft(sa, &s, 0)
 	}

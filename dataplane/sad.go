@@ -23,13 +23,8 @@ type association struct {
 	in      *esp.Inbound
 	out     *esp.Outbound
 	request *request
-	ifID    uint32
-	life    ipsec.Lifetime
-	esn     bool
-	local   []ipsec.TrafficSelector
-	remote  []ipsec.TrafficSelector
 
-	sealers, openers sync.Pool // one for each goroutine at a time
+	workers sync.Pool // of *esp.Sealer or *esp.Opener: one for each goroutine at a time
 
 	turn turn // of who has sealed a batch to send it
 
@@ -47,10 +42,12 @@ type association struct {
 	staleMTU atomic.Bool
 	// movedAt is when a move of the peer was last reported, in Unix nanoseconds.
 	movedAt atomic.Int64
-	// drops are those that package esp does not count.
-	drops [reasonCount]atomic.Uint64
+	// drops are those that package esp does not count; nil: none so far.
+	drops atomic.Pointer[counters]
 
-	record      ipsec.SA  // without keys; guarded by Engine.mu
+	// record is the SA without its keys. Its outer addresses and ports change and
+	// are guarded by Engine.mu; the rest does not.
+	record      ipsec.SA
 	added       time.Time // guarded by Engine.mu
 	seen        time.Time // of the last look at the counters; guarded by Engine.mu
 	seenPackets uint64    // what they said; guarded by Engine.mu
@@ -68,7 +65,17 @@ func (a *association) state() ipsec.SAState {
 
 func (a *association) drop(c *counters, r reason) {
 	c.drop(r)
-	a.drops[r].Add(1)
+	a.count(r, 1)
+}
+
+// count counts drops of the SA's own.
+func (a *association) count(r reason, n uint64) {
+	own := a.drops.Load()
+	if own == nil {
+		a.drops.CompareAndSwap(nil, &counters{})
+		own = a.drops.Load()
+	}
+	own.drops[r].Add(n)
 }
 
 // shards is the number of pieces the inbound SAD is replaced in.
@@ -164,7 +171,7 @@ func (e *Engine) add(a *association, reqID uint32) ([]heldPacket, error) {
 	}
 	e.measurePath(a)
 	a.request.add(a)
-	e.fitMTU(a.ifID)
+	e.fitMTU(a.record.IfID)
 	return nil, nil
 }
 
@@ -174,17 +181,16 @@ func newAssociation(sa *ipsec.SA) (*association, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &association{
-		ifID: sa.IfID, life: sa.Lifetime, esn: sa.ESN, record: *sa,
-		local: slices.Clone(sa.Local), remote: slices.Clone(sa.Remote),
-	}
+	a := &association{record: *sa}
+	selectors := slices.Concat(sa.Local, sa.Remote)
+	here := len(sa.Local)
+	a.record.Local, a.record.Remote = selectors[:here:here], selectors[here:]
 	a.record.EncryptionKey, a.record.IntegrityKey = nil, nil
 	a.record.Src, a.record.Dst = sa.Src.Unmap(), sa.Dst.Unmap()
-	a.record.Local, a.record.Remote = a.local, a.remote
 	id := a.record.ID()
 	a.id.Store(&id)
 	a.path.Store(path)
-	for _, ts := range slices.Concat(sa.Local, sa.Remote) {
+	for _, ts := range selectors {
 		if !ts.Valid() {
 			return nil, fmt.Errorf("%s: traffic selector %s: not valid", id, ts)
 		}
@@ -198,14 +204,14 @@ func newAssociation(sa *ipsec.SA) (*association, error) {
 			return nil, err
 		}
 		in := a.in
-		a.openers.New = func() any { return in.NewOpener() }
+		a.workers.New = func() any { return in.NewOpener() }
 	case ipsec.Out:
 		if a.out, err = esp.NewOutbound(sa); err != nil {
 			return nil, err
 		}
 		out := a.out
 		a.turn.moved.L = &a.turn.mu
-		a.sealers.New = func() any { return out.NewSealer() }
+		a.workers.New = func() any { return out.NewSealer() }
 	default:
 		return nil, fmt.Errorf("%s: direction %d: must be in or out", id, sa.Direction)
 	}
@@ -241,7 +247,8 @@ func (e *Engine) UpdateSA(id ipsec.SAID, to ipsec.SAUpdate) error {
 	if next != id && e.sas[next] != nil {
 		return fmt.Errorf("update SA: %s to %s: %w", id, next, ipsec.ErrExists)
 	}
-	a.record = record
+	a.record.Src, a.record.Dst = record.Src, record.Dst
+	a.record.Encap, a.record.SrcPort, a.record.DstPort = record.Encap, record.SrcPort, record.DstPort
 	a.id.Store(&next)
 	a.path.Store(path)
 	e.police(a)
@@ -256,7 +263,7 @@ func (e *Engine) UpdateSA(id ipsec.SAID, to ipsec.SAUpdate) error {
 	}
 	if a.out != nil {
 		e.measurePath(a)
-		e.fitMTU(a.ifID)
+		e.fitMTU(a.record.IfID)
 	}
 	return nil
 }
@@ -271,7 +278,7 @@ func (e *Engine) DeleteSA(id ipsec.SAID) error {
 	}
 	e.remove(a)
 	if a.out != nil {
-		e.fitMTU(a.ifID)
+		e.fitMTU(a.record.IfID)
 	}
 	return nil
 }
@@ -311,13 +318,11 @@ func (a *association) query(now time.Time) ipsec.SAState {
 	}
 	a.seen = now
 	s.LastUsed = a.lastUsed
-	for r := range a.drops {
-		if n := a.drops[r].Load(); n != 0 {
-			if s.Drops == nil {
-				s.Drops = map[string]uint64{}
-			}
-			s.Drops[reason(r).String()] += n
+	if own := a.drops.Load(); own != nil {
+		if s.Drops == nil {
+			s.Drops = map[string]uint64{}
 		}
+		own.addTo(s.Drops)
 	}
 	return s
 }
@@ -328,11 +333,11 @@ const softSequence = uint64(0xf000_0000)
 
 // checkSoft reports an SA whose soft limit is reached, once.
 func (e *Engine) checkSoft(a *association, s *ipsec.SAState, age time.Duration) {
-	l := &a.life
+	l := &a.record.Lifetime
 	reached := l.SoftBytes != 0 && s.Bytes >= l.SoftBytes ||
 		l.SoftPackets != 0 && s.Packets >= l.SoftPackets ||
 		l.Soft != 0 && age >= l.Soft ||
-		!a.esn && s.Sequence >= softSequence
+		!a.record.ESN && s.Sequence >= softSequence
 	if reached && a.softened.CompareAndSwap(false, true) {
 		e.events.Emit(ipsec.Event{Kind: ipsec.EventSoftExpire, ReqID: a.request.reqID, SA: *a.id.Load()})
 	}
@@ -352,7 +357,7 @@ func (e *Engine) expire(a *association) {
 // checkHard tells whether a hard limit is reached, apart from those of which
 // package esp tells when it meets them.
 func (a *association) checkHard(s *ipsec.SAState, age time.Duration) bool {
-	l := &a.life
+	l := &a.record.Lifetime
 	return l.Hard != 0 && age >= l.Hard ||
 		l.HardBytes != 0 && s.Bytes >= l.HardBytes || l.HardPackets != 0 && s.Packets >= l.HardPackets
 }

@@ -18,14 +18,33 @@ type policy struct {
 	request *request // of a protecting policy
 }
 
-// policyList is the outbound policies of one interface, the one that wins
-// first. It does not change once published.
+// policyList is the policies of one interface and direction, the one that wins
+// first.
 type policyList []*policy
+
+// find returns where a policy is or would be.
+func (l policyList) find(id *ipsec.PolicyID) (at int, found bool) {
+	return slices.BinarySearchFunc(l, id, func(p *policy, id *ipsec.PolicyID) int { return comparePolicies(&p.PolicyID, id) })
+}
 
 // table is the SPD of one interface.
 type table struct {
-	out atomic.Pointer[policyList]
+	in  policyList                 // guarded by Engine.mu
+	out atomic.Pointer[policyList] // what is published does not change
 }
+
+// list returns the policies of one direction. The caller holds Engine.mu.
+func (t *table) list(d ipsec.Direction) policyList {
+	switch d {
+	case ipsec.In:
+		return t.in
+	case ipsec.Out:
+		return *t.out.Load()
+	}
+	return nil
+}
+
+func (t *table) empty() bool { return len(t.in)+len(*t.out.Load()) == 0 }
 
 // request is what ties policies and SAs of one ReqID together.
 type request struct {
@@ -128,29 +147,56 @@ func (e *Engine) tableOf(ifID uint32) *table {
 // releaseTable drops the SPD of an interface that is not there, when it is
 // empty. The caller holds mu.
 func (e *Engine) releaseTable(ifID uint32) {
-	if t := e.tables[ifID]; t != nil && e.devices[ifID] == nil && len(*t.out.Load()) == 0 {
+	if t := e.tables[ifID]; t != nil && e.devices[ifID] == nil && t.empty() {
 		delete(e.tables, ifID)
 	}
 }
 
-// replace publishes the outbound policies of an interface without one entry
-// and with another; either may be nil. The caller holds Engine.mu.
-func (t *table) replace(old, entry *policy) {
-	list := slices.Clone(*t.out.Load())
-	if old != nil {
-		list = slices.DeleteFunc(list, func(p *policy) bool { return p == old })
+// set puts a policy into its list, in the place of the one with its ID if there is
+// one, which it returns. The caller holds Engine.mu.
+func (t *table) set(entry *policy) (old *policy) {
+	list := t.list(entry.Direction)
+	at, found := list.find(&entry.PolicyID)
+	rest := list[at:]
+	if found {
+		old, rest = list[at], list[at+1:]
 	}
-	if entry != nil {
-		at, _ := slices.BinarySearchFunc(list, entry, comparePolicies)
-		list = slices.Insert(list, at, entry)
+	if entry.Direction == ipsec.In {
+		if found {
+			list[at] = entry
+		} else {
+			t.in = slices.Insert(list, at, entry)
+		}
+		return old
 	}
-	t.out.Store(&list)
+	next := make(policyList, 0, len(list)+1)
+	next = append(append(append(next, list[:at]...), entry), rest...)
+	t.out.Store(&next)
+	return old
+}
+
+// remove takes a policy out of its list and returns it; nil when there is none. The
+// caller holds Engine.mu.
+func (t *table) remove(id *ipsec.PolicyID) *policy {
+	list := t.list(id.Direction)
+	at, found := list.find(id)
+	if !found {
+		return nil
+	}
+	old := list[at]
+	if id.Direction == ipsec.In {
+		t.in = slices.Delete(list, at, at+1)
+	} else {
+		next := slices.Concat(list[:at], list[at+1:])
+		t.out.Store(&next)
+	}
+	return old
 }
 
 // comparePolicies orders policies as they are tried: by priority, and of equal
 // ones the narrower first, as routes are chosen: by the remote addresses, then
 // the local ones, then the ports, then those for one protocol.
-func comparePolicies(a, b *policy) int {
+func comparePolicies(a, b *ipsec.PolicyID) int {
 	return cmp.Or(cmp.Compare(a.Priority, b.Priority),
 		compareWidths(&a.Remote, &b.Remote), compareWidths(&a.Local, &b.Local),
 		cmp.Compare(portCount(&a.Remote), portCount(&b.Remote)), cmp.Compare(portCount(&a.Local), portCount(&b.Local)),
@@ -198,13 +244,8 @@ func (e *Engine) AddPolicy(p ipsec.Policy) error {
 	if p.Action == ipsec.Protect {
 		entry.request = e.useRequest(p.ReqID)
 	}
-	old := e.policies[p.PolicyID]
-	if old != nil {
+	if old := e.tableOf(p.IfID).set(entry); old != nil {
 		e.releaseRequest(old.request)
-	}
-	e.policies[p.PolicyID] = entry
-	if p.Direction == ipsec.Out {
-		e.tableOf(p.IfID).replace(old, entry)
 	}
 	return nil
 }
@@ -236,16 +277,15 @@ func checkPolicy(p *ipsec.Policy) error {
 func (e *Engine) DeletePolicy(id ipsec.PolicyID) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	p := e.policies[id]
+	var p *policy
+	if t := e.tables[id.IfID]; t != nil {
+		p = t.remove(&id)
+	}
 	if p == nil {
 		return fmt.Errorf("delete policy %s: %w", id, ipsec.ErrNotFound)
 	}
-	delete(e.policies, id)
 	e.releaseRequest(p.request)
-	if id.Direction == ipsec.Out {
-		e.tableOf(id.IfID).replace(p, nil)
-		e.releaseTable(id.IfID)
-	}
+	e.releaseTable(id.IfID)
 	return nil
 }
 

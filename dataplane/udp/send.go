@@ -32,7 +32,8 @@ type Path struct {
 	nameLen       uint32
 	hash          uint32 // of the remote address: which of several sockets sends
 
-	cut *Path // this one, for packets that routers may fragment
+	fragmentable bool                 // by routers
+	cut          atomic.Pointer[Path] // this one, fragmentable; nil: not asked for yet
 }
 
 // NewPath returns the path between two addresses: with encap in UDP, else as IP
@@ -54,18 +55,23 @@ func NewPath(local, remote netip.AddrPort, encap bool) (*Path, error) {
 	hash := fnv.New32a()
 	hash.Write(p.name[:p.nameLen])
 	p.hash = hash.Sum32()
-	cut := *p
-	p.cut = &cut
 	return p, nil
 }
 
 // Fragmentable returns the same path for packets that routers may fragment: in
 // IPv4 their DF bit is clear (RFC 4301, section 8.1). In IPv6 no router fragments.
 func (p *Path) Fragmentable() *Path {
-	if p.cut == nil {
+	if p.fragmentable {
 		return p
 	}
-	return p.cut
+	if cut := p.cut.Load(); cut != nil {
+		return cut
+	}
+	p.cut.CompareAndSwap(nil, &Path{
+		Local: p.Local, Remote: p.Remote, Encap: p.Encap,
+		name: p.name, nameLen: p.nameLen, hash: p.hash, fragmentable: true,
+	})
+	return p.cut.Load()
 }
 
 // HeaderLen returns the octets of the IP and UDP headers before each packet.
@@ -241,7 +247,7 @@ func (s *Sender) sendEach(socket *socket, p *Path, data []byte, size int, tos ui
 // call gives messages from first to end to the kernel, which takes at least
 // one of them, or fails at the first.
 func (s *Sender) call(socket *socket, p *Path, first, end int) error {
-	alone, err := socket.lockDF(p.cut == nil)
+	alone, err := socket.lockDF(p.fragmentable)
 	if err != nil {
 		return err
 	}
