@@ -50,7 +50,10 @@ func (m *Message) SealFragments(c Cipher, limit int) ([][]byte, error) {
 // but the peer can fill or upset it. It has no clock: the owner calls Reset
 // when a message stays incomplete for too long, and looks at message ids
 // before it adds.
-type Reassembler struct {
+type Reassembler struct{ *partial }
+
+// partial is an incomplete message; nil: there is none.
+type partial struct {
 	message *Message // of the first fragment that came: header and total
 	pieces  [][]byte // plaintext by number - 1; nil: missing
 	first   PayloadType
@@ -59,21 +62,24 @@ type Reassembler struct {
 }
 
 // Pending reports whether a message is incomplete.
-func (r *Reassembler) Pending() bool { return r.message != nil }
+func (r *Reassembler) Pending() bool { return r.partial != nil }
 
 // Reset forgets an incomplete message.
 func (r *Reassembler) Reset() {
+	if r.partial == nil {
+		return
+	}
 	for _, piece := range r.pieces {
 		clear(piece)
 	}
-	*r = Reassembler{}
+	r.partial = nil
 }
 
 // Holds reports whether a fragment is there already. Add then passes the one at
 // hand over without a look.
 func (r *Reassembler) Holds(m *Message) bool {
 	number, total, ok := m.Fragment()
-	return ok && r.message != nil && r.same(&m.Header) && total == len(r.pieces) && r.pieces[number-1] != nil
+	return ok && r.Pending() && r.same(&m.Header) && total == len(r.pieces) && r.pieces[number-1] != nil
 }
 
 // Add takes a fragment that Parse has read from raw. It returns the whole
@@ -89,8 +95,8 @@ func (r *Reassembler) Add(raw []byte, m *Message, c Cipher) (*Message, error) {
 	if m.clear > 0 && number != 1 {
 		return nil, dropError(HeaderLen, "payloads in the clear beside fragment %d", number)
 	}
-	same := r.message != nil && r.same(&m.Header)
-	if r.message != nil && (m.MessageID < r.message.MessageID || same && total < len(r.pieces)) {
+	same := r.Pending() && r.same(&m.Header)
+	if r.Pending() && (m.MessageID < r.message.MessageID || same && total < len(r.pieces)) {
 		return nil, dropError(0, "fragment of a message that is out of date")
 	}
 	if r.Holds(m) {
@@ -102,7 +108,7 @@ func (r *Reassembler) Add(raw []byte, m *Message, c Cipher) (*Message, error) {
 	}
 	if !same || total > len(r.pieces) {
 		r.Reset()
-		*r = Reassembler{message: m, pieces: make([][]byte, total), missing: total}
+		r.partial = &partial{message: m, pieces: make([][]byte, total), missing: total}
 	}
 	if r.size+len(plain) > MaxMessage {
 		r.Reset()
