@@ -1,7 +1,9 @@
 package ike
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -246,6 +248,13 @@ var eventNames = map[sa.EventKind]string{
 func spiString(spi uint64) string { return fmt.Sprintf("%016x", spi) }
 
 func (s *Server) logEvent(e sa.Event) {
+	level := slog.LevelInfo
+	if e.Diagnosis != nil {
+		level = slog.LevelWarn
+	}
+	if !s.log.Enabled(context.Background(), level) {
+		return
+	}
 	args := []any{"connection", e.Connection, "local", e.Local.String(), "peer", e.Remote.String()}
 	switch e.Kind {
 	case sa.IKEUp, sa.IKERekeyed, sa.IKEDown, sa.PeerMoved, sa.PeerRedirected, sa.RedirectedByPeer:

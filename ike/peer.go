@@ -3,7 +3,6 @@ package ike
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"runtime/debug"
 	"slices"
@@ -44,11 +43,11 @@ type peer struct {
 
 	// Of the goroutine that works alone.
 	machine machine
-	timer   *time.Timer         // wakes it when something is due; nil: nothing was yet
-	sas     map[ipsec.SAID]bool // in the Backend
-	spis    []uint64            // as registered
-	counted map[string]uint64   // drops of the machine that are counted already
-	handed  bool                // its SA is another peer's now: see handover
+	timer   *time.Timer       // wakes it when something is due; nil: nothing was yet
+	sas     []ipsec.SAID      // in the Backend
+	spis    []uint64          // as registered
+	counted map[string]uint64 // drops of the machine that are counted already
+	handed  bool              // its SA is another peer's now: see handover
 
 	// Of responders, until the peer is gone.
 	init initKey
@@ -65,7 +64,7 @@ type peer struct {
 }
 
 func (s *Server) newPeer(now time.Time) *peer {
-	p := &peer{s: s, env: s.env, born: now, sas: map[ipsec.SAID]bool{}}
+	p := &peer{s: s, env: s.env, born: now}
 	p.in = newMailbox(p.work)
 	p.env.InitialContact = func(c *sa.Connection) bool {
 		return s.firstContact(c.Name, p)
@@ -293,7 +292,7 @@ func (p *peer) perform(actions []sa.Action) (refused []sa.Command) {
 		case sa.AddSA:
 			refusal.SA = a.SA.ID()
 			if err = backend.AddSA(a.SA); err == nil {
-				p.sas[a.SA.ID()] = true
+				p.sas = append(p.sas, a.SA.ID())
 				p.s.claimSA(a.SA.ID(), p)
 				p.s.succeed(&a.SA)
 				p.passageOf(func(t *passage) {
@@ -347,7 +346,7 @@ func (s *Server) claimant(m machine) string {
 // moveSA moves an SA to new outer addresses. One that cannot go there is of no
 // use where it was, and is removed.
 func (p *peer) moveSA(id ipsec.SAID, to ipsec.SAUpdate) error {
-	if !p.sas[id] {
+	if !slices.Contains(p.sas, id) {
 		return nil // its AddSA was refused
 	}
 	if err := p.s.opts.Backend.UpdateSA(id, to); err != nil {
@@ -361,7 +360,7 @@ func (p *peer) moveSA(id ipsec.SAID, to ipsec.SAUpdate) error {
 			t.standing[i].id = moved
 		}
 	})
-	p.sas[moved] = true
+	p.sas = append(p.sas, moved)
 	p.s.claimSA(moved, p)
 	return nil
 }
@@ -370,7 +369,7 @@ func (p *peer) moveSA(id ipsec.SAID, to ipsec.SAUpdate) error {
 // end's choice: one whose AddSA or UpdateSA was refused may be the name of an SA
 // of another peer at the same address.
 func (p *peer) deleteSA(id ipsec.SAID) {
-	if !p.sas[id] {
+	if !slices.Contains(p.sas, id) {
 		return
 	}
 	// Nothing is sent on it any more: this is what it passed.
@@ -386,7 +385,7 @@ func (p *peer) deleteSA(id ipsec.SAID) {
 }
 
 func (p *peer) forgetSA(id ipsec.SAID) {
-	delete(p.sas, id)
+	p.sas = slices.DeleteFunc(p.sas, func(own ipsec.SAID) bool { return own == id })
 	p.s.mu.Lock()
 	defer p.s.mu.Unlock()
 	if p.s.bySA[id] == p {
@@ -527,7 +526,7 @@ func (p *peer) leave() {
 			s.Deliver(d.Local, d.Remote, d.Bytes)
 		}
 	}
-	for id := range maps.Clone(p.sas) {
+	for _, id := range slices.Clone(p.sas) {
 		p.deleteSA(id)
 	}
 	if _, err := s.policies.release(p); err != nil {

@@ -127,6 +127,7 @@ var transformOrder = []TransformType{
 // the mismatch.
 func match(our, their Proposal) (chosen Proposal, mismatch *MismatchError, depth int) {
 	chosen = Proposal{Number: their.Number, Protocol: their.Protocol, SPI: slices.Clone(their.SPI)}
+	chosen.Transforms = make([]Transform, 0, min(len(our.Transforms), len(their.Transforms)))
 	for _, their := range their.Transforms {
 		if !slices.Contains(transformOrder, their.Type) {
 			// A type that we do not know cannot be agreed on (RFC 7296, 3.3.6).

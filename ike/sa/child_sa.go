@@ -49,10 +49,10 @@ type childSA struct {
 	in, out   ipsec.SPI
 	path      path
 	proposal  ipsec.Proposal
-	local     []ipsec.TrafficSelector
-	remote    []ipsec.TrafficSelector
-	keys      *childKeys // until the data plane has them
-	nonce     []byte     // the lower one of its exchange (rekey collisions)
+	local     []ipsec.TrafficSelector // these two do not change once they are set:
+	remote    []ipsec.TrafficSelector // the data plane and Status share them
+	keys      *childKeys              // until the data plane has them
+	nonce     []byte                  // the lower one of its exchange (rekey collisions)
 
 	hasIn, hasOut bool  // installed in the data plane
 	outdated      bool  // negotiated for another configuration of the slot
@@ -155,7 +155,7 @@ func (c *childSA) sa(d ipsec.Direction) ipsec.SA {
 	sa := ipsec.SA{
 		Direction: d, Encap: c.path.encap, ReqID: c.slot.cfg.ReqID, IfID: c.slot.cfg.IfID,
 		Encryption: enc, Integrity: integ, ESN: esn.ID == ipsec.ESNEnabled,
-		Local: slices.Clone(c.local), Remote: slices.Clone(c.remote),
+		Local: c.local, Remote: c.remote,
 	}
 	sa.Lifetime = c.lifetime(sa.ESN)
 	src, dst := c.path.local, c.path.remote

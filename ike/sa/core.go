@@ -24,8 +24,8 @@ type core struct {
 	retired  []*slot // configured no more; see dismiss
 	children []*childSA
 	contact  Contact
-	lastSeen time.Time // a sign of life of the peer, by IKE or ESP
-	drops    [dropReasons]uint64
+	lastSeen time.Time            // a sign of life of the peer, by IKE or ESP
+	drops    *[dropReasons]uint64 // nil: none
 
 	dpdAt, keepaliveAt time.Time
 }
@@ -154,7 +154,7 @@ func (m *core) childStatus() []ChildStatus {
 		list = append(list, ChildStatus{
 			Name: c.slot.cfg.Name, ReqID: c.slot.cfg.ReqID, State: c.state, Initiator: c.initiator,
 			In: c.inID(), Out: c.outID(), Proposal: c.proposal,
-			Local: slices.Clone(c.local), Remote: slices.Clone(c.remote),
+			Local: c.local, Remote: c.remote,
 			Established: c.established, RekeyAt: c.rekeyAt, ExpireAt: c.expireAt,
 			Outdated: c.outdated || c.slot.removed,
 		})

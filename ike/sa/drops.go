@@ -68,11 +68,19 @@ var dropNames = [dropReasons]string{
 	dropDefectAnswer:        "defect: answer not encodable",
 }
 
-func (m *core) drop(reason dropReason) { m.drops[reason]++ }
+func (m *core) drop(reason dropReason) {
+	if m.drops == nil {
+		m.drops = &[dropReasons]uint64{}
+	}
+	m.drops[reason]++
+}
 
 // Drops returns how many messages were dropped, by reason. The reasons are a
-// closed set.
+// closed set. It is nil where there were none.
 func (m *core) Drops() map[string]uint64 {
+	if m.drops == nil {
+		return nil
+	}
 	counts := map[string]uint64{}
 	for reason, n := range m.drops {
 		if n > 0 {

@@ -55,14 +55,14 @@ func (p prf) plus(key, seed []byte, n int) ([]byte, error) {
 		return nil, errors.New("prf+: more key material than it can give")
 	}
 	out := make([]byte, 0, n+p.size)
-	var last []byte
+	mac := hmac.New(p.hash, key)
 	for i := 1; len(out) < n; i++ {
-		next := p.sum(key, last, seed, []byte{byte(i)})
-		clear(last)
-		last = next
-		out = append(out, last...)
+		mac.Write(seed)
+		mac.Write([]byte{byte(i)})
+		out = mac.Sum(out)
+		mac.Reset()
+		mac.Write(out[len(out)-p.size:])
 	}
-	clear(last)
 	clear(out[n:])
 	return out[:n:n], nil
 }

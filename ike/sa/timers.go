@@ -9,56 +9,53 @@ type timer struct {
 	fire func()
 }
 
-// running returns a function that visits a timer if it runs.
-func running(visit func(timer)) func(at *time.Time, fire func()) {
-	return func(at *time.Time, fire func()) {
-		if !at.IsZero() {
-			visit(timer{at, fire})
-		}
+// when visits a timer if it runs. A method and what it is called for come apart: a
+// closure for each timer that does not run would be most of what a step allocates.
+func when[T any](visit func(timer), at *time.Time, of T, fire func(T)) {
+	if !at.IsZero() {
+		visit(timer{at, func() { fire(of) }})
 	}
 }
 
 // timers visits all timers that run. Nothing else of a machine waits.
 func (m *Machine) timers(visit func(timer)) {
-	when := running(visit)
 	for _, s := range m.ikes {
 		if o := s.active; o != nil {
-			when(&o.next, func() {
+			when(visit, &o.next, s, func(s *ikeSA) {
 				if s.active == o { // an earlier timer may have ended it
 					s.repeat(o)
 				}
 			})
 		}
-		when(&s.rekeyAt, s.rekeyDue)
-		when(&s.expireAt, s.expire)
-		when(&s.halfOpenAt, s.halfOpenTimeout)
-		when(&s.refusedAt, s.refused)
-		when(&s.reassemblyAt, s.forgetFragments)
-		when(&s.redundantAt, s.redundant)
-		when(&s.followupAt, s.forgetFollowup)
-		when(&s.forgetAt, func() { s.forgetAt = m.now }) // finish forgets it
+		when(visit, &s.rekeyAt, s, (*ikeSA).rekeyDue)
+		when(visit, &s.expireAt, s, (*ikeSA).expire)
+		when(visit, &s.halfOpenAt, s, (*ikeSA).halfOpenTimeout)
+		when(visit, &s.refusedAt, s, (*ikeSA).refused)
+		when(visit, &s.reassemblyAt, s, (*ikeSA).forgetFragments)
+		when(visit, &s.redundantAt, s, (*ikeSA).redundant)
+		when(visit, &s.followupAt, s, (*ikeSA).forgetFollowup)
+		when(visit, &s.forgetAt, s, func(s *ikeSA) { s.forgetAt = s.m.now }) // finish forgets it
 	}
 	m.childTimers(visit)
-	when(&m.dpdAt, m.checkLiveness)
-	when(&m.keepaliveAt, m.keepalive)
-	when(&m.leaveAt, m.left)
-	when(&m.reauthAt, m.reauthenticate)
-	when(&m.authEndAt, m.authExpired)
+	when(visit, &m.dpdAt, m, (*Machine).checkLiveness)
+	when(visit, &m.keepaliveAt, m, (*Machine).keepalive)
+	when(visit, &m.leaveAt, m, (*Machine).left)
+	when(visit, &m.reauthAt, m, (*Machine).reauthenticate)
+	when(visit, &m.authEndAt, m, (*Machine).authExpired)
 }
 
 // childTimers visits the timers of children.
 func (m *core) childTimers(visit func(timer)) {
-	when := running(visit)
 	for _, c := range m.children {
-		when(&c.rekeyAt, c.rekeyDue)
-		when(&c.expireAt, c.expire)
-		when(&c.redundantAt, c.redundant)
-		when(&c.probeAt, c.probe)
-		when(&c.sendAt, c.addOut)
-		when(&c.goneAt, c.lingered)
+		when(visit, &c.rekeyAt, c, (*childSA).rekeyDue)
+		when(visit, &c.expireAt, c, (*childSA).expire)
+		when(visit, &c.redundantAt, c, (*childSA).redundant)
+		when(visit, &c.probeAt, c, (*childSA).probe)
+		when(visit, &c.sendAt, c, (*childSA).addOut)
+		when(visit, &c.goneAt, c, (*childSA).lingered)
 	}
 	for _, k := range m.slots {
-		when(&k.retryAt, func() { m.retry(k) })
+		when(visit, &k.retryAt, k, m.retry)
 	}
 }
 

@@ -162,11 +162,10 @@ func (m *MachineV1) timers(visit func(timer)) {
 		s.timers(visit)
 	}
 	m.childTimers(visit)
-	when := running(visit)
-	when(&m.dpdAt, m.checkLiveness)
-	when(&m.keepaliveAt, m.keepalive)
-	when(&m.orphanedAt, m.orphanTimeout)
-	when(&m.negotiateAt, func() {
+	when(visit, &m.dpdAt, m, (*MachineV1).checkLiveness)
+	when(visit, &m.keepaliveAt, m, (*MachineV1).keepalive)
+	when(visit, &m.orphanedAt, m, (*MachineV1).orphanTimeout)
+	when(visit, &m.negotiateAt, m, func(m *MachineV1) {
 		if m.current == nil && m.attempt == nil {
 			m.negotiate(m.negotiatePath)
 		}

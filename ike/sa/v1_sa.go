@@ -172,9 +172,8 @@ func (s *ISAKMPSA) close() {
 
 // timers visits the SA's timers.
 func (s *ISAKMPSA) timers(visit func(timer)) {
-	when := running(visit)
 	if f := s.flight; f != nil {
-		when(&f.next, func() {
+		when(visit, &f.next, s, func(s *ISAKMPSA) {
 			if s.flight == f { // an earlier timer may have ended what it is of
 				s.repeatPhase1()
 			}
@@ -182,24 +181,24 @@ func (s *ISAKMPSA) timers(visit func(timer)) {
 	}
 	for _, q := range s.quick {
 		if f := q.flight; f != nil {
-			when(&f.next, func() {
+			when(visit, &f.next, q, func(q *quickMode) {
 				if q.flight == f {
 					q.repeat()
 				}
 			})
 		}
-		when(&q.forgetAt, q.forget)
+		when(visit, &q.forgetAt, q, (*quickMode).forget)
 	}
-	when(&s.probe.next, s.repeatProbe)
-	when(&s.rekeyAt, s.rekeyDue)
-	when(&s.expireAt, s.expire)
-	when(&s.halfOpenAt, s.halfOpenTimeout)
-	when(&s.refusedAt, s.refused)
-	when(&s.reassemblyAt, func() {
+	when(visit, &s.probe.next, s, (*ISAKMPSA).repeatProbe)
+	when(visit, &s.rekeyAt, s, (*ISAKMPSA).rekeyDue)
+	when(visit, &s.expireAt, s, (*ISAKMPSA).expire)
+	when(visit, &s.halfOpenAt, s, (*ISAKMPSA).halfOpenTimeout)
+	when(visit, &s.refusedAt, s, (*ISAKMPSA).refused)
+	when(visit, &s.reassemblyAt, s, func(s *ISAKMPSA) {
 		s.m.drop(dropFragmentsIncomplete)
 		s.fragments.Reset()
 	})
-	when(&s.retireAt, s.retire)
+	when(visit, &s.retireAt, s, (*ISAKMPSA).retire)
 }
 
 // header returns the header of a message of ours.
