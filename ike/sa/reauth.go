@@ -31,6 +31,7 @@ func lifetimeNotify(d time.Duration) *wire.Notify {
 // its lifetime.
 func (m *Machine) limitAuthentication() {
 	m.reauthAt, m.authEndAt = time.Time{}, time.Time{}
+	m.contact.Lifetime = m.conn.AuthLifetime
 	if life := m.conn.AuthLifetime; life > 0 {
 		m.reauthAt = m.authAt.Add(m.soft(life, m.began))
 		m.authEndAt = m.authAt.Add(life)
@@ -45,6 +46,7 @@ func (m *Machine) heedAuthLifetime(msg *wire.Message) {
 		return
 	}
 	life := time.Duration(binary.BigEndian.Uint32(n.Data)) * time.Second
+	m.contact.limit(m.now.Add(life).Sub(m.authAt))
 	at := m.now.Add(time.Duration(float64(life) * m.softFraction(true)))
 	if earliest := m.authAt.Add(authHaste); at.Before(earliest) {
 		at = earliest

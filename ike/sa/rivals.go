@@ -26,7 +26,9 @@ const (
 	attemptGrace = 10 * time.Second
 	// replacedGrace is how long the end that has not begun the better one of two IKE
 	// SAs leaves it to the other to end the worse. That one knows when it has all
-	// children: our answers may have to be repeated.
+	// children: our answers may have to be repeated. Where an authentication holds for
+	// less than four times as long, it is a fourth of that: else each end could begin
+	// the next IKE SA before the last worse one has gone.
 	replacedGrace = 30 * time.Second
 	// messageGrace is how long an initiator of IKEv1 leaves what a new one replaces:
 	// the last message of a quick mode, which is not answered, may be overtaken.
@@ -48,6 +50,16 @@ type Contact struct {
 	SPI            uint64    // the initiator's
 	Initiator      bool      // we
 	InitialContact bool      // the initiator said that it knew of no other
+	// Lifetime is how long the authentication holds, as far as this end knows; zero: for ever.
+	Lifetime time.Duration
+}
+
+// limit notes that the authentication does not hold for longer. One that holds for no
+// time, by a peer that asks for another at once, says nothing of the next.
+func (a *Contact) limit(life time.Duration) {
+	if life > 0 && (a.Lifetime == 0 || life < a.Lifetime) {
+		a.Lifetime = life
+	}
 }
 
 // authenticated fills in what an IKEUp event tells.
@@ -296,13 +308,7 @@ const probeFirst = -1
 // one ends, or for how long that one is left to be, for the time being: zero until
 // something happens to it.
 func (best *Rival) outlasts(r *Rival, now time.Time, children int) (wait time.Duration, ends bool) {
-	grace := replacedGrace
-	switch {
-	case best.contact.Initiator && best.v1:
-		grace = messageGrace
-	case best.contact.Initiator:
-		grace = flightGrace
-	}
+	grace := best.grace()
 	switch {
 	case !r.Up():
 		if r.answered || r.contact.Begun.After(best.contact.At) { // it is to replace what stands
@@ -318,6 +324,19 @@ func (best *Rival) outlasts(r *Rival, now time.Time, children int) (wait time.Du
 		return 0, false
 	}
 	return max(wait, 0), wait <= 0
+}
+
+// grace is how long what the IKE SA replaces is left to be, once it is known to be complete.
+func (r *Rival) grace() time.Duration {
+	switch life := r.contact.Lifetime; {
+	case r.contact.Initiator && r.v1:
+		return messageGrace
+	case r.contact.Initiator:
+		return flightGrace
+	case life > 0:
+		return max(min(replacedGrace, life/4), flightGrace)
+	}
+	return replacedGrace
 }
 
 // isBetter reports whether an IKE SA is to be kept rather than another one of the

@@ -126,6 +126,67 @@ func TestRivalsReplace(t *testing.T) {
 	}
 }
 
+// Who has not begun the better IKE SA leaves the worse one to the other end, but for
+// less than the authentication holds.
+func TestGraceShrinksWithTheLifetime(t *testing.T) {
+	begin := time.Unix(1e9, 0)
+	for _, tt := range []struct {
+		name      string
+		initiator bool
+		life      time.Duration
+		want      time.Duration
+	}{
+		{"for ever", false, 0, replacedGrace},
+		{"an hour", false, time.Hour, replacedGrace},
+		{"a minute", false, time.Minute, 15 * time.Second},
+		{"twelve seconds", false, 12 * time.Second, 3 * time.Second},
+		{"packets are under way", false, time.Second, flightGrace},
+		{"our own", true, 12 * time.Second, flightGrace},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			worse, best := &Rival{}, &Rival{}
+			for i, r := range []*Rival{worse, best} {
+				at := begin.Add(time.Duration(i) * time.Minute)
+				r.Observe(&Status{
+					Contact:  Contact{Begun: at, At: at, Initiator: tt.initiator, Lifetime: tt.life},
+					Children: []ChildStatus{{State: Established, Established: at}},
+					IKE:      []IKEStatus{{Version: 2, ResponderSPI: 1, Confirmed: at.Add(time.Second)}},
+				})
+			}
+			ends := best.contact.At.Add(tt.want)
+			if v := (Rivals{worse, best}).Review(ends.Add(-1), 1); len(v.End) != 0 || !v.Again.Equal(ends) {
+				t.Errorf("just before: %+v", v)
+			}
+			if v := (Rivals{worse, best}).Review(ends, 1); !slices.Equal(v.End, []*Rival{worse}) {
+				t.Errorf("after %s: %+v", tt.want, v)
+			}
+		})
+	}
+}
+
+// Each end knows how long its authentication holds, by its own connection or by what the
+// other end tells.
+func TestContactHasTheLifetime(t *testing.T) {
+	const life = 12 * time.Second
+	for _, tt := range []struct{ a, b, atA, atB time.Duration }{
+		{0, 0, 0, 0},
+		{life, 0, life, 0},
+		{0, life, life, life},
+		{2 * life, life, life, life},
+		{life, 2 * life, life, 2 * life},
+	} {
+		l := newLab(t, 1)
+		l.a.conns, l.b.conns = []*Connection{connA()}, []*Connection{connB()}
+		l.a.conns[0].AuthLifetime, l.b.conns[0].AuthLifetime = tt.a, tt.b
+		l.establish()
+		for e, want := range map[*end]time.Duration{l.a: tt.atA, l.b: tt.atB} {
+			if got := e.machines[0].Status().Contact.Lifetime; got != want {
+				t.Errorf("%s of %s and %s: %s, want %s", e.name, tt.a, tt.b, got, want)
+			}
+		}
+	}
+}
+
 // A responder leaves traffic to the IKE SA that stands until the peer is known to have
 // the child of the new one: the answer that tells of it may be lost.
 func TestResponderWaitsBesideAnotherIKESA(t *testing.T) {
