@@ -3,52 +3,69 @@
 package sa
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 )
 
 // Of the model each scenario is explored by one goroutine, which has it to itself:
 // the race detector would find nothing, in ten times the time.
 
+const (
+	// worldStates is how many states of its ends a world keeps from one scenario to the
+	// next: each is some kilobytes.
+	worldStates = 150_000
+	// modelMemory is what the garbage collector keeps the heap below, where it can.
+	modelMemory = 5 << 30
+)
+
+// tally counts what has been explored.
+type tally struct {
+	scenarios, states, steps, ends int
+	known, inputs                  int // of single ends
+}
+
+func (n *tally) add(m tally) {
+	n.scenarios, n.states, n.steps, n.ends = n.scenarios+m.scenarios, n.states+m.states, n.steps+m.steps, n.ends+m.ends
+	n.known, n.inputs = n.known+m.known, n.inputs+m.inputs
+}
+
+func (n *tally) String() string {
+	return fmt.Sprintf("%d scenarios, %d states, %d steps, %d of them at rest; of single ends %d states, %d steps",
+		n.scenarios, n.states, n.steps, n.ends, n.known, n.inputs)
+}
+
 // runModel explores scenarios, as many worlds at once as there are processors.
 func runModel(t *testing.T, scenarios []scenario) {
 	t.Helper()
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // what is kept is little beside what is made
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(modelMemory))
 	byWorld := map[setting][]scenario{}
 	for _, sc := range scenarios {
 		byWorld[sc.setting] = append(byWorld[sc.setting], sc)
 	}
-	var states, steps, ends, known, inputs atomic.Int64
+	var mu sync.Mutex
+	counts := map[string]*tally{} // by the commands, without the ends
 	work := make(chan []scenario)
 	var workers sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for list := range work {
-				w, err := newWorld(list[0].setting, nil)
-				if err != nil {
-					t.Errorf("%s: %v", list[0], err)
-					continue
-				}
-				for _, sc := range list {
-					if t.Failed() {
-						break
+				exploreWorld(t, list, func(sc scenario, n tally) {
+					mu.Lock()
+					defer mu.Unlock()
+					if counts[sc.operations()] == nil {
+						counts[sc.operations()] = &tally{}
 					}
-					m := newModel(sc, w)
-					m.explore()
-					states.Add(int64(m.states))
-					steps.Add(int64(m.steps))
-					ends.Add(int64(m.ends))
-					if m.failed != "" {
-						t.Errorf("%s\n%s\n%s", sc, m.failed, m.transcript(t))
-					}
-				}
-				known.Add(int64(len(w.known[0]) + len(w.known[1])))
-				inputs.Add(int64(len(w.steps[0]) + len(w.steps[1])))
+					counts[sc.operations()].add(n)
+				})
 			}
 		})
 	}
@@ -57,8 +74,55 @@ func runModel(t *testing.T, scenarios []scenario) {
 	}
 	close(work)
 	workers.Wait()
-	t.Logf("%d scenarios, %d states, %d steps, %d of them at rest; of single ends %d states, %d steps",
-		len(scenarios), states.Load(), steps.Load(), ends.Load(), known.Load(), inputs.Load())
+	var all tally
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		all.add(*counts[name])
+		if whole {
+			t.Logf("%s: %d scenarios, %d states", name, counts[name].scenarios, counts[name].states)
+		}
+	}
+	t.Log(&all)
+}
+
+// exploreWorld explores the scenarios of one world, one after the other.
+func exploreWorld(t *testing.T, list []scenario, count func(scenario, tally)) {
+	var w *modelWorld
+	for _, sc := range list {
+		if t.Failed() {
+			return
+		}
+		if w == nil || w.size().known > worldStates {
+			var err error
+			if w, err = newWorld(sc.setting, nil); err != nil {
+				t.Errorf("%s: %v", sc, err)
+				return
+			}
+		}
+		before := w.size()
+		m := newModel(sc, w)
+		m.explore()
+		if m.failed != "" {
+			t.Errorf("%s\n%s\n%s", sc, m.failed, m.transcript(t))
+		}
+		after := w.size()
+		count(sc, tally{1, m.states, m.steps, m.ends, after.known - before.known, after.inputs - before.inputs})
+	}
+}
+
+// size counts what the ends have been found to do.
+func (w *modelWorld) size() tally {
+	return tally{known: len(w.known[0]) + len(w.known[1]), inputs: len(w.steps[0]) + len(w.steps[1])}
+}
+
+// operations names the commands of a scenario, without the ends that they are given to.
+func (sc *scenario) operations() string {
+	var list []string
+	for _, o := range sc.orders {
+		if o.op != removesChild || !slices.Contains(list, o.op.String()) {
+			list = append(list, o.op.String())
+		}
+	}
+	return strings.Join(list, ", ")
 }
 
 // pairs returns all that two commands can be: each of them at either end, or one
@@ -69,10 +133,17 @@ func pairs(ops []operation) [][]order {
 		single = append(single, order{0, op}, order{1, op})
 	}
 	var list [][]order
+	add := func(orders ...order) {
+		orders = onBothEnds(orders...)
+		slices.SortFunc(orders, func(a, b order) int { return cmp.Or(cmp.Compare(a.op, b.op), cmp.Compare(a.end, b.end)) })
+		if !slices.ContainsFunc(list, func(o []order) bool { return slices.Equal(o, orders) }) {
+			list = append(list, orders)
+		}
+	}
 	for i, first := range single {
-		list = append(list, onBothEnds(first))
+		add(first)
 		for _, then := range single[i:] {
-			list = append(list, onBothEnds(first, then))
+			add(first, then)
 		}
 	}
 	return list
