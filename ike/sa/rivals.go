@@ -113,7 +113,8 @@ type Rival struct {
 	v1       bool
 	answered bool // the peer has an SPI, so it is more than an attempt of ours
 
-	children  int
+	children  int       // that are up
+	complete  int       // the most that have been
 	settled   time.Time // when the last of its children, or the IKE SA, was up
 	confirmed time.Time // see IKEStatus
 	probed    time.Time // when Review last asked for one
@@ -140,14 +141,16 @@ func (r *Rival) Initiator() bool { return r.contact.Initiator }
 func (r *Rival) Observe(st *Status) {
 	r.contact, r.live = st.Contact, len(st.IKE) > 0
 	r.children, r.settled, r.answered = 0, r.contact.At, false
-	for _, c := range st.Children {
-		if c.State == Established || c.State == Rekeying {
+	for i, c := range st.Children {
+		same := func(o ChildStatus) bool { return o.up() && o.ReqID == c.ReqID } // while it is rekeyed
+		if c.up() && !slices.ContainsFunc(st.Children[:i], same) {
 			r.children++
 		}
 		if c.Established.After(r.settled) {
 			r.settled = c.Established
 		}
 	}
+	r.complete = max(r.complete, r.children)
 	for _, i := range st.IKE {
 		r.v1 = i.Version == 1
 		r.answered = r.answered || i.ResponderSPI != 0
@@ -348,13 +351,14 @@ func (r *Rival) isBetter(o *Rival) bool {
 	return r.contact.supersedes(o.contact)
 }
 
-// outlived reports whether an IKE SA is confirmed since another one was there beside it, with as many children, or where these are of another configuration, with
-// all.
+// outlived reports whether an IKE SA is confirmed since another one was there beside it, and has had
+// as many children, or where these are of another configuration, all. One of them that is
+// gone since was deleted in its own right, and so is to go with the other IKE SA, too.
 func (r *Rival) outlived(o *Rival, children int) bool {
 	if !o.Outdated || r.Outdated {
 		children = max(o.children, 1)
 	}
-	return r.confirmed.After(r.contact.At) && r.confirmed.After(o.contact.At) && r.children >= children
+	return r.confirmed.After(r.contact.At) && r.confirmed.After(o.contact.At) && r.complete >= children
 }
 
 // supersedes reports whether an IKE SA is to be kept rather than another one

@@ -73,7 +73,7 @@ func TestRivalsReview(t *testing.T) {
 	if v := all.Review(at(200), 1); len(v.End) != 0 || !v.Again.IsZero() {
 		t.Errorf("an attempt that is to replace what stands: %+v", v)
 	}
-	up(next, 100, 101, 101, true, 1)
+	up(next, 100, 101, 101, true, 0)
 	if v := all.Review(at(101), 1); all.Best() != next || !slices.Equal(v.Probe, []*Rival{next}) || len(v.End) != 0 {
 		t.Errorf("without a sign of life: %+v", v)
 	}
@@ -123,6 +123,33 @@ func TestRivalsReplace(t *testing.T) {
 		if v := (Rivals{r, attempt}).Review(now.Add(time.Minute), 1); v.Begin {
 			t.Error("begun beside an attempt")
 		}
+	}
+}
+
+// A child of the better IKE SA that was deleted does not keep the worse one, which has its
+// own still; nor does one that is being rekeyed count for two.
+func TestDeletedChildKeepsNoIKESA(t *testing.T) {
+	begin := time.Unix(1e9, 0)
+	observe := func(r *Rival, at time.Time, reqIDs ...uint32) {
+		st := Status{Contact: Contact{Begun: at, At: at, Initiator: true}, IKE: []IKEStatus{{Version: 2, ResponderSPI: 1, Confirmed: at.Add(time.Second)}}}
+		for _, id := range reqIDs {
+			st.Children = append(st.Children, ChildStatus{ReqID: id, State: Established, Established: at})
+		}
+		r.Observe(&st)
+	}
+	worse, best := &Rival{}, &Rival{}
+	all := Rivals{worse, best}
+	observe(worse, begin, 1, 2)
+	next := begin.Add(time.Minute)
+	observe(best, next, 1, 1)
+	now := next.Add(flightGrace)
+	if v := all.Review(now, 2); len(v.End) != 0 {
+		t.Fatalf("one of two children is there: %+v", v)
+	}
+	observe(best, next, 1, 2)
+	observe(best, next)
+	if v := all.Review(now, 2); !slices.Equal(v.End, []*Rival{worse}) {
+		t.Errorf("all were there: %+v", v)
 	}
 }
 

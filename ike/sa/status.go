@@ -58,3 +58,6 @@ type ChildStatus struct {
 	// that is.
 	Outdated bool
 }
+
+// up reports whether the child carries traffic, and no other one has taken its place.
+func (c *ChildStatus) up() bool { return c.State == Established || c.State == Rekeying }
