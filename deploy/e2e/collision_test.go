@@ -6,11 +6,13 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/vpngw/vpngw/cmd/vpnctl/client"
 	"github.com/vpngw/vpngw/cmd/vpnctl/declare"
 	"github.com/vpngw/vpngw/deploy/netlab"
 	"github.com/vpngw/vpngw/ike/wire"
@@ -19,22 +21,67 @@ import (
 // collision is a request of the gateway and one of strongSwan that cross, and
 // what the network does with them.
 type collision struct {
+	ours    gatewayRequest
 	peer    peerRequest
 	network network
+}
+
+// gatewayRequest is what the gateway asks for.
+type gatewayRequest string
+
+const (
+	weRekeyChild     gatewayRequest = "we rekey the child"
+	weRekeyIKE       gatewayRequest = "we rekey the IKE SA"
+	weDeleteChild    gatewayRequest = "we delete a second child"
+	weDeleteIKE      gatewayRequest = "we delete the IKE SA"
+	weReauthenticate gatewayRequest = "we reauthenticate"
+	weProbe          gatewayRequest = "we probe"
+)
+
+// exchange is what the request comes in.
+func (r gatewayRequest) exchange() wire.ExchangeType {
+	switch r {
+	case weRekeyChild, weRekeyIKE:
+		return wire.CreateChildSA
+	case weReauthenticate:
+		return wire.IKESAInit
+	case weDeleteChild, weDeleteIKE, weProbe:
+	}
+	return wire.Informational
+}
+
+// meets returns collisions of the request.
+func (r gatewayRequest) meets(list ...collision) []collision {
+	for i := range list {
+		list[i].ours = r
+	}
+	return list
 }
 
 // peerRequest is what strongSwan asks for at the moment.
 type peerRequest string
 
 const (
-	peerRekeysChild  peerRequest = "the peer rekeys the child"
-	peerRekeysIKE    peerRequest = "the peer rekeys the IKE SA"
-	peerDeletesChild peerRequest = "the peer deletes the child"
-	peerDeletesIKE   peerRequest = "the peer deletes the IKE SA"
+	peerRekeysChild     peerRequest = "the peer rekeys the child"
+	peerRekeysIKE       peerRequest = "the peer rekeys the IKE SA"
+	peerDeletesChild    peerRequest = "the peer deletes the child"
+	peerDeletesIKE      peerRequest = "the peer deletes the IKE SA"
+	peerReauthenticates peerRequest = "the peer reauthenticates"
+	peerProbes          peerRequest = "the peer probes"
 )
 
-// deletes reports whether traffic has to stop for a while.
-func (r peerRequest) deletes() bool { return r == peerDeletesChild || r == peerDeletesIKE }
+// stops reports whether traffic has to stop for a while. It goes through the first child.
+func (c *collision) stops() bool {
+	return c.ours == weDeleteIKE || c.peer == peerDeletesIKE || c.peer == peerDeletesChild && c.ours != weDeleteChild
+}
+
+// child names the one that the peer's request is about.
+func (c *collision) child() string {
+	if c.ours == weDeleteChild {
+		return "second"
+	}
+	return "net"
+}
 
 // network is the fate of the two requests, which both are under way.
 type network string
@@ -57,6 +104,7 @@ type crossing struct {
 
 	mu           sync.Mutex
 	relay        *netlab.Relay
+	armed        bool // the request of ours is the next one of its exchange
 	ours, theirs *netlab.IKEPacket
 	released     bool
 	lose         map[bool]bool // an answer, by whether it is the gateway's
@@ -66,12 +114,12 @@ type crossing struct {
 	answerSeen   bool
 }
 
-// pass decides on a message of the site. Requests wait from the first one of the
-// gateway that sets up an SA on, until release.
+// pass decides on a message of the site. Requests wait from the one of the gateway on, until
+// release.
 func (c *crossing) pass(p *netlab.IKEPacket, ours bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p.Exchange != wire.CreateChildSA && p.Exchange != wire.Informational {
+	if !c.armed || p.Exchange == wire.IKEAuth {
 		return true
 	}
 	if c.released {
@@ -80,7 +128,7 @@ func (c *crossing) pass(p *netlab.IKEPacket, ours bool) bool {
 	switch {
 	case p.Response:
 		return true
-	case ours && c.ours == nil && p.Exchange == wire.CreateChildSA:
+	case ours && c.ours == nil && p.Exchange == c.collision.ours.exchange():
 		c.ours = p
 	case !ours && c.ours != nil && c.theirs == nil:
 		c.theirs = p
@@ -145,47 +193,78 @@ func (c *crossing) release(ctx context.Context) error {
 	}
 }
 
-// A router on the way holds a rekey of the gateway until strongSwan, too, has
+// A router on the way holds a request of the gateway until strongSwan, too, has
 // asked for something, and then lets both go, loses or repeats them. Traffic goes on
 // unless an SA was to be deleted, and in the end both sides have one of each.
 func TestCollisions(t *testing.T) {
 	t.Parallel()
-	// A rekey comes at three quarters of a life; the last quarter is for repeats.
+	// A rekey, or a reauthentication, comes at three quarters of a life; the last quarter
+	// is for repeats.
 	const life = 60 * time.Second
 	for _, test := range []struct {
 		name       string
 		options    netlab.DaemonOptions
 		collisions []collision
 	}{
-		{"child rekey", netlab.DaemonOptions{ChildLifetime: life}, []collision{
-			{peerRekeysChild, oursFirst},
-			{peerRekeysChild, theirsFirst},
-			{peerRekeysChild, oneByOne},
-			{peerRekeysChild, oursLost},
-			{peerRekeysChild, theirsLost},
-			{peerRekeysChild, answersLost},
-			{peerRekeysChild, allTwice},
-			{peerRekeysIKE, oursFirst},
-			{peerRekeysIKE, theirsLost},
-			{peerDeletesChild, oursFirst},
-			{peerDeletesChild, theirsFirst},
-			{peerDeletesIKE, oursFirst},
-		}},
+		{"child rekey", netlab.DaemonOptions{ChildLifetime: life}, weRekeyChild.meets(
+			collision{peer: peerRekeysChild, network: oursFirst},
+			collision{peer: peerRekeysChild, network: theirsFirst},
+			collision{peer: peerRekeysChild, network: oneByOne},
+			collision{peer: peerRekeysChild, network: oursLost},
+			collision{peer: peerRekeysChild, network: theirsLost},
+			collision{peer: peerRekeysChild, network: answersLost},
+			collision{peer: peerRekeysChild, network: allTwice},
+			collision{peer: peerRekeysIKE, network: oursFirst},
+			collision{peer: peerRekeysIKE, network: theirsLost},
+			collision{peer: peerDeletesChild, network: oursFirst},
+			collision{peer: peerDeletesChild, network: theirsFirst},
+			collision{peer: peerDeletesIKE, network: oursFirst},
+			collision{peer: peerReauthenticates, network: oursFirst},
+		)},
 		// Where strongSwan's answer is lost, too, and it deletes the IKE SA that both
 		// replace, it alone knows what its answer has told of, for almost a minute.
-		{"IKE rekey", netlab.DaemonOptions{Lifetime: life}, []collision{
-			{peerRekeysIKE, oursFirst},
-			{peerRekeysIKE, theirsFirst},
-			{peerRekeysIKE, oneByOne},
-			{peerRekeysIKE, oursLost},
-			{peerRekeysIKE, theirsLost},
-			{peerRekeysIKE, ourAnswerLost},
-			{peerRekeysIKE, allTwice},
-			{peerRekeysChild, oursFirst},
-			{peerRekeysChild, theirsFirst},
-			{peerDeletesChild, oursFirst},
-			{peerDeletesIKE, theirsFirst},
-		}},
+		{"IKE rekey", netlab.DaemonOptions{Lifetime: life}, weRekeyIKE.meets(
+			collision{peer: peerRekeysIKE, network: oursFirst},
+			collision{peer: peerRekeysIKE, network: theirsFirst},
+			collision{peer: peerRekeysIKE, network: oneByOne},
+			collision{peer: peerRekeysIKE, network: oursLost},
+			collision{peer: peerRekeysIKE, network: theirsLost},
+			collision{peer: peerRekeysIKE, network: ourAnswerLost},
+			collision{peer: peerRekeysIKE, network: allTwice},
+			collision{peer: peerRekeysChild, network: oursFirst},
+			collision{peer: peerRekeysChild, network: theirsFirst},
+			collision{peer: peerDeletesChild, network: oursFirst},
+			collision{peer: peerDeletesIKE, network: theirsFirst},
+			collision{peer: peerReauthenticates, network: theirsFirst},
+		)},
+		{"reauthentication", netlab.DaemonOptions{ShortTrust: life}, weReauthenticate.meets(
+			collision{peer: peerReauthenticates, network: oursFirst},
+			collision{peer: peerReauthenticates, network: theirsFirst},
+			collision{peer: peerReauthenticates, network: answersLost},
+			collision{peer: peerRekeysChild, network: theirsFirst},
+			collision{peer: peerRekeysIKE, network: oursFirst},
+			collision{peer: peerDeletesIKE, network: oursFirst},
+		)},
+		{"delete and probe", netlab.DaemonOptions{}, slices.Concat(
+			weDeleteChild.meets(
+				collision{peer: peerRekeysChild, network: oursFirst},
+				collision{peer: peerRekeysChild, network: theirsFirst},
+				collision{peer: peerRekeysIKE, network: theirsFirst},
+				collision{peer: peerDeletesChild, network: oursLost},
+			),
+			weDeleteIKE.meets(
+				collision{peer: peerRekeysIKE, network: theirsFirst},
+				collision{peer: peerRekeysChild, network: oursFirst},
+				collision{peer: peerDeletesIKE, network: oursFirst},
+				collision{peer: peerReauthenticates, network: oursLost},
+			),
+			weProbe.meets(
+				collision{peer: peerProbes, network: oursFirst},
+				collision{peer: peerProbes, network: answersLost},
+				collision{peer: peerRekeysIKE, network: theirsFirst},
+				collision{peer: peerReauthenticates, network: allTwice},
+			),
+		)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -218,12 +297,12 @@ func collide(t *testing.T, options netlab.DaemonOptions, collisions []collision)
 			t.Error(err)
 		}
 	})
-	settings := map[string]string{"delete_rekeyed_delay": "1"}
+	settings := map[string]string{"delete_rekeyed_delay": "1", "make_before_break": "yes"}
 	var connections []declare.Connection
 	for i, x := range list {
 		x.relay = relay
-		w.peer(i, settings, w.swan(i))
-		connections = append(connections, w.connection(i))
+		w.peer(i, settings, w.swan(i, func(c *netlab.SwanConnection) { x.configurePeer(w, c) }))
+		connections = append(connections, w.connection(i, func(c *declare.Connection) { x.configure(w, c) }))
 	}
 	w.apply(w.file(connections))
 	var sites sync.WaitGroup
@@ -234,23 +313,92 @@ func collide(t *testing.T, options netlab.DaemonOptions, collisions []collision)
 	w.expectNothingInClear()
 }
 
+const (
+	// probeInterval is how long the gateway hears nothing before it probes: the least.
+	probeInterval = 10 * time.Second
+	// theirProbeInterval is later than that.
+	theirProbeInterval = 12 * time.Second
+)
+
+// configure makes a connection one that can be in the collision.
+func (c *crossing) configure(w *world, connection *declare.Connection) {
+	switch c.collision.ours {
+	case weDeleteChild:
+		second := connection.PolicyRules[0]
+		second.Source = w.CloudSubnets[1].String()
+		connection.PolicyRules = append(connection.PolicyRules, second)
+	case weProbe:
+		interval := int(probeInterval / time.Second)
+		connection.IKEPolicy.DPD = &declare.DPD{Interval: &interval}
+	default:
+	}
+}
+
+// configurePeer does the same to strongSwan.
+func (c *crossing) configurePeer(w *world, swan *netlab.SwanConnection) {
+	if c.collision.ours == weDeleteChild {
+		second := swan.Children[0]
+		second.Name, second.Remote = "second", w.CloudSubnets[1:]
+		swan.Children = append(swan.Children, second)
+	}
+	if c.peer == peerProbes {
+		swan.DPD = theirProbeInterval
+	}
+	if c.collision.ours == weReauthenticate {
+		// It is told of the lifetime and begins so long before its end, by default longer.
+		swan.OverTime = 3 * time.Second
+	}
+}
+
+// begin has the gateway ask, where it does not so by itself.
+func (c *crossing) begin(w *world) error {
+	id := w.id(connectionName(c.site))
+	switch c.collision.ours {
+	case weDeleteChild:
+		rules := w.connection(c.site).PolicyRules
+		_, err := w.api.Update(w.ctx, client.Connections, id, client.Object{"policy_rules": rules})
+		return err
+	case weDeleteIKE:
+		return w.api.Reset(w.ctx, id)
+	default: // at the end of a lifetime, or of a silence
+		return nil
+	}
+}
+
 // run takes one site through its collision.
 func (c *crossing) run(w *world) {
-	ping := w.ping(c.site)
-	w.check(c.wait(w.ctx, "a rekey of ours"))
+	children := 1
+	if c.collision.ours == weDeleteChild {
+		children = 2
+	}
+	var ping *netlab.Ping // that silence would end with
+	if c.collision.ours == weProbe {
+		w.reach(w.CloudHost, w.CloudAddresses[0], w.Sites[c.site].Addresses[0])
+	} else {
+		ping = w.ping(c.site)
+	}
+	w.expectOneSA(c.site, children, patience) // or what comes next may be part of the beginning
+	c.mu.Lock()
+	c.armed = true
+	c.mu.Unlock()
+	w.check(c.begin(w))
+	w.check(c.wait(w.ctx, "a request of ours"))
 	asked := make(chan error, 1)
 	go func() { asked <- c.ask(w) }()
 	w.check(c.wait(w.ctx, "a request of the peer"))
 	w.check(c.release(w.ctx))
 	if err := <-asked; err != nil {
-		w.t.Logf("site %d: %s, %s: strongSwan says: %v", c.site, c.peer, c.network, err)
+		w.t.Logf("site %d: %s, %s, %s: strongSwan says: %v", c.site, c.collision.ours, c.peer, c.network, err)
+	}
+	if ping == nil {
+		ping = w.ping(c.site)
 	}
 	w.goesOn(ping)
 	w.expectOneSA(c.site, 1, patience)
 	w.goesOn(ping)
 	report, err := ping.Finish(w.ctx)
 	w.check(err)
-	w.t.Logf("site %d: %s, %s: %v", c.site, c.peer, c.network, report)
+	w.t.Logf("site %d: %s, %s, %s: %v", c.site, c.collision.ours, c.peer, c.network, report)
 	if strings.Contains(w.peers[c.site].Log(), "CHILD_SA rekeying failed, trying again") {
 		// Its request met a child that we had replaced, which we refuse (RFC 7296, section
 		// 2.25.1). When our DELETE comes after that, strongSwan 5.9.8 sends on no SA until
@@ -258,8 +406,8 @@ func (c *crossing) run(w *world) {
 		w.t.Logf("site %d: the peer lost its outbound SA to the refusal", c.site)
 		return
 	}
-	if overruns := w.overruns(); !c.peer.deletes() && len(report.Lost) > overruns {
-		w.t.Errorf("site %d: %s, %s: packets are lost: %v, queues overran by %d packets", c.site, c.peer, c.network, report, overruns)
+	if overruns := w.overruns(); !c.stops() && len(report.Lost) > overruns {
+		w.t.Errorf("site %d: %s, %s, %s: packets are lost: %v, queues overran by %d packets", c.site, c.collision.ours, c.peer, c.network, report, overruns)
 	}
 }
 
@@ -284,13 +432,17 @@ func (c *crossing) ask(w *world) error {
 	peer := w.peers[c.site]
 	switch c.peer {
 	case peerRekeysChild:
-		return peer.RekeyChild(w.ctx, "net")
+		return peer.RekeyChild(w.ctx, c.child())
 	case peerRekeysIKE:
 		return peer.RekeyIKE(w.ctx, "cloud")
 	case peerDeletesChild:
-		return peer.TerminateChild(w.ctx, "net")
+		return peer.TerminateChild(w.ctx, c.child())
 	case peerDeletesIKE:
 		return peer.TerminateIKE(w.ctx, "cloud")
+	case peerReauthenticates:
+		return peer.Reauthenticate(w.ctx, "cloud")
+	case peerProbes: // by itself
+		return nil
 	}
 	return fmt.Errorf("no such request: %s", c.peer)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,6 +44,8 @@ type world struct {
 	peers  map[int]*netlab.StrongSwan // by site
 	before netlab.HostState           // of the gateway, ahead of the daemon's start
 	clear  *netlab.Capture            // inner traffic that left the gateway
+	// scrape: the daemon answers a few requests for its metrics at a time, and refuses others.
+	scrape sync.Mutex
 }
 
 // newWorld builds a topology and starts the daemon in it. The scenario has to
@@ -325,7 +328,9 @@ func (w *world) overruns() (sum int) {
 // figure returns one of the daemon's metrics, named with its labels.
 func (w *world) figure(name string) string {
 	w.t.Helper()
+	w.scrape.Lock()
 	page, err := w.daemon.Metrics(w.ctx)
+	w.scrape.Unlock()
 	w.check(err)
 	for line := range strings.Lines(page) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {

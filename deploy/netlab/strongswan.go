@@ -122,6 +122,13 @@ func (s *StrongSwan) RekeyIKE(ctx context.Context, name string) error {
 	return err
 }
 
+// Reauthenticate has the IKE SA replaced by another one. It is made before the old one
+// is deleted where the settings have make_before_break.
+func (s *StrongSwan) Reauthenticate(ctx context.Context, name string) error {
+	_, err := s.Control(ctx, "--rekey", "--reauth", "--ike", name)
+	return err
+}
+
 // RekeyChild rekeys the CHILD_SAs of that name.
 func (s *StrongSwan) RekeyChild(ctx context.Context, name string) error {
 	_, err := s.Control(ctx, "--rekey", "--child", name)
