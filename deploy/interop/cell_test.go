@@ -97,6 +97,16 @@ var libreswanLimits = []limit{
 	}},
 }
 
+// kernelLimits leave of the choices those that a data plane sees: what IKE makes of
+// its own SA does not reach it.
+var kernelLimits = append([]limit{
+	{"one IKE SA", func(c cell) bool {
+		return c.Mode == v1Aggressive || c.Cipher != "" && c.Cipher != "aes-128" || c.Hash != "" && c.Hash != "sha2-256" ||
+			c.Group != "" && c.Group != "group19"
+	}},
+	{"PFS or none", func(c cell) bool { return c.PFS != "" && c.PFS != noPFS && c.PFS != "group19" }},
+}, libreswanLimits...)
+
 // cells returns the covering array within the limits.
 func cells(limits ...limit) []cell {
 	sizes := make([]int, len(parameters))

@@ -25,6 +25,7 @@ var (
 	swanUserspace = section{"strongSwan with ESP in userspace"}
 	swanKernel    = section{"strongSwan with ESP in the kernel"}
 	lswKernel     = section{"libreswan"}
+	bothKernels   = section{"ESP in the kernel at both ends"}
 	lswImpaired   = section{"libreswan's impairments"}
 )
 
@@ -80,7 +81,9 @@ func TestPageHasTheCells(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for s, array := range map[section][]cell{swanUserspace: cells(), swanKernel: cells(), lswKernel: cells(libreswanLimits...)} {
+	for s, array := range map[section][]cell{
+		swanUserspace: cells(), swanKernel: cells(), lswKernel: cells(libreswanLimits...), bothKernels: cells(kernelLimits...),
+	} {
 		_, text, _, err := s.on(string(page))
 		if err != nil {
 			t.Fatal(err)
@@ -136,7 +139,7 @@ func TestPageHasTheImpairments(t *testing.T) {
 // All pairs of choices that can go together are in some cell.
 func TestArraysCoverAllPairs(t *testing.T) {
 	t.Parallel()
-	for name, limits := range map[string][]limit{"strongSwan": nil, "libreswan": libreswanLimits} {
+	for name, limits := range map[string][]limit{"strongSwan": nil, "libreswan": libreswanLimits, "kernel": kernelLimits} {
 		array := cells(limits...)
 		for a := range parameters {
 			for b := a + 1; b < len(parameters); b++ {

@@ -31,3 +31,26 @@ func TestUMLLibreswan(t *testing.T) {
 	}
 	one(ctx, t, lswKernel, cells(libreswanLimits...), &libreswan{}, "libreswan "+version)
 }
+
+// ESP is the kernel's at both ends: every algorithm of it, raw and in UDP, with
+// selectors of subnets and with devices. strongSwan and libreswan take turns.
+func TestUMLKernelAtBothEnds(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), umlPatience)
+	defer cancel()
+	lswVersion, err := netlab.LibreswanVersion(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	array := cells(kernelLimits...)
+	w := newWorld(ctx, t, netlab.DaemonOptions{CustomerGateways: len(array), RawESP: true, Kernel: true})
+	m := &matrix{world: w, rawESP: true}
+	w.translate(array)
+	var turns [2][]cell
+	for i, c := range array {
+		turns[i%2] = append(turns[i%2], c)
+	}
+	m.add(w.connect("router1", turns[0]), &strongSwan{vti: true})
+	m.add(w.connect("router2", turns[1]), &libreswan{})
+	m.run(array)
+	m.report(bothKernels, array, "Odd cells: strongSwan "+strongSwanVersion(ctx, t)+", even cells: libreswan "+lswVersion+", Linux "+kernelVersion(t))
+}
