@@ -71,7 +71,7 @@ uml-xfrm:
 uml-e2e: build
 	deploy/e2e/uml.sh test deploy/e2e
 uml-interop: build
-	deploy/e2e/uml.sh -m 1536M test deploy/interop
+	deploy/e2e/uml.sh -m 1536M -t 1500 test deploy/interop
 
 .PHONY: qemu
 qemu: ## kernel ESP with XFRM interfaces, under Linux 6.12 in QEMU (root)
