@@ -152,7 +152,7 @@ func (o *espOptions) check() error {
 }
 
 // runESP measures every subject by every test.
-func runESP(ctx context.Context, o espOptions) ([]result, error) {
+func runESP(ctx context.Context, o espOptions) (results []result, err error) {
 	var tests []traffic
 	for _, name := range o.tests {
 		i := slices.IndexFunc(traffics, func(t traffic) bool { return t.name == name })
@@ -169,7 +169,14 @@ func runESP(ctx context.Context, o espOptions) ([]result, error) {
 		}
 		chosen = append(chosen, subjects[i])
 	}
-	var results []result
+	dir, err := os.MkdirTemp("", "vpnbench-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := o.prepare(ctx, chosen, dir); err != nil {
+		return nil, err
+	}
 	for range o.rounds {
 		for _, s := range chosen {
 			rs, err := measure(ctx, s, tests, o)

@@ -109,3 +109,18 @@ func TestWrongFlags(t *testing.T) {
 		}
 	}
 }
+
+// TestPrerequisites says before anything is measured what is not there.
+func TestPrerequisites(t *testing.T) {
+	o := espOptions{wireguard: "./no-such-wireguard"}
+	chosen := []subject{{name: baseline}, {name: "other", programs: []string{"no-such-one", "no-such-two"}}}
+	err := o.prepare(t.Context(), chosen, t.TempDir())
+	for _, want := range []string{"no-such-wireguard", "no-such-one", "no-such-two"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want one that names %s", err, want)
+		}
+	}
+	if _, err := buildWireGuard(t.Context(), t.TempDir()); err == nil || !strings.Contains(err.Error(), "repository's root") {
+		t.Errorf("outside of the repository's root: %v", err)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,8 +26,12 @@ type subject struct {
 	// rival is the strongSwan that the subject is compared with, of the same
 	// algorithms.
 	rival string
-	start func(ctx context.Context, p pair, o espOptions) error
+	// programs are what it runs, apart from vpnbench itself and wireguard-go.
+	programs []string
+	start    func(ctx context.Context, p pair, o espOptions) error
 }
+
+var strongSwanPrograms = []string{"charon-systemd", "swanctl"}
 
 const (
 	gcm = "aes128gcm16"
@@ -37,13 +42,13 @@ const (
 )
 
 var subjects = []subject{
-	{"vpngw", libipsec, func(ctx context.Context, p pair, _ espOptions) error { return startVPNGW(ctx, p, gcm, true, 1) }},
-	{"vpngw-raw-esp", libipsec, func(ctx context.Context, p pair, _ espOptions) error { return startVPNGW(ctx, p, gcm, false, 1) }},
-	{"vpngw-cbc", libipsecCBC, func(ctx context.Context, p pair, _ espOptions) error { return startVPNGW(ctx, p, cbc, true, 1) }},
-	{"vpngw-to-strongswan", libipsec, startMixed},
-	{libipsec, "", func(ctx context.Context, p pair, _ espOptions) error { return startStrongSwan(ctx, p, gcm) }},
-	{libipsecCBC, "", func(ctx context.Context, p pair, _ espOptions) error { return startStrongSwan(ctx, p, cbc) }},
-	{baseline, libipsec, startWireGuard},
+	{"vpngw", libipsec, nil, func(ctx context.Context, p pair, _ espOptions) error { return startVPNGW(ctx, p, gcm, true, 1) }},
+	{"vpngw-raw-esp", libipsec, nil, func(ctx context.Context, p pair, _ espOptions) error { return startVPNGW(ctx, p, gcm, false, 1) }},
+	{"vpngw-cbc", libipsecCBC, nil, func(ctx context.Context, p pair, _ espOptions) error { return startVPNGW(ctx, p, cbc, true, 1) }},
+	{"vpngw-to-strongswan", libipsec, strongSwanPrograms, startMixed},
+	{libipsec, "", strongSwanPrograms, func(ctx context.Context, p pair, _ espOptions) error { return startStrongSwan(ctx, p, gcm) }},
+	{libipsecCBC, "", strongSwanPrograms, func(ctx context.Context, p pair, _ espOptions) error { return startStrongSwan(ctx, p, cbc) }},
+	{baseline, libipsec, nil, startWireGuard},
 }
 
 func subjectNames() []string {
@@ -52,6 +57,39 @@ func subjectNames() []string {
 		names = append(names, s.name)
 	}
 	return names
+}
+
+// findPrograms checks that programs can be run. The error names all that cannot.
+func findPrograms(names ...string) error {
+	var errs []error
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
+		_, err := exec.LookPath(name)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// prepare makes sure, before anything is measured, that all of the subjects can be
+// started. What it builds is in dir.
+func (o *espOptions) prepare(ctx context.Context, chosen []subject, dir string) error {
+	programs := []string{"ip", "iperf3", "ping"}
+	builds := false
+	for _, s := range chosen {
+		programs = append(programs, s.programs...)
+		builds = builds || s.name == baseline && o.wireguard == ""
+		if s.name == baseline && o.wireguard != "" {
+			programs = append(programs, o.wireguard)
+		}
+	}
+	if builds {
+		programs = append(programs, "go")
+	}
+	if err := findPrograms(programs...); err != nil || !builds {
+		return err
+	}
+	var err error
+	o.wireguard, err = buildWireGuard(ctx, dir)
+	return err
 }
 
 // startProgram starts a program on one side and waits until it prints "ready".
@@ -188,13 +226,6 @@ const wireguardMTU = "1420"
 
 // startWireGuard runs wireguard-go on both sides.
 func startWireGuard(ctx context.Context, p pair, o espOptions) error {
-	program := o.wireguard
-	if program == "" {
-		var err error
-		if program, err = buildWireGuard(ctx, p.a.lab.Dir); err != nil {
-			return err
-		}
-	}
 	var keys [2]*ecdh.PrivateKey
 	for i := range keys {
 		var err error
@@ -211,7 +242,7 @@ func startWireGuard(ctx context.Context, p pair, o espOptions) error {
 		if err != nil {
 			return err
 		}
-		if err := end.s.startProgram(ctx, program, link, wireguardMTU, file); err != nil {
+		if err := end.s.startProgram(ctx, o.wireguard, link, wireguardMTU, file); err != nil {
 			return err
 		}
 		if err := end.s.IP(ctx, "link set "+link+" up"); err != nil {
@@ -229,6 +260,9 @@ func startWireGuard(ctx context.Context, p pair, o espOptions) error {
 const wireguardModule = "deploy/bench/wireguard"
 
 func buildWireGuard(ctx context.Context, dir string) (string, error) {
+	if _, err := os.Stat(filepath.Join(wireguardModule, "go.mod")); err != nil {
+		return "", fmt.Errorf("%s: run it from the repository's root to build %s, or name a program with --wireguard: %w", baseline, wireguardModule, err)
+	}
 	program := filepath.Join(dir, "wireguard")
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, ".")
 	cmd.Dir = wireguardModule
