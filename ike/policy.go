@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -18,8 +19,8 @@ import (
 type policyTable struct {
 	backend ipsec.Backend
 
-	mu       sync.Mutex // held while the Backend is called, which keeps the order
-	entries  map[ipsec.PolicyID]*policyEntry
+	mu       sync.Mutex     // held while the Backend is called, which keeps the order
+	entries  []*policyEntry // by compareIDs
 	reserved []reservation
 }
 
@@ -30,11 +31,12 @@ type reservation struct {
 }
 
 type policyEntry struct {
+	id        ipsec.PolicyID
 	installed treatment
 	holders   []policyHolder // in the order in which they came
 }
 
-// treatment is a policy but for its name, which is the key of its entry.
+// treatment is a policy but for its name.
 type treatment struct {
 	action                    ipsec.PolicyAction
 	reqID                     uint32
@@ -75,9 +77,10 @@ func (t *policyTable) add(owner any, claimant string, p ipsec.Policy) error {
 			return err
 		}
 	}
-	e := t.entries[p.PolicyID]
-	if e == nil {
-		e = &policyEntry{}
+	at, known := t.find(&p.PolicyID)
+	e := &policyEntry{id: p.PolicyID}
+	if known {
+		e = t.entries[at]
 	}
 	i, wanted := e.index(owner), treatmentOf(p)
 	if last := i < 0 || i == len(e.holders)-1; last && (len(e.holders) == 0 || e.installed != wanted) {
@@ -91,8 +94,20 @@ func (t *policyTable) add(owner any, claimant string, p ipsec.Policy) error {
 	} else {
 		e.holders[i].wanted = wanted
 	}
-	t.entries[p.PolicyID] = e
+	if !known {
+		t.entries = slices.Insert(t.entries, at, e)
+	}
 	return nil
+}
+
+// find returns where the entry of a policy is or would be.
+func (t *policyTable) find(id *ipsec.PolicyID) (at int, found bool) {
+	return slices.BinarySearchFunc(t.entries, id, func(e *policyEntry, id *ipsec.PolicyID) int { return compareIDs(&e.id, id) })
+}
+
+func compareIDs(a, b *ipsec.PolicyID) int {
+	return cmp.Or(cmp.Compare(a.IfID, b.IfID), cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Priority, b.Priority),
+		ipsec.CompareSelectors(a.Remote, b.Remote), ipsec.CompareSelectors(a.Local, b.Local))
 }
 
 // conflict returns why a claimant must not have a policy.
@@ -107,7 +122,8 @@ func (t *policyTable) conflict(claimant string, id ipsec.PolicyID) error {
 			}
 		}
 	}
-	for other, e := range t.entries {
+	for _, e := range t.entries {
+		other := &e.id
 		if other.Direction != id.Direction || !shareAddresses(other.Local, id.Local) || !shareAddresses(other.Remote, id.Remote) {
 			continue
 		}
@@ -131,13 +147,13 @@ func (t *policyTable) reserve(list []reservation) map[any][]sa.Refused {
 		return nil
 	}
 	lost := map[any][]sa.Refused{}
-	for id, e := range t.entries {
+	for _, e := range t.entries {
 		for _, h := range e.holders {
 			if h.claimant == "" {
 				continue
 			}
-			if err := t.conflict(h.claimant, id); err != nil {
-				lost[h.owner] = append(lost[h.owner], sa.Refused{Policy: id, Err: err})
+			if err := t.conflict(h.claimant, e.id); err != nil {
+				lost[h.owner] = append(lost[h.owner], sa.Refused{Policy: e.id, Err: err})
 			}
 		}
 	}
@@ -167,17 +183,18 @@ func (t *policyTable) remove(owner any, id ipsec.PolicyID) error {
 }
 
 func (t *policyTable) removeLocked(owner any, id ipsec.PolicyID) error {
-	e := t.entries[id]
-	if e == nil {
+	at, known := t.find(&id)
+	if !known {
 		return nil
 	}
+	e := t.entries[at]
 	i := e.index(owner)
 	if i < 0 {
 		return nil
 	}
 	e.holders = slices.Delete(e.holders, i, i+1)
 	if len(e.holders) == 0 {
-		delete(t.entries, id)
+		t.entries = slices.Delete(t.entries, at, at+1)
 		return t.delete(id)
 	}
 	if heir := e.holders[len(e.holders)-1].wanted; heir != e.installed {
@@ -201,10 +218,10 @@ func (t *policyTable) release(owner any) (held int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var errs []error
-	for id, e := range t.entries {
+	for _, e := range slices.Backward(t.entries) { // it may remove the one at hand
 		if e.index(owner) >= 0 {
 			held++
-			errs = append(errs, t.removeLocked(owner, id))
+			errs = append(errs, t.removeLocked(owner, e.id))
 		}
 	}
 	return held, errors.Join(errs...)
@@ -215,9 +232,9 @@ func (t *policyTable) removeAll() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var errs []error
-	for id := range t.entries {
-		errs = append(errs, t.delete(id))
+	for _, e := range t.entries {
+		errs = append(errs, t.delete(e.id))
 	}
-	clear(t.entries)
+	t.entries = nil
 	return errors.Join(errs...)
 }

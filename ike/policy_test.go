@@ -27,7 +27,7 @@ func prefix(s string) ipsec.TrafficSelector {
 
 func TestPolicyGoesWithItsLastHolder(t *testing.T) {
 	b := ipsectest.NewBackend()
-	table := policyTable{backend: b, entries: map[ipsec.PolicyID]*policyEntry{}}
+	table := policyTable{backend: b}
 	id := ipsec.PolicyID{Direction: ipsec.Out, Local: prefix("10.1.0.0/16"), Remote: prefix("10.2.0.0/16"), Priority: ipsec.PriorityProtect}
 	old := ipsec.Policy{
 		PolicyID: id, Action: ipsec.Protect, ReqID: 1,
@@ -66,7 +66,7 @@ func TestPolicyGoesWithItsLastHolder(t *testing.T) {
 
 func TestPolicyRefusedIsNotHeld(t *testing.T) {
 	b := ipsectest.NewBackend()
-	table := policyTable{backend: b, entries: map[ipsec.PolicyID]*policyEntry{}}
+	table := policyTable{backend: b}
 	p := ipsec.Policy{
 		PolicyID: ipsec.PolicyID{Direction: ipsec.In, Local: prefix("10.1.0.0/16"), Remote: prefix("10.2.0.0/16"), Priority: ipsec.PriorityDiscard},
 		Action:   ipsec.Discard,
@@ -93,7 +93,7 @@ func TestPolicyRefusedIsNotHeld(t *testing.T) {
 // What one claimant protects is refused to another, as far as addresses go; its
 // own it may have again.
 func TestClaimants(t *testing.T) {
-	table := policyTable{backend: ipsectest.NewBackend(), entries: map[ipsec.PolicyID]*policyEntry{}}
+	table := policyTable{backend: ipsectest.NewBackend()}
 	policy := func(ifID uint32, local, remote string) ipsec.Policy {
 		return ipsec.Policy{
 			PolicyID: ipsec.PolicyID{Direction: ipsec.In, Local: prefix(local), Remote: prefix(remote), Priority: ipsec.PriorityProtect, IfID: ifID},
@@ -138,7 +138,7 @@ func TestClaimants(t *testing.T) {
 
 // What a connection is for by its configuration no other claimant gets, in any form.
 func TestReservations(t *testing.T) {
-	table := policyTable{backend: ipsectest.NewBackend(), entries: map[ipsec.PolicyID]*policyEntry{}}
+	table := policyTable{backend: ipsectest.NewBackend()}
 	flow := func(local, remote string) sa.Flow {
 		return sa.Flow{Local: []ipsec.TrafficSelector{prefix(local)}, Remote: []ipsec.TrafficSelector{prefix(remote)}}
 	}

@@ -133,7 +133,7 @@ func NewServer(opts Options) *Server {
 	s := &Server{
 		opts:          opts,
 		log:           opts.Logger,
-		policies:      policyTable{backend: opts.Backend, entries: map[ipsec.PolicyID]*policyEntry{}},
+		policies:      policyTable{backend: opts.Backend},
 		drops:         dropCounter{counts: map[string]uint64{}},
 		failures:      dropCounter{counts: map[string]uint64{}},
 		events:        make(chan sa.Event, eventBuffer),
