@@ -9,14 +9,16 @@
 //
 // A packet's whole way is one call chain on one goroutine; it meets no channel,
 // no allocation and no log. What it reads, the SAD and the SPD, are immutable
-// pieces behind atomic pointers, which the methods of Engine replace. The one
-// lock is that of an outbound SA, taken once for a batch of packets, so that
-// they leave in the order of their sequence numbers. Counters belong to
-// goroutines and are summed when read.
+// pieces behind atomic pointers, which the methods of Engine replace. Counters
+// belong to goroutines and are summed when read.
 //
-// Engine.mu is never taken on a packet's way. While a goroutine holds an SA's
-// lock, it takes none but those of a request, of the events and of an
-// interface's answers, and none while it holds one of these.
+// The flows of a tunnel are spread over the queues of its interface, and so over
+// cores; each stays on its queue. A batch of packets takes a range of the SA's
+// sequence numbers, is sealed beside those of other queues, and is sent when all with
+// smaller numbers have been.
+//
+// Engine.mu is never taken on a packet's way. A goroutine that has taken sequence
+// numbers waits for nothing but its turn and the socket.
 //
 // Traffic reaches a TUN interface by the kernel's routes and rules. What has
 // reached one leaves encrypted or not at all: a packet without a policy,

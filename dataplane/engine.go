@@ -29,8 +29,9 @@ type Options struct {
 	// Name of an interface for the SAs and policies without an IfID. Empty:
 	// there is none, and what such an SA receives is dropped.
 	Name string
-	// Queues of that interface; all others have one. Zero means one for each
-	// CPU, at most 4.
+	// Queues of an interface, among which the kernel spreads flows, so that several
+	// cores encrypt for one tunnel. Where there are many interfaces, those that come
+	// late have one. Zero means one for each CPU, at most 4.
 	Queues int
 	// OuterMTU is an upper limit of outer packets, in octets. Zero means the
 	// path MTU that the kernel knows.
@@ -82,8 +83,10 @@ type Engine struct {
 	requests map[uint32]*request         // by ReqID
 	tables   map[uint32]*table           // by IfID
 	devices  map[uint32]*device          // by IfID; 0 is that of Options.Name
-	limits   map[string]*limit           // by name
-	limited  map[netip.Addr]*limit       // by local address
+	// extraQueues is how many the devices have beyond one for each.
+	extraQueues int
+	limits      map[string]*limit     // by name
+	limited     map[netip.Addr]*limit // by local address
 }
 
 // New returns an Engine that passes packets from the first SA on. Run keeps its time; Close ends it.

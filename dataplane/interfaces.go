@@ -30,6 +30,10 @@ const (
 // maxNameLen is the octets of an interface name (IFNAMSIZ without its end).
 const maxNameLen = 15
 
+// maxExtraQueues is how many queues all interfaces may have beyond one for each. The
+// first interfaces get them: where there are many, the cores share out tunnels.
+const maxExtraQueues = 64
+
 // Limits of the ICMP errors on one interface.
 const answersPerSecond, answersAtOnce = 100, 50
 
@@ -48,6 +52,8 @@ type device struct {
 	answerRate *rate.Limiter // of ICMP errors
 
 	mtu atomic.Int32 // what the interface has, in octets
+
+	extraQueues int // beyond the first; guarded by Engine.mu
 
 	lost    uint64 // of Overruns, the most that was seen; guarded by Engine.countersMu
 	retired bool   // lost is in Engine.retired; guarded by Engine.countersMu
@@ -78,18 +84,14 @@ func (e *Engine) openDevice(i ipsec.Interface) (*device, error) {
 	if mtu == 0 {
 		mtu = e.innerMTU(i.IfID)
 	}
-	// The packets of one tunnel leave in order, whatever queue they come from:
-	// several would gain nothing.
-	queues := 1
-	if i.IfID == 0 {
-		queues = e.options.Queues
-	}
-	dev, err := e.options.OpenTUN(i.Name, queues, mtu)
+	extra := min(e.options.Queues-1, maxExtraQueues-e.extraQueues)
+	dev, err := e.options.OpenTUN(i.Name, 1+extra, mtu)
 	if err != nil {
 		return nil, err
 	}
+	e.extraQueues += extra
 	d := &device{
-		Interface: i, dev: dev, table: e.tableOf(i.IfID),
+		Interface: i, dev: dev, table: e.tableOf(i.IfID), extraQueues: extra,
 		answerRate: rate.NewLimiter(answersPerSecond, answersAtOnce),
 	}
 	d.mtu.Store(int32(mtu))
@@ -100,7 +102,10 @@ func (e *Engine) openDevice(i ipsec.Interface) (*device, error) {
 	return d, nil
 }
 
+// closeDevice ends an interface and its goroutines. The caller holds mu.
 func (e *Engine) closeDevice(d *device) error {
+	e.extraQueues -= d.extraQueues
+	d.extraQueues = 0
 	e.countersMu.Lock()
 	if n := d.overruns(); !d.retired {
 		e.retired.drops[reasonQueueFull].Add(n)

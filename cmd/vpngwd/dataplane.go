@@ -37,7 +37,7 @@ func (d *daemon) openDataPlanes() error {
 		Logger: d.log.With("part", "udp"), Sockets: socketsPerAddress(c.Queues), Guard: d.guard(), Decapsulation: d.kernel != nil,
 	})
 	d.onClose(d.mux.Close)
-	o := dataplane.Options{Mux: d.mux, Logger: d.log.With("part", "dataplane"), OuterMTU: c.OuterMTU, OuterDF: outerDFs[c.OuterDF]}
+	o := dataplane.Options{Mux: d.mux, Logger: d.log.With("part", "dataplane"), Queues: c.Queues, OuterMTU: c.OuterMTU, OuterDF: outerDFs[c.OuterDF]}
 	if d.kernel != nil {
 		o.Stray = func(id ipsec.SAID, local, remote netip.AddrPort) bool { return d.planes.Stray(id, local, remote) }
 	}
