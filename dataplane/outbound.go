@@ -18,7 +18,6 @@ type outbound struct {
 	d        *device
 	counters *counters
 	sender   *udp.Sender
-	segments tun.Segments
 	header   header
 	flows    flowCache
 	frames   []byte // what the TUN was read into
@@ -29,11 +28,16 @@ type outbound struct {
 	waiting [maxWaiting]waiting
 	count   int
 	at      int
+	// segments are of the frames that wait and have several packets, and one more.
+	segments [maxSegmented + 1]tun.Segments
+	used     int
 
 	// The batch: sealed packets of one SA that one system call will send. All
 	// have size octets but the last.
 	batch       []byte
+	packets     int
 	size        int
+	ended       bool // the last one is shorter
 	tos         uint8
 	df          bool // outer packets must not be fragmented
 	sa          *association
@@ -43,8 +47,8 @@ type outbound struct {
 // waiting is the packets of a frame that are still to be sealed.
 type waiting struct {
 	sa        *association
-	packet    []byte       // the next one; nil: segments has it
-	segments  tun.Segments // those after it
+	packet    []byte        // the next one; nil: segments has it
+	segments  *tun.Segments // those after it
 	packets   int
 	size, end int // octets of each packet, and of the last
 	next, tos uint8
@@ -61,7 +65,7 @@ func (w *waiting) length(i int) int {
 
 // Limits of what is read before it is sealed.
 const (
-	maxWaiting = udp.MaxSegments
+	maxWaiting, maxSegmented = udp.MaxSegments, 8
 	// enough is the octets of frames that are worth a system call of their own.
 	enough = 32 << 10
 	// quantum is the octets of frames that one queue may send before others have their
@@ -106,42 +110,54 @@ func (e *Engine) runQueue(d *device, q tun.Queue) {
 
 // drain takes frames from a queue until it is empty. It reads some before it seals
 // them: how many packets there are is then known, and so which sequence numbers they
-// take, which leaves those behind them to other queues.
+// take, which leaves those behind them to other queues. What comes while it seals may
+// still join the batch.
 func (o *outbound) drain(q tun.Queue) error {
 	taken := 0
 	for {
-		var err error
-		used := 0
-		for used < enough && o.count < maxWaiting && err == nil {
-			var n int
-			if n, err = q.Read(o.frames[used : used+tun.HeaderLen+tun.MaxPacket]); err == nil {
-				o.process(o.frames[used : used+n])
-				used += n
+		n, err := o.gather(q)
+		if n == 0 {
+			o.flush()
+			if errors.Is(err, tun.ErrWouldBlock) {
+				return nil
 			}
-		}
-		o.flush()
-		switch {
-		case err == nil:
-		case errors.Is(err, tun.ErrWouldBlock):
-			return nil
-		default:
 			return err
 		}
-		if taken += used; taken >= quantum {
+		o.sealAll()
+		if len(o.batch) >= enough {
+			o.send()
+		}
+		if taken += n; taken >= quantum {
 			taken = 0
+			o.flush() // who has sequence numbers does not pause
 			runtime.Gosched()
 		}
 	}
 }
 
+// gather reads frames until there is none, or enough for now. It returns their
+// octets, and the error behind them.
+func (o *outbound) gather(q tun.Queue) (octets int, err error) {
+	for octets < enough && o.count < maxWaiting && o.used < maxSegmented {
+		n, err := q.Read(o.frames[octets : octets+tun.HeaderLen+tun.MaxPacket])
+		if err != nil {
+			return octets, err
+		}
+		o.process(o.frames[octets : octets+n])
+		octets += n
+	}
+	return octets, nil
+}
+
 // process takes one frame, which must not change until flush. All its packets are
 // of one flow, so that what holds for the first holds for all.
 func (o *outbound) process(frame []byte) {
-	if err := o.segments.Reset(frame); err != nil {
+	segments := &o.segments[o.used]
+	if err := segments.Reset(frame); err != nil {
 		o.counters.drop(reasonMalformed)
 		return
 	}
-	packet := o.segments.Next()
+	packet := segments.Next()
 	h := &o.header
 	if !h.parse(packet) {
 		o.counters.drop(reasonMalformed)
@@ -149,7 +165,7 @@ func (o *outbound) process(frame []byte) {
 	}
 	sa, why := o.lookup(h)
 	if sa == nil {
-		for ; packet != nil; packet = o.segments.Next() {
+		for ; packet != nil; packet = segments.Next() {
 			o.counters.drop(why)
 		}
 		return
@@ -164,23 +180,22 @@ func (o *outbound) process(frame []byte) {
 		limit = max(limit, minInnerMTU)
 	}
 	if h.length > limit {
-		o.tooLong(sa, packet, limit)
+		o.tooLong(sa, packet, segments, limit)
 		return
 	}
 	w := o.wait(sa, packet[:h.length])
-	if left, octets := o.segments.Left(); left > 0 {
+	if left, octets := segments.Left(); left > 0 {
 		w.packets += left
 		w.end = octets - (left-1)*w.size
-		w.segments = o.segments
+		w.segments = segments
+		o.used++
 	}
 	o.police(w)
 }
 
-// wait has a packet wait for flush, where it must not change until then.
+// wait has a packet wait for flush, where it must not change until then. There is
+// room for it.
 func (o *outbound) wait(sa *association, packet []byte) *waiting {
-	if o.count == maxWaiting {
-		o.flush()
-	}
 	w := &o.waiting[o.count]
 	o.count++
 	w.sa, w.packet, w.packets, w.size, w.end = sa, packet, 1, len(packet), len(packet)
@@ -242,7 +257,7 @@ func carries(path *udp.Path, h *header) bool {
 // takes: fragments where that is allowed, else one answer that names the
 // limit (RFC 4301, section 8.2). Where the SA passes no fragments, since they
 // show no ports (RFC 4301, section 7), the outer packet is cut instead.
-func (o *outbound) tooLong(sa *association, packet []byte, limit int) {
+func (o *outbound) tooLong(sa *association, packet []byte, rest *tun.Segments, limit int) {
 	if o.header.df {
 		if o.d.answerRate.Allow() {
 			if answer := tooBig(packet, &o.header, limit); answer != nil {
@@ -250,7 +265,7 @@ func (o *outbound) tooLong(sa *association, packet []byte, limit int) {
 				_ = o.d.answer(answer)
 			}
 		}
-		for ; packet != nil; packet = o.segments.Next() {
+		for ; packet != nil; packet = rest.Next() {
 			sa.drop(o.counters, reasonTooBig)
 		}
 		return
@@ -258,14 +273,14 @@ func (o *outbound) tooLong(sa *association, packet []byte, limit int) {
 	// What comes next is written where these packets are.
 	hold := func(packet []byte) {
 		if o.count == maxWaiting {
-			o.flush()
+			o.sealAll()
 		}
 		at := len(o.copies)
 		o.copies = slices.Grow(o.copies, len(packet)+esp.MaxTrailer)
 		o.copies = append(o.copies, packet...)
 		o.police(o.wait(sa, o.copies[at:]))
 	}
-	for ; packet != nil; packet = o.segments.Next() {
+	for ; packet != nil; packet = rest.Next() {
 		if !o.header.parse(packet) {
 			sa.drop(o.counters, reasonMalformed)
 			continue
@@ -308,54 +323,79 @@ func (o *outbound) outerDF() bool {
 
 // flush seals and sends what waits.
 func (o *outbound) flush() {
-	for o.seal() {
+	o.sealAll()
+	if o.sa != nil {
 		o.send()
 	}
-	clear(o.waiting[:o.count]) // an SA that has gone is not kept in memory
-	o.count, o.at, o.copies = 0, 0, o.copies[:0]
 }
 
-// seal makes a batch of packets that wait, and reports whether there is one. The
-// outer header takes over their type of service, with its congestion mark
-// (RFC 4301, section 5.1.2.1; RFC 6040, section 4.1).
-//
-// Each batch that it makes has to be sent, or given up by done.
+// sealAll seals what waits, and sends it but for the last batch, which may grow.
+func (o *outbound) sealAll() {
+	for o.seal() {
+	}
+	clear(o.waiting[:o.count]) // an SA that has gone is not kept in memory
+	o.count, o.at, o.used, o.copies = 0, 0, 0, o.copies[:0]
+}
+
+// seal adds packets that wait to the batch, or sends that and begins another one, and
+// reports whether there were any. The outer header takes over their type of service,
+// with its congestion mark (RFC 4301, section 5.1.2.1; RFC 6040, section 4.1).
 func (o *outbound) seal() bool {
 	for o.at < o.count {
-		w := &o.waiting[o.at]
-		if w.packets == 0 {
+		switch w := &o.waiting[o.at]; {
+		case w.packets == 0:
 			o.at++
-			continue
+		case o.sealUnder(w.sa, w):
+			return true
 		}
-		sa := w.sa
-		sealer := sa.workers.Get().(*esp.Sealer)
-		n, octets := o.plan()
+	}
+	return false
+}
+
+// sealUnder adds packets that wait to the batch, of which one frame's come next. It
+// reports whether they got sequence numbers; otherwise they are dropped, or wait for
+// another SA.
+func (o *outbound) sealUnder(sa *association, w *waiting) bool {
+	sealer := sa.workers.Get().(*esp.Sealer)
+	defer sa.workers.Put(sealer)
+	n, octets := 0, 0
+	if o.sa == sa && w.tos == o.tos && w.df == o.df {
+		n, octets = o.plan()
+	}
+	if n > 0 && sealer.ReserveNext(o.last, n, octets) {
+		o.last += uint64(n)
+	} else {
+		// Who waited for its turn while it has numbers of two SAs might wait for ever.
+		if o.sa != nil {
+			o.send()
+		}
+		n, octets = o.plan()
 		first, err := sealer.Reserve(n, octets)
 		if err != nil && n > 1 && !errors.Is(err, esp.ErrWiped) {
 			n = 1 // a limit is near
 			first, err = sealer.Reserve(1, w.length(0))
 		}
 		if err != nil {
-			sa.workers.Put(sealer)
 			o.failed(w, err)
-			continue
+			return false
 		}
 		o.sa, o.first, o.last, o.tos, o.df = sa, first, first+uint64(n)-1, w.tos, w.df
-		for range n {
-			o.sealNext(sealer)
-		}
-		sa.workers.Put(sealer)
-		return true
+		o.size = sa.out.SealedLen(w.length(0))
 	}
-	return false
+	for range n {
+		o.sealNext(sealer)
+	}
+	return true
 }
 
-// plan returns how many packets the next batch takes, and their octets, and sets
-// its size.
+// plan returns how many of the packets that wait can join the batch, or are the first
+// of another one, and their octets.
 func (o *outbound) plan() (n, octets int) {
 	head := &o.waiting[o.at]
-	o.size = head.sa.out.SealedLen(head.length(0))
-	total, ended := 0, false
+	size, total, packets, ended := o.size, len(o.batch), o.packets, o.ended
+	if o.sa == nil {
+		size = head.sa.out.SealedLen(head.length(0))
+	}
 	for at := o.at; at < o.count; at++ {
 		w := &o.waiting[at]
 		if w.sa != head.sa || w.tos != head.tos || w.df != head.df {
@@ -363,10 +403,10 @@ func (o *outbound) plan() (n, octets int) {
 		}
 		for i := range w.packets {
 			sealed := w.sa.out.SealedLen(w.length(i))
-			if ended || sealed > o.size || n == udp.MaxSegments || n > 0 && total+sealed > udp.MaxOctets {
+			if ended || sealed > size || packets+n == udp.MaxSegments || packets+n > 0 && total+sealed > udp.MaxOctets {
 				return n, octets
 			}
-			n, octets, total, ended = n+1, octets+w.length(i), total+sealed, sealed < o.size
+			n, octets, total, ended = n+1, octets+w.length(i), total+sealed, sealed < size
 		}
 	}
 	return n, octets
@@ -386,7 +426,9 @@ func (o *outbound) sealNext(sealer *esp.Sealer) {
 	w.packet = nil
 	w.packets--
 	batch, err := sealer.Seal(o.batch, packet, w.next)
+	o.ended = len(batch)-len(o.batch) < o.size
 	o.batch = batch
+	o.packets++
 	if err != nil {
 		o.dropped(w.sa, reasonOf(err), 1)
 	}
@@ -449,8 +491,8 @@ func (o *outbound) send() {
 	}
 }
 
-// done lets those send that come behind the batch, and makes room for another.
+// done lets those send that come behind the batch, and makes room for another one.
 func (o *outbound) done() {
 	o.sa.turn.pass(o.last)
-	o.batch, o.sa = o.batch[:0], nil
+	o.batch, o.packets, o.ended, o.sa = o.batch[:0], 0, false, nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
 	"math"
@@ -94,12 +95,22 @@ func (o *Outbound) State() ipsec.SAState {
 // the last Sealer.
 func (o *Outbound) Wipe() { o.transform.Swap(nil).wipe() }
 
-// take gives out the next n sequence numbers for packets of octets in all, and
-// returns the first. It gives none when a limit lies before the last of them.
-func (o *Outbound) take(n, octets int) (first uint64, err error) {
+// anyNumber is for take, that it does not matter which numbers it gives out.
+const anyNumber = math.MaxUint64
+
+// errNotNext tells that others have taken numbers since.
+var errNotNext = errors.New("not the next number")
+
+// take gives out the next n sequence numbers for packets of octets in all, behind a
+// given one, and returns the first. It gives none when a limit lies before the last
+// of them.
+func (o *Outbound) take(n, octets int, behind uint64) (first uint64, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	last, bytes := o.sequence.Load(), o.bytes.Load()
+	if behind != anyNumber && behind != last {
+		return 0, errNotNext
+	}
 	// One packet may begin below the limit of octets and end above it.
 	if hard := o.limits.HardBytes; hard != 0 && (bytes >= hard || n > 1 && uint64(octets) > hard-bytes) {
 		return 0, ErrExpired
@@ -156,12 +167,23 @@ func (o *Outbound) NewSealer() *Sealer {
 // Errors are of type Drop. A limit that lies within the packets is ErrExpired or
 // ErrSequenceExhausted: it is met packet by packet.
 func (s *Sealer) Reserve(n, octets int) (first uint64, err error) {
+	return s.reserve(n, octets, anyNumber)
+}
+
+// ReserveNext is Reserve, if the numbers follow on one that was taken before. It
+// reports whether they do, and no limit lies within the packets.
+func (s *Sealer) ReserveNext(last uint64, n, octets int) bool {
+	_, err := s.reserve(n, octets, last)
+	return err == nil
+}
+
+func (s *Sealer) reserve(n, octets int, last uint64) (first uint64, err error) {
 	s.reserved = 0
 	if s.keys = s.out.transform.Load(); s.keys == nil {
 		s.aead, s.cbc, s.mac = nil, nil, nil
 		return 0, ErrWiped
 	}
-	if s.next, err = s.out.take(n, octets); err != nil {
+	if s.next, err = s.out.take(n, octets, last); err != nil {
 		s.keys = nil
 		return 0, err
 	}

@@ -22,13 +22,24 @@ func TestReserve(t *testing.T) {
 		if next, err := b.Reserve(2, 40); err != nil || next != 4 {
 			t.Fatalf("%s: next is %d, %v", s.name, next, err)
 		}
-		if s := out.State(); s.Packets != 5 || s.Bytes != 100 {
+		for _, want := range []uint32{4, 5} {
+			if got := binary.BigEndian.Uint32(mustSeal(t, b, counting(0, 20))[4:]); got != want {
+				t.Errorf("%s: number %d, want %d", s.name, got, want)
+			}
+		}
+		if out.NewSealer().ReserveNext(3, 1, 20) || !b.ReserveNext(5, 1, 20) {
+			t.Errorf("%s: what follows on the number of another", s.name)
+		}
+		if _, err := b.Reserve(2, 40); err != nil { // the numbers 7 and 8; 6 is given up
+			t.Fatal(err)
+		}
+		if s := out.State(); s.Packets != 8 || s.Bytes != 160 {
 			t.Errorf("counters are %+v", s)
 		}
 		for _, of := range []struct {
 			sealer *Sealer
 			want   uint32
-		}{{b, 4}, {a, 1}, {a, 2}, {b, 5}, {a, 3}, {b, 6}, {a, 7}} {
+		}{{b, 7}, {a, 1}, {a, 2}, {b, 8}, {a, 3}, {b, 9}, {a, 10}} {
 			sealed := mustSeal(t, of.sealer, counting(0, 20))
 			if got := binary.BigEndian.Uint32(sealed[4:]); got != of.want {
 				t.Errorf("%s: number %d, want %d", s.name, got, of.want)
