@@ -33,6 +33,10 @@ const (
 	// whatever its limits, since they must not wrap (RFC 4303, section 3.3.3).
 	softSequence = uint64(0xf000_0000)
 
+	// historyTimeout bounds the wait for the notification of a removal, during which
+	// nothing else is done. The kernel queues it before it acknowledges the removal.
+	historyTimeout = 100 * time.Millisecond
+
 	// reservation is how long an allocated SPI waits for its SA.
 	reservation = 5 * time.Minute
 	// keepReplaced is how long an SA of an earlier process lives on when its
@@ -384,7 +388,7 @@ func (b *Backend) move(id ipsec.SAID, next ipsec.SA) error {
 func (b *Backend) removeWithHistory(id ipsec.SAID, ifID uint32) (*history, error) {
 	var watch *conn
 	err := b.inNamespace(func() (err error) {
-		watch, err = openConn(netlinkTimeout, nl.XFRMNLGRP_SA)
+		watch, err = openConn(historyTimeout, nl.XFRMNLGRP_SA)
 		return err
 	})
 	if err != nil {
