@@ -6,17 +6,21 @@ import "time"
 // spends more on waking than on the packet; the host behind it acknowledges
 // each, which costs the client as much again. So while packets of full size
 // come one by one and fast, the kernel is asked to wake the reader for
-// gatherOctets, and not later than gatherWait.
+// gatherOctets, and not to wait longer than gatherWait.
 const (
-	gatherOctets = 16 << 10
+	gatherOctets = 64 << 10
 	gatherWait   = time.Millisecond
 
 	// It begins after gatherReads reads in a row, within gatherWithin, of
-	// gatherLeast octets at the least: acknowledgements and dialogues are smaller
-	// or slower. It ends when the time was not enough.
+	// gatherLeast octets at the least and less than gatherMost:
+	// acknowledgements and dialogues are smaller or slower, and a client that
+	// writes many packets at once needs no waiting. It ends when a whole wait has
+	// brought less than gatherWorth.
 	gatherReads  = 32
 	gatherWithin = 10 * time.Millisecond
 	gatherLeast  = 1000
+	gatherMost   = 16 << 10
+	gatherWorth  = 6 << 10
 )
 
 // gather decides whether a reader waits for more than one packet.
@@ -24,14 +28,15 @@ type gather struct {
 	socket *tcpSocket
 	on     bool
 	waited bool // since the last read
-	single int  // reads of about one packet, in a row
+	late   bool // the time was over before gatherOctets were there
+	single int  // reads of a few packets at most, in a row
 	since  time.Time
 }
 
 // before prepares a read.
 func (g *gather) before() {
 	if g.on {
-		g.waited = false
+		g.waited = g.late // then what there is, is taken
 		_ = g.socket.conn.SetReadDeadline(time.Now().Add(gatherWait))
 	}
 }
@@ -45,12 +50,29 @@ func (g *gather) wait() bool {
 	return true
 }
 
-// after learns from a read of n octets.
-func (g *gather) after(n int, now func() time.Time) {
-	if g.on || !canGather {
+// over says that gatherWait has passed. When it passes again and nothing was
+// read in between, there is nothing to gather.
+func (g *gather) over() {
+	if g.late {
+		g.turn(false)
 		return
 	}
-	if n < gatherLeast || n >= gatherOctets {
+	g.late = true
+}
+
+// after learns from a read of n octets.
+func (g *gather) after(n int, now func() time.Time) {
+	if !canGather {
+		return
+	}
+	if g.on {
+		if g.late && n < gatherWorth {
+			g.turn(false)
+		}
+		g.late = false
+		return
+	}
+	if n < gatherLeast || n >= gatherMost {
 		g.single = 0
 		return
 	}
@@ -70,6 +92,6 @@ func (g *gather) turn(on bool) {
 	} else {
 		_ = g.socket.conn.SetReadDeadline(time.Time{})
 	}
-	g.on, g.single = on, 0
+	g.on, g.late, g.single = on, false, 0
 	g.socket.wakeAt(octets)
 }

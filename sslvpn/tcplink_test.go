@@ -156,6 +156,36 @@ func TestGather(t *testing.T) {
 	}
 }
 
+// TestGatherGoesOn: what the time alone has brought has to be worth waiting for.
+func TestGatherGoesOn(t *testing.T) {
+	l, _ := tcpPair(t, new(drops))
+	over := -1 // the time is over
+	for _, tt := range []struct {
+		name string
+		then []int // octets read, or over
+		want bool
+	}{
+		{"enough in time", []int{gatherOctets, gatherOctets, gatherLeast}, true},
+		{"many packets late", []int{over, gatherWorth, over, gatherWorth}, true},
+		{"one packet late", []int{gatherOctets, over, gatherLeast}, false},
+		{"nothing once", []int{over}, true},
+		{"nothing twice", []int{over, over}, false},
+	} {
+		g := gather{socket: l.socket}
+		g.turn(true)
+		for _, n := range tt.then {
+			if n == over {
+				g.over()
+			} else {
+				g.after(n, time.Now)
+			}
+		}
+		if g.on != tt.want {
+			t.Errorf("%s: %v", tt.name, g.on)
+		}
+	}
+}
+
 func TestGatherBegins(t *testing.T) {
 	l, _ := tcpPair(t, new(drops))
 	for _, tt := range []struct {

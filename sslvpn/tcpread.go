@@ -62,7 +62,7 @@ func (r *reader) run(control func(packet []byte) error, data func(packets [][]by
 		r.gather.before()
 		switch err := r.socket.read(r); {
 		case r.gather.on && errors.Is(err, os.ErrDeadlineExceeded):
-			r.gather.turn(false)
+			r.gather.over()
 			continue
 		case err != nil && errors.Is(err, os.ErrDeadlineExceeded):
 			return err

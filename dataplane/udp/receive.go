@@ -27,7 +27,7 @@ const (
 
 	// portBatch is the trains of datagrams that a system call brings from the
 	// socket of a Port.
-	portBatch = 4
+	portBatch = 16
 )
 
 // reader is what the goroutine of a socket works with.
@@ -45,6 +45,8 @@ type reader struct {
 	bufs  [][]byte
 
 	lastName name // the name that origin.Remote was read from
+
+	pace pace // of a Port
 
 	n    int // what recvmmsg returned
 	err  error
@@ -120,8 +122,11 @@ func (s *socket) run() {
 			h.SetControllen(int(unsafe.Sizeof(r.ctrls[i])))
 			h.Flags = 0
 		}
-		if s.kind == kindRaw && r.n >= rawBurst && r.n < rawBatch {
-			r.gather()
+		switch {
+		case s.kind == kindRaw && r.n >= rawBurst && r.n < rawBatch:
+			gather()
+		case s.kind == kindDatagram && r.n < portBatch:
+			r.pace.gather()
 		}
 		if s.conn.Read(r.recv) != nil {
 			return
@@ -134,6 +139,9 @@ func (s *socket) run() {
 			continue
 		}
 		failures = 0
+		if s.kind == kindDatagram {
+			r.pace.add(r.n, time.Now)
+		}
 		if !s.mux.mayUse(s.local.Addr()) {
 			s.mux.stats.fenced.Add(1)
 			continue
@@ -148,14 +156,6 @@ func (s *socket) run() {
 			r.datagrams.Flush()
 		}
 	}
-}
-
-// gather waits for more packets.
-func (r *reader) gather() {
-	pause := unix.NsecToTimespec(rawPause)
-	// The scheduler does not hear of it: to hand over the processor costs more than
-	// the pause is worth. A signal only ends it early.
-	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0) //nolint:errcheck // as it says
 }
 
 // message takes one message of recvmmsg apart.

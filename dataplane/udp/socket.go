@@ -135,11 +135,11 @@ func (s *socket) configure(fd int) error {
 		if err == nil {
 			err = set("IPV6_MTU_DISCOVER", unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_WANT)
 		}
-		if err == nil {
+		if err == nil && s.kind != kindDatagram { // whose receiver does not ask
 			err = set("IPV6_RECVTCLASS", unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1)
 		}
 	} else {
-		if err = set("IP_MTU_DISCOVER", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_WANT); err == nil {
+		if err = set("IP_MTU_DISCOVER", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_WANT); err == nil && s.kind != kindDatagram {
 			err = set("IP_RECVTOS", unix.IPPROTO_IP, unix.IP_RECVTOS, 1)
 		}
 	}
