@@ -42,6 +42,7 @@ var networkRules = []func(*serverDraft) *Error{
 	clientCIDRHoldsConnections,
 	clientCIDRIsNoLocalSubnet,
 	clientCIDRIsNoRoute,
+	clientCIDRHasNoEIP,
 	clientCIDRv6IsFree,
 	clientCIDRFitsStaticIPs,
 }
@@ -186,6 +187,22 @@ func clientCIDRIsNoRoute(d *serverDraft) *Error {
 	for _, route := range routes {
 		if route.Bits() > 0 && d.ClientCIDR.Overlaps(route) {
 			return refuse("VPN.1109", "The client CIDR block conflicts with the VPC route %s.", route)
+		}
+	}
+	return nil
+}
+
+// clientCIDRHasNoEIP: an address of a gateway is no client's.
+func clientCIDRHasNoEIP(d *serverDraft) *Error {
+	for i := range d.inventory.EIPs {
+		eip := &d.inventory.EIPs[i]
+		for _, a := range []netip.Addr{eip.Address, eip.HostAddress()} {
+			if d.ClientCIDR.Contains(a) {
+				return Invalid("client_cidr", "%s has the address %s of EIP %s", d.ClientCIDR, a, eip.ID)
+			}
+			if d.ClientCIDRv6.IsValid() && d.ClientCIDRv6.Contains(a) {
+				return Invalid("client_cidr_v6", "%s has the address %s of EIP %s", d.ClientCIDRv6, a, eip.ID)
+			}
 		}
 	}
 	return nil

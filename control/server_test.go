@@ -60,6 +60,7 @@ func TestServerRules(t *testing.T) {
 		"pool in local":        {local("172.16.0.0/16"), "VPN.1119", "conflicts with the local CIDR block 172.16.0.0/16."},
 		"local in pool":        {local("172.16.0.128/25"), "VPN.1119", ""},
 		"pool in the VPC":      {pool("10.10.8.0/24"), "VPN.1109", "conflicts with the VPC route 10.10.0.0/16."},
+		"pool with an EIP":     {pool("203.0.113.0/24"), CodeInvalid, "client_cidr: 203.0.113.0/24 has the address 203.0.113.1 of EIP "},
 		"pool in a subnet":     {pool("10.10.0.0/24"), "VPN.1109", "conflicts with the VPC route 10.10.0.0/24."},
 		"pool in another VPC":  {pool("10.20.0.0/24"), "", ""},
 		"local missing":        {local(), "VPN.1118", "The local CIDR block cannot be empty."},

@@ -15,19 +15,45 @@ type accessSet struct {
 
 type addressRange struct{ first, last ipNumber }
 
-// newAccessSet returns the union of prefixes.
-func newAccessSet(prefixes []netip.Prefix) *accessSet {
+// newAccessSet returns the union of prefixes. What is foreign is no part of a
+// prefix for everything.
+func newAccessSet(prefixes []netip.Prefix, foreign ...netip.Prefix) *accessSet {
 	var ipv4, ipv6 []addressRange
 	for _, p := range prefixes {
-		switch {
-		case !p.IsValid():
-		case p.Addr().Is4():
-			ipv4 = append(ipv4, rangeOf(p))
-		default:
-			ipv6 = append(ipv6, rangeOf(p))
+		if !p.IsValid() {
+			continue
+		}
+		ranges := []addressRange{rangeOf(p)}
+		if p.Bits() == 0 {
+			ranges = without(ranges[0], foreign)
+		}
+		if p.Addr().Is4() {
+			ipv4 = append(ipv4, ranges...)
+		} else {
+			ipv6 = append(ipv6, ranges...)
 		}
 	}
 	return &accessSet{ipv4: union(ipv4), ipv6: union(ipv6)}
+}
+
+// without returns what is left of a range, in order.
+func without(whole addressRange, foreign []netip.Prefix) (left []addressRange) {
+	var gaps []addressRange
+	for _, p := range foreign {
+		if r := rangeOf(p); whole.contains(r.first) {
+			gaps = append(gaps, r)
+		}
+	}
+	next := whole.first
+	for _, gap := range union(gaps) {
+		if next.compare(gap.first) < 0 {
+			left = append(left, addressRange{next, gap.first.previous()})
+		}
+		if next = gap.last.next(); gap.last == whole.last {
+			return left
+		}
+	}
+	return append(left, addressRange{next, whole.last})
 }
 
 // union orders ranges and joins those that overlap or touch.
@@ -122,6 +148,15 @@ func (n ipNumber) compare(m ipNumber) int {
 		return cmp.Compare(n.high, m.high)
 	}
 	return cmp.Compare(n.low, m.low)
+}
+
+// previous returns the number before n, which is not zero.
+func (n ipNumber) previous() ipNumber {
+	if n.low == 0 {
+		n.high--
+	}
+	n.low--
+	return n
 }
 
 // next returns the number after n; after the last one comes zero.

@@ -43,6 +43,19 @@ func TestAccessSet(t *testing.T) {
 			[]string{"2001:db8:1::", "2001:db8:1:ffff:ffff:ffff:ffff:ffff", "2001:db8:0:8000::", "fd00::9", "2001:db8:2:1:ffff::"},
 			[]string{"2001:db8:0:7fff:ffff:ffff:ffff:ffff", "2001:db8:2:2::", "fd00::8", "fd00::a"},
 		},
+		{
+			"all but what is foreign", newAccessSet(prefixes("0.0.0.0/0", "::/0"), prefixes("172.31.0.0/24", "172.30.0.0/16", "172.30.7.0/24", "fd00:9::/64")...),
+			[]string{"0.0.0.0", "172.29.255.255", "172.31.1.0", "255.255.255.255", "::", "fd00:8:ffff::1", "fd00:9:0:1::", "ffff:ffff::"},
+			[]string{"172.30.0.0", "172.30.7.1", "172.31.0.0", "172.31.0.255", "fd00:9::", "fd00:9::ffff:ffff:ffff:ffff"},
+		},
+		{
+			"what is foreign at the ends", newAccessSet(prefixes("0.0.0.0/0"), prefixes("0.0.0.0/8", "255.0.0.0/8")...),
+			[]string{"1.0.0.0", "254.255.255.255"}, []string{"0.0.0.0", "0.255.255.255", "255.0.0.0", "255.255.255.255"},
+		},
+		{
+			"what is foreign and named", newAccessSet(prefixes("0.0.0.0/0", "172.30.0.0/16"), prefixes("172.30.7.0/24", "172.31.0.0/24")...),
+			[]string{"172.30.7.1"}, []string{"172.31.0.1"},
+		},
 	} {
 		for want, list := range map[bool][]string{true: tt.yes, false: tt.no} {
 			for _, a := range list {

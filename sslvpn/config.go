@@ -63,6 +63,10 @@ type Endpoint struct {
 	// AuthCertificate alone every client reaches all of Routes.
 	Policies []Policy
 
+	// Foreign are the pools of other endpoints. A policy for all of IPv4 or IPv6
+	// does not reach them; one that names them, or a network with them, does.
+	Foreign []netip.Prefix
+
 	// Pool is the network of the clients, IPv4, in blocks of /30 (topology
 	// net30): the first host of the first block is the server's address, a
 	// client has the first host of a block and the second one as its peer.

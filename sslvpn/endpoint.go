@@ -66,6 +66,7 @@ func newSettings(e Endpoint) (*settings, error) {
 	}
 	e.Users, e.Routes, e.DNS = slices.Clone(e.Users), slices.Clone(e.Routes), slices.Clone(e.DNS)
 	e.TCP, e.UDP, e.ClientCRLs = slices.Clone(e.TCP), slices.Clone(e.UDP), slices.Clone(e.ClientCRLs)
+	e.Foreign = slices.Clone(e.Foreign)
 	e.TLSCryptKey, e.TLSCryptV2Key = slices.Clone(e.TLSCryptKey), slices.Clone(e.TLSCryptV2Key)
 	cfg := &settings{
 		Endpoint: e, users: map[string]*User{}, access: map[string]*accessSet{},
@@ -83,7 +84,7 @@ func newSettings(e Endpoint) (*settings, error) {
 		reach[p.Group] = append(reach[p.Group], p.Destinations...)
 	}
 	for group, prefixes := range reach {
-		cfg.access[group] = newAccessSet(prefixes)
+		cfg.access[group] = newAccessSet(prefixes, e.Foreign...)
 	}
 	anchors := x509.NewCertPool()
 	for _, ca := range e.ClientCAs {
@@ -153,6 +154,11 @@ func (e *Endpoint) check() error {
 	for _, r := range e.Routes {
 		if !r.IsValid() || r.Addr().Is4In6() || r.Addr().Is6() && !e.Pool6.IsValid() {
 			return fmt.Errorf("route %s: must be a network of IPv4, or of IPv6 where clients have addresses of it", r)
+		}
+	}
+	for _, p := range e.Foreign {
+		if !p.IsValid() || p.Addr().Is4In6() {
+			return fmt.Errorf("foreign pool %s: must be a network", p)
 		}
 	}
 	for _, d := range e.DNS {

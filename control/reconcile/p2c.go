@@ -72,6 +72,10 @@ func (r *Reconciler) planClients(p *plan) {
 	slices.SortFunc(gateways, func(a, b control.P2CGateway) int {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 	})
+	host, err := r.hostNetworks(gateways, servers)
+	if err != nil {
+		p.fail("", err)
+	}
 	known := make(map[string]bool)
 	var elsewhere []clientNetwork // that may come here: till then nothing for them leaves by another way
 	for i := range gateways {
@@ -91,6 +95,12 @@ func (r *Reconciler) planClients(p *plan) {
 		}
 		known[g.server.ID] = true
 		err := cmp.Or(p.snapshot.Unreadable[g.server.ID], g.missing, c.overlap(network), overlapOfTunnels(network, p))
+		if conflict := overlapOfHost(network, host); conflict != nil && err == nil {
+			if err = conflict; r.serves(network) {
+				err = nil // what came later ends no session
+				c.fault(g.server.ID, conflict)
+			}
+		}
 		if err == nil && !g.gateway.Frozen {
 			g.endpoint, err = r.endpoint(g, rosters[g.server.ID])
 		}
@@ -103,6 +113,7 @@ func (r *Reconciler) planClients(p *plan) {
 		c.networks = append(c.networks, network)
 	}
 	c.networks = append(c.networks, elsewhere...)
+	c.separate()
 	r.clientDevices.retain(func(id string) bool { return known[id] })
 }
 
@@ -135,6 +146,21 @@ func (c *clients) overlap(n clientNetwork) error {
 	return nil
 }
 
+// separate has the clients of a server reach those of another one by a policy
+// that names them alone: the default policy is about what is in the cloud.
+func (c *clients) separate() {
+	for _, g := range c.gateways {
+		if g.endpoint == nil {
+			continue
+		}
+		for _, n := range c.networks {
+			if n.server != g.server.ID {
+				g.endpoint.Foreign = append(g.endpoint.Foreign, n.pools()...)
+			}
+		}
+	}
+}
+
 // pools returns the networks of both families.
 func (n clientNetwork) pools() []netip.Prefix {
 	if n.pool6.IsValid() {
@@ -156,6 +182,39 @@ func overlapOfTunnels(n clientNetwork, p *plan) error {
 		}
 	}
 	return nil
+}
+
+// hostNetworks returns what the host has by others, where that matters: there are
+// servers.
+func (r *Reconciler) hostNetworks(gateways []control.P2CGateway, servers map[string]*control.VPNServer) ([]route.HostNetwork, error) {
+	if !slices.ContainsFunc(gateways, func(g control.P2CGateway) bool { return servers[g.ID] != nil }) {
+		return nil, nil
+	}
+	host, err := r.Router.HostNetworks()
+	if err != nil {
+		return nil, fmt.Errorf("networks of this node: %w", err)
+	}
+	return host, nil
+}
+
+// overlapOfHost tells which network of this node clients cannot be in.
+func overlapOfHost(n clientNetwork, host []route.HostNetwork) error {
+	for _, h := range host {
+		if h.Conflicts(n.pool) {
+			return fmt.Errorf("client_cidr: %s overlaps %s", n.pool, h)
+		}
+		if n.pool6.IsValid() && h.Conflicts(n.pool6) {
+			return fmt.Errorf("client_cidr_v6: %s overlaps %s", n.pool6, h)
+		}
+	}
+	return nil
+}
+
+// serves tells whether the engine has the clients of a network already.
+func (r *Reconciler) serves(n clientNetwork) bool {
+	return slices.ContainsFunc(r.clientConfig.Endpoints, func(e sslvpn.Endpoint) bool {
+		return e.ID == n.server && e.Pool == n.pool && e.Pool6 == n.pool6
+	})
 }
 
 // roster is who may use a server, and what for.

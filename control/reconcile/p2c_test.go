@@ -2,9 +2,11 @@ package reconcile
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -246,6 +248,85 @@ func TestPoolsThatOverlap(t *testing.T) {
 			t.Errorf("%s: %v", pool, err)
 		}
 	}
+}
+
+// A server whose clients would be in a network of the host is FAULT and told why;
+// one that runs already stays, and is told, too.
+func TestServerInANetworkOfTheHost(t *testing.T) {
+	inWorld(t, func(w *world) {
+		have := func(networks ...route.HostNetwork) {
+			w.engines.mu.Lock()
+			w.engines.networks = networks
+			w.engines.mu.Unlock()
+		}
+		wantMessage := func(gateway, message string) {
+			t.Helper()
+			servers, err := w.service.ListServersOfGateway(w.ctx, project, gateway)
+			if err != nil || len(servers) != 1 || !strings.HasPrefix(servers[0].StatusMessage(), message) {
+				t.Errorf("servers of %s, %v, want one with %q", gateway, err, message)
+			}
+		}
+		docker := route.HostNetwork{Prefix: netip.MustParsePrefix("172.20.0.128/25"), Link: "docker0", Attached: true}
+		have(docker, route.HostNetwork{Prefix: netip.MustParsePrefix("172.16.0.0/12"), Link: "eth1"})
+		gateway, _ := w.clientGateway(eip1, "172.20.0.0/24")
+		w.wantServer(gateway, control.ServerFault, control.P2CActive)
+		const why = "client_cidr: 172.20.0.0/24 overlaps 172.20.0.128/25, which this host has on docker0"
+		wantMessage(gateway, why)
+		if n, to := len(w.clients.endpoints()), w.routesTo("172.20.0.0/24"); n != 0 || len(to) != 1 || to[0].Type != route.Blackhole {
+			t.Errorf("%d endpoints run, routes %v", n, to)
+		}
+		have()
+		time.Sleep(2 * retryMax)
+		w.settle()
+		w.wantServer(gateway, control.ServerActive, control.P2CActive)
+		have(docker)
+		w.pass()
+		w.settle()
+		w.wantServer(gateway, control.ServerFault, control.P2CActive)
+		wantMessage(gateway, why)
+		if n := len(w.clients.endpoints()); n != 1 {
+			t.Errorf("%d endpoints run", n)
+		}
+	})
+	for _, tt := range []struct {
+		network  route.HostNetwork
+		conflict bool
+	}{
+		{route.HostNetwork{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Attached: true}, true},
+		{route.HostNetwork{Prefix: netip.MustParsePrefix("10.8.0.7/32"), Attached: true}, true},
+		{route.HostNetwork{Prefix: netip.MustParsePrefix("10.9.0.0/16"), Attached: true}, false},
+		{route.HostNetwork{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, false},
+		{route.HostNetwork{Prefix: netip.MustParsePrefix("10.8.0.0/24")}, true},
+		{route.HostNetwork{Prefix: netip.MustParsePrefix("10.8.0.64/26")}, true},
+		{route.HostNetwork{Prefix: netip.MustParsePrefix("fd00:8::/80")}, true},
+		{route.HostNetwork{Prefix: netip.MustParsePrefix("fd00:9::/64"), Attached: true}, false},
+	} {
+		n := clientNetwork{pool: netip.MustParsePrefix("10.8.0.0/24"), pool6: netip.MustParsePrefix("fd00:8::/64")}
+		if err := overlapOfHost(n, []route.HostNetwork{tt.network}); (err != nil) != tt.conflict {
+			t.Errorf("%+v: %v", tt.network, err)
+		}
+	}
+}
+
+// Servers are told each other's networks, which the default policy spares.
+func TestServersAreApart(t *testing.T) {
+	inWorld(t, func(w *world) {
+		_, first := w.clientGateway(eip1, "172.20.0.0/24")
+		_, _ = w.clientGateway(eip2, "172.21.0.0/24")
+		list := w.clients.endpoints()
+		if len(list) != 2 {
+			t.Fatalf("%d endpoints", len(list))
+		}
+		for _, e := range list {
+			want := "[172.20.0.0/24]"
+			if e.ID == first {
+				want = "[172.21.0.0/24]"
+			}
+			if got := fmt.Sprint(e.Foreign); got != want {
+				t.Errorf("to %s is foreign %s, want %s", e.Pool, got, want)
+			}
+		}
+	})
 }
 
 func TestClientConnections(t *testing.T) {

@@ -56,6 +56,8 @@ type Policer interface {
 // Router sets addresses, routes and rules of this node.
 type Router interface {
 	Set(route.State) error
+	// HostNetworks returns what the host has by others.
+	HostNetworks() ([]route.HostNetwork, error)
 }
 
 // Sockets receives IKE and ESP on addresses of this node.

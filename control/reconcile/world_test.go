@@ -75,6 +75,7 @@ type engines struct {
 	routes      route.State
 	broken      map[string]error // by name of a call
 	host        map[netip.Addr]bool
+	networks    []route.HostNetwork
 	prober      *prober
 	plane       func(ipsec.Proposal, netip.Addr, bool) (ipsec.Plane, string, error) // nil: there is one
 }
@@ -215,6 +216,12 @@ func (e *engines) Set(s route.State) error {
 	changed := !reflect.DeepEqual(e.routes, s)
 	e.routes = s
 	return e.called("routes", changed)
+}
+
+func (e *engines) HostNetworks() ([]route.HostNetwork, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.networks), e.broken["networks"]
 }
 
 func (e *engines) hostAddresses() (map[netip.Addr]bool, error) {

@@ -16,6 +16,31 @@ type connectedSubnet struct {
 type host struct {
 	connected []connectedSubnet
 	main      []netip.Prefix // destinations in the main table
+	routed    []HostNetwork  // likewise, but for everything, link-local and multicast, and what is a tunnel's
+}
+
+// HostNetwork is a network that this host has by others than us.
+type HostNetwork struct {
+	Prefix   netip.Prefix
+	Link     string // by which; empty: by several or none, as with a blackhole
+	Attached bool   // it is connected to the link, or an address of it; else there is a route
+}
+
+func (n HostNetwork) String() string {
+	switch {
+	case n.Attached:
+		return fmt.Sprintf("%s, which this host has on %s", n.Prefix, n.Link)
+	case n.Link == "":
+		return fmt.Sprintf("%s, which this host has a route to", n.Prefix)
+	}
+	return fmt.Sprintf("%s, which this host has a route to by %s", n.Prefix, n.Link)
+}
+
+// Conflicts reports whether the network is in the way of one whose hosts are
+// only to be reached by a route of ours: a connected one, if they overlap, and a
+// route if it takes a part of them away.
+func (n HostNetwork) Conflicts(with netip.Prefix) bool {
+	return n.Prefix.Overlaps(with) && (n.Attached || n.Prefix.Bits() >= with.Bits())
 }
 
 // check returns why a route must not be installed: it would lead tunnelled

@@ -154,6 +154,15 @@ func (m *Manager) readRoutes(k *kernel, names map[int]string) error {
 			continue
 		}
 		k.host.main = append(k.host.main, r.Dst)
+		if r.Dst.Bits() > 0 && !r.Dst.Addr().IsLinkLocalUnicast() && !r.Dst.Addr().IsMulticast() {
+			n := HostNetwork{Prefix: r.Dst}
+			if len(r.NextHops) > 0 {
+				n.Link = r.NextHops[0].Link
+			}
+			if n.Link == "" || !k.onlyOurs(n.Link) {
+				k.host.routed = append(k.host.routed, n)
+			}
+		}
 		if kr.Protocol == unix.RTPROT_KERNEL && kr.Type == unix.RTN_UNICAST && len(r.NextHops) == 1 && !r.Dst.Addr().IsLinkLocalUnicast() &&
 			!r.Dst.Addr().IsMulticast() && !k.onlyOurs(r.NextHops[0].Link) {
 			k.host.connected = append(k.host.connected, connectedSubnet{r.Dst, r.NextHops[0].Link})

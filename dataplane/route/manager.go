@@ -380,6 +380,30 @@ func (m *Manager) PathTo(src, dst netip.Addr) (Path, error) {
 	return p, nil
 }
 
+// HostNetworks returns the networks and addresses that this host has by others
+// than us, in order, but for default routes, link-local and multicast ones.
+func (m *Manager) HostNetworks() ([]HostNetwork, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	have, err := m.read()
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[HostNetwork]bool)
+	for _, n := range have.host.routed {
+		n.Attached = slices.Contains(have.host.connected, connectedSubnet{n.Prefix, n.Link})
+		all[n] = true
+	}
+	for a, ours := range have.addresses {
+		if ip := a.Prefix.Addr(); !ours && !ip.IsLinkLocalUnicast() && !ip.IsLoopback() {
+			all[HostNetwork{netip.PrefixFrom(ip, ip.BitLen()), a.Link, true}] = true
+		}
+	}
+	return slices.SortedFunc(maps.Keys(all), func(a, b HostNetwork) int {
+		return cmp.Or(a.Prefix.Compare(b.Prefix), cmp.Compare(a.Link, b.Link))
+	}), nil
+}
+
 // LocalAddresses returns the addresses of all devices, each with its subnet's
 // length, in order.
 func (m *Manager) LocalAddresses() ([]Address, error) {

@@ -379,6 +379,23 @@ func TestNetNSPathTo(t *testing.T) {
 	if _, err := m.PathTo(netip.Addr{}, netip.MustParseAddr("2001:db8:ffff::1")); err == nil {
 		t.Error("a path without a route")
 	}
+	host, err := m.HostNetworks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []HostNetwork{
+		{prefix("10.10.0.0/24"), "up0", true}, {prefix("10.10.0.5/32"), "up0", true}, {prefix("2001:db8:1::/64"), "up0", true},
+		{prefix("198.51.100.0/24"), "up0", false},
+	} {
+		if !slices.Contains(host, want) {
+			t.Errorf("HostNetworks lacks %v: %v", want, host)
+		}
+	}
+	for _, n := range host {
+		if n.Link == "tun1" || n.Link == "tun2" || n.Prefix.Bits() == 0 {
+			t.Errorf("HostNetworks has %v", n)
+		}
+	}
 	list, err := m.LocalAddresses()
 	if err != nil || !slices.Contains(list, Address{"up0", prefix("203.0.113.10/24")}) {
 		t.Errorf("LocalAddresses: %v, %v", list, err)
