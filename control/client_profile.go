@@ -110,12 +110,12 @@ func (s *Service) profileWrap(v *VPNServer) (string, error) {
 		if _, err := io.ReadFull(s.random, key); err != nil {
 			return "", fmt.Errorf("key of a client: %w", err)
 		}
-		wrapped, err := s.wrapKey([]byte(v.ControlKey.Reveal()), key, s.now())
+		wrapped, id, err := s.wrapKey([]byte(v.ControlKey.Reveal()), key, s.now())
 		if err != nil {
 			return "", fmt.Errorf("key of a client: %w", err)
 		}
 		block := &pem.Block{Type: "OpenVPN tls-crypt-v2 client key", Bytes: slices.Concat(key, wrapped)}
-		return inline(string(WrapTLSCryptV2), string(pem.EncodeToMemory(block))), nil
+		return "# client key " + id + "\n" + inline(string(WrapTLSCryptV2), string(pem.EncodeToMemory(block))), nil
 	case WrapNone:
 	}
 	return "", nil

@@ -144,6 +144,9 @@ type VPNServer struct {
 	ControlWrap  ControlWrap  `json:"control_wrap,omitempty"`
 	ControlKey   Secret       `json:"-"` // of ControlWrap: keyLen octets
 	SecondFactor SecondFactor `json:"second_factor,omitempty"`
+	// RevokedClientKeys are the ids of keys of profiles, with WrapTLSCryptV2, that
+	// nobody may connect with any more.
+	RevokedClientKeys []string `json:"revoked_client_keys,omitempty"`
 	// PortShare gets the connections on TCP that are not of clients; the zero
 	// value: nobody.
 	PortShare netip.AddrPort `json:"port_share,omitzero"`
@@ -283,6 +286,8 @@ type ServerStatus struct {
 type ClientConnection struct {
 	ID                string // UUID
 	VirtualIP         netip.Addr
+	VirtualIPv6       netip.Addr // the zero Addr: none
+	ClientKey         string     // id of the key of the client's profile; empty: it has none
 	Remote            netip.AddrPort
 	User              string
 	Inbound, Outbound Traffic // inbound is from the client

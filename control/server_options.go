@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -48,12 +49,24 @@ const optionOff = "disable"
 // maxUDPPorts is how many ports a server has on UDP.
 const maxUDPPorts = 8
 
+// maxRevokedKeys is how many profiles of a server can be revoked: for more, the
+// wrap is switched off and on, and all profiles are made anew.
+const maxRevokedKeys = 256
+
+// clientKeyIDLen is the digits of the id of a client's key.
+const clientKeyIDLen = 32
+
 // ikePorts are used by site-to-cloud VPN.
 var ikePorts = []int{500, 4500}
 
 // extraOptions reads what was sent of the options beyond the API.
 func (p *parser) extraOptions(v *VPNServer, req SSLOptionsRequest, factor *string) {
+	before := v.ControlWrap
 	option(p, "ssl_options.control_channel_wrap", req.ControlWrap, &v.ControlWrap, WrapTLSCrypt, WrapTLSCryptV2)
+	if v.ControlWrap != before {
+		v.RevokedClientKeys = nil // they were of another key of the server
+	}
+	p.revokedClientKeys(v, req.RevokedClientKeys)
 	option(p, "second_factor", factor, &v.SecondFactor, FactorTOTP)
 	if req.UDPPorts != nil {
 		p.udpPorts(v, req.UDPPorts)
@@ -77,6 +90,35 @@ func option[T ~string](p *parser, field string, v *string, to *T, allowed ...T) 
 		return
 	}
 	text(p, field, v, to, allowed...)
+}
+
+// revokedClientKeys reads which profiles are of no use any more.
+func (p *parser) revokedClientKeys(v *VPNServer, ids []string) {
+	const field = "ssl_options.revoked_client_keys"
+	if ids == nil {
+		return
+	}
+	v.RevokedClientKeys = nil
+	if len(ids) > maxRevokedKeys {
+		p.fail(field, "must be at most %d", maxRevokedKeys)
+		return
+	}
+	for i, id := range ids {
+		switch {
+		case len(id) != clientKeyIDLen || strings.Trim(id, "0123456789abcdef") != "":
+			p.fail(field, "must be ids of client keys, of %d hexadecimal digits in lower case", clientKeyIDLen)
+			return
+		case slices.Contains(ids[:i], id):
+			p.fail(field, "%s is there twice", id)
+			return
+		}
+	}
+	if len(ids) > 0 {
+		v.RevokedClientKeys = slices.Clone(ids)
+		if v.ControlWrap != WrapTLSCryptV2 {
+			p.fail(field, "needs the control_channel_wrap %s", WrapTLSCryptV2)
+		}
+	}
 }
 
 func (p *parser) udpPorts(v *VPNServer, ports []int) {
@@ -148,5 +190,6 @@ func renewControlKey(v, before *VPNServer, random io.Reader) error {
 }
 
 // WrapClientKey wraps the key of a client for a server with WrapTLSCryptV2. made
-// is told in it.
-type WrapClientKey func(serverKey, clientKey []byte, made time.Time) ([]byte, error)
+// is told in it. The id, which tells the key from others of the server, is no
+// secret.
+type WrapClientKey func(serverKey, clientKey []byte, made time.Time) (wrapped []byte, id string, err error)

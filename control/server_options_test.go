@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,12 @@ func TestServerOptionRules(t *testing.T) {
 		"an empty label":        {six(NetworkOptionsRequest{DNSDomain: new("a..b")}), CodeInvalid, "dns_domain: must be labels"},
 		"tls-crypt":             {ssl(SSLOptionsRequest{ControlWrap: new("tls-crypt")}), "", ""},
 		"tls-crypt-v2":          {ssl(SSLOptionsRequest{ControlWrap: new("tls-crypt-v2")}), "", ""},
+		"revoked keys":          {ssl(SSLOptionsRequest{ControlWrap: new("tls-crypt-v2"), RevokedClientKeys: []string{strings.Repeat("0a", 16)}}), "", ""},
+		"no revoked keys":       {ssl(SSLOptionsRequest{RevokedClientKeys: []string{}}), "", ""},
+		"a key of no profile":   {ssl(SSLOptionsRequest{ControlWrap: new("tls-crypt-v2"), RevokedClientKeys: []string{"0A"}}), CodeInvalid, "ssl_options.revoked_client_keys: must be ids"},
+		"a key twice":           {ssl(SSLOptionsRequest{ControlWrap: new("tls-crypt-v2"), RevokedClientKeys: []string{strings.Repeat("0a", 16), strings.Repeat("0a", 16)}}), CodeInvalid, "is there twice"},
+		"too many keys":         {ssl(SSLOptionsRequest{ControlWrap: new("tls-crypt-v2"), RevokedClientKeys: make([]string, 257)}), CodeInvalid, "must be at most 256"},
+		"a key without wrap":    {ssl(SSLOptionsRequest{ControlWrap: new("tls-crypt"), RevokedClientKeys: []string{strings.Repeat("0a", 16)}}), CodeInvalid, "needs the control_channel_wrap tls-crypt-v2"},
 		"no wrap":               {ssl(SSLOptionsRequest{ControlWrap: new("disable")}), "", ""},
 		"tls-auth":              {ssl(SSLOptionsRequest{ControlWrap: new("tls-auth")}), CodeInvalid, "ssl_options.control_channel_wrap: must be one of"},
 		"share in the VPC":      {share("10.10.3.4:8443"), "", ""},
@@ -111,10 +118,17 @@ func TestServerOptionsChange(t *testing.T) {
 	if second := key(); len(second) != 128 || bytes.Contains(first, second) {
 		t.Errorf("another wrap has a key of %d octets", len(second))
 	}
+	revoked := []string{strings.Repeat("0a", 16)}
+	if got := update(ServerUpdate{SSL: SSLOptionsRequest{RevokedClientKeys: revoked}}); !slices.Equal(got.RevokedClientKeys, revoked) {
+		t.Errorf("revoked are %v", got.RevokedClientKeys)
+	}
+	if got := update(ServerUpdate{SSL: SSLOptionsRequest{Port: new(443)}}); !slices.Equal(got.RevokedClientKeys, revoked) {
+		t.Errorf("with another port revoked are %v", got.RevokedClientKeys)
+	}
 	got := update(ServerUpdate{
 		SSL: SSLOptionsRequest{UDPPorts: []int{}, ControlWrap: new("disable"), PortShare: new("disable")}, SecondFactor: new("disable"),
 	})
-	if len(key()) != 0 || len(got.UDPPorts) != 0 || got.PortShare.IsValid() || got.SecondFactor != FactorNone {
+	if len(key()) != 0 || len(got.UDPPorts) != 0 || got.PortShare.IsValid() || got.SecondFactor != FactorNone || len(got.RevokedClientKeys) != 0 {
 		t.Errorf("left: %+v", got)
 	}
 	s, err := get(t.Context(), w.objects.p2c.servers, project, v.ID)
@@ -196,16 +210,16 @@ func TestClientProfileOptions(t *testing.T) {
 		t.Error("keys are wrapped by nobody")
 	}
 	var serverKey []byte
-	w.wrapKey = func(server, client []byte, made time.Time) ([]byte, error) {
+	w.wrapKey = func(server, client []byte, made time.Time) ([]byte, string, error) {
 		serverKey = bytes.Clone(server)
 		if len(client) != 256 || !made.Equal(w.now()) {
-			return nil, errors.New("called in a wrong way")
+			return nil, "", errors.New("called in a wrong way")
 		}
-		return append([]byte("wrapped "), client[:4]...), nil
+		return append([]byte("wrapped "), client[:4]...), "0123", nil
 	}
 	keyOf := func(p string) []byte {
 		t.Helper()
-		_, rest, _ := strings.Cut(p, "<tls-crypt-v2>\n")
+		_, rest, _ := strings.Cut(p, "\n# client key 0123\n<tls-crypt-v2>\n")
 		block, after := pem.Decode([]byte(rest))
 		if block == nil || block.Type != "OpenVPN tls-crypt-v2 client key" || string(after) != "</tls-crypt-v2>\n" {
 			t.Fatalf("no key in %s", p)

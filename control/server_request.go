@@ -40,6 +40,8 @@ type SSLOptionsRequest struct {
 	UDPPorts    []int // empty: none
 	ControlWrap *string
 	PortShare   *string
+
+	RevokedClientKeys []string // empty: none
 }
 
 // ServerUpdate is a change of a server. A nil member stays as it is.

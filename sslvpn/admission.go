@@ -225,6 +225,9 @@ func (s *session) review() {
 	}
 	cfg := s.ep.config()
 	reason, message := cfg.outdated(id, c.virtualIP)
+	if cfg.revokedKeys[s.key] {
+		reason, message = "the key of its profile was revoked", wire.HaltClient("the profile was revoked")
+	}
 	if reason == "" {
 		c.allow(cfg.accessOf(id))
 	}
@@ -234,5 +237,8 @@ func (s *session) review() {
 	}
 }
 
-// errNotOpenVPN ends a connection without an answer.
-var errNotOpenVPN = errors.New("not the first packet of an OpenVPN client")
+// These end a connection without an answer.
+var (
+	errNotOpenVPN = errors.New("not the first packet of an OpenVPN client")
+	errRevoked    = errors.New("the key of the profile was revoked")
+)

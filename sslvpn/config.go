@@ -40,6 +40,10 @@ type Endpoint struct {
 	// has a key of its own, wrapped with it (tls-crypt-v2). It goes without
 	// TLSCryptKey.
 	TLSCryptV2Key []byte
+	// RevokedClientKeys are the keys of profiles, for TLSCryptV2Key, that nobody
+	// may connect with any more, in hexadecimal digits (wire.ClientKeyID). Sessions
+	// that were begun with one end.
+	RevokedClientKeys []string
 	// PortShare is a server, such as one of HTTPS, that gets the connections on
 	// TCP which do not begin as those of clients; the zero value: they are closed.
 	PortShare netip.AddrPort

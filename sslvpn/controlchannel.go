@@ -50,9 +50,10 @@ type session struct {
 	from     netip.Addr   // where it came from at first
 	listener *udpListener // nil on TCP, as udp is
 	udp      *udpLink
-	local    wire.SessionID // ours
-	remote   wire.SessionID // the client's
-	wrap     *wire.TLSCrypt // of control packets; nil: they go plain
+	local    wire.SessionID   // ours
+	remote   wire.SessionID   // the client's
+	wrap     *wire.TLSCrypt   // of control packets; nil: they go plain
+	key      wire.ClientKeyID // that wrap is made of, with tls-crypt-v2
 
 	mu          sync.Mutex
 	addr        netip.AddrPort // of the client; moves on UDP
@@ -106,7 +107,7 @@ var (
 func newSession(ep *endpoint, link transport, stream bool, addr netip.AddrPort, first *controlPacket) *session {
 	s := &session{
 		ep: ep, id: uuid.NewString(), link: link, stream: stream, addr: addr, from: addr.Addr(), opened: time.Now(),
-		remote: first.Session, wrap: first.wrap,
+		remote: first.Session, wrap: first.wrap, key: first.clientKey,
 	}
 	for s.local == (wire.SessionID{}) {
 		_, _ = rand.Read(s.local[:])

@@ -12,6 +12,7 @@ type controlDrop string
 const (
 	dropMalformed   controlDrop = "control_malformed"      // no control packet
 	dropWrap        controlDrop = "tls_crypt"              // not wrapped with the endpoint's key
+	dropRevoked     controlDrop = "client_key_revoked"     // wrapped with the key of a revoked profile
 	dropSessionID   controlDrop = "control_session_id"     // of another session
 	dropKeyID       controlDrop = "control_key_id"         // of no key that is in use
 	dropUnexpected  controlDrop = "control_unexpected"     // not now

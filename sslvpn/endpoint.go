@@ -66,7 +66,7 @@ func newSettings(e Endpoint) (*settings, error) {
 	}
 	e.Users, e.Routes, e.DNS = slices.Clone(e.Users), slices.Clone(e.Routes), slices.Clone(e.DNS)
 	e.TCP, e.UDP, e.ClientCRLs = slices.Clone(e.TCP), slices.Clone(e.UDP), slices.Clone(e.ClientCRLs)
-	e.Foreign = slices.Clone(e.Foreign)
+	e.Foreign, e.RevokedClientKeys = slices.Clone(e.Foreign), slices.Clone(e.RevokedClientKeys)
 	e.TLSCryptKey, e.TLSCryptV2Key = slices.Clone(e.TLSCryptKey), slices.Clone(e.TLSCryptV2Key)
 	cfg := &settings{
 		Endpoint: e, users: map[string]*User{}, access: map[string]*accessSet{},
@@ -132,6 +132,8 @@ func (e *Endpoint) check() error {
 		return errors.New("one-time codes go with passwords")
 	case e.TLSCryptKey != nil && e.TLSCryptV2Key != nil:
 		return errors.New("a key for tls-crypt and one for tls-crypt-v2 exclude each other")
+	case len(e.RevokedClientKeys) > 0 && e.TLSCryptV2Key == nil:
+		return errors.New("revoked client keys go with a key for tls-crypt-v2")
 	case len(e.TCP)+len(e.UDP) == 0:
 		return errors.New("listen addresses: at least one is needed")
 	case slices.Contains(e.TCP, e.PortShare):
@@ -357,7 +359,7 @@ func (s *session) snapshot() Session {
 }
 
 func (s *session) snapshotLocked() Session {
-	status := Session{ID: s.id, Endpoint: s.ep.id, User: s.claimed, Remote: s.addr, Established: s.established}
+	status := Session{ID: s.id, Endpoint: s.ep.id, User: s.claimed, ClientKey: s.key.String(), Remote: s.addr, Established: s.established}
 	if s.identity != nil {
 		status.User, status.UserID = s.identity.name, s.identity.userID
 	}

@@ -198,6 +198,8 @@ func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 		case s != nil:
 			s.receive(&c.Control)
 			return nil
+		case why == dropRevoked:
+			return errRevoked
 		case why != "" || !isFirst(&c.Control):
 			return errNotOpenVPN
 		}
@@ -227,6 +229,8 @@ func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 		switch {
 		case errors.Is(err, errNotOpenVPN):
 			ep.control.add(dropNotOpenVPN)
+		case errors.Is(err, errRevoked):
+			ep.control.add(dropRevoked)
 		case isTimeout(err):
 			ep.control.add(dropSlow)
 		}

@@ -14,8 +14,11 @@ type Session struct {
 	User, UserID string
 	VirtualIP    netip.Addr
 	VirtualIPv6  netip.Addr // the zero Addr where the endpoint has no Pool6
-	Remote       netip.AddrPort
-	Established  time.Time
+	// ClientKey is the id of the key of the client's profile, in hexadecimal digits
+	// (wire.ClientKeyID); empty without TLSCryptV2Key.
+	ClientKey   string
+	Remote      netip.AddrPort
+	Established time.Time
 	// Inbound is what came from the client, Outbound what went to it: inner IP
 	// packets and their octets.
 	Inbound, Outbound Traffic

@@ -23,7 +23,7 @@ import (
 
 // TestNetNSStockTLSCryptV2 connects with a key of the client's own in the
 // profile, and renegotiates under it. On UDP the server keeps nothing before the
-// client has said it again.
+// client has said it again. A revoked key opens nothing.
 func TestNetNSStockTLSCryptV2(t *testing.T) {
 	for _, tt := range []struct {
 		proto string
@@ -34,11 +34,9 @@ func TestNetNSStockTLSCryptV2(t *testing.T) {
 				s.cfg.TLSCryptV2Key = randomKey(wire.TLSCryptV2KeyLen)
 				s.cfg.UDP = []netip.AddrPort{netip.AddrPortFrom(stockServer, 1194)}
 				s.apply()
-				key := "<tls-crypt-v2>\n" + string(pem.EncodeToMemory(&pem.Block{
-					Type: "OpenVPN tls-crypt-v2 client key", Bytes: wrappedFor(t, s.cfg.TLSCryptV2Key),
-				})) + "</tls-crypt-v2>"
-				c := s.connect(s.profile(tt.proto, tt.port, s.password("alice", "wonderland"), key, "verb 7"))
-				defer c.stop()
+				profile := s.profile(tt.proto, tt.port, s.password("alice", "wonderland"), keyLines(t, s.cfg.TLSCryptV2Key), "verb 7")
+				c := s.connect(profile)
+				defer func() { c.stop() }()
 				if !c.logs("Initialization Sequence Completed", 1) {
 					return
 				}
@@ -52,9 +50,38 @@ func TestNetNSStockTLSCryptV2(t *testing.T) {
 				if again := strings.Contains(c.log.String(), "P_CONTROL_WKC_V1"); again != (tt.proto == "udp") {
 					t.Errorf("the client has sent its key again: %t", again)
 				}
+
+				// Its profile is revoked: the session ends, and there is no other.
+				id := s.sessions()[0].ClientKey
+				if len(id) != 32 {
+					t.Errorf("the session has the key %q", id)
+				}
+				s.cfg.RevokedClientKeys = []string{id}
+				s.apply()
+				if e := s.event(EventDisconnected); e.Reason != "the key of its profile was revoked" || e.Session.ClientKey != id {
+					t.Errorf("disconnected: %+v", e)
+				}
+				_ = c.cmd.Wait() // it is told to exit
+				c = s.connect(profile)
+				if !s.eventually(func() bool { return s.server.Snapshot()[0].Drops["client_key_revoked"] > 0 }) {
+					t.Errorf("the first packet is not dropped: %v", s.server.Snapshot()[0].Drops)
+				}
+				if strings.Contains(c.log.String(), "TLS: Initial packet from") || len(s.sessions()) != 0 {
+					t.Errorf("a revoked profile is answered:\n%s", c.log)
+				}
+				c.stop()
+				c = s.connect(s.profile(tt.proto, tt.port, s.password("alice", "wonderland"), keyLines(t, s.cfg.TLSCryptV2Key)))
+				c.logs("Initialization Sequence Completed", 1)
 			})
 		})
 	}
+}
+
+// keyLines returns the lines of a profile with a key of its own.
+func keyLines(t *testing.T, serverKey []byte) string {
+	t.Helper()
+	block := &pem.Block{Type: "OpenVPN tls-crypt-v2 client key", Bytes: wrappedFor(t, serverKey)}
+	return "<tls-crypt-v2>\n" + string(pem.EncodeToMemory(block)) + "</tls-crypt-v2>"
 }
 
 // manager answers what a stock client asks a person for, over its management

@@ -1,6 +1,7 @@
 package sslvpn
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/vpngw/vpngw/sslvpn/wire"
@@ -10,8 +11,9 @@ import (
 // all, with a key that all clients have (tls-crypt), or with one for each client
 // (tls-crypt-v2).
 type wrapping struct {
-	shared *wire.TLSCrypt
-	keys   *wire.TLSCryptV2
+	shared      *wire.TLSCrypt
+	keys        *wire.TLSCryptV2
+	revokedKeys map[wire.ClientKeyID]bool
 }
 
 func newWrapping(e *Endpoint) (w wrapping, err error) {
@@ -19,7 +21,19 @@ func newWrapping(e *Endpoint) (w wrapping, err error) {
 		w.shared, err = wire.NewTLSCrypt(e.TLSCryptKey, true)
 	}
 	if e.TLSCryptV2Key != nil {
-		w.keys, err = wire.NewTLSCryptV2(e.TLSCryptV2Key)
+		if w.keys, err = wire.NewTLSCryptV2(e.TLSCryptV2Key); err != nil {
+			return w, err
+		}
+	}
+	for _, s := range e.RevokedClientKeys {
+		id, err := wire.ParseClientKeyID(s)
+		if err != nil {
+			return w, fmt.Errorf("revoked %w", err)
+		}
+		if w.revokedKeys == nil {
+			w.revokedKeys = make(map[wire.ClientKeyID]bool)
+		}
+		w.revokedKeys[id] = true
 	}
 	return w, err
 }
@@ -28,8 +42,9 @@ func newWrapping(e *Endpoint) (w wrapping, err error) {
 // wrapped key.
 type controlPacket struct {
 	wire.Control
-	wrap     *wire.TLSCrypt // of the client; nil: packets go plain
-	keyAgain bool           // the client can send its wrapped key again
+	wrap      *wire.TLSCrypt   // of the client; nil: packets go plain
+	clientKey wire.ClientKeyID // what it came with; the zero value: nothing
+	keyAgain  bool             // the client can send its wrapped key again
 }
 
 // bareOpcode has what packets with a wrapped key are without it.
@@ -56,6 +71,9 @@ func (ep *endpoint) parse(packet []byte, of *wire.TLSCrypt) (c controlPacket, wh
 			if of == nil { // else it is said again, and changes nothing
 				if c.wrap, err = w.keys.Open(wrapped); err != nil {
 					return c, dropWrap
+				}
+				if c.clientKey = wire.ClientKeyIDOf(wrapped); w.revokedKeys[c.clientKey] {
+					return c, dropRevoked
 				}
 			}
 		}

@@ -67,6 +67,46 @@ func TestWrappedControlChannel(t *testing.T) {
 	}
 }
 
+// A session ends when the key of its profile is revoked, and none begins with it;
+// another profile goes on.
+func TestRevokedClientKey(t *testing.T) {
+	v2 := randomKey(wire.TLSCryptV2KeyLen)
+	for network, udp := range transports {
+		t.Run(network, func(t *testing.T) {
+			s := startServer(t, Options{}, func(s *testServer) { s.endpoint.TLSCryptV2Key = v2 })
+			var options []ConnectOptions
+			for range 2 {
+				o := s.options(udp)
+				o.TLSCryptV2Key = wrappedFor(t, v2)
+				options = append(options, o)
+				connected(t, o)
+			}
+			wait(t, "both sessions", func() bool { return len(s.Snapshot()[0].Sessions) == 2 })
+			id := wire.ClientKeyIDOf(options[0].TLSCryptV2Key[wire.StaticKeyLen:]).String()
+			s.endpoint.RevokedClientKeys = []string{id}
+			if err := s.Apply(Config{Endpoints: []Endpoint{s.endpoint}}); err != nil {
+				t.Fatal(err)
+			}
+			wait(t, "the end of one session", func() bool {
+				left := s.Snapshot()[0].Sessions
+				return len(left) == 1 && left[0].ClientKey != id
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			done := make(chan error, 1)
+			go func() {
+				_, err := Connect(ctx, options[0])
+				done <- err
+			}()
+			wait(t, "the packet to be dropped", func() bool { return s.Snapshot()[0].Drops["client_key_revoked"] > 0 })
+			cancel()
+			if err := <-done; err == nil {
+				t.Error("it connects")
+			}
+		})
+	}
+}
+
 // Who lacks the right key gets no answer and leaves nothing behind.
 func TestWrongControlKeys(t *testing.T) {
 	v2 := randomKey(wire.TLSCryptV2KeyLen)

@@ -236,12 +236,13 @@ func verifyPassword(hash, password string) bool {
 }
 
 // wrapClientKey makes the key of a profile one that the server can open.
-func wrapClientKey(serverKey, clientKey []byte, made time.Time) ([]byte, error) {
+func wrapClientKey(serverKey, clientKey []byte, made time.Time) (wrapped []byte, id string, err error) {
 	server, err := wire.NewTLSCryptV2(serverKey)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return server.Wrap(clientKey, made)
+	wrapped, err = server.Wrap(clientKey, made)
+	return wrapped, wire.ClientKeyIDOf(wrapped).String(), err
 }
 
 // socketsPerAddress is how many sockets share the encapsulated ESP of an

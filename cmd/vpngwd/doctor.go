@@ -203,17 +203,18 @@ func (h *host) forwarding() finding {
 	return finding{verdictOK, "IP forwarding", "is on", ""}
 }
 
-// forwardingV6 is wanted by gateways of ip_version ipv6 alone.
+// forwardingV6 is wanted by gateways of ip_version ipv6, and servers with a
+// client_cidr_v6, alone.
 func (h *host) forwardingV6() finding {
 	const subject, name = "IPv6 forwarding", "net.ipv6.conf.all.forwarding"
 	value, err := h.sysctl(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return finding{verdictOK, subject, "is not there, nor is IPv6: gateways of ip_version ipv6 would carry nothing", ""}
+		return finding{verdictOK, subject, "is not there, nor is IPv6: gateways of ip_version ipv6 and servers with client_cidr_v6 would carry nothing of it", ""}
 	case err != nil:
 		return finding{verdictWarn, subject, err.Error(), ""}
 	case value != 1:
-		return finding{verdictWarn, subject, "is off: hosts behind this node cannot use a tunnel of a gateway of ip_version ipv6", sysctlFix(name, 1)}
+		return finding{verdictWarn, subject, "is off: hosts behind this node cannot use IPv6 with a gateway of ip_version ipv6 or the clients of a server with client_cidr_v6", sysctlFix(name, 1)}
 	}
 	return finding{verdictOK, subject, "is on", ""}
 }

@@ -20,6 +20,7 @@ func (h *handlers) ListP2CVgwConnections(ctx context.Context, req ListP2CVgwConn
 		answer.Connections[i] = P2CConnection{
 			ConnectionID:              c.ID,
 			ClientVirtualIP:           c.VirtualIP.String(),
+			ClientKeyID:               orAbsent(c.ClientKey),
 			ClientIP:                  c.Remote.Addr().Unmap().String(),
 			ClientUserName:            c.User,
 			InboundPackets:            int64(c.Inbound.Packets),
@@ -28,6 +29,9 @@ func (h *handlers) ListP2CVgwConnections(ctx context.Context, req ListP2CVgwConn
 			OutboundBytes:             int64(c.Outbound.Octets),
 			ConnectionEstablishedTime: control.FormatTime(c.Established),
 			Timestamp:                 wholeSeconds(c.Sampled),
+		}
+		if c.VirtualIPv6.IsValid() {
+			answer.Connections[i].ClientVirtualIPV6 = new(c.VirtualIPv6.String())
 		}
 	}
 	return answer, nil

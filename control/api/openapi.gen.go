@@ -2007,6 +2007,11 @@ type CreateSslOptions struct {
 	PortShare *PortShare   `json:"port_share,omitempty"`
 	Protocol  *SslProtocol `json:"protocol,omitempty"`
 
+	// RevokedClientKeys Ids of the keys of profiles, with tls-crypt-v2, that nobody may connect with any
+	// more. A profile says the id of its own, and so does a connection. An addition of
+	// vpngw.
+	RevokedClientKeys *RevokedClientKeys `json:"revoked_client_keys,omitempty"`
+
 	// UDPPorts Ports on UDP, besides the one on TCP; none when empty. An addition of vpngw.
 	UDPPorts *UDPPorts `json:"udp_ports,omitempty"`
 }
@@ -2736,9 +2741,15 @@ type P2CConnection struct {
 	// ClientIP Where the client comes from.
 	ClientIP string `json:"client_ip"`
 
+	// ClientKeyID The key of the client's profile, with the control_channel_wrap tls-crypt-v2. An addition of vpngw.
+	ClientKeyID *string `json:"client_key_id,omitempty"`
+
 	// ClientUserName The user, or the common name of the client's certificate.
 	ClientUserName  string `json:"client_user_name"`
 	ClientVirtualIP string `json:"client_virtual_ip"`
+
+	// ClientVirtualIPV6 With client_cidr_v6 of the server. An addition of vpngw.
+	ClientVirtualIPV6 *string `json:"client_virtual_ip_v6,omitempty"`
 
 	// ConnectionEstablishedTime UTC, as 2024-12-24T07:08:32.730Z.
 	ConnectionEstablishedTime Time   `json:"connection_established_time"`
@@ -3074,6 +3085,11 @@ type RestoreResponseBody struct {
 	TakenAt Time `json:"taken_at"`
 }
 
+// RevokedClientKeys Ids of the keys of profiles, with tls-crypt-v2, that nobody may connect with any
+// more. A profile says the id of its own, and so does a connection. An addition of
+// vpngw.
+type RevokedClientKeys = []string
+
 // Route defines model for Route.
 type Route struct {
 	// AsPath Of routes learned by BGP.
@@ -3174,6 +3190,11 @@ type SslOptions struct {
 	// TCP port which are not of VPN clients; disable for none. An addition of vpngw.
 	PortShare *PortShare `json:"port_share,omitempty"`
 	Protocol  string     `json:"protocol"`
+
+	// RevokedClientKeys Ids of the keys of profiles, with tls-crypt-v2, that nobody may connect with any
+	// more. A profile says the id of its own, and so does a connection. An addition of
+	// vpngw.
+	RevokedClientKeys *RevokedClientKeys `json:"revoked_client_keys,omitempty"`
 
 	// UDPPorts Ports on UDP, besides the one on TCP; none when empty. An addition of vpngw.
 	UDPPorts *UDPPorts `json:"udp_ports,omitempty"`
@@ -3567,6 +3588,11 @@ type UpdateVpnServer struct {
 		// TCP port which are not of VPN clients; disable for none. An addition of vpngw.
 		PortShare *PortShare   `json:"port_share,omitempty"`
 		Protocol  *SslProtocol `json:"protocol,omitempty"`
+
+		// RevokedClientKeys Ids of the keys of profiles, with tls-crypt-v2, that nobody may connect with any
+		// more. A profile says the id of its own, and so does a connection. An addition of
+		// vpngw.
+		RevokedClientKeys *RevokedClientKeys `json:"revoked_client_keys,omitempty"`
 
 		// UDPPorts Ports on UDP, besides the one on TCP; none when empty. An addition of vpngw.
 		UDPPorts *UDPPorts `json:"udp_ports,omitempty"`

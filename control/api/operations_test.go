@@ -441,6 +441,8 @@ var narrower = []narrowing{
 	{regexp.MustCompile(`CreateP2cVgw .*eip\.(bandwidth_|type)`), "EIP parameter conflict."},
 	{regexp.MustCompile(`client_ca_certificates?(\.0)?\.content `), "The format of the certificate"},
 	{regexp.MustCompile(`vpn_server\.(client_cidr|local_subnets\.0) longest`), "is invalid."},
+	{regexp.MustCompile(`ssl_options\.revoked_client_keys most`), "must be ids of client keys"},
+	{regexp.MustCompile(`ssl_options\.revoked_client_keys\.0 `), "needs the control_channel_wrap tls-crypt-v2"},
 	{regexp.MustCompile(`vpn_server\.(client_cidr_v6|local_subnets_v6(\.0)?) `), "must be an IPv6 network"},
 	{regexp.MustCompile(`vpn_server\.dns_domain longest`), "must be labels"},
 	{regexp.MustCompile(`ssl_options\.port_share longest`), "must be an IPv4 address and a port"},

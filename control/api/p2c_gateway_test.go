@@ -277,7 +277,7 @@ func TestClientConnections(t *testing.T) {
 			established = at.Add(-time.Minute)
 		}
 		b.engines.clients[gateway] = append(b.engines.clients[gateway], control.ClientConnection{
-			ID: id, VirtualIP: netip.MustParseAddr("172.21.0.5"), Remote: netip.MustParseAddrPort("198.51.100.9:50000"), User: "1111",
+			ID: id, VirtualIP: netip.MustParseAddr("172.21.0.5"), VirtualIPv6: netip.MustParseAddr("fd00:8::5"), ClientKey: "00ff", Remote: netip.MustParseAddrPort("198.51.100.9:50000"), User: "1111",
 			Inbound: control.Traffic{Packets: 13, Octets: 4185}, Outbound: control.Traffic{Packets: 24, Octets: 10480},
 			Established: established, Sampled: at,
 		})
@@ -285,7 +285,7 @@ func TestClientConnections(t *testing.T) {
 	all := b.call(http.MethodGet, onGateway(gateway, "connections"), nil).want(http.StatusOK)
 	wantMembers(t, all.body, object{"total_count": 3})
 	wantMembers(t, all.list("connections")[2], object{
-		"connection_id": "old", "client_virtual_ip": "172.21.0.5", "client_ip": "198.51.100.9", "client_user_name": "1111",
+		"connection_id": "old", "client_virtual_ip": "172.21.0.5", "client_virtual_ip_v6": "fd00:8::5", "client_key_id": "00ff", "client_ip": "198.51.100.9", "client_user_name": "1111",
 		"inbound_packets": 13, "outbound_packets": 24, "inbound_bytes": 4185, "outbound_bytes": 10480,
 		"connection_established_time": control.FormatTime(at.Add(-time.Minute)), "timestamp": at.Format("2006-01-02T15:04:05Z"),
 	})

@@ -32,6 +32,7 @@ func (h *handlers) CreateVpnServer(ctx context.Context, req CreateVpnServerReque
 		create.SSL = control.SSLOptionsRequest{
 			Protocol: text(o.Protocol), Port: portRequest(o.Port), Cipher: text(o.EncryptionAlgorithm), Compressed: o.IsCompressed,
 			UDPPorts: list(o.UDPPorts), ControlWrap: text(o.ControlChannelWrap), PortShare: o.PortShare,
+			RevokedClientKeys: list(o.RevokedClientKeys),
 		}
 	}
 	created, err := h.server.service.CreateServer(ctx, req.ProjectID, req.P2CVgwID, create)
@@ -92,6 +93,7 @@ func (h *handlers) UpdateVpnServer(ctx context.Context, req UpdateVpnServerReque
 		update.SSL = control.SSLOptionsRequest{
 			Protocol: text(o.Protocol), Port: portRequest(o.Port), Cipher: text(o.EncryptionAlgorithm),
 			UDPPorts: list(o.UDPPorts), ControlWrap: text(o.ControlChannelWrap), PortShare: o.PortShare,
+			RevokedClientKeys: list(o.RevokedClientKeys),
 		}
 	}
 	if err := h.server.service.UpdateServer(ctx, req.ProjectID, req.VpnServerID, update); err != nil {
@@ -145,6 +147,9 @@ func serverAnswer(v *control.ServerView) VpnServer {
 	}
 	if v.ControlWrap != control.WrapNone {
 		s.SslOptions.ControlChannelWrap = new(ControlChannelWrap(v.ControlWrap))
+	}
+	if len(v.RevokedClientKeys) > 0 {
+		s.SslOptions.RevokedClientKeys = &v.RevokedClientKeys
 	}
 	if v.PortShare.IsValid() {
 		s.SslOptions.PortShare = new(v.PortShare.String())

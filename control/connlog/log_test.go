@@ -29,13 +29,14 @@ import (
 func record(user string) Record {
 	return Record{
 		Time: time.Date(2026, 11, 23, 10, 0, 0, 123456789, time.FixedZone("", 3600)), Event: Disconnected, Gateway: "g", Server: "s", Connection: "c",
-		User: user, ClientIP: netip.MustParseAddr("198.51.100.7"), VirtualIP: netip.MustParseAddr("172.16.0.5"), Reason: "it left",
+		User: user, ClientIP: netip.MustParseAddr("198.51.100.7"), VirtualIP: netip.MustParseAddr("172.16.0.5"),
+		VirtualIPv6: netip.MustParseAddr("fd00:8::5"), ClientKey: "00ff", Reason: "it left",
 		InboundPackets: 1, OutboundPackets: 2, InboundBytes: 3, OutboundBytes: 4,
 	}
 }
 
 const recordLine = `{"time":"2026-11-23T09:00:00.123Z","event":"disconnected","p2c_vgw_id":"g","vpn_server_id":"s","connection_id":"c","client_user_name":"ann",` +
-	`"client_ip":"198.51.100.7","client_virtual_ip":"172.16.0.5","reason":"it left","inbound_packets":1,"outbound_packets":2,"inbound_bytes":3,"outbound_bytes":4}`
+	`"client_ip":"198.51.100.7","client_virtual_ip":"172.16.0.5","client_virtual_ip_v6":"fd00:8::5","client_key_id":"00ff","reason":"it left","inbound_packets":1,"outbound_packets":2,"inbound_bytes":3,"outbound_bytes":4}`
 
 func TestLine(t *testing.T) {
 	r := record("ann")

@@ -19,16 +19,18 @@ const (
 
 // Record is one line of the log. Absent members do not apply to the event.
 type Record struct {
-	Time       time.Time  `json:"time"`
-	Event      Event      `json:"event"`
-	Project    string     `json:"project_id,omitempty"`
-	Gateway    string     `json:"p2c_vgw_id"`
-	Server     string     `json:"vpn_server_id"`
-	Connection string     `json:"connection_id,omitempty"`
-	User       string     `json:"client_user_name,omitempty"`
-	ClientIP   netip.Addr `json:"client_ip,omitzero"`
-	VirtualIP  netip.Addr `json:"client_virtual_ip,omitzero"`
-	Reason     string     `json:"reason,omitempty"`
+	Time        time.Time  `json:"time"`
+	Event       Event      `json:"event"`
+	Project     string     `json:"project_id,omitempty"`
+	Gateway     string     `json:"p2c_vgw_id"`
+	Server      string     `json:"vpn_server_id"`
+	Connection  string     `json:"connection_id,omitempty"`
+	User        string     `json:"client_user_name,omitempty"`
+	ClientIP    netip.Addr `json:"client_ip,omitzero"`
+	VirtualIP   netip.Addr `json:"client_virtual_ip,omitzero"`
+	VirtualIPv6 netip.Addr `json:"client_virtual_ip_v6,omitzero"`
+	ClientKey   string     `json:"client_key_id,omitempty"`
+	Reason      string     `json:"reason,omitempty"`
 
 	// Traffic of the connection; inbound is from the client. Bytes are octets.
 	InboundPackets  uint64 `json:"inbound_packets,omitzero"`

@@ -287,7 +287,7 @@ func (r *Reconciler) endpoint(g *clientGateway, who roster) (*sslvpn.Endpoint, e
 	case control.WrapTLSCrypt:
 		e.TLSCryptKey = []byte(v.ControlKey.Reveal())
 	case control.WrapTLSCryptV2:
-		e.TLSCryptV2Key = []byte(v.ControlKey.Reveal())
+		e.TLSCryptV2Key, e.RevokedClientKeys = []byte(v.ControlKey.Reveal()), v.RevokedClientKeys
 	case control.WrapNone:
 	}
 	if v.AuthType.Passwords() {

@@ -31,7 +31,8 @@ func (r *Reconciler) recordClient(e sslvpn.Event) {
 	s := &e.Session
 	written := r.ClientLog.Write(*place.to, connlog.Record{
 		Time: e.Time, Event: clientEvents[e.Kind], Project: place.project, Gateway: place.gateway, Server: s.Endpoint,
-		Connection: s.ID, User: s.User, ClientIP: s.Remote.Addr().Unmap(), VirtualIP: s.VirtualIP, Reason: e.Reason,
+		Connection: s.ID, User: s.User, ClientIP: s.Remote.Addr().Unmap(), VirtualIP: s.VirtualIP,
+		VirtualIPv6: s.VirtualIPv6, ClientKey: s.ClientKey, Reason: e.Reason,
 		InboundPackets: s.Inbound.Packets, InboundBytes: s.Inbound.Octets,
 		OutboundPackets: s.Outbound.Packets, OutboundBytes: s.Outbound.Octets,
 	})
@@ -115,7 +116,7 @@ func (r *Reconciler) ClientConnections(gateway string) (list []control.ClientCon
 		}
 		for _, s := range status.Sessions {
 			list = append(list, control.ClientConnection{
-				ID: s.ID, VirtualIP: s.VirtualIP, Remote: s.Remote, User: s.User,
+				ID: s.ID, VirtualIP: s.VirtualIP, VirtualIPv6: s.VirtualIPv6, ClientKey: s.ClientKey, Remote: s.Remote, User: s.User,
 				Inbound: control.Traffic(s.Inbound), Outbound: control.Traffic(s.Outbound),
 				Established: s.Established.UTC(), Sampled: now,
 			})

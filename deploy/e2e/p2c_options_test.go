@@ -106,6 +106,19 @@ func TestClientTransports(t *testing.T) {
 	if list := w.waitConnections(1, ""); list[0].User != "robert" {
 		t.Errorf("who is left: %+v", list)
 	}
+
+	// A profile that is lost is revoked by the id it has: its session ends, and
+	// nobody comes back by it.
+	key := regexp.MustCompile(`(?m)^# client key ([0-9a-f]{32})$`).FindStringSubmatch(other)
+	if key == nil || w.waitConnections(1, "")[0].ClientKey != key[1] {
+		t.Fatalf("the profile has key %q, connections %+v", key, w.connections())
+	}
+	w.change(client.Object{"ssl_options": client.Object{"revoked_client_keys": []string{key[1]}}})
+	w.waitRecord(`"event":"disconnected"`, `"client_user_name":"robert"`, key[1], "the key of its profile was revoked")
+	w.waitConnections(0, "")
+	w.check(robert.Stop())
+	robert = w.dial(1, "robert-again", onlyRemote(other, "5353 udp"), "robert", bobPassword)
+	w.waitDropped("client_key_revoked")
 	w.check(robert.Stop())
 	w.waitConnections(0, "")
 
@@ -127,13 +140,7 @@ func TestClientTransports(t *testing.T) {
 	// With another wrap the profiles of before are of no use: nobody answers.
 	w.change(client.Object{"ssl_options": client.Object{"control_channel_wrap": "tls-crypt", "port_share": "disable"}})
 	stale := w.dial(1, "stale", onlyRemote(w.profile, "1194 udp"), "alice", aliceFirst)
-	dropped := fmt.Sprintf("vpngw_client_dropped_packets_total{reason=%q,server=%q}", "tls_crypt", w.server)
-	ctx, cancel := context.WithTimeout(w.ctx, patience)
-	defer cancel()
-	w.check(netlab.Poll(ctx, 50*time.Millisecond, func() (bool, error) {
-		n := w.figure(dropped)
-		return n != "" && n != "0", nil
-	}))
+	w.waitDropped("tls_crypt")
 	if strings.Contains(stale.Log(), "TLS: Initial packet from") {
 		t.Error("a client with a key of before was answered")
 	}
@@ -147,6 +154,18 @@ func TestClientTransports(t *testing.T) {
 	w.reach(there, netip.Addr{}, second)
 	w.check(own.Stop())
 	w.expectNothingInClear()
+}
+
+// waitDropped waits until the server has dropped a packet for a reason.
+func (w *clientWorld) waitDropped(reason string) {
+	w.t.Helper()
+	dropped := fmt.Sprintf("vpngw_client_dropped_packets_total{reason=%q,server=%q}", reason, w.server)
+	ctx, cancel := context.WithTimeout(w.ctx, patience)
+	defer cancel()
+	w.check(netlab.Poll(ctx, 50*time.Millisecond, func() (bool, error) {
+		n := w.figure(dropped)
+		return n != "" && n != "0", nil
+	}))
 }
 
 // startWeb starts a server of HTTPS in the cloud.

@@ -82,14 +82,16 @@ func (w *clientWorld) dial(site int, name, profile, user, password string) *netl
 
 // clientConnection is a connection as the API lists it.
 type clientConnection struct {
-	ID        string     `json:"connection_id"`
-	VirtualIP netip.Addr `json:"client_virtual_ip"`
-	ClientIP  netip.Addr `json:"client_ip"`
-	User      string     `json:"client_user_name"`
-	InBytes   int64      `json:"inbound_bytes"`
-	OutBytes  int64      `json:"outbound_bytes"`
-	InCount   int64      `json:"inbound_packets"`
-	OutCount  int64      `json:"outbound_packets"`
+	ID          string     `json:"connection_id"`
+	VirtualIP   netip.Addr `json:"client_virtual_ip"`
+	VirtualIPv6 netip.Addr `json:"client_virtual_ip_v6"`
+	ClientKey   string     `json:"client_key_id"`
+	ClientIP    netip.Addr `json:"client_ip"`
+	User        string     `json:"client_user_name"`
+	InBytes     int64      `json:"inbound_bytes"`
+	OutBytes    int64      `json:"outbound_bytes"`
+	InCount     int64      `json:"inbound_packets"`
+	OutCount    int64      `json:"outbound_packets"`
 }
 
 func (w *clientWorld) connections() []clientConnection {

@@ -5,7 +5,9 @@ import (
 	"crypto/cipher"
 	"crypto/hmac"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -75,6 +77,36 @@ func CutWrappedKey(packet []byte) (rest, wrapped []byte, err error) {
 	}
 	cut := len(packet) - n
 	return packet[:cut:cut], packet[cut:], nil
+}
+
+// ClientKeyID tells the keys of a server's clients apart: the first half of the
+// tag of a wrapped key, which is on the wire in the clear and is as good as unique.
+type ClientKeyID [16]byte
+
+// ClientKeyIDOf returns the id of a wrapped key, whose octets may be anybody's
+// until Open has taken it. Too short a key has the zero id.
+func ClientKeyIDOf(wrapped []byte) (id ClientKeyID) {
+	if len(wrapped) >= len(id) {
+		copy(id[:], wrapped)
+	}
+	return id
+}
+
+// ParseClientKeyID reads what String writes.
+func ParseClientKeyID(s string) (id ClientKeyID, err error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(id) || s != strings.ToLower(s) {
+		return id, fmt.Errorf("client key id %q: must be %d hexadecimal digits in lower case", s, 2*len(id))
+	}
+	return ClientKeyID(b), nil
+}
+
+// String writes an id in hexadecimal digits; the zero id is empty.
+func (id ClientKeyID) String() string {
+	if id == (ClientKeyID{}) {
+		return ""
+	}
+	return hex.EncodeToString(id[:])
 }
 
 // Open returns the wrapping of packets from and to the client whose key is

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,6 +55,23 @@ func fits(t *testing.T, w *TLSCrypt, key []byte) bool {
 	there, err1 := w.Open(client.Append(nil, packet, 1, 2))
 	back, err2 := client.Open(w.Append(nil, packet, 1, 2))
 	return err1 == nil && err2 == nil && bytes.Equal(there, packet) && bytes.Equal(back, packet)
+}
+
+func TestClientKeyID(t *testing.T) {
+	_, _, wrapped := keysOf26(t)
+	id := ClientKeyIDOf(wrapped)
+	back, err := ParseClientKeyID(id.String())
+	if err != nil || back != id || id.String() != hex.EncodeToString(wrapped[:16]) {
+		t.Errorf("%s is read back as %s, %v", id, back, err)
+	}
+	if ClientKeyIDOf(wrapped[:15]) != (ClientKeyID{}) || (ClientKeyID{}).String() != "" {
+		t.Error("a short key has an id")
+	}
+	for _, s := range []string{"", "00", strings.Repeat("AB", 16), strings.Repeat("0", 31), strings.Repeat("g", 32), strings.Repeat("0", 34)} {
+		if id, err := ParseClientKeyID(s); err == nil {
+			t.Errorf("%q is %s", s, id)
+		}
+	}
 }
 
 func TestTLSCryptV2(t *testing.T) {

@@ -60,6 +60,8 @@ type SSLOptions struct {
 	UDPPorts           []int  `yaml:"udp_ports" json:"udp_ports,omitempty"`
 	ControlChannelWrap string `yaml:"control_channel_wrap" json:"control_channel_wrap,omitempty"`
 	PortShare          string `yaml:"port_share" json:"port_share,omitempty"`
+
+	RevokedClientKeys []string `yaml:"revoked_client_keys" json:"revoked_client_keys,omitempty"`
 }
 
 // ClientCA is a certificate that those of clients are checked with. It is
