@@ -384,7 +384,9 @@ func TestNetNSPathTo(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []HostNetwork{
-		{prefix("10.10.0.0/24"), "up0", true}, {prefix("10.10.0.5/32"), "up0", true}, {prefix("2001:db8:1::/64"), "up0", true},
+		{prefix("10.10.0.0/24"), "up0", true},
+		{prefix("10.10.0.5/32"), "up0", true},
+		{prefix("2001:db8:1::/64"), "up0", true},
 		{prefix("198.51.100.0/24"), "up0", false},
 	} {
 		if !slices.Contains(host, want) {
