@@ -55,7 +55,8 @@ func TestAccessSet(t *testing.T) {
 		},
 		{
 			"what is foreign and named", newAccessSet(prefixes("0.0.0.0/0", "172.30.0.0/16"), prefixes("172.30.7.0/24", "172.31.0.0/24")...),
-			[]string{"172.30.7.1"}, []string{"172.31.0.1"},
+			[]string{"172.30.7.1"},
+			[]string{"172.31.0.1"},
 		},
 	} {
 		for want, list := range map[bool][]string{true: tt.yes, false: tt.no} {
