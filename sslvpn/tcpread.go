@@ -64,8 +64,6 @@ func (r *reader) run(control func(packet []byte) error, data func(packets [][]by
 		case r.gather.on && errors.Is(err, os.ErrDeadlineExceeded):
 			r.gather.over()
 			continue
-		case err != nil && errors.Is(err, os.ErrDeadlineExceeded):
-			return err
 		case err != nil:
 			return err
 		case r.n == 0:

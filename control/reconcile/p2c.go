@@ -210,10 +210,11 @@ func overlapOfHost(n clientNetwork, host []route.HostNetwork) error {
 	return nil
 }
 
-// serves tells whether the engine has the clients of a network already.
+// serves tells whether the engine has run a server with these networks since the
+// last pass.
 func (r *Reconciler) serves(n clientNetwork) bool {
-	return slices.ContainsFunc(r.clientConfig.Endpoints, func(e sslvpn.Endpoint) bool {
-		return e.ID == n.server && e.Pool == n.pool && e.Pool6 == n.pool6
+	return slices.ContainsFunc(r.networks, func(o clientNetwork) bool {
+		return o.running() && o.server == n.server && o.pool == n.pool && o.pool6 == n.pool6
 	})
 }
 

@@ -268,7 +268,7 @@ func TestServerInANetworkOfTheHost(t *testing.T) {
 		}
 		docker := route.HostNetwork{Prefix: netip.MustParsePrefix("172.20.0.128/25"), Link: "docker0", Attached: true}
 		have(docker, route.HostNetwork{Prefix: netip.MustParsePrefix("172.16.0.0/12"), Link: "eth1"})
-		gateway, _ := w.clientGateway(eip1, "172.20.0.0/24")
+		gateway, server := w.clientGateway(eip1, "172.20.0.0/24")
 		w.wantServer(gateway, control.ServerFault, control.P2CActive)
 		const why = "client_cidr: 172.20.0.0/24 overlaps 172.20.0.128/25, which this host has on docker0"
 		wantMessage(gateway, why)
@@ -286,6 +286,20 @@ func TestServerInANetworkOfTheHost(t *testing.T) {
 		wantMessage(gateway, why)
 		if n := len(w.clients.endpoints()); n != 1 {
 			t.Errorf("%d endpoints run", n)
+		}
+
+		// One that has failed meanwhile has no sessions to lose, and is not tried again there.
+		w.clients.fail(server, errors.New("the port is taken"))
+		for range 2 {
+			w.pass()
+			w.settle()
+		}
+		w.clients.fail(server, nil)
+		time.Sleep(2 * retryMax)
+		w.settle()
+		wantMessage(gateway, why)
+		if n, to := len(w.clients.endpoints()), w.routesTo("172.20.0.0/24"); n != 0 || len(to) != 1 || to[0].Type != route.Blackhole {
+			t.Errorf("%d endpoints run after the failure, routes %v", n, to)
 		}
 	})
 	for _, tt := range []struct {
