@@ -21,29 +21,42 @@ func gather() {
 
 // Peers that send each datagram with a system call wake the reader of a Port
 // for each, and it keeps up: none ever finds several. So it lets them gather when
-// paceMessages come within paceWithin. What one wake brings, a train of GRO
-// too, is one message.
+// paceMessages come within paceWithin, of paceOctets each on average: what is
+// smaller is acknowledgements and dialogues, for which it would be late. What one
+// wake brings, a train of GRO too, is one message.
+//
+// A reader that pauses never finds its socket empty, and one that does not stop for
+// that keeps Go's scheduler from asking the kernel what other sockets have. So it
+// pauses maxPauses times at most until it has found the socket empty.
 const (
 	paceMessages = 64
 	paceWithin   = 3 * time.Millisecond
+	paceOctets   = 500
+	maxPauses    = 8
 )
 
 // pace tells whether messages come so fast that they should gather.
 type pace struct {
-	fast  bool
-	n     int // since the time
-	since time.Time
+	fast      bool
+	n, octets int // since the time
+	since     time.Time
+	pauses    int // since the socket was empty
 }
 
-// add learns that n messages have come.
-func (p *pace) add(n int, now func() time.Time) {
-	if p.n += n; p.n < paceMessages {
+// add learns that n messages have come, of octets in all.
+func (p *pace) add(n, octets int, now func() time.Time) {
+	p.n += n
+	p.octets += octets
+	if p.n < paceMessages {
 		return
 	}
 	t := now()
-	p.fast = t.Sub(p.since) < paceWithin
-	p.n, p.since = 0, t
+	p.fast = t.Sub(p.since) < paceWithin && p.octets >= p.n*paceOctets
+	p.n, p.octets, p.since = 0, 0, t
 }
+
+// empty learns that there was no message.
+func (p *pace) empty() { p.pauses = 0 }
 
 // gathering is held by the one reader that pauses. A pause holds a processor of
 // the scheduler: of all but one, others can make use meanwhile.
@@ -51,9 +64,10 @@ var gathering atomic.Bool
 
 // gather waits for more messages if they come fast.
 func (p *pace) gather() {
-	if !p.fast || runtime.GOMAXPROCS(0) < 2 || !gathering.CompareAndSwap(false, true) {
+	if !p.fast || p.pauses == maxPauses || runtime.GOMAXPROCS(0) < 2 || !gathering.CompareAndSwap(false, true) {
 		return
 	}
+	p.pauses++
 	gather()
 	gathering.Store(false)
 }

@@ -1,14 +1,20 @@
+//go:build linux
+
 package udp
 
 import (
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestPace(t *testing.T) {
 	type come struct {
 		messages int
+		octets   int // of each
 		after    time.Duration
 	}
 	repeat := func(n int, c come) (all []come) {
@@ -17,6 +23,7 @@ func TestPace(t *testing.T) {
 		}
 		return all
 	}
+	const full, small = 1500, 100
 	fast, slow := paceWithin/paceMessages/2, paceWithin/paceMessages*2
 	for _, tt := range []struct {
 		name string
@@ -24,17 +31,20 @@ func TestPace(t *testing.T) {
 		want bool
 	}{
 		{"nothing", nil, false},
-		{"one by one and fast", repeat(2*paceMessages, come{1, fast}), true},
-		{"one by one and slow", repeat(20*paceMessages, come{1, slow}), false},
-		{"many at once, seldom", repeat(20, come{paceMessages, 2 * paceWithin}), false},
-		{"a burst after silence", repeat(paceMessages, come{1, 0}), false},
-		{"fast, then slow", append(repeat(2*paceMessages, come{1, fast}), repeat(2*paceMessages, come{1, slow})...), false},
+		{"one by one and fast", repeat(2*paceMessages, come{1, full, fast}), true},
+		{"one by one and slow", repeat(20*paceMessages, come{1, full, slow}), false},
+		{"acknowledgements, fast", repeat(20*paceMessages, come{1, small, fast}), false},
+		{"acknowledgements between", repeat(2*paceMessages, come{2, (full + small) / 2, fast}), true},
+		{"many at once, seldom", repeat(20, come{paceMessages, full, 2 * paceWithin}), false},
+		{"a burst after silence", repeat(paceMessages, come{1, full, 0}), false},
+		{"fast, then slow", append(repeat(2*paceMessages, come{1, full, fast}), repeat(2*paceMessages, come{1, full, slow})...), false},
+		{"fast, then small", append(repeat(2*paceMessages, come{1, full, fast}), repeat(2*paceMessages, come{1, small, fast})...), false},
 	} {
 		var p pace
 		now := time.Unix(1, 0)
 		for _, c := range tt.come {
 			now = now.Add(c.after)
-			p.add(c.messages, func() time.Time { return now })
+			p.add(c.messages, c.messages*c.octets, func() time.Time { return now })
 		}
 		if p.fast != tt.want {
 			t.Errorf("%s: %v", tt.name, p.fast)
@@ -42,19 +52,51 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// mayPause sets GOMAXPROCS so that a reader may pause.
+func mayPause(t *testing.T) {
+	t.Helper()
+	before := runtime.GOMAXPROCS(2)
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+}
+
 // TestPaceOfOne: only one reader holds a processor while it pauses.
 func TestPaceOfOne(t *testing.T) {
+	mayPause(t)
 	if !gathering.CompareAndSwap(false, true) {
 		t.Fatal("another reader pauses")
 	}
 	p := pace{fast: true}
 	p.gather() // which must leave the other's turn alone
-	if !gathering.CompareAndSwap(true, false) {
-		t.Error("the turn of another reader was ended")
+	if p.pauses != 0 || !gathering.CompareAndSwap(true, false) {
+		t.Errorf("%d pauses in the turn of another reader", p.pauses)
 	}
 	p.gather()
-	if gathering.Load() {
-		t.Error("the turn is not given back")
+	if p.pauses != 1 || gathering.Load() {
+		t.Errorf("%d pauses, and the turn is given back: %t", p.pauses, !gathering.Load())
+	}
+}
+
+// TestPaceLetsOthersIn: a reader pauses so often until it has found its socket empty,
+// which lets the scheduler look at others.
+func TestPaceLetsOthersIn(t *testing.T) {
+	mayPause(t)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	r := newReader(&socket{kind: kindDatagram})
+	r.pace.fast = true
+	for range 2 {
+		for range 3 * maxPauses {
+			r.pace.gather()
+		}
+		if r.pace.pauses != maxPauses {
+			t.Errorf("%d pauses in a row, want %d", r.pace.pauses, maxPauses)
+		}
+		if r.recv(uintptr(fd)) || r.pace.pauses != 0 {
+			t.Errorf("%d pauses after the socket was empty", r.pace.pauses)
+		}
 	}
 }
 
@@ -70,15 +112,16 @@ func TestPortGathers(t *testing.T) {
 	}
 	s := a.NewSender()
 	for i := range 40 * paceMessages {
-		want := string([]byte{byte(i), byte(i >> 8)})
-		if _, err := s.Send(path, []byte(want), len(want), 0); err != nil {
+		datagram := make([]byte, 2*paceOctets)
+		datagram[0], datagram[1] = byte(i), byte(i>>8)
+		if _, err := s.Send(path, datagram, len(datagram), 0); err != nil {
 			t.Fatal(err)
 		}
 		// A few are under way at a time, so that none is too many for the socket.
 		if i%8 == 0 {
 			for j := max(0, i-7); j <= i; j++ {
-				if g := got.next(t); g.data != string([]byte{byte(j), byte(j >> 8)}) {
-					t.Fatalf("datagram %d is %q", j, g.data)
+				if g := got.next(t); len(g.data) != 2*paceOctets || g.data[:2] != string([]byte{byte(j), byte(j >> 8)}) {
+					t.Fatalf("datagram %d has %d octets and begins with %x", j, len(g.data), g.data[:min(2, len(g.data))])
 				}
 			}
 		}

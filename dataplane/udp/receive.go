@@ -92,6 +92,7 @@ func newReader(s *socket) *reader {
 				return true
 			case unix.EINTR:
 			case unix.EAGAIN:
+				r.pace.empty()
 				return false
 			default:
 				r.n, r.err = 0, errno
@@ -140,7 +141,7 @@ func (s *socket) run() {
 		}
 		failures = 0
 		if s.kind == kindDatagram {
-			r.pace.add(r.n, time.Now)
+			r.pace.add(r.n, r.octets(), time.Now)
 		}
 		if !s.mux.mayUse(s.local.Addr()) {
 			s.mux.stats.fenced.Add(1)
@@ -156,6 +157,14 @@ func (s *socket) run() {
 			r.datagrams.Flush()
 		}
 	}
+}
+
+// octets is how many all messages of recvmmsg have.
+func (r *reader) octets() (n int) {
+	for i := range r.n {
+		n += int(r.msgs[i].n)
+	}
+	return n
 }
 
 // message takes one message of recvmmsg apart.
