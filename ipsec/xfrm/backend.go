@@ -134,8 +134,9 @@ func (b *Backend) Close() error {
 	if b.links != nil {
 		b.links.Close()
 	}
-	for _, e := range b.early {
+	for id, e := range b.early {
 		e.close()
+		delete(b.early, id) // or Release would close the descriptors of others
 	}
 	for _, f := range []*os.File{b.namespace, b.stat} {
 		if f != nil {
