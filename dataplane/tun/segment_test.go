@@ -39,10 +39,16 @@ func segmentsOf(t testing.TB, frame []byte) [][]byte {
 		t.Fatal(err)
 	}
 	var all [][]byte
+	packets, octets := s.Left()
 	for p := s.Next(); p != nil; p = s.Next() {
 		all = append(all, bytes.Clone(p))
+		packets--
+		octets -= len(p)
+		if n, o := s.Left(); n != packets || o != octets {
+			t.Fatalf("%d packets of %d octets left, want %d of %d", n, o, packets, octets)
+		}
 	}
-	if s.Next() != nil {
+	if s.Next() != nil || packets != 0 || octets != 0 {
 		t.Fatal("a packet after the last")
 	}
 	return all
