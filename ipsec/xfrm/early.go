@@ -28,8 +28,9 @@ const (
 	// host meets the filters of all.
 	maxEarly = 64
 	// earlyBuffer is the octets of packets, with what the kernel spends on each, that
-	// one SPI has kept of each encapsulation. What comes then is lost.
-	earlyBuffer = 1 << 20
+	// one SPI has kept of each encapsulation, twice what the kernel is asked for. What
+	// comes then is lost.
+	earlyBuffer = 2 << 20
 
 	nattPort = 4500
 )
@@ -98,7 +99,7 @@ func openEarly(id ipsec.SAID, protocol int) (int, error) {
 	}
 	if err = setFilter(fd, earlyFilter(id, protocol)); err == nil {
 		discard(fd) // what came before the filter
-		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, earlyBuffer)
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, earlyBuffer/2)
 	}
 	if err == nil {
 		err = unix.Bind(fd, sockaddr(id.Dst))
