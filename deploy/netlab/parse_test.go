@@ -128,11 +128,11 @@ Udp: 44118 0 910 112545 16 32 0 0 0
 UdpLite: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors
 UdpLite: 0 0 0 0 64 0 0 0 0
 `
-	if n, err := parseOverruns(devices, sockets); err != nil || n != 63 {
+	if n, err := ParseOverruns(devices, sockets); err != nil || n != 63 {
 		t.Errorf("have %d, %v, want 63", n, err)
 	}
 	for _, bad := range []string{"lo: 1 2 3", "lo: 1 2 3 x 5 6 7 8 9 10 11 12"} {
-		if _, err := parseOverruns(bad, ""); err == nil {
+		if _, err := ParseOverruns(bad, ""); err == nil {
 			t.Errorf("%q: no error", bad)
 		}
 	}

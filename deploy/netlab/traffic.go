@@ -128,11 +128,12 @@ func (n *Namespace) Overruns(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return parseOverruns(devices, sockets)
+	return ParseOverruns(devices, sockets)
 }
 
-// parseOverruns reads /proc/net/dev and /proc/net/snmp.
-func parseOverruns(devices, sockets string) (sum int, err error) {
+// ParseOverruns is Overruns for the contents of a namespace's /proc/net/dev and
+// /proc/net/snmp.
+func ParseOverruns(devices, sockets string) (sum int, err error) {
 	var counts []string
 	for line := range strings.Lines(devices) {
 		if _, figures, ok := strings.Cut(line, ":"); ok {
