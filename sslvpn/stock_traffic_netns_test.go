@@ -74,7 +74,7 @@ func (s *site) atClient(f func() error) {
 			done <- err
 			return
 		}
-		defer ns.Close() //nolint:errcheck // read only
+		defer ns.Close()
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			done <- err
 			return

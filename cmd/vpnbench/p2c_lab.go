@@ -96,25 +96,36 @@ func (l *p2cLab) start(ctx context.Context, ns *netlab.Namespace, name, word str
 	return process, nil
 }
 
-// startNode starts one of our own.
-func (l *p2cLab) startNode(ctx context.Context, ns *netlab.Namespace, role string, use x509.ExtKeyUsage, n p2cNode) (*netlab.Process, error) {
+// startServerNode starts our own server.
+func (l *p2cLab) startServerNode(ctx context.Context) (*netlab.Process, error) {
+	return l.startNode(ctx, l.server, "server", "server", x509.ExtKeyUsageServerAuth,
+		p2cNode{Device: p2cDevice, Pool: p2cPool, Routes: []netip.Prefix{p2cRoute}})
+}
+
+// startClientsNode starts sessions of our own in a process of that name.
+func (l *p2cLab) startClientsNode(ctx context.Context, name string, n p2cNode) (*netlab.Process, error) {
+	n.Prefix = p2cClientDevice
+	return l.startNode(ctx, l.clients, name, "clients", x509.ExtKeyUsageClientAuth, n)
+}
+
+func (l *p2cLab) startNode(ctx context.Context, ns *netlab.Namespace, name, role string, use x509.ExtKeyUsage, n p2cNode) (*netlab.Process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	n.Server, n.UDP, n.CA = netip.AddrPortFrom(p2cServer, p2cPort), l.udp, l.ca.pem
-	if n.Certificate, n.Key, err = l.ca.issue(role, use); err != nil {
+	if n.Certificate, n.Key, err = l.ca.issue(name, use); err != nil {
 		return nil, err
 	}
 	content, err := json.Marshal(n)
 	if err != nil {
 		return nil, err
 	}
-	file := filepath.Join(l.lab.Dir, role+".json")
+	file := filepath.Join(l.lab.Dir, name+".json")
 	if err := os.WriteFile(file, content, 0o600); err != nil {
 		return nil, err
 	}
-	return l.start(ctx, ns, role, "ready\n", self, "p2c-node", role, file)
+	return l.start(ctx, ns, name, "ready\n", self, "p2c-node", role, file)
 }
 
 // credentials writes what an OpenVPN process needs and returns the options that
@@ -147,8 +158,7 @@ const openVPNReady = "Initialization Sequence Completed"
 // startServer starts the server of a kind.
 func (l *p2cLab) startServer(ctx context.Context, kind string) (err error) {
 	if kind == ours {
-		l.serverProcess, err = l.startNode(ctx, l.server, "server", x509.ExtKeyUsageServerAuth,
-			p2cNode{Device: p2cDevice, Pool: p2cPool, Routes: []netip.Prefix{p2cRoute}})
+		l.serverProcess, err = l.startServerNode(ctx)
 		return err
 	}
 	credentials, err := l.credentials("server", x509.ExtKeyUsageServerAuth)
@@ -170,8 +180,7 @@ func (l *p2cLab) startServer(ctx context.Context, kind string) (err error) {
 // it.
 func (l *p2cLab) startClients(ctx context.Context, kind string, count int) error {
 	if kind == ours {
-		process, err := l.startNode(ctx, l.clients, "clients", x509.ExtKeyUsageClientAuth,
-			p2cNode{Sessions: count, Parallel: 8, Prefix: p2cClientDevice})
+		process, err := l.startClientsNode(ctx, "clients", p2cNode{Sessions: count, Parallel: 8, Devices: count})
 		if err != nil {
 			return err
 		}

@@ -33,3 +33,17 @@ func TestNetNSSessions(t *testing.T) {
 		t.Errorf("%+v", results)
 	}
 }
+
+// Two hundred sessions that are killed and come back all at once cost the pings
+// through others nothing.
+func TestNetNSReconnectStorm(t *testing.T) {
+	results, err := runSessions(t.Context(), sessionsOptions{sessions: 50, parallel: 8, servers: []string{ours}, transport: "tcp", reconnect: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	storm := results[0].Storm
+	if storm == nil || storm.Sessions != 200 || storm.Seconds <= 0 || storm.Calm.Sent < stormWatched || storm.Storm.Sent < stormWatched ||
+		storm.Calm.Lost+storm.Storm.Lost > 0 {
+		t.Errorf("%+v", storm)
+	}
+}

@@ -36,7 +36,10 @@ type p2cNode struct {
 	// Of the clients.
 	Sessions int
 	Parallel int    // handshakes at the same time
-	Prefix   string // of the devices' names; empty: no devices
+	Devices  int    // how many sessions have one; the others carry nothing
+	Prefix   string // of the devices' names
+	// Again has sessions that cannot connect try again, after a second each.
+	Again bool
 }
 
 // newP2CNodeCommand is what `vpnbench p2c` runs in a namespace.
@@ -93,7 +96,7 @@ func (n *p2cNode) serve(cmd *cobra.Command) error {
 	} else {
 		e.TCP = []netip.AddrPort{n.Server}
 	}
-	s := sslvpn.New(sslvpn.Options{Logger: log, Limits: sslvpn.Limits{HalfOpenTotal: 16384, HalfOpenAddress: 4096, ResetsPerSecond: 1 << 20}, OpenDevice: n.openServerDevice})
+	s := sslvpn.New(sslvpn.Options{Logger: log, Limits: sslvpn.Limits{HalfOpenTotal: 1 << 16, HalfOpenAddress: 1 << 16, ResetsPerSecond: 1 << 20}, OpenDevice: n.openServerDevice})
 	ctx := cmd.Context()
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -160,7 +163,7 @@ func (n *p2cNode) connect(cmd *cobra.Command) error {
 		connecting.Go(func() {
 			turns <- struct{}{}
 			defer func() { <-turns }()
-			c, err := sslvpn.Connect(ctx, options)
+			c, err := n.dial(ctx, options)
 			if err != nil {
 				cancel(fmt.Errorf("session %d: %w", i, err))
 				return
@@ -187,14 +190,29 @@ func (n *p2cNode) connect(cmd *cobra.Command) error {
 	return nil
 }
 
+// dial connects one session.
+func (n *p2cNode) dial(ctx context.Context, options sslvpn.ConnectOptions) (*sslvpn.Connection, error) {
+	for {
+		c, err := sslvpn.Connect(ctx, options)
+		if err == nil || !n.Again {
+			return c, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(time.Second):
+		}
+	}
+}
+
 // run carries the traffic of one session.
 func (n *p2cNode) run(ctx context.Context, c *sslvpn.Connection, i int) error {
-	if n.Prefix == "" {
+	if i >= n.Devices {
 		return c.Run(ctx, nil)
 	}
 	name := fmt.Sprintf("%s%d", n.Prefix, i)
 	queues := 1
-	if n.Sessions == 1 {
+	if n.Devices == 1 {
 		queues = runtime.GOMAXPROCS(0)
 	}
 	dev, err := tun.Open(name, queues, 1500)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -19,6 +18,7 @@ type sessionsOptions struct {
 	parallel  int
 	servers   []string
 	transport string
+	reconnect int
 	json      bool
 }
 
@@ -30,6 +30,10 @@ func newSessionsCommand() *cobra.Command {
 		Long: `Connects many sessions of our own client, which carry nothing but pings, to each
 server in turn, and says how long that took, what it cost the server, and what
 the server holds for each session then.
+
+With --reconnect as many more connect, lose their connections at once, as their
+process is killed, and come back all at the same time. It says how long that took, and
+what became of pings through sessions that stay up meanwhile.
 
 Needs root, iproute2 and OpenVPN.`,
 		Args: cobra.NoArgs,
@@ -52,6 +56,7 @@ Needs root, iproute2 and OpenVPN.`,
 	f.IntVar(&o.parallel, "parallel", 16, "of which are in their handshakes")
 	f.StringSliceVar(&o.servers, "servers", []string{ours, stock}, "of "+ours+", "+stock)
 	f.StringVar(&o.transport, "transport", "tcp", "tcp or udp")
+	f.IntVar(&o.reconnect, "reconnect", 0, "sessions beside them that lose their connections and come back, all at once")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }
@@ -68,12 +73,17 @@ type sessionsResult struct {
 	// ServerMemory is the octets that the server's process has grown by, for each
 	// session; the kernel's sockets are not in it.
 	ServerMemory float64 `json:"server_octets_per_session"`
+	// Storm is what --reconnect has measured.
+	Storm *stormResult `json:"storm,omitempty"`
 }
 
 func runSessions(ctx context.Context, o sessionsOptions) (results []sessionsResult, err error) {
 	switch {
 	case o.sessions < 1 || o.sessions > 30000:
 		return nil, fmt.Errorf("--sessions %d: must be 1 to 30000", o.sessions)
+	case o.reconnect < 0 || o.sessions+2*o.reconnect > 30000:
+		// On UDP the server keeps those that were killed for a while.
+		return nil, fmt.Errorf("--reconnect %d: must be 0 to %d with %d sessions", o.reconnect, (30000-o.sessions)/2, o.sessions)
 	case o.parallel < 1:
 		return nil, fmt.Errorf("--parallel %d: must be at least 1", o.parallel)
 	case o.transport != "tcp" && o.transport != "udp":
@@ -116,7 +126,11 @@ func measureSessions(ctx context.Context, server string, o sessionsOptions) (r s
 	if err != nil {
 		return r, err
 	}
-	clients, err := lab.startNode(ctx, lab.clients, "clients", x509.ExtKeyUsageClientAuth, p2cNode{Sessions: o.sessions, Parallel: o.parallel})
+	staying := p2cNode{Sessions: o.sessions, Parallel: o.parallel}
+	if o.reconnect > 0 {
+		staying.Devices = min(o.sessions, stormWatched)
+	}
+	clients, err := lab.startClientsNode(ctx, "clients", staying)
 	if err != nil {
 		return r, err
 	}
@@ -138,7 +152,10 @@ func measureSessions(ctx context.Context, server string, o sessionsOptions) (r s
 	}
 	r.ServerCPU = 1000 * (cpu - cpuBefore).Seconds() / float64(o.sessions)
 	r.ServerMemory = float64(memory-memoryBefore) / float64(o.sessions)
-	return r, nil
+	if o.reconnect > 0 {
+		r.Storm, err = lab.measureStorm(ctx, o, staying.Devices)
+	}
+	return r, err
 }
 
 // residentMemory returns the octets of a process that are in memory.
@@ -166,6 +183,11 @@ func sessionsTable(results []sessionsResult) string {
 	for _, r := range results {
 		fmt.Fprintf(&b, "%-8s %-5s %8d %8.2f %10.0f %14.2f %14.1f\n", r.Server, r.Transport, r.Sessions, r.Seconds,
 			float64(r.Sessions)/r.Seconds, r.ServerCPU, r.ServerMemory/1000)
+	}
+	for _, r := range results {
+		if r.Storm != nil {
+			fmt.Fprintf(&b, "%s, %s: %s\n", r.Server, r.Transport, r.Storm)
+		}
 	}
 	return b.String()
 }

@@ -53,10 +53,10 @@ From 10.10.0.1 icmp_seq=5 Destination Host Unreachable
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (PingReport{Sent: 5, Lost: []int{1, 3, 5}}); !reflect.DeepEqual(report, want) {
+	if want := (PingReport{Sent: 5, Lost: []int{1, 3, 5}, Longest: 1230 * time.Microsecond}); !reflect.DeepEqual(report, want) {
 		t.Errorf("have %v, want %v", report, want)
 	}
-	if report, err = parsePing(out, 2); err != nil || !reflect.DeepEqual(report, PingReport{Sent: 4, Lost: []int{1, 3}}) {
+	if report, err = parsePing(out, 2); err != nil || !reflect.DeepEqual(report, PingReport{Sent: 4, Lost: []int{1, 3}, Longest: 1230 * time.Microsecond}) {
 		t.Errorf("with two that may be under way: %v, %v", report, err)
 	}
 	if _, err := parsePing("PING 10.10.0.10", 1); err == nil {

@@ -24,6 +24,8 @@ type Ping struct {
 type PingReport struct {
 	Sent int
 	Lost []int // sequence numbers without an answer, from 1
+	// Longest is that of the round trips; zero: there was none.
+	Longest time.Duration
 }
 
 // String names the lost ones.
@@ -65,6 +67,7 @@ func (p *Ping) Finish(ctx context.Context) (PingReport, error) {
 
 var (
 	pingAnswer  = regexp.MustCompile(`(?m)^\d+ bytes from .* icmp_seq=(\d+) `)
+	pingTime    = regexp.MustCompile(`(?m) time=([0-9.]+) ms`)
 	pingSummary = regexp.MustCompile(`(?m)^(\d+) packets transmitted, (\d+) received`)
 )
 
@@ -90,6 +93,13 @@ func parsePing(out string, tail int) (PingReport, error) {
 		last--
 	}
 	report := PingReport{Sent: last}
+	for _, m := range pingTime.FindAllStringSubmatch(out, -1) {
+		milliseconds, err := strconv.ParseFloat(m[1], 64)
+		if err != nil {
+			return PingReport{}, err
+		}
+		report.Longest = max(report.Longest, time.Duration(milliseconds*float64(time.Millisecond)))
+	}
 	for seq := 1; seq <= last; seq++ {
 		if !answered[seq] {
 			report.Lost = append(report.Lost, seq)
