@@ -75,10 +75,15 @@ func TestTranslateGMErrors(t *testing.T) {
 		"cgw_id: stored certificate":                         func(s *subject) { s.customer.CACertificate = &control.CACertificate{PEM: "x"} },
 		"ikepolicy: a gateway of flavor GM has sm4":          func(s *subject) { s.connection.IKE.Encryption = control.AES128 },
 		"ipsecpolicy: a gateway of flavor GM has sm4":        func(s *subject) { s.connection.IPsec.Authentication = control.MD5 },
+		"ipsecpolicy.udp_encapsulation: always: this peer is configured to be without NAT traversal": func(s *subject) {
+			s.customer.IDValue, s.connection.IPsec.UDPEncapsulation = "192.0.2.99", control.UDPEncapsulationAlways
+		},
 	} {
 		s := aNationalSubject(t)
 		edit(&s)
-		if _, err := newTranslator(false, LifetimeLimits{}).translate(s); err == nil || !strings.HasPrefix(err.Error(), want) {
+		tr := newTranslator(false, LifetimeLimits{})
+		tr.gm = map[string]GMOptions{"192.0.2.99": {Variant: sa.GMVariant{NoNATTraversal: true}}}
+		if _, err := tr.translate(s); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}

@@ -46,7 +46,6 @@ func (m *Machine) heedAuthLifetime(msg *wire.Message) {
 		return
 	}
 	life := time.Duration(binary.BigEndian.Uint32(n.Data)) * time.Second
-	m.contact.limit(m.now.Add(life).Sub(m.authAt))
 	at := m.now.Add(time.Duration(float64(life) * m.softFraction(true)))
 	if earliest := m.authAt.Add(authHaste); at.Before(earliest) {
 		at = earliest

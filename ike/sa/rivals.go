@@ -50,16 +50,8 @@ type Contact struct {
 	SPI            uint64    // the initiator's
 	Initiator      bool      // we
 	InitialContact bool      // the initiator said that it knew of no other
-	// Lifetime is how long the authentication holds, as far as this end knows; zero: for ever.
+	// Lifetime is how long the authentication holds by our own configuration; zero: for ever.
 	Lifetime time.Duration
-}
-
-// limit notes that the authentication does not hold for longer. One that holds for no
-// time, by a peer that asks for another at once, says nothing of the next.
-func (a *Contact) limit(life time.Duration) {
-	if life > 0 && (a.Lifetime == 0 || life < a.Lifetime) {
-		a.Lifetime = life
-	}
 }
 
 // authenticated fills in what an IKEUp event tells.
@@ -113,7 +105,7 @@ type Rival struct {
 	v1       bool
 	answered bool // the peer has an SPI, so it is more than an attempt of ours
 
-	children  int       // that are up
+	children  int       // that are up, by ReqID
 	complete  int       // the most that have been
 	settled   time.Time // when the last of its children, or the IKE SA, was up
 	confirmed time.Time // see IKEStatus
@@ -140,16 +132,19 @@ func (r *Rival) Initiator() bool { return r.contact.Initiator }
 // Observe notes how the machine stands. It is due after each step of it.
 func (r *Rival) Observe(st *Status) {
 	r.contact, r.live = st.Contact, len(st.IKE) > 0
-	r.children, r.settled, r.answered = 0, r.contact.At, false
-	for i, c := range st.Children {
-		same := func(o ChildStatus) bool { return o.up() && o.ReqID == c.ReqID } // while it is rekeyed
-		if c.up() && !slices.ContainsFunc(st.Children[:i], same) {
-			r.children++
+	r.settled, r.answered = r.contact.At, false
+	var reqIDs []uint32 // of what is up: twice while it is rekeyed
+	for i := range st.Children {
+		c := &st.Children[i]
+		if c.up() {
+			reqIDs = append(reqIDs, c.ReqID)
 		}
 		if c.Established.After(r.settled) {
 			r.settled = c.Established
 		}
 	}
+	slices.Sort(reqIDs)
+	r.children = len(slices.Compact(reqIDs))
 	r.complete = max(r.complete, r.children)
 	for _, i := range st.IKE {
 		r.v1 = i.Version == 1

@@ -191,27 +191,25 @@ func TestGraceShrinksWithTheLifetime(t *testing.T) {
 	}
 }
 
-// Each end knows how long its authentication holds, by its own connection or by what the
-// other end tells.
+// Each end has the lifetime of its own configuration, also once that has changed.
 func TestContactHasTheLifetime(t *testing.T) {
 	const life = 12 * time.Second
-	for _, tt := range []struct{ a, b, atA, atB time.Duration }{
-		{0, 0, 0, 0},
-		{life, 0, life, 0},
-		{0, life, life, life},
-		{2 * life, life, life, life},
-		{life, 2 * life, life, 2 * life},
-	} {
-		l := newLab(t, 1)
-		l.a.conns, l.b.conns = []*Connection{connA()}, []*Connection{connB()}
-		l.a.conns[0].AuthLifetime, l.b.conns[0].AuthLifetime = tt.a, tt.b
-		l.establish()
-		for e, want := range map[*end]time.Duration{l.a: tt.atA, l.b: tt.atB} {
-			if got := e.machines[0].Status().Contact.Lifetime; got != want {
-				t.Errorf("%s of %s and %s: %s, want %s", e.name, tt.a, tt.b, got, want)
-			}
+	l := newLab(t, 1)
+	l.a.conns, l.b.conns = []*Connection{connA()}, []*Connection{connB()}
+	l.b.conns[0].AuthLifetime = life
+	l.establish()
+	check := func(e *end, want time.Duration) {
+		t.Helper()
+		if got := e.machines[0].Status().Contact.Lifetime; got != want {
+			t.Errorf("%s: %s, want %s", e.name, got, want)
 		}
 	}
+	check(l.a, 0)
+	check(l.b, life)
+	next := *l.b.conns[0]
+	next.AuthLifetime = 2 * life
+	l.b.do(Update{Connection: &next})
+	check(l.b, 2*life)
 }
 
 // A responder leaves traffic to the IKE SA that stands until the peer is known to have

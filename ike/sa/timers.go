@@ -54,8 +54,9 @@ func (m *core) childTimers(visit func(timer)) {
 		when(visit, &c.sendAt, c, (*childSA).addOut)
 		when(visit, &c.goneAt, c, (*childSA).lingered)
 	}
+	retry := m.retry
 	for _, k := range m.slots {
-		when(visit, &k.retryAt, k, m.retry)
+		when(visit, &k.retryAt, k, retry)
 	}
 }
 
