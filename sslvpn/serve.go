@@ -226,19 +226,24 @@ func (ep *endpoint) serveTCP(conn *net.TCPConn, from netip.AddrPort) {
 		return nil
 	})
 	if s == nil {
-		switch {
-		case errors.Is(err, errNotOpenVPN):
-			ep.control.add(dropNotOpenVPN)
-		case errors.Is(err, errRevoked):
-			ep.control.add(dropRevoked)
-		case isTimeout(err):
-			ep.control.add(dropSlow)
-		}
+		ep.countStranger(err)
 		link.close()
 		return
 	}
 	s.end(ending{reason: closedReason(err)})
 	s.finish()
+}
+
+// countStranger counts a connection on TCP that ended before it had a session.
+func (ep *endpoint) countStranger(err error) {
+	switch {
+	case errors.Is(err, errNotOpenVPN):
+		ep.control.add(dropNotOpenVPN)
+	case errors.Is(err, errRevoked):
+		ep.control.add(dropRevoked)
+	case isTimeout(err):
+		ep.control.add(dropSlow)
+	}
 }
 
 func isTimeout(err error) bool {
