@@ -116,7 +116,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.metrics = metricsHandler(engineFigures{
-		connections: d.ike.Snapshot, ikeDrops: d.ike.DropCounts, ikeFailures: d.ike.FailureCounts, espDrops: d.espDrops, sockets: d.mux.Stats,
+		connections: d.ike.Snapshot, ikeDrops: d.ike.DropCounts, ikeFailures: d.ike.FailureCounts, espDrops: neverFalling(d.espDrops), sockets: d.mux.Stats,
 		clients: d.clients.Snapshot, lostEvents: d.clients.LostEvents,
 		reconciler: d.reconciler.Stats, probes: d.reconciler.Probes, fleet: d.fleetStats(),
 	}, d.ready, d.log.With("part", "metrics"))

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"sync"
 
 	"github.com/vpngw/vpngw/dataplane"
 	"github.com/vpngw/vpngw/dataplane/udp"
@@ -130,4 +132,20 @@ func (d *daemon) espDrops() map[string]uint64 {
 		}
 	}
 	return drops
+}
+
+// neverFalling has counts stay at the highest that they were: a metric that falls
+// looks like one that began anew. Those of the kernel fall when packets that came
+// before their SA turn out to be in time.
+func neverFalling(read func() map[string]uint64) func() map[string]uint64 {
+	var mu sync.Mutex
+	highest := map[string]uint64{}
+	return func() map[string]uint64 {
+		mu.Lock()
+		defer mu.Unlock()
+		for reason, n := range read() {
+			highest[reason] = max(highest[reason], n)
+		}
+		return maps.Clone(highest)
+	}
 }

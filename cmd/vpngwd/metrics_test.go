@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -206,4 +207,20 @@ func TestClientMetrics(t *testing.T) {
 		`vpngw_client_dropped_packets_total{reason="denied",server="s1"} 7`,
 		`vpngw_client_lost_events_total 2`,
 	)
+}
+
+func TestNeverFalling(t *testing.T) {
+	var now map[string]uint64
+	read := neverFalling(func() map[string]uint64 { return now })
+	for _, step := range []struct{ now, want map[string]uint64 }{
+		{map[string]uint64{"a": 5, "b": 1}, map[string]uint64{"a": 5, "b": 1}},
+		{map[string]uint64{"a": 2, "b": 3}, map[string]uint64{"a": 5, "b": 3}},
+		{map[string]uint64{"b": 3}, map[string]uint64{"a": 5, "b": 3}},
+		{map[string]uint64{"a": 6, "b": 3}, map[string]uint64{"a": 6, "b": 3}},
+	} {
+		now = step.now
+		if have := read(); !maps.Equal(have, step.want) {
+			t.Errorf("%v, want %v", have, step.want)
+		}
+	}
 }
