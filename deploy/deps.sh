@@ -30,19 +30,22 @@ packages=(
   git
 )
 
-# The other peer. Its package and strongSwan's exclude each other, so it is
-# unpacked beside the system.
+# The other peer, whose package and strongSwan's exclude each other, and what would
+# take this host's /etc/resolv.conf over: both are unpacked beside the system.
 libreswan=/var/cache/vpngw-libreswan
+openresolv=/var/cache/vpngw-openresolv
 
 missing=()
 for p in "${packages[@]}"; do
   [ "$(dpkg-query -W -f '${Status}' "$p" 2>/dev/null)" = "install ok installed" ] || missing+=("$p")
 done
-unpacked=$libreswan/usr/libexec/ipsec/pluto
 kernel=${VPNGW_QEMU_DIR:-/var/cache/vpngw-qemu}/initrd
-if [ ${#missing[@]} -eq 0 ] && [ -x "$unpacked" ] && [ -s "$kernel" ]; then exit 0; fi
+beside=()
+[ -x $libreswan/usr/libexec/ipsec/pluto ] || beside+=($libreswan)
+[ -x $openresolv/sbin/resolvconf ] || beside+=($openresolv)
+if [ ${#missing[@]} -eq 0 ] && [ ${#beside[@]} -eq 0 ] && [ -s "$kernel" ]; then exit 0; fi
 
-echo "installing: ${missing[*]} $([ -x "$unpacked" ] || echo libreswan) $([ -s "$kernel" ] || echo linux-image-6.12)"
+echo "installing: ${missing[*]} ${beside[*]##*/vpngw-} $([ -s "$kernel" ] || echo linux-image-6.12)"
 if [ "$(id -u)" != 0 ]; then
   echo "deps: needs root" >&2
   exit 1
@@ -58,12 +61,13 @@ fi
 apt-get update -qq -o Acquire::Retries=3
 [ ${#missing[@]} -eq 0 ] ||
   apt-get install -y -qq -o Acquire::Retries=3 --no-install-recommends "${missing[@]}" >/dev/null
-if [ ! -x "$unpacked" ]; then
+for target in "${beside[@]}"; do
+  package=${target##*/vpngw-}
   work=$(mktemp -d)
   chown _apt "$work"
-  (cd "$work" && apt-get download -qq -o Acquire::Retries=3 libreswan >/dev/null)
-  dpkg -x "$work"/libreswan_*.deb "$libreswan.new"
-  rm -rf "$work" "$libreswan"
-  mv "$libreswan.new" "$libreswan"
-fi
+  (cd "$work" && apt-get download -qq -o Acquire::Retries=3 "$package" >/dev/null)
+  dpkg -x "$work/${package}"_*.deb "$target.new"
+  rm -rf "$work" "$target"
+  mv "$target.new" "$target"
+done
 [ -s "$kernel" ] || "$(dirname "$0")"/e2e/qemu.sh setup

@@ -37,6 +37,52 @@ func (n *Namespace) StartOpenVPN(name, profile, user, password string) (*OpenVPN
 	return n.startOpenVPN(name, profile, login...)
 }
 
+// openresolv is where the package of that name is unpacked, so that it does not
+// take the host's own /etc/resolv.conf over.
+const openresolv = "/var/cache/vpngw-openresolv"
+
+// resolving makes a file system that has openresolv installed, and where /etc can
+// be written to without a trace on the host. Whatever is to run there follows.
+const resolving = `set -e
+mount -t overlay -o lowerdir=$0/sbin:/usr/sbin none /usr/sbin
+mount -t overlay -o lowerdir=$0/lib:/usr/lib none /usr/lib
+mount -t tmpfs none /run
+mkdir /run/etc /run/work
+mount -t overlay -o lowerdir=$0/etc:/etc,upperdir=/run/etc,workdir=/run/work none /etc
+exec "$@"`
+
+// StartOpenVPNResolving is StartOpenVPN as a user starts it who wants the server's
+// DNS servers installed: with the script of Debian's package for that, on a host with
+// openresolv. The host's own files stay as they are.
+func (n *Namespace) StartOpenVPNResolving(name, profile, user, password string) (*OpenVPN, error) {
+	login, err := n.openVPNFile(name, "login", user+"\n"+password+"\n")
+	if err != nil {
+		return nil, err
+	}
+	file, err := n.openVPNFile(name, "client.ovpn", profile)
+	if err != nil {
+		return nil, err
+	}
+	const script = "/etc/openvpn/update-resolv-conf"
+	c := &OpenVPN{n: n, name: name, args: []string{
+		"unshare", "--mount", "sh", "-c", resolving, openresolv, "openvpn", "--config", file, "--suppress-timestamps",
+		"--auth-user-pass", login, "--script-security", "2", "--up", script, "--down", script,
+	}}
+	c.process, err = n.Start(name, nil, c.args...)
+	return c, err
+}
+
+// Etc opens /etc as the client sees it, which stays to be read when the client has
+// ended.
+func (c *OpenVPN) Etc() (*os.Root, error) {
+	return os.OpenRoot(fmt.Sprintf("/proc/%d/root/etc", c.process.PID))
+}
+
+// Run runs a command where the client runs, with its files and its network.
+func (c *OpenVPN) Run(ctx context.Context, args ...string) (string, error) {
+	return run(ctx, "", append([]string{"nsenter", "-t", fmt.Sprint(c.process.PID), "--mount", "--net"}, args...)...)
+}
+
 // OpenVPNLogin is what a person answers a client.
 type OpenVPNLogin struct{ User, Password, Code string }
 
