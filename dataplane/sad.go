@@ -63,6 +63,15 @@ func (a *association) state() ipsec.SAState {
 	return a.out.State()
 }
 
+// wipe drops the keys.
+func (a *association) wipe() {
+	if a.in != nil {
+		a.in.Wipe()
+	} else {
+		a.out.Wipe()
+	}
+}
+
 func (a *association) drop(c *counters, r reason) {
 	c.drop(r)
 	a.count(r, 1)
@@ -139,6 +148,7 @@ func (e *Engine) AddSA(sa ipsec.SA) error {
 	}
 	held, err := e.add(a, sa.ReqID)
 	if err != nil {
+		a.wipe()
 		return fmt.Errorf("add SA: %w", err)
 	}
 	e.replay(held)
@@ -289,11 +299,10 @@ func (e *Engine) remove(a *association) {
 	delete(e.sas, id)
 	if a.in != nil {
 		e.inbound.set(id, nil)
-		a.in.Wipe()
 	} else {
 		a.request.remove(a)
-		a.out.Wipe()
 	}
+	a.wipe()
 	e.releaseRequest(a.request)
 }
 

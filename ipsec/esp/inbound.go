@@ -39,16 +39,16 @@ type Inbound struct {
 // which the caller clears. The error names the field that is wrong and wraps
 // ipsec.ErrUnsupported when the algorithm is unknown.
 func NewInbound(sa *ipsec.SA) (*Inbound, error) {
-	t, err := newTransform(sa)
-	if err != nil {
-		return nil, fmt.Errorf("inbound SA %s: %w", sa.SPI, err)
-	}
 	size := sa.ReplayWindow
 	if size == 0 {
 		size = DefaultReplayWindow
 	}
 	if size < 1 || size > MaxReplayWindow {
 		return nil, fmt.Errorf("inbound SA %s: replay window of %d packets: must be 1 to %d", sa.SPI, size, MaxReplayWindow)
+	}
+	t, err := newTransform(sa)
+	if err != nil {
+		return nil, fmt.Errorf("inbound SA %s: %w", sa.SPI, err)
 	}
 	in := &Inbound{spi: sa.SPI, esn: sa.ESN, limits: sa.Lifetime, window: newReplayWindow(size)}
 	in.transform.Store(t)

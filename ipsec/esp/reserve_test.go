@@ -1,6 +1,7 @@
 package esp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"sync"
@@ -149,5 +150,28 @@ func TestReserveConcurrently(t *testing.T) {
 	wait.Wait()
 	if s := out.State(); uint64(len(seen)) != s.Sequence || s.Bytes != 20*s.Packets {
 		t.Errorf("%d numbers seen of %+v", len(seen), s)
+	}
+}
+
+// The key of an AEAD is overwritten, and no worker gets one from then on.
+func TestWipeClearsTheKey(t *testing.T) {
+	out, in := pair(t, suites()[0].sa(false))
+	a, b := out.transform.Load(), in.transform.Load()
+	keys := [][]byte{a.key, b.key}
+	if bytes.Equal(keys[0], make([]byte, len(keys[0]))) {
+		t.Fatal("the key is zero already")
+	}
+	out.Wipe()
+	in.Wipe()
+	for i, key := range keys {
+		if len(key) == 0 || !bytes.Equal(key, make([]byte, len(key))) {
+			t.Errorf("key %d has %d octets, not all zero", i, len(key))
+		}
+	}
+	if a.workerAEAD() != nil || b.workerAEAD() != nil {
+		t.Error("a worker got an AEAD")
+	}
+	if _, _, err := in.NewOpener().Open(make([]byte, 100)); !errors.Is(err, ErrWiped) {
+		t.Errorf("open: %v", err)
 	}
 }
