@@ -18,11 +18,12 @@ import (
 // is, once and in its order; what comes by an SPI that nobody waits for does not.
 func TestKernelEarly(t *testing.T) {
 	for name, s := range map[string]shape{
-		"policy-based":           {},
-		"policy-based in UDP":    {encap: true},
-		"policy-based over IPv6": {six: true},
-		"route-based":            {device: true},
-		"route-based in UDP":     {device: true, encap: true},
+		"policy-based":                  {},
+		"policy-based in UDP":           {encap: true},
+		"policy-based over IPv6":        {six: true},
+		"policy-based in UDP over IPv6": {six: true, encap: true},
+		"route-based":                   {device: true},
+		"route-based in UDP":            {device: true, encap: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
