@@ -1,6 +1,7 @@
 package sa
 
 import (
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -250,5 +251,51 @@ func TestEveryFieldHasAnEffect(t *testing.T) {
 	for i := range reflect.TypeFor[Child]().NumField() {
 		name := reflect.TypeFor[Child]().Field(i).Name
 		try(name, func(c *Connection) reflect.Value { return reflect.ValueOf(&c.Children[0]).Elem().Field(i) }, EffectChild)
+	}
+}
+
+// TestV1EncapsulationChanges: the ESP of children that stand goes in UDP, or no longer does,
+// when one end's configuration changes, also where its next ISAKMP SA looks as if it had
+// crossed that of the peer.
+func TestV1EncapsulationChanges(t *testing.T) {
+	for _, aggressively := range []bool{false, true} {
+		for _, forced := range []bool{true, false} {
+			for _, side := range []string{"initiator", "responder"} {
+				t.Run(fmt.Sprintf("aggressive=%t/forced=%t/%s", aggressively, forced, side), func(t *testing.T) {
+					base := func(force bool) func(c *Connection) {
+						return func(c *Connection) { c.Aggressive, c.ForceEncap, c.RequireEncap = aggressively, force, force }
+					}
+					l := newLab(t, 1)
+					l.a.conns, l.b.conns = []*Connection{connV1(base(false))}, []*Connection{mirror(connV1(base(false)), "ba")}
+					e, next := l.a, connV1(base(forced))
+					if side == "responder" {
+						e, next = l.b, mirror(next, "ba")
+						next.Initiate = true
+					}
+					before := *next
+					base(!forced)(&before)
+					e.conns = []*Connection{&before}
+					l.establish()
+					e.conns = []*Connection{next}
+					e.perform(e.serving().Do(l.now, Update{next}))
+					l.pass(5 * time.Minute)
+					l.settled(1)
+					for _, e := range []*end{l.a, l.b} {
+						st := e.peer().Status()
+						if st.IKE[0].Encap != forced {
+							t.Errorf("%s: the ISAKMP SA: %+v", e.name, st.IKE[0])
+						}
+						for _, sa := range e.sas {
+							if sa.Encap != forced {
+								t.Errorf("%s: %s of the child in UDP: %t", e.name, sa.ID(), sa.Encap)
+							}
+						}
+						if e.count(ChildDown)+e.count(IKEDown) > 0 {
+							t.Errorf("%s: something went down\n%s", e.name, l.transcript.String())
+						}
+					}
+				})
+			}
+		}
 	}
 }

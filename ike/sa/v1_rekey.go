@@ -98,6 +98,11 @@ func (m *MachineV1) take(s *ISAKMPSA) {
 		m.current = s
 	case s.crosses(old) && s.spii > old.spii:
 		s.follows() // both ends began one: that with the lower cookie is kept
+		if again := m.now.Add(2 * crossingTime); s.initiator && old.outdated() && (old.rekeyAt.IsZero() || again.Before(old.rekeyAt)) {
+			// It has not crossed ours, which a change of the configuration asks for: the
+			// next one comes when neither end can take it for that.
+			old.rekeyAt = again
+		}
 	default:
 		m.current = s
 		if s.initiator && old.outdated() {
