@@ -164,7 +164,8 @@ func (c *client) allow(set *accessSet) { c.access.Store(set) }
 // traffic returns the inner packets from the client and to it, pings apart.
 func (c *client) traffic() (in, out Traffic) { return c.inbound.load(), c.outbound.load() }
 
-// lastReceived is when an authentic packet came last, the zero Time before.
+// lastReceived is when an authentic packet came last, or a renegotiation ended; the zero Time
+// before.
 func (c *client) lastReceived() time.Time {
 	ns := c.received.Load()
 	if ns == 0 {
@@ -172,6 +173,10 @@ func (c *client) lastReceived() time.Time {
 	}
 	return time.Unix(0, ns)
 }
+
+// renewed notes that a renegotiation has ended well: a sign of life, as a packet under
+// a key is. A peer that negotiates often may have no time for pings.
+func (c *client) renewed(now time.Time) { c.received.Store(now.UnixNano()) }
 
 // keepAlive sends a ping when no data was sent for a time.
 func (c *client) keepAlive(now time.Time, every time.Duration) error {

@@ -193,6 +193,21 @@ func TestRenegotiate(t *testing.T) {
 	}
 }
 
+// TestRenegotiationTellsOfTheServer has a server that sends no data: the client goes on for as
+// long as it gets new keys.
+func TestRenegotiationTellsOfTheServer(t *testing.T) {
+	s := startServer(t, Options{RenegotiateAfter: 20 * time.Millisecond}, nil)
+	c, _ := connected(t, s.options(false))
+	wait(t, "other keys", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.current > 0
+	})
+	if c.peer.lastReceived().IsZero() {
+		t.Error("the server counts as silent")
+	}
+}
+
 func TestConnectInVain(t *testing.T) {
 	s := startServer(t, Options{}, nil)
 	stranger := newAuthority(t, "stranger")

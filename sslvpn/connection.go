@@ -460,6 +460,7 @@ func (c *Connection) renew(k *clientKey) error {
 		return err
 	}
 	now := time.Now()
+	c.peer.renewed(now)
 	c.mu.Lock()
 	if c.newest == k.id {
 		if old := c.keys[c.current]; old != nil {

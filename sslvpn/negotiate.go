@@ -247,6 +247,7 @@ func (s *session) renew(k *keyState, state *tls.ConnectionState, client *wire.Cl
 		return cmp.Or(k.err, errSessionEnded)
 	}
 	now := time.Now()
+	c.renewed(now)
 	old := s.current
 	if !s.times.retire.IsZero() {
 		s.retire(s.times.old) // of three keys the oldest has had its time

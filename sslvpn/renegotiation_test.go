@@ -54,10 +54,15 @@ func TestClientRenegotiates(t *testing.T) {
 			for range wire.MaxKeyID + 2 { // over the wrap of the key id
 				old := c.key
 				token := c.push.AuthToken
+				data := ep.established()[0].client.Load()
+				data.received.Store(0)
 				keys := c.renegotiate(s, false, true, "alice", token)
 				m, err := c.message()
 				if err != nil || !strings.HasPrefix(m, "PUSH_REPLY,auth-token "+tokenPrefix) {
 					t.Fatalf("told %q, %v", m, err)
+				}
+				if data.lastReceived().IsZero() {
+					t.Error("the renegotiation is no sign of life")
 				}
 				c.install(&keys, false)
 				fresh := c.key
