@@ -2,7 +2,6 @@ package dataplane
 
 import (
 	"errors"
-	"runtime"
 	"slices"
 
 	"github.com/vpngw/vpngw/dataplane/tun"
@@ -68,9 +67,6 @@ const (
 	maxWaiting, maxSegmented = udp.MaxSegments, 8
 	// enough is the octets of frames that are worth a system call of their own.
 	enough = 32 << 10
-	// quantum is the octets of frames that one queue may send before others have their
-	// turn: some hundred microseconds.
-	quantum = 256 << 10
 )
 
 func newOutbound(e *Engine) *outbound {
@@ -113,7 +109,6 @@ func (e *Engine) runQueue(d *device, q tun.Queue) {
 // take, which leaves those behind them to other queues. What comes while it seals may
 // still join the batch.
 func (o *outbound) drain(q tun.Queue) error {
-	taken := 0
 	for {
 		n, err := o.gather(q)
 		if n == 0 {
@@ -126,11 +121,6 @@ func (o *outbound) drain(q tun.Queue) error {
 		o.sealAll()
 		if len(o.batch) >= enough {
 			o.send()
-		}
-		if taken += n; taken >= quantum {
-			taken = 0
-			o.flush() // who has sequence numbers does not pause
-			runtime.Gosched()
 		}
 	}
 }
