@@ -75,7 +75,7 @@ func (n *Namespace) StartOpenVPNResolving(name, profile, user, password string) 
 // Etc opens /etc as the client sees it, which stays to be read when the client has
 // ended.
 func (c *OpenVPN) Etc() (*os.Root, error) {
-	return os.OpenRoot(fmt.Sprintf("/proc/%d/root/etc", c.process.PID))
+	return os.OpenRoot(filepath.Join("/proc", fmt.Sprint(c.process.PID), "root", "etc"))
 }
 
 // Run runs a command where the client runs, with its files and its network.
