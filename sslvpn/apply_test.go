@@ -138,8 +138,13 @@ func TestDisconnect(t *testing.T) {
 	if !s.reaches(c, "192.168.77.1") {
 		t.Error("a packet did not arrive")
 	}
-	all := s.server.Snapshot()[0].Sessions
-	if len(all) != 1 || all[0].User != "alice" || all[0].Inbound != (Traffic{1, 28}) || all[0].Remote.String() != c.conn.LocalAddr().String() {
+	// A batch is counted once it has been written to the device.
+	var all []Session
+	s.until("the packet is counted", func() bool {
+		all = s.server.Snapshot()[0].Sessions
+		return len(all) == 1 && all[0].Inbound == (Traffic{1, 28})
+	})
+	if all[0].User != "alice" || all[0].Remote.String() != c.conn.LocalAddr().String() {
 		t.Fatalf("sessions: %+v", all)
 	}
 	if s.server.Disconnect("ep1", "x") || s.server.Disconnect("x", all[0].ID) {
