@@ -43,9 +43,12 @@ kernel=${VPNGW_QEMU_DIR:-/var/cache/vpngw-qemu}/initrd
 beside=()
 [ -x $libreswan/usr/libexec/ipsec/pluto ] || beside+=($libreswan)
 [ -x $openresolv/sbin/resolvconf ] || beside+=($openresolv)
-if [ ${#missing[@]} -eq 0 ] && [ ${#beside[@]} -eq 0 ] && [ -s "$kernel" ]; then exit 0; fi
+here=$(dirname "$0")
+newer=
+if "$here"/newer-debian.sh missing; then newer='programs of a newer Debian'; fi
+if [ ${#missing[@]} -eq 0 ] && [ ${#beside[@]} -eq 0 ] && [ -s "$kernel" ] && [ -z "$newer" ]; then exit 0; fi
 
-echo "installing: ${missing[*]} ${beside[*]##*/vpngw-} $([ -s "$kernel" ] || echo linux-image-6.12)"
+echo "installing: ${missing[*]} ${beside[*]##*/vpngw-} $([ -s "$kernel" ] || echo linux-image-6.12) $newer"
 if [ "$(id -u)" != 0 ]; then
   echo "deps: needs root" >&2
   exit 1
@@ -70,4 +73,5 @@ for target in "${beside[@]}"; do
   rm -rf "$work" "$target"
   mv "$target.new" "$target"
 done
-[ -s "$kernel" ] || "$(dirname "$0")"/e2e/qemu.sh setup
+[ -s "$kernel" ] || "$here"/e2e/qemu.sh setup
+[ -z "$newer" ] || "$here"/newer-debian.sh setup
