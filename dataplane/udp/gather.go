@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gather waits for more packets.
-func gather() {
-	pause := unix.NsecToTimespec(rawPause)
+// gather waits for more packets, for some nanoseconds.
+func gather(nanoseconds int64) {
+	pause := unix.NsecToTimespec(nanoseconds)
 	// The scheduler does not hear of it: to hand over the processor costs more than
 	// the pause is worth. A signal only ends it early.
 	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0) //nolint:errcheck // as it says
@@ -25,6 +25,10 @@ func gather() {
 // smaller is acknowledgements and dialogues, for which it would be late. What one
 // wake brings, a train of GRO too, is one message.
 //
+// The pause, in nanoseconds, is about what a gigabit per second needs to fill a
+// batch of full packets. All that a wake costs, with the write to TUN behind it
+// and the acknowledgement that this brings, is shared by as many.
+//
 // A reader that pauses never finds its socket empty, and one that does not stop for
 // that keeps Go's scheduler from asking the kernel what other sockets have. So it
 // pauses maxPauses times at most until it has found the socket empty.
@@ -32,7 +36,8 @@ const (
 	paceMessages = 64
 	paceWithin   = 3 * time.Millisecond
 	paceOctets   = 500
-	maxPauses    = 8
+	maxPauses    = 4
+	portPause    = 250_000
 )
 
 // pace tells whether messages come so fast that they should gather.
@@ -68,6 +73,6 @@ func (p *pace) gather() {
 		return
 	}
 	p.pauses++
-	gather()
+	gather(portPause)
 	gathering.Store(false)
 }

@@ -27,7 +27,7 @@ const (
 
 	// portBatch is the trains of datagrams that a system call brings from the
 	// socket of a Port.
-	portBatch = 16
+	portBatch = 32
 )
 
 // reader is what the goroutine of a socket works with.
@@ -125,7 +125,7 @@ func (s *socket) run() {
 		}
 		switch {
 		case s.kind == kindRaw && r.n >= rawBurst && r.n < rawBatch:
-			gather()
+			gather(rawPause)
 		case s.kind == kindDatagram && r.n < portBatch:
 			r.pace.gather()
 		}
