@@ -67,7 +67,8 @@ type Engine struct {
 	events  *ipsec.EventQueue
 
 	// What packets see.
-	inbound   inboundSAD
+	inbound   index[association]
+	larvals   index[larval]
 	deviceMap atomic.Pointer[map[uint32]*device]
 	senders   sync.Pool    // of *outbound
 	held      atomic.Int64 // octets that wait for larval SAs
@@ -79,7 +80,6 @@ type Engine struct {
 	mu       sync.Mutex
 	closed   bool                        // guarded by mu, as all below
 	sas      map[ipsec.SAID]*association // both directions
-	reserved map[ipsec.SAID]*larval      // SPIs that wait for their SA
 	requests map[uint32]*request         // by ReqID
 	tables   map[uint32]*table           // by IfID
 	devices  map[uint32]*device          // by IfID; 0 is that of Options.Name
@@ -107,7 +107,6 @@ func New(o Options) (*Engine, error) {
 		options: o, log: o.Logger, events: ipsec.NewEventQueue(),
 		counters: map[*counters]struct{}{},
 		sas:      map[ipsec.SAID]*association{},
-		reserved: map[ipsec.SAID]*larval{},
 		requests: map[uint32]*request{},
 		tables:   map[uint32]*table{},
 	}
@@ -173,11 +172,11 @@ func (e *Engine) tick(now time.Time) {
 	if !e.closed {
 		e.reopenBroken()
 	}
-	for id, l := range e.reserved {
+	e.larvals.all(func(id ipsec.SAID, l *larval) {
 		if now.Sub(l.since) >= reservation {
-			e.release(id)
+			e.release(id, l)
 		}
-	}
+	})
 	e.mu.Unlock()
 	for _, a := range hard {
 		e.expire(a)
@@ -202,9 +201,7 @@ func (e *Engine) Close() error {
 	for _, a := range e.sas {
 		e.remove(a)
 	}
-	for id := range e.reserved {
-		e.release(id)
-	}
+	e.larvals.all(e.release)
 	return errors.Join(errs...)
 }
 

@@ -274,11 +274,11 @@ func TestReservedSPIsExpire(t *testing.T) {
 	}
 	id := ipsec.SAID{Dst: g.outer.Addr(), SPI: spi}
 	g.tick(time.Now().Add(reservation - time.Second))
-	if g.reserved[id] == nil {
+	if g.larvals.get(id) == nil {
 		t.Error("free too early")
 	}
 	g.tick(time.Now().Add(reservation))
-	if g.reserved[id] != nil {
+	if g.larvals.get(id) != nil {
 		t.Error("never free")
 	}
 }

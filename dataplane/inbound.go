@@ -80,12 +80,12 @@ func (in *inbound) ReceiveESP(from *udp.Origin, packet []byte) {
 func (in *inbound) enter(id ipsec.SAID) bool {
 	in.leave()
 	sa := in.e.inbound.get(id)
-	if sa == nil || sa.larval != nil {
+	if sa == nil {
 		return false
 	}
 	in.sa, in.id = sa, id
 	in.limit, in.now = sa.limitOf()
-	in.opener = sa.workers.Get().(*esp.Opener)
+	in.opener = sa.opener()
 	in.dev = in.e.device(sa.record.IfID)
 	in.joiner = nil
 	if in.dev == nil {
@@ -117,12 +117,10 @@ func (in *inbound) touch(d *device) *tun.Coalescer {
 // wait keeps a packet whose SA is still negotiated, or counts it as nobody's. It
 // reports whether the SA is there after all and was entered.
 func (in *inbound) wait(id ipsec.SAID, from *udp.Origin, packet []byte) (entered bool) {
-	if sa := in.e.inbound.get(id); sa != nil {
-		if sa.larval != nil && sa.larval.hold(&in.e.held, from, packet) {
-			return false
-		}
-		entered = in.enter(id)
+	if l := in.e.larvals.get(id); l != nil && l.hold(&in.e.held, from, packet) {
+		return false
 	}
+	entered = in.enter(id) // it may have got its keys just now
 	if stray := in.e.options.Stray; !entered && (stray == nil || !stray(id, from.Local, from.Remote)) {
 		in.counters.drop(reasonUnknownSPI)
 	}
@@ -164,7 +162,7 @@ func (in *inbound) moved(sa *association, from *udp.Origin) {
 		return
 	}
 	in.e.events.Emit(ipsec.Event{
-		Kind: ipsec.EventMoved, ReqID: sa.request.reqID, SA: *sa.id.Load(), From: from.Remote,
+		Kind: ipsec.EventMoved, ReqID: sa.request.reqID, SA: sa.id(), From: from.Remote,
 	})
 }
 

@@ -262,7 +262,7 @@ func (e *Engine) measurePath(a *association) {
 	path := a.path.Load()
 	outer, err := e.options.Mux.PathMTU(path.Local.Addr(), path.Remote.Addr())
 	if err != nil {
-		e.log.Debug("path MTU not known", "sa", *a.id.Load(), "error", err)
+		e.log.Debug("path MTU not known", "sa", a.id(), "error", err)
 		outer = cmp.Or(e.options.OuterMTU, defaultOuterMTU)
 	}
 	if limit := e.options.OuterMTU; limit != 0 {

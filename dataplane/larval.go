@@ -65,19 +65,12 @@ func (l *larval) end(total *atomic.Int64) []heldPacket {
 
 // reserve makes an SPI one that waits for its SA. The caller holds mu.
 func (e *Engine) reserve(id ipsec.SAID) {
-	l := &larval{since: time.Now()}
-	e.reserved[id] = l
-	e.inbound.set(id, &association{larval: l})
+	e.larvals.set(id, &larval{since: time.Now()})
 }
 
 // release gives an SPI up that has got no SA. The caller holds mu.
-func (e *Engine) release(id ipsec.SAID) {
-	l := e.reserved[id]
-	if l == nil {
-		return
-	}
-	delete(e.reserved, id)
-	e.inbound.set(id, nil)
+func (e *Engine) release(id ipsec.SAID, l *larval) {
+	e.larvals.set(id, nil)
 	e.countersMu.Lock()
 	defer e.countersMu.Unlock()
 	e.retired.drops[reasonUnknownSPI].Add(uint64(len(l.end(&e.held))))

@@ -346,7 +346,7 @@ func (o *outbound) seal() bool {
 // reports whether they got sequence numbers; otherwise they are dropped, or wait for
 // another SA.
 func (o *outbound) sealUnder(sa *association, w *waiting) bool {
-	sealer := sa.workers.Get().(*esp.Sealer)
+	sealer := sa.sealer()
 	defer sa.workers.Put(sealer)
 	n, octets := 0, 0
 	if o.sa == sa && w.tos == o.tos && w.df == o.df {

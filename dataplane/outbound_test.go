@@ -306,7 +306,7 @@ func TestRekeyEndsWhileSealing(t *testing.T) {
 	next, _ := oneWay(g, g, netA, netB, 0x1003)
 	next.Dst, next.DstPort, next.IfID = old.record.Dst, 9, 1
 	mustAdd(t, g, next)
-	if err := g.DeleteSA(*old.id.Load()); err != nil {
+	if err := g.DeleteSA(old.id()); err != nil {
 		t.Fatal(err)
 	}
 	successor := current()
@@ -321,7 +321,7 @@ func TestRekeyEndsWhileSealing(t *testing.T) {
 	}
 	out.send()
 	out.flush()
-	if err := g.DeleteSA(*successor.id.Load()); err != nil {
+	if err := g.DeleteSA(successor.id()); err != nil {
 		t.Fatal(err)
 	}
 	out.wait(successor, packet)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,17 +15,15 @@ import (
 	"github.com/vpngw/vpngw/ipsec/esp"
 )
 
-// association is one SA of the SAD. Either in or out is set, or larval alone.
+// association is one SA of the SAD. Either in or out is set.
 type association struct {
-	larval  *larval
-	id      atomic.Pointer[ipsec.SAID]
 	in      *esp.Inbound
 	out     *esp.Outbound
 	request *request
 
 	workers sync.Pool // of *esp.Sealer or *esp.Opener: one for each goroutine at a time
 
-	turn turn // of who has sealed a batch to send it
+	turn *turn // outbound: of who has sealed a batch to send it
 
 	// expired is set when a hard limit is reached: no packet passes any more.
 	expired atomic.Bool
@@ -53,6 +50,31 @@ type association struct {
 	seenPackets uint64    // what they said; guarded by Engine.mu
 	lastUsed    time.Time // guarded by Engine.mu
 	mtuChecked  time.Time // guarded by Engine.mu
+}
+
+// id returns the SA's name, which changes with its outer addresses.
+func (a *association) id() ipsec.SAID {
+	path := a.path.Load()
+	if a.in != nil {
+		return ipsec.SAID{Dst: path.Local.Addr(), SPI: a.record.SPI}
+	}
+	return ipsec.SAID{Dst: path.Remote.Addr(), SPI: a.record.SPI}
+}
+
+// opener returns one for a goroutine, which gives it back to workers.
+func (a *association) opener() *esp.Opener {
+	if o, ok := a.workers.Get().(*esp.Opener); ok {
+		return o
+	}
+	return a.in.NewOpener()
+}
+
+// sealer returns one for a goroutine, which gives it back to workers.
+func (a *association) sealer() *esp.Sealer {
+	if s, ok := a.workers.Get().(*esp.Sealer); ok {
+		return s
+	}
+	return a.out.NewSealer()
 }
 
 // state returns the counters of package esp.
@@ -87,15 +109,15 @@ func (a *association) count(r reason, n uint64) {
 	own.drops[r].Add(n)
 }
 
-// shards is the number of pieces the inbound SAD is replaced in.
+// shards is the number of pieces an index is replaced in.
 const shards = 256
 
-// inboundSAD finds inbound SAs without a lock. Each shard does not change once
-// published.
-type inboundSAD [shards]atomic.Pointer[map[ipsec.SAID]*association]
+// index finds what an SPI of ours stands for without a lock. Each shard does not
+// change once published; nil is an empty one.
+type index[T any] [shards]atomic.Pointer[map[ipsec.SAID]*T]
 
-// get returns an SA or nil.
-func (d *inboundSAD) get(id ipsec.SAID) *association {
+// get returns what an SPI stands for, or nil.
+func (d *index[T]) get(id ipsec.SAID) *T {
 	shard := d[uint32(id.SPI)%shards].Load()
 	if shard == nil {
 		return nil
@@ -103,19 +125,31 @@ func (d *inboundSAD) get(id ipsec.SAID) *association {
 	return (*shard)[id]
 }
 
-// set puts an SA, or takes one away when sa is nil. The caller holds Engine.mu.
-func (d *inboundSAD) set(id ipsec.SAID, sa *association) {
+// set puts an entry, or takes one away when it is nil. The caller holds Engine.mu.
+func (d *index[T]) set(id ipsec.SAID, entry *T) {
 	p := &d[uint32(id.SPI)%shards]
-	next := map[ipsec.SAID]*association{}
+	next := map[ipsec.SAID]*T{}
 	if old := p.Load(); old != nil {
 		maps.Copy(next, *old)
 	}
-	if sa == nil {
-		delete(next, id)
-	} else {
-		next[id] = sa
+	if entry != nil {
+		next[id] = entry
+	} else if delete(next, id); len(next) == 0 {
+		p.Store(nil)
+		return
 	}
 	p.Store(&next)
+}
+
+// all calls f with each entry; f may take it away.
+func (d *index[T]) all(f func(ipsec.SAID, *T)) {
+	for i := range d {
+		if shard := d[i].Load(); shard != nil {
+			for id, entry := range *shard {
+				f(id, entry)
+			}
+		}
+	}
 }
 
 // AllocSPI implements ipsec.Backend.
@@ -130,7 +164,7 @@ func (e *Engine) AllocSPI(local netip.Addr) (ipsec.SPI, error) {
 		var b [4]byte
 		rand.Read(b[:])
 		id := ipsec.SAID{Dst: local, SPI: ipsec.SPI(binary.BigEndian.Uint32(b[:]))}
-		if id.SPI < 256 || e.sas[id] != nil || e.reserved[id] != nil {
+		if id.SPI < 256 || e.sas[id] != nil || e.larvals.get(id) != nil {
 			continue
 		}
 		e.reserve(id)
@@ -169,12 +203,13 @@ func (e *Engine) add(a *association, reqID uint32) ([]heldPacket, error) {
 	a.added = time.Now()
 	a.seen = a.added
 	a.request = e.useRequest(reqID)
+	a.request.share(a)
 	e.sas[id] = a
 	e.police(a)
 	if a.in != nil {
 		e.inbound.set(id, a)
-		if l := e.reserved[id]; l != nil {
-			delete(e.reserved, id)
+		if l := e.larvals.get(id); l != nil {
+			e.larvals.set(id, nil)
 			return l.end(&e.held), nil
 		}
 		return nil, nil
@@ -185,24 +220,23 @@ func (e *Engine) add(a *association, reqID uint32) ([]heldPacket, error) {
 	return nil, nil
 }
 
-// newAssociation checks an SA and prepares its ciphers.
+// newAssociation checks an SA and prepares its ciphers. The selectors are still the
+// caller's: see request.share.
 func newAssociation(sa *ipsec.SA) (*association, error) {
 	path, err := pathOf(sa)
 	if err != nil {
 		return nil, err
 	}
 	a := &association{record: *sa}
-	selectors := slices.Concat(sa.Local, sa.Remote)
-	here := len(sa.Local)
-	a.record.Local, a.record.Remote = selectors[:here:here], selectors[here:]
 	a.record.EncryptionKey, a.record.IntegrityKey = nil, nil
 	a.record.Src, a.record.Dst = sa.Src.Unmap(), sa.Dst.Unmap()
 	id := a.record.ID()
-	a.id.Store(&id)
 	a.path.Store(path)
-	for _, ts := range selectors {
-		if !ts.Valid() {
-			return nil, fmt.Errorf("%s: traffic selector %s: not valid", id, ts)
+	for _, list := range [][]ipsec.TrafficSelector{sa.Local, sa.Remote} {
+		for _, ts := range list {
+			if !ts.Valid() {
+				return nil, fmt.Errorf("%s: traffic selector %s: not valid", id, ts)
+			}
 		}
 	}
 	switch sa.Direction {
@@ -213,15 +247,11 @@ func newAssociation(sa *ipsec.SA) (*association, error) {
 		if a.in, err = esp.NewInbound(sa); err != nil {
 			return nil, err
 		}
-		in := a.in
-		a.workers.New = func() any { return in.NewOpener() }
 	case ipsec.Out:
 		if a.out, err = esp.NewOutbound(sa); err != nil {
 			return nil, err
 		}
-		out := a.out
-		a.turn.moved.L = &a.turn.mu
-		a.workers.New = func() any { return out.NewSealer() }
+		a.turn = newTurn()
 	default:
 		return nil, fmt.Errorf("%s: direction %d: must be in or out", id, sa.Direction)
 	}
@@ -259,8 +289,7 @@ func (e *Engine) UpdateSA(id ipsec.SAID, to ipsec.SAUpdate) error {
 	}
 	a.record.Src, a.record.Dst = record.Src, record.Dst
 	a.record.Encap, a.record.SrcPort, a.record.DstPort = record.Encap, record.SrcPort, record.DstPort
-	a.id.Store(&next)
-	a.path.Store(path)
+	a.path.Store(a.request.sharePath(path))
 	e.police(a)
 	a.movedAt.Store(0)
 	if next != id {
@@ -295,7 +324,7 @@ func (e *Engine) DeleteSA(id ipsec.SAID) error {
 
 // remove takes an SA out of the SAD and drops its keys. The caller holds mu.
 func (e *Engine) remove(a *association) {
-	id := *a.id.Load()
+	id := a.id()
 	delete(e.sas, id)
 	if a.in != nil {
 		e.inbound.set(id, nil)
@@ -348,7 +377,7 @@ func (e *Engine) checkSoft(a *association, s *ipsec.SAState, age time.Duration) 
 		l.Soft != 0 && age >= l.Soft ||
 		!a.record.ESN && s.Sequence >= softSequence
 	if reached && a.softened.CompareAndSwap(false, true) {
-		e.events.Emit(ipsec.Event{Kind: ipsec.EventSoftExpire, ReqID: a.request.reqID, SA: *a.id.Load()})
+		e.events.Emit(ipsec.Event{Kind: ipsec.EventSoftExpire, ReqID: a.request.reqID, SA: a.id()})
 	}
 }
 
@@ -360,7 +389,7 @@ func (e *Engine) expire(a *association) {
 	if a.out != nil {
 		a.request.choose()
 	}
-	e.events.Emit(ipsec.Event{Kind: ipsec.EventHardExpire, ReqID: a.request.reqID, SA: *a.id.Load()})
+	e.events.Emit(ipsec.Event{Kind: ipsec.EventHardExpire, ReqID: a.request.reqID, SA: a.id()})
 }
 
 // checkHard tells whether a hard limit is reached, apart from those of which

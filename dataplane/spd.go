@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vpngw/vpngw/dataplane/udp"
 	"github.com/vpngw/vpngw/ipsec"
 )
 
@@ -49,15 +50,40 @@ func (t *table) empty() bool { return len(t.in)+len(*t.out.Load()) == 0 }
 // request is what ties policies and SAs of one ReqID together.
 type request struct {
 	reqID uint32
+	users int32 // policies and SAs; guarded by Engine.mu
 	// current is the SA that carries outbound traffic; nil when there is none.
 	current atomic.Pointer[association]
 	// acquired is when traffic last missed an SA, in Unix nanoseconds.
 	acquired atomic.Int64
 
-	users int // policies and SAs; guarded by Engine.mu
+	// What the SAs have in common, as those of one CHILD_SA do, and of those that
+	// follow it, is in memory once. Guarded by Engine.mu.
+	path      *udp.Path
+	selectors []ipsec.TrafficSelector // local and remote
 
 	mu    sync.Mutex
 	stack []*association // outbound SAs in the order they came; guarded by mu
+}
+
+// share has an SA that is not in use yet hold what it has in common with the one
+// before. The caller holds Engine.mu.
+func (r *request) share(sa *association) {
+	sa.path.Store(r.sharePath(sa.path.Load()))
+	local, remote := sa.record.Local, sa.record.Remote
+	here := len(local)
+	if len(r.selectors) != here+len(remote) || !slices.Equal(r.selectors[:here], local) || !slices.Equal(r.selectors[here:], remote) {
+		r.selectors = slices.Concat(local, remote)
+	}
+	sa.record.Local, sa.record.Remote = r.selectors[:here:here], r.selectors[here:]
+}
+
+// sharePath returns a path that is already in use for an equal one. The caller holds
+// Engine.mu.
+func (r *request) sharePath(p *udp.Path) *udp.Path {
+	if q := r.path; q == nil || q.Local != p.Local || q.Remote != p.Remote || q.Encap != p.Encap {
+		r.path = p
+	}
+	return r.path
 }
 
 // add makes an outbound SA the current one.

@@ -12,6 +12,12 @@ type turn struct {
 	sent  uint64    // the last number that was sent or given up; guarded by mu
 }
 
+func newTurn() *turn {
+	t := &turn{}
+	t.moved.L = &t.mu
+	return t
+}
+
 // wait returns when all numbers before first were sent or given up.
 func (t *turn) wait(first uint64) {
 	t.mu.Lock()

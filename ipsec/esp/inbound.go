@@ -27,7 +27,7 @@ type Inbound struct {
 	esn       bool
 	limits    ipsec.Lifetime
 	transform atomic.Pointer[transform] // nil once wiped
-	window    *replayWindow
+	window    replayWindow
 
 	packets atomic.Uint64
 	bytes   atomic.Uint64
@@ -50,20 +50,23 @@ func NewInbound(sa *ipsec.SA) (*Inbound, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inbound SA %s: %w", sa.SPI, err)
 	}
-	in := &Inbound{spi: sa.SPI, esn: sa.ESN, limits: sa.Lifetime, window: newReplayWindow(size)}
+	in := &Inbound{spi: sa.SPI, esn: sa.ESN, limits: sa.Lifetime}
+	in.window.init(size)
 	in.transform.Store(t)
 	return in, nil
 }
 
 // State returns the counters; Drops has those of Open's errors that occurred,
-// by Drop.Reason. LastUsed is left to who has a clock.
+// by Drop.Reason, and is nil without any. LastUsed is left to who has a clock.
 func (in *Inbound) State() ipsec.SAState {
 	state := ipsec.SAState{
 		Bytes: in.bytes.Load(), Packets: in.packets.Load(), Sequence: in.window.highest.Load(),
-		Drops: map[string]uint64{},
 	}
 	for d := range DropCount {
 		if n := in.drops[d].Load(); n != 0 {
+			if state.Drops == nil {
+				state.Drops = map[string]uint64{}
+			}
 			state.Drops[d.Reason()] = n
 		}
 	}

@@ -25,12 +25,13 @@ type replayWindow struct {
 	ring []atomic.Uint64
 }
 
-func newReplayWindow(size int) *replayWindow {
+// init makes it a window of a number of packets.
+func (w *replayWindow) init(size int) {
 	words := uint64(2)
 	for words*wordBits < uint64(size)+2*wordBits {
 		words *= 2
 	}
-	return &replayWindow{size: uint64(size), mask: words - 1, ring: make([]atomic.Uint64, words)}
+	w.size, w.mask, w.ring = uint64(size), words-1, make([]atomic.Uint64, words)
 }
 
 // fresh reports whether a sequence number is right of the window, or inside

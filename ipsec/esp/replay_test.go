@@ -213,3 +213,9 @@ func TestESNWrap(t *testing.T) {
 		})
 	}
 }
+
+func newReplayWindow(size int) *replayWindow {
+	w := &replayWindow{}
+	w.init(size)
+	return w
+}
