@@ -104,7 +104,7 @@ func (c *connection) follow(p *peer, before *sa.Connection, now time.Time) {
 // movesTo reports whether a peer's IKE SA can follow a configuration to another
 // address of ours.
 func (p *peer) movesTo(next *sa.Connection) bool {
-	ikes := p.status.Load().IKE
+	ikes := p.current().IKE
 	return p.rival.Initiator() && p.cfg.OnlyMoves(next) && len(ikes) > 0 && ikes[len(ikes)-1].MOBIKE
 }
 
@@ -112,7 +112,7 @@ func (p *peer) movesTo(next *sa.Connection) bool {
 // prolong what is no longer configured.
 func (p *peer) endWithItsLife(now time.Time) {
 	var last time.Time
-	for _, i := range p.status.Load().IKE {
+	for _, i := range p.current().IKE {
 		if i.ExpireAt.After(last) {
 			last = i.ExpireAt
 		}

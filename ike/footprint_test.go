@@ -17,7 +17,7 @@ import (
 func TestIdleTunnelsAreLight(t *testing.T) {
 	const (
 		tunnels = 40
-		limit   = 14_000 // octets at each end
+		limit   = 12_500 // octets at each end
 	)
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()

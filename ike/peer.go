@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/vpngw/vpngw/ike/sa"
@@ -26,6 +26,7 @@ type machine interface {
 	Connection() string
 	Configuration() *sa.Connection
 	Status() sa.Status
+	Describe(*sa.Status)
 	Drops() map[string]uint64
 }
 
@@ -39,10 +40,14 @@ type peer struct {
 	v1   bool // it speaks IKEv1
 	asks bool // its machine is an sa.Inquiry
 
-	status atomic.Pointer[sa.Status] // as of the last step
+	// status is as of the last step. It is nil while the peer rests: nothing changes
+	// the machine then, so that who wants to know asks it.
+	statusMu sync.Mutex
+	status   *sa.Status // guarded by statusMu
 
 	// Of the goroutine that works alone.
 	machine machine
+	proven  bool              // the IKE SA is authenticated
 	timer   *time.Timer       // wakes it when something is due; nil: nothing was yet
 	sas     []ipsec.SAID      // in the Backend
 	spis    []uint64          // as registered
@@ -64,17 +69,74 @@ type peer struct {
 }
 
 func (s *Server) newPeer(now time.Time) *peer {
-	p := &peer{s: s, env: s.env, born: now}
+	p := &peer{s: s, env: sa.Env{Host: &s.host}, born: now, status: &unborn}
 	p.in = newMailbox(p.work)
 	p.env.InitialContact = func(c *sa.Connection) bool {
-		return s.firstContact(c.Name, p)
+		return p.s.firstContact(c.Name, p)
 	}
 	p.env.Handover = func(c *sa.Connection, isakmp *sa.ISAKMPSA) bool {
-		p.handed = s.handover(c.Name, p, isakmp)
+		p.handed = p.s.handover(c.Name, p, isakmp)
 		return p.handed
 	}
-	p.status.Store(&sa.Status{})
 	return p
+}
+
+// unborn is the status of a peer whose machine is being made.
+var unborn sa.Status
+
+// current returns how the machine stood after its last step.
+func (p *peer) current() sa.Status {
+	p.statusMu.Lock()
+	defer p.statusMu.Unlock()
+	if p.status == nil {
+		return p.machine.Status()
+	}
+	status := *p.status // its memory is used again
+	status.IKE, status.Children = slices.Clone(status.IKE), slices.Clone(status.Children)
+	return status
+}
+
+// show makes known how the machine stands, to which the goroutine that works is held
+// until it shows the next step. It returns the status, which is good until then.
+func (p *peer) show() *sa.Status {
+	status := p.s.statuses.Get().(*sa.Status)
+	p.machine.Describe(status)
+	p.proven = !status.Contact.At.IsZero()
+	p.statusMu.Lock()
+	defer p.statusMu.Unlock()
+	p.s.reuse(p.status)
+	p.status = status
+	return status
+}
+
+// stir has the goroutine change the machine from now on.
+func (p *peer) stir() {
+	p.statusMu.Lock()
+	defer p.statusMu.Unlock()
+	if p.status == nil {
+		p.status = p.s.statuses.Get().(*sa.Status)
+		p.machine.Describe(p.status)
+	}
+}
+
+// rest ends the goroutine's work, unless the peer was woken since it took what waits.
+func (p *peer) rest() (ok bool) {
+	p.statusMu.Lock()
+	defer p.statusMu.Unlock()
+	if ok = p.in.rest(); ok {
+		p.s.reuse(p.status)
+		p.status = nil
+	}
+	return ok
+}
+
+// reuse keeps the memory of a status that nobody sees any more.
+func (s *Server) reuse(status *sa.Status) {
+	if status != nil && status != &unborn {
+		clear(status.IKE)
+		clear(status.Children)
+		s.statuses.Put(status)
+	}
 }
 
 // guard runs one step of a machine, and reports whether it came to its end. A
@@ -104,9 +166,10 @@ func (p *peer) run(m machine, actions []sa.Action) {
 // work does what waits in the mailbox and what is due, until nothing is left: then
 // the goroutine that it runs on ends, and the mailbox or the timer starts another one.
 func (p *peer) work() {
+	p.stir()
 	for p.goesOn() {
 		p.setTimer()
-		if p.in.rest() {
+		if p.rest() {
 			return
 		}
 		commands, datagrams := p.in.take()
@@ -212,7 +275,7 @@ func (p *peer) deadline() time.Time {
 
 // halfOpenLimit is when a responder that is not authenticated ends.
 func (p *peer) halfOpenLimit() time.Time {
-	if p.init == (initKey{}) || !p.status.Load().Contact.At.IsZero() {
+	if p.init == (initKey{}) || p.proven {
 		return time.Time{}
 	}
 	return p.born.Add(p.s.opts.Limits.HalfOpenTimeout)
@@ -436,22 +499,20 @@ func (p *peer) appear() {
 	if p.v1 || p.conn != nil || name == "" {
 		return
 	}
-	status := p.machine.Status()
-	if status.Contact.At.IsZero() {
+	status := p.show()
+	if !p.proven {
 		return
 	}
-	p.status.Store(&status)
 	p.s.mu.Lock()
 	defer p.s.mu.Unlock()
-	p.rival.Observe(&status)
+	p.rival.Observe(status)
 	p.bindLocked(name)
 }
 
 // publish makes the peer's state known to the others after a step.
 func (p *peer) publish() {
 	m := p.machine
-	status := m.Status()
-	p.status.Store(&status)
+	status := p.show()
 	drops := m.Drops()
 	for reason, n := range drops {
 		if more := n - p.counted[reason]; more > 0 {
@@ -461,7 +522,7 @@ func (p *peer) publish() {
 	p.counted = drops
 	s := p.s
 	s.mu.Lock()
-	p.rival.Observe(&status)
+	p.rival.Observe(status)
 	if p.rival.Up() { // one that failed stays half-open until it is gone
 		p.vacateLocked()
 	}

@@ -62,7 +62,7 @@ type policyHolder struct {
 // connection returns the name of the holder's.
 func (h *policyHolder) connection() string {
 	if p, ok := h.owner.(*peer); ok {
-		return p.status.Load().Connection
+		return p.current().Connection
 	}
 	return ""
 }

@@ -56,13 +56,13 @@ func (p *peer) giveWay(actions []sa.Action) {
 	if p.v1 || !slices.ContainsFunc(actions, deletes) {
 		return
 	}
-	before, after := p.status.Load(), p.machine.Status()
+	before, after := p.current(), p.machine.Status()
 	p.s.mu.Lock()
 	var obeyed []<-chan struct{}
 	relieved := false
 	for _, o := range p.others() {
-		for _, c := range o.status.Load().Children {
-			if c.State >= sa.Deleting || !carries(before, c.Name) || carries(&after, c.Name) {
+		for _, c := range o.current().Children {
+			if c.State >= sa.Deleting || !carries(&before, c.Name) || carries(&after, c.Name) {
 				continue
 			}
 			relieved = true

@@ -66,7 +66,7 @@ func (s *Server) redirectedLeft() (left int) {
 
 // redirectable reports whether the peer can be sent to another gateway.
 func (p *peer) redirectable() bool {
-	return slices.ContainsFunc(p.status.Load().IKE, func(i sa.IKEStatus) bool { return i.Redirectable })
+	return slices.ContainsFunc(p.current().IKE, func(i sa.IKEStatus) bool { return i.Redirectable })
 }
 
 // redirectionLocked returns where a peer is to be sent.

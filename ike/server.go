@@ -56,7 +56,8 @@ const (
 type Server struct {
 	opts      Options
 	log       *slog.Logger
-	env       sa.Env // of all machines; each peer has a copy with its own InitialContact
+	host      sa.Host   // of all machines
+	statuses  sync.Pool // of *sa.Status, for peers that work
 	policies  policyTable
 	drops     dropCounter
 	failures  dropCounter // by cause
@@ -156,7 +157,8 @@ func NewServer(opts Options) *Server {
 	}
 	s.made.Store(mathrand.Uint32()) // SAs of the process before may still have theirs
 	s.directory.Store(&directory{})
-	s.env = sa.Env{
+	s.statuses.New = func() any { return &sa.Status{} }
+	s.host = sa.Host{
 		Rand:       rand.Reader,
 		AllocSPI:   opts.Backend.AllocSPI,
 		AllocReqID: s.allocReqID,
@@ -166,7 +168,7 @@ func NewServer(opts Options) *Server {
 		KeyLog:     opts.KeyLog,
 		Retransmit: opts.Retransmit,
 	}
-	s.env.FollowRedirect, s.env.AllowProof = s.followRedirect, s.allowProof
+	s.host.FollowRedirect, s.host.AllowProof = s.followRedirect, s.allowProof
 	return s
 }
 

@@ -116,7 +116,7 @@ func (c *ConnectionStatus) add(p *peer) {
 		state = Up
 	}
 	c.State = max(c.State, state)
-	st := p.status.Load()
+	st := p.current()
 	for _, ike := range st.IKE {
 		ike.Outdated = ike.Outdated || p.rival.Outdated
 		c.IKE = append(c.IKE, ike)

@@ -22,7 +22,7 @@ import (
 // answers, for a few rounds.
 func speak(s *Server, from netip.AddrPort, c *sa.Connection, spi ipsec.SPI, answers func() []sa.Datagram) {
 	to := netip.AddrPortFrom(c.Remote, from.Port())
-	env := &sa.Env{Rand: rand.Reader, AllocSPI: func(netip.Addr) (ipsec.SPI, error) { return spi, nil }}
+	env := &sa.Env{Host: &sa.Host{Rand: rand.Reader, AllocSPI: func(netip.Addr) (ipsec.SPI, error) { return spi, nil }}}
 	m, out := sa.Initiate(time.Now(), env, c)
 	for range 6 {
 		for _, a := range out {

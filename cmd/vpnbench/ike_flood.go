@@ -67,10 +67,10 @@ func newFloodCommand() *cobra.Command {
 func (c *floodConfig) firstMessage() ([]byte, error) {
 	c.Initiate = true
 	connection := c.connection("flood", 0)
-	env := &sa.Env{
+	env := &sa.Env{Host: &sa.Host{
 		Rand: rand.Reader, AllocSPI: func(netip.Addr) (ipsec.SPI, error) { return 0x1000, nil },
 		Candidates: func(_, _ netip.Addr) []*sa.Connection { return nil },
-	}
+	}}
 	var actions []sa.Action
 	if c.Version == 1 {
 		_, actions = sa.InitiateV1(time.Now(), env, &connection)

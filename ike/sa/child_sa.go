@@ -28,12 +28,12 @@ const (
 // slot is one configured child: its configuration, its policies, and when it is
 // tried again. The CHILD_SAs that follow each other over rekeys share it.
 type slot struct {
-	cfg      Child
-	template *slot // that it was made from; nil: it is configured
-	removed  bool  // no longer configured
-	busy     bool  // an exchange of ours for it is queued or under way
-	wanted   bool  // traffic or a command asked for it
-	up       bool  // reported to be up
+	cfg      *Child // does not change: another one takes its place
+	template *slot  // that it was made from; nil: it is configured
+	removed  bool   // no longer configured
+	busy     bool   // an exchange of ours for it is queued or under way
+	wanted   bool   // traffic or a command asked for it
+	up       bool   // reported to be up
 	failures int
 	pursuits int // how often more is yet asked for than the peer gives; see pursue
 	retryAt  time.Time

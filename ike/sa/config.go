@@ -322,9 +322,24 @@ type Child struct {
 	ReplayWindow  int            // packets
 }
 
-// Env is what machines may ask of their surroundings. All machines of a daemon
-// share one; the functions may be called from several goroutines.
+// Env is what a machine may ask of its surroundings.
 type Env struct {
+	*Host
+
+	// Handover, when set, gives an ISAKMP SA that a responder has authenticated
+	// to the machine that serves its connection already, if there is one: that
+	// machine is then told to Adopt it.
+	Handover func(*Connection, *ISAKMPSA) (taken bool)
+
+	// InitialContact, when set, reports whether we know of no other IKE SA with the
+	// peer: IKE_AUTH then tells it so (RFC 7296, section 2.4). Beside another one, a
+	// responder does not send on a child before the peer is known to have it.
+	InitialContact func(*Connection) bool
+}
+
+// Host is what the machines of a daemon share. Its functions may be called from
+// several goroutines.
+type Host struct {
 	// Rand is the source of SPIs, nonces, key exchange secrets, IVs and
 	// jitter. It is crypto/rand.Reader but in tests.
 	Rand interface{ Read([]byte) (int, error) }
@@ -344,16 +359,6 @@ type Env struct {
 	// QuerySA, when set, returns an SA's counters. An inbound packet is a sign
 	// of life, and the first one on a new SA shows that the peer uses it.
 	QuerySA func(ipsec.SAID) (ipsec.SAState, error)
-
-	// Handover, when set, gives an ISAKMP SA that a responder has authenticated
-	// to the machine that serves its connection already, if there is one: that
-	// machine is then told to Adopt it.
-	Handover func(*Connection, *ISAKMPSA) (taken bool)
-
-	// InitialContact, when set, reports whether we know of no other IKE SA with the
-	// peer: IKE_AUTH then tells it so (RFC 7296, section 2.4). Beside another one, a
-	// responder does not send on a child before the peer is known to have it.
-	InitialContact func(*Connection) bool
 
 	// Redirect, when set, returns where initiators that speak to an address of ours
 	// are sent, if they can be; ok is false where they are not.

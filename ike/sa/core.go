@@ -58,8 +58,8 @@ type ikeLayer interface {
 func (m *core) serve(c *Connection) {
 	m.conn = c
 	m.slots = make([]*slot, len(c.Children))
-	for i, child := range c.Children {
-		m.slots[i] = &slot{cfg: child}
+	for i := range c.Children {
+		m.slots[i] = &slot{cfg: &c.Children[i]}
 	}
 }
 
@@ -144,14 +144,15 @@ func (m *core) aloneWith() bool {
 // which is not to be changed. It is nil where Connection is empty.
 func (m *core) Configuration() *Connection { return m.conn }
 
-// childStatus returns the children that are not gone.
-func (m *core) childStatus() []ChildStatus {
-	var list []ChildStatus
+// describe begins a status, with the children that are not gone, in the memory of an
+// earlier one.
+func (m *core) describe(st *Status) {
+	*st = Status{Connection: m.Connection(), Contact: m.contact, IKE: st.IKE[:0], Children: st.Children[:0]}
 	for _, c := range m.children {
 		if c.state == Deleted {
 			continue
 		}
-		list = append(list, ChildStatus{
+		st.Children = append(st.Children, ChildStatus{
 			Name: c.slot.cfg.Name, ReqID: c.slot.cfg.ReqID, State: c.state, Initiator: c.initiator,
 			In: c.inID(), Out: c.outID(), Proposal: c.proposal,
 			Local: c.local, Remote: c.remote,
@@ -159,7 +160,6 @@ func (m *core) childStatus() []ChildStatus {
 			Outdated: c.outdated || c.slot.removed,
 		})
 	}
-	return list
 }
 
 func (m *core) emit(a Action) { m.out = append(m.out, a) }

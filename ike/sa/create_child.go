@@ -35,7 +35,7 @@ func (m *core) newNonce() ([]byte, error) {
 // CREATE_CHILD_SA, or its rekeying form.
 type childOffer struct {
 	slot      *slot
-	cfg       Child // of the slot, as it was then
+	cfg       *Child // of the slot, as it was then
 	in        ipsec.SPI
 	proposals []ipsec.Proposal
 }
@@ -152,10 +152,10 @@ func (o *childOffer) accept(s *ikeSA, msg *wire.Message, p ipsec.Proposal, k key
 		return c, malformedChild(msg, errors.New("the answer has no traffic selectors"))
 	}
 	c.local, c.remote = tsi.Selectors, tsr.Selectors
-	c.outdated = !o.cfg.sameSA(&o.slot.cfg)
+	c.outdated = !o.cfg.sameSA(o.slot.cfg)
 	cfg := o.cfg
 	if len(c.local) == 0 || len(c.remote) == 0 || !ipsec.Covers(cfg.Local, c.local) || !ipsec.Covers(cfg.Remote, c.remote) {
-		return c, selectorDiagnosis(msg.Exchange, &cfg, c.local, c.remote)
+		return c, selectorDiagnosis(msg.Exchange, cfg, c.local, c.remote)
 	}
 	if c.keys, err = s.keys.newChildKeys(p, k); err != nil {
 		return c, malformedChild(msg, err)
@@ -411,7 +411,7 @@ func (x *createChild) refused(s *ikeSA, n *wire.Notify) {
 		}
 	default:
 	}
-	m.childFailed(x, refusedChild(x.kind(), n, &x.slot.cfg, x.offer.proposals, x.old != nil))
+	m.childFailed(x, refusedChild(x.kind(), n, x.slot.cfg, x.offer.proposals, x.old != nil))
 }
 
 // temporaryDelay is the wait after TEMPORARY_FAILURE. It differs at the two

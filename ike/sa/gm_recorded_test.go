@@ -194,7 +194,7 @@ func checkRecordedQuickMode(t *testing.T, v map[string][]byte, s *ISAKMPSA) {
 	t.Helper()
 	id := binary.BigEndian.Uint32(v["qm_msgid"])
 	s.iv = v["msg6_ct"][len(v["msg6_ct"])-16:]
-	s.m = &MachineV1{core: core{env: &Env{}}}
+	s.m = &MachineV1{core: core{env: &Env{Host: &Host{}}}}
 	iv := s.phase2IV(id)
 	if !bytes.Equal(iv, v["qm_iv"]) {
 		t.Errorf("qm_iv: %x", iv)
@@ -225,7 +225,7 @@ func checkRecordedQuickMode(t *testing.T, v map[string][]byte, s *ISAKMPSA) {
 		t.Error("HASH(3) is not ours")
 	}
 	// What we would offer for the same is octet by octet the same.
-	k := &slot{cfg: Child{Proposals: []ipsec.Proposal{gmESPProposal()}, Lifetime: ipsec.Lifetime{Hard: 0x1734 * time.Second, HardBytes: 0x86470 * kilobyte}}}
+	k := &slot{cfg: &Child{Proposals: []ipsec.Proposal{gmESPProposal()}, Lifetime: ipsec.Lifetime{Hard: 0x1734 * time.Second, HardBytes: 0x86470 * kilobyte}}}
 	offer, _ := isakmp.Find[*isakmp.SA](first)
 	s.gm.ESPSM4 = 127
 	ours, err := isakmp.Body(s.gmPhase2Offer(k, ipsec.SPI(binary.BigEndian.Uint32(offer.Proposals[0].SPI))))

@@ -94,7 +94,7 @@ func (x *ikeAuth) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 	switch _, ok := wire.Find[*wire.SA](msg); {
 	case childless: // RFC 6023: all children come in exchanges of their own
 	case refused:
-		x.childRefused(m, refusedChild(x.kind(), refusal, &x.offer.slot.cfg, x.offer.proposals, false))
+		x.childRefused(m, refusedChild(x.kind(), refusal, x.offer.slot.cfg, x.offer.proposals, false))
 	case !ok:
 		x.childRefused(m, &Diagnosis{
 			Reason: ReasonMalformedMessage, Exchange: x.kind().String(), Detail: "the peer's answer has no child and no reason for that",

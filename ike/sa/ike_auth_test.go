@@ -316,7 +316,7 @@ func TestMatch(t *testing.T) {
 	child := func(name, local, remote string) Child {
 		return Child{Name: name, Local: selectors(local), Remote: selectors(remote)}
 	}
-	m := newMachine(&Env{}, start)
+	m := newMachine(&Env{Host: &Host{}}, start)
 	m.adopt(&Connection{Children: []Child{
 		child("any", "0.0.0.0/0", "0.0.0.0/0"),
 		child("exact", "10.0.0.0/24", "10.9.0.0/24"),

@@ -466,5 +466,8 @@ func (q *Inquiry) Configuration() *Connection { return q.conn }
 // Status is empty: there is no SA.
 func (q *Inquiry) Status() Status { return Status{Connection: q.conn.Name} }
 
+// Describe is Status.
+func (q *Inquiry) Describe(st *Status) { *st = q.Status() }
+
 // Drops is empty.
 func (q *Inquiry) Drops() map[string]uint64 { return nil }

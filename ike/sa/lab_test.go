@@ -117,7 +117,7 @@ func (l *lab) newEnd(name string, seed uint64, spis uint32) *end {
 	var key [32]byte
 	copy(key[:], fmt.Sprintf("%s %d", name, seed))
 	e := &end{lab: l, name: name, policies: map[ipsec.PolicyID]ipsec.Policy{}, used: map[ipsec.SAID]ipsec.SAState{}, spis: spis, missing: map[any]bool{}}
-	e.env = &Env{
+	e.env = &Env{Host: &Host{
 		Rand: rand.NewChaCha8(key),
 		AllocSPI: func(netip.Addr) (ipsec.SPI, error) {
 			e.spis++
@@ -143,7 +143,7 @@ func (l *lab) newEnd(name string, seed uint64, spis uint32) *end {
 			return e.used[id], nil
 		},
 		KeyLog: l.learn,
-	}
+	}}
 	return e
 }
 

@@ -192,8 +192,14 @@ func (m *Machine) Established() bool { return m.current != nil && m.current.live
 func (m *Machine) reachable() bool { return m.current != nil }
 
 // Status returns the machine as it stands. SAs that are gone are left out.
-func (m *Machine) Status() Status {
-	st := Status{Connection: m.Connection(), Contact: m.contact}
+func (m *Machine) Status() (st Status) {
+	m.Describe(&st)
+	return st
+}
+
+// Describe is Status in the memory of an earlier one.
+func (m *Machine) Describe(st *Status) {
+	m.describe(st)
 	for _, s := range m.ikes {
 		if s.state == Deleted {
 			continue
@@ -211,6 +217,4 @@ func (m *Machine) Status() Status {
 		}
 		st.IKE = append(st.IKE, ike)
 	}
-	st.Children = m.childStatus()
-	return st
 }

@@ -76,11 +76,11 @@ func benchEstablish(b *testing.B, edit func(*Connection)) {
 	i := connA()
 	edit(i)
 	r := mirror(i, "ba")
-	env := &Env{
+	env := &Env{Host: &Host{
 		Rand:       rand.NewChaCha8([32]byte{}),
 		AllocSPI:   func(netip.Addr) (ipsec.SPI, error) { return 0x1000, nil },
 		Candidates: func(_, _ netip.Addr) []*Connection { return []*Connection{r} },
-	}
+	}}
 	sent := func(actions []Action) (list []Datagram) {
 		for _, a := range actions {
 			if s, ok := a.(Send); ok {

@@ -138,28 +138,30 @@ func (x *modelExchange) agree(peer []byte) ([]byte, error) {
 // newEnv returns the surroundings of an end's machines.
 func (w *modelWorld) newEnv(end int) *Env {
 	env := &Env{
-		Rand: &modelRandom{w, end},
-		AllocSPI: func(netip.Addr) (ipsec.SPI, error) {
-			w.at.spis++
-			return ipsec.SPI(0x1000*(uint32(end)+1) + w.at.spis), nil
+		Host: &Host{
+			Rand: &modelRandom{w, end},
+			AllocSPI: func(netip.Addr) (ipsec.SPI, error) {
+				w.at.spis++
+				return ipsec.SPI(0x1000*(uint32(end)+1) + w.at.spis), nil
+			},
+			Candidates: func(_, _ netip.Addr) []*Connection {
+				if w.at.down {
+					return nil
+				}
+				return []*Connection{w.at.conn}
+			},
+			QuerySA: func(id ipsec.SAID) (ipsec.SAState, error) {
+				i := w.at.find(id)
+				switch {
+				case i < 0:
+					return ipsec.SAState{}, ipsec.ErrNotFound
+				case w.at.sas[i].used.IsZero():
+					return ipsec.SAState{}, nil
+				}
+				return ipsec.SAState{Packets: 1, LastUsed: w.at.sas[i].used}, nil
+			},
+			Retransmit: Retransmit{Initial: 4 * time.Second, Factor: 1.8, Tries: 3},
 		},
-		Candidates: func(_, _ netip.Addr) []*Connection {
-			if w.at.down {
-				return nil
-			}
-			return []*Connection{w.at.conn}
-		},
-		QuerySA: func(id ipsec.SAID) (ipsec.SAState, error) {
-			i := w.at.find(id)
-			switch {
-			case i < 0:
-				return ipsec.SAState{}, ipsec.ErrNotFound
-			case w.at.sas[i].used.IsZero():
-				return ipsec.SAState{}, nil
-			}
-			return ipsec.SAState{Packets: 1, LastUsed: w.at.sas[i].used}, nil
-		},
-		Retransmit:     Retransmit{Initial: 4 * time.Second, Factor: 1.8, Tries: 3},
 		InitialContact: func(*Connection) bool { return w.at.rivals().Alone(&w.acting.rival) },
 		Handover: func(_ *Connection, s *ISAKMPSA) bool {
 			for _, mb := range w.at.members {

@@ -25,7 +25,7 @@ func (m *core) match(local, remote []ipsec.TrafficSelector, old *childSA) []slot
 		if k.removed || old != nil && k != old.slot || old == nil && k.template != nil {
 			continue
 		}
-		f := slotMatch{slot: k, local: ipsec.Narrow(k.cfg.Local, local), remote: ipsec.Narrow(k.cfg.Remote, remote)}
+		f := slotMatch{slot: k, local: narrow(k.cfg.Local, local), remote: narrow(k.cfg.Remote, remote)}
 		if len(f.local) == 0 || len(f.remote) == 0 {
 			continue
 		}
@@ -51,4 +51,14 @@ func (m *core) match(local, remote []ipsec.TrafficSelector, old *childSA) []slot
 	}
 	slices.SortStableFunc(found, func(a, b slotMatch) int { return cmp.Compare(b.score, a.score) })
 	return found
+}
+
+// narrow is ipsec.Narrow. Where that leaves just what is configured, as it mostly does,
+// it is the configuration's own list: a gateway has many children.
+func narrow(configured, offered []ipsec.TrafficSelector) []ipsec.TrafficSelector {
+	list := ipsec.Narrow(configured, offered)
+	if slices.Equal(configured, list) {
+		return configured
+	}
+	return list
 }

@@ -63,10 +63,11 @@ func (m *core) instantiate(template *slot, local, remote []ipsec.TrafficSelector
 	case pairs > maxMadePairs:
 		return nil, fmt.Errorf("the peer would have %d pairs of traffic selectors, more than the %d that it may", pairs, maxMadePairs)
 	}
-	k := &slot{cfg: template.cfg, template: template}
-	k.cfg.Template, k.cfg.ReqID = false, m.env.AllocReqID()
-	k.cfg.Local, k.cfg.Remote = local, remote
-	k.cfg.Name = ipsec.SelectorList(local) + " to " + ipsec.SelectorList(remote)
+	cfg := *template.cfg
+	cfg.Template, cfg.ReqID = false, m.env.AllocReqID()
+	cfg.Local, cfg.Remote = local, remote
+	cfg.Name = ipsec.SelectorList(local) + " to " + ipsec.SelectorList(remote)
+	k := &slot{cfg: &cfg, template: template}
 	m.slots = append(m.slots, k)
 	return k, nil
 }
@@ -104,9 +105,9 @@ func (m *core) keepMade(made []*slot) {
 			continue
 		}
 		k.template = m.slots[i]
-		next := k.template.cfg
+		next := *k.template.cfg
 		next.Template, next.Name, next.ReqID, next.Local, next.Remote = false, k.cfg.Name, k.cfg.ReqID, k.cfg.Local, k.cfg.Remote
-		m.reconfigure(k, next)
+		m.reconfigure(k, &next)
 		m.slots = append(m.slots, k)
 	}
 }

@@ -98,7 +98,8 @@ func (m *core) updateChildren(next []Child) {
 		}
 	}
 	m.slots, m.retired = nil, nil
-	for _, cfg := range next {
+	for n := range next {
+		cfg := &next[n]
 		i := slices.IndexFunc(before, func(k *slot) bool {
 			return k.cfg.Name == cfg.Name && k.cfg.ReqID == cfg.ReqID && k.cfg.IfID == cfg.IfID
 		})
@@ -130,8 +131,8 @@ func (m *core) updateChildren(next []Child) {
 
 // reconfigure gives a slot its next configuration. Lifetimes count from the next
 // rekey.
-func (m *core) reconfigure(k *slot, next Child) {
-	if !k.cfg.sameSA(&next) {
+func (m *core) reconfigure(k *slot, next *Child) {
+	if !k.cfg.sameSA(next) {
 		k.failures, k.pursuits, k.retryAt = 0, maxPursuits, time.Time{}
 		for _, c := range m.children {
 			if c.slot == k {

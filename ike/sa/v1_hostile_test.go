@@ -329,7 +329,8 @@ func TestV1PFSWithoutKE(t *testing.T) {
 	l.useV1()
 	l.establish()
 	s := m(l.a).current
-	q := &quickMode{s: s, initiator: true, slot: m(l.a).slots[0], in: 0x4711, ni: make([]byte, 32)}
+	k := m(l.a).slots[0]
+	q := &quickMode{s: s, initiator: true, slot: k, cfg: k.cfg, in: 0x4711, ni: make([]byte, 32)}
 	offer, err := s.phase2Offer(q.slot, 0x4712)
 	if err != nil {
 		t.Fatal(err)

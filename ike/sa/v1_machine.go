@@ -200,8 +200,14 @@ func (m *MachineV1) Established() bool { return m.current != nil }
 func (m *MachineV1) reachable() bool { return m.current != nil }
 
 // Status returns the machine as it stands. SAs that are gone are left out.
-func (m *MachineV1) Status() Status {
-	st := Status{Connection: m.Connection(), Contact: m.contact, Children: m.childStatus()}
+func (m *MachineV1) Status() (st Status) {
+	m.Describe(&st)
+	return st
+}
+
+// Describe is Status in the memory of an earlier one.
+func (m *MachineV1) Describe(st *Status) {
+	m.describe(st)
 	for _, s := range m.sas {
 		if s.state == Deleted {
 			continue
@@ -219,7 +225,6 @@ func (m *MachineV1) Status() Status {
 		}
 		st.IKE = append(st.IKE, ike)
 	}
-	return st
 }
 
 // event returns an event about an ISAKMP SA.

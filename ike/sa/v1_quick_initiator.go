@@ -178,7 +178,7 @@ func (q *quickMode) accept(msg *isakmp.Message) (*childSA, *Diagnosis) {
 	}
 	c.initiator, c.nonce = true, bytes.Clone(lowestNonce(q.ni, q.nr))
 	c.local, c.remote = slices.Clone(q.cfg.Local), slices.Clone(q.cfg.Remote)
-	c.outdated = !q.cfg.sameSA(&q.slot.cfg)
+	c.outdated = !q.cfg.sameSA(q.slot.cfg)
 	told := toldLifetime(msg, isakmp.Phase2LifeType, isakmp.Phase2LifeDuration)
 	c.agreed = agree(q.slot.cfg.Lifetime, ch.life.atMost(told))
 	return c, nil
@@ -283,7 +283,7 @@ func (q *quickMode) refusedBy(n *isakmp.Notify) {
 }
 
 func (q *quickMode) refusal(n *isakmp.Notify) *Diagnosis {
-	cfg := &q.slot.cfg
+	cfg := q.slot.cfg
 	d := &Diagnosis{Exchange: isakmp.QuickMode.String()}
 	switch n.NotifyType {
 	case isakmp.NoProposalChosen, isakmp.BadProposalSyntax, isakmp.AttributesNotSupported, isakmp.InvalidTransformID:

@@ -46,7 +46,7 @@ type quickMode struct {
 	id        uint32
 	initiator bool
 	slot      *slot
-	cfg       Child    // of the slot, as it was at our first message
+	cfg       *Child   // of the slot, as it was at our first message
 	old       *childSA // to be followed; nil for a new child
 
 	in     ipsec.SPI
