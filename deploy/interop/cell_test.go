@@ -38,7 +38,23 @@ var (
 	styles     = []string{"policy", "route"}
 )
 
-var parameters = [][]string{modes, initiators, ciphers, hashes, groups, ciphers, espHashes, pfsGroups, paths, styles}
+// choices are the values of each parameter, in the order of a cell's fields.
+type choices [][]string
+
+// ofAPI are those that the API has, and additions those that are beyond it.
+var (
+	ofAPI     = choices{modes, initiators, ciphers, hashes, groups, ciphers, espHashes, pfsGroups, paths, styles}
+	additions = choices{
+		{v2}, initiators, {"chacha20-poly1305", "aes-256-gcm-16"}, {"sha2-512", "sha2-256"}, {"group31", "group31" + withMLKEM, "group14" + withMLKEM},
+		{"chacha20-poly1305", "aes-128"}, {noHash, "sha2-256"}, {noPFS, "group31", "group31" + withMLKEM}, paths, styles, {noPPK, "optional", "required"},
+	}
+)
+
+// withMLKEM follows a group beside which there is an additional key exchange.
+const withMLKEM = ", mlkem768"
+
+// noPPK is a cell without a post-quantum pre-shared key.
+const noPPK = "-"
 
 // cell is one tunnel. A member is empty while its choice is open.
 type cell struct {
@@ -47,29 +63,42 @@ type cell struct {
 	Cipher, Hash, Group     string // of the IKE SA; the hash of an AEAD is the PRF's
 	ESPCipher, ESPHash, PFS string
 	Path, Style             string
+	PPK                     string // of the additions; else empty
 }
 
 func (c cell) v1() bool  { return c.Mode == v1Main || c.Mode == v1Aggressive }
 func (c cell) nat() bool { return c.Path == "NAT" }
 
+// hasPPK tells that both ends have a post-quantum pre-shared key.
+func (c cell) hasPPK() bool { return c.PPK != "" && c.PPK != noPPK }
+
 // name is the connection's, and that of its configuration at the peer.
 func (c cell) name() string { return fmt.Sprintf("cell-%d", c.Number) }
 
-// fields are those of a row of the array, in its order.
+// fields are those of a row of an array, in its order.
 func (c *cell) fields() []*string {
-	return []*string{&c.Mode, &c.Initiator, &c.Cipher, &c.Hash, &c.Group, &c.ESPCipher, &c.ESPHash, &c.PFS, &c.Path, &c.Style}
+	return []*string{&c.Mode, &c.Initiator, &c.Cipher, &c.Hash, &c.Group, &c.ESPCipher, &c.ESPHash, &c.PFS, &c.Path, &c.Style, &c.PPK}
 }
 
 // String names the choices in the order of the page's columns.
 func (c cell) String() string {
 	var words []string
 	for _, f := range c.fields() {
-		words = append(words, *f)
+		if *f != "" {
+			words = append(words, *f)
+		}
 	}
 	return strings.Join(words, " | ")
 }
 
-func isAEAD(cipher string) bool { return strings.Contains(cipher, "gcm") }
+// keyExchange returns the group of a choice, and whether ML-KEM is beside it.
+func keyExchange(choice string) (group string, mlkem bool) {
+	return strings.CutSuffix(choice, withMLKEM)
+}
+
+func isAEAD(cipher string) bool {
+	return strings.Contains(cipher, "gcm") || strings.Contains(cipher, "poly1305")
+}
 
 // limit is something that cannot be, whoever the peer is or for one peer.
 type limit struct {
@@ -83,6 +112,16 @@ var protocolLimits = []limit{
 	{"an AEAD has no hash in ESP", func(c cell) bool { return isAEAD(c.ESPCipher) && c.ESPHash != "" && c.ESPHash != noHash }},
 	{"other ciphers have one", func(c cell) bool { return c.ESPCipher != "" && !isAEAD(c.ESPCipher) && c.ESPHash == noHash }},
 }
+
+// withoutMLKEM are those of a peer that has no additional key exchanges.
+var withoutMLKEM = []limit{{"strongSwan has ML-KEM from 6.0 on", func(c cell) bool {
+	_, ike := keyExchange(c.Group)
+	_, child := keyExchange(c.PFS)
+	return ike || child
+}}}
+
+// newerLimits are those of strongSwan 6 as Debian builds it.
+var newerLimits = []limit{{"it has no IKEv1", func(c cell) bool { return c.v1() }}}
 
 // libreswanLimits are what libreswan 4.10 refuses in its configuration.
 var libreswanLimits = []limit{
@@ -107,30 +146,33 @@ var kernelLimits = append([]limit{
 	{"PFS or none", func(c cell) bool { return c.PFS != "" && c.PFS != noPFS && c.PFS != "group19" }},
 }, libreswanLimits...)
 
+// cells returns the covering array of all that the API has, within the limits.
+func cells(limits ...limit) []cell { return ofAPI.cells(limits...) }
+
 // cells returns the covering array within the limits.
-func cells(limits ...limit) []cell {
-	sizes := make([]int, len(parameters))
-	for i, p := range parameters {
+func (all choices) cells(limits ...limit) (array []cell) {
+	sizes := make([]int, len(all))
+	for i, p := range all {
 		sizes[i] = len(p)
 	}
-	var all []cell
-	for _, row := range coveringArray(sizes, func(row []int) bool { return allows(fromRow(row), limits) }) {
-		c := fromRow(row)
-		c.Number = len(all) + 1
-		all = append(all, c)
+	for _, row := range coveringArray(sizes, func(row []int) bool { return allows(all.cell(row), limits) }) {
+		c := all.cell(row)
+		c.Number = len(array) + 1
+		array = append(array, c)
 	}
-	return all
+	return array
 }
 
 func allows(c cell, limits []limit) bool {
 	return !slices.ContainsFunc(slices.Concat(protocolLimits, limits), func(l limit) bool { return l.broken(c) })
 }
 
-func fromRow(row []int) cell {
+// cell is that of a row of the array.
+func (all choices) cell(row []int) cell {
 	var c cell
-	for i, f := range c.fields() {
+	for i, f := range c.fields()[:len(all)] {
 		if row[i] != unset {
-			*f = parameters[i][row[i]]
+			*f = all[i][row[i]]
 		}
 	}
 	return c

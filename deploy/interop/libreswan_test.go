@@ -210,4 +210,9 @@ func lswViews(status, traffic, log string) map[string]view {
 	return all
 }
 
+func (l *libreswan) version(ctx context.Context) (string, error) {
+	version, err := netlab.LibreswanVersion(ctx)
+	return "libreswan " + version, err
+}
+
 func (l *libreswan) log() string { return l.daemon.Log() }

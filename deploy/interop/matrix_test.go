@@ -33,36 +33,66 @@ type matrix struct {
 	rawESP bool
 }
 
-// The peer is strongSwan with ESP in userspace, whose one device takes one cell
-// for any traffic: each route-based cell has a router of its own.
+// The peer is strongSwan with ESP in userspace: the system's, and strongSwan 6, whose
+// package has no IKEv1.
 func TestStrongSwanUserspace(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
-	defer cancel()
-	array := cells()
-	w := newWorld(ctx, t, netlab.DaemonOptions{CustomerGateways: len(array)})
-	m := &matrix{world: w}
-	w.translate(array)
-	var shared []cell
-	for _, c := range array {
-		if c.Style == "policy" {
-			shared = append(shared, c)
-			continue
+	swanUserspaceTest(t, swanUserspace, cells(), &strongSwan{}, &strongSwan{newer: true})
+}
+
+// What the API does not have: ChaCha20-Poly1305, Curve25519, post-quantum pre-shared
+// keys and, with strongSwan 6, ML-KEM as additional key exchange.
+func TestStrongSwanAdditions(t *testing.T) {
+	swanUserspaceTest(t, swanAdditions, additions.cells(withoutMLKEM...), &strongSwan{})
+	swanUserspaceTest(t, newerAdditions, additions.cells(), &strongSwan{newer: true})
+}
+
+// swanUserspaceTest runs what each of the peers has of the array against it. A peer's
+// one device takes one cell for any traffic: each route-based cell has a router of its
+// own.
+func swanUserspaceTest(t *testing.T, s section, array []cell, kinds ...*strongSwan) {
+	t.Helper()
+	var results []result
+	for _, kind := range kinds {
+		name := "system"
+		if kind.newer {
+			name = "newer"
 		}
-		m.add(w.connect(fmt.Sprintf("router%d", c.Number), []cell{c}), &strongSwan{})
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+			defer cancel()
+			w := newWorld(ctx, t, netlab.DaemonOptions{CustomerGateways: len(array)})
+			m := &matrix{world: w}
+			own := array
+			if kind.newer {
+				own = slices.DeleteFunc(slices.Clone(array), func(c cell) bool { return !allows(c, newerLimits) })
+			}
+			w.translate(own)
+			var shared []cell
+			for _, c := range own {
+				if c.Style == "policy" {
+					shared = append(shared, c)
+					continue
+				}
+				m.add(w.connect(fmt.Sprintf("router%d", c.Number), []cell{c}), &strongSwan{newer: kind.newer})
+			}
+			m.add(w.connect("router", shared), &strongSwan{newer: kind.newer})
+			m.run(own)
+			results = append(results, m.report(s, own, m.version(0)))
+			if len(results) == len(kinds) {
+				m.write(s, array, results...)
+			}
+		})
 	}
-	m.add(w.connect("router", shared), &strongSwan{})
-	m.run(array)
-	m.report(swanUserspace, array, "strongSwan "+strongSwanVersion(ctx, t))
 }
 
 // one runs the array against one peer on one router.
-func one(ctx context.Context, t *testing.T, s section, array []cell, p peer, version string) {
+func one(ctx context.Context, t *testing.T, s section, array []cell, p peer) {
 	w := newWorld(ctx, t, netlab.DaemonOptions{CustomerGateways: len(array), RawESP: true})
 	m := &matrix{world: w, rawESP: true}
 	w.translate(array)
 	m.add(w.connect("router", array), p)
 	m.run(array)
-	m.report(s, array, version+", Linux "+kernelVersion(t))
+	m.write(s, array, m.report(s, array, m.version(0)+", Linux "+kernelVersion(t)))
 }
 
 // add starts a peer on a router.
@@ -94,11 +124,12 @@ func (m *matrix) run(array []cell) {
 	step("begun by the peers")
 	m.waitUp(array)
 	step("up")
+	m.checkInitiators()
 	m.rekey()
-	step("rekeyed")
+	step("rekeyed by the peers")
 	before := m.figures()
 	for number, err := range m.exchange(m.routers, func(c cell) bool { return m.failed[c.Number] != "" }) {
-		m.fail(array[number-1], "%v", err)
+		m.fail(cell{Number: number}, "%v", err)
 	}
 	step("traffic")
 	m.compare(before)
@@ -167,16 +198,18 @@ func (c cell) declaration() (declare.CustomerGateway, declare.Connection) {
 		customer.IDType, customer.IDValue = "fqdn", c.name()+".customer.test"
 	}
 	ike := &declare.IKEPolicy{
-		IKEVersion: "v2", EncryptionAlgorithm: c.Cipher, AuthenticationAlgorithm: c.Hash, DHGroup: c.Group,
+		IKEVersion: "v2", EncryptionAlgorithm: c.Cipher, AuthenticationAlgorithm: c.Hash,
 		PeerIDType: "ip", PeerID: c.id(),
 	}
 	if c.named() {
 		ike.PeerIDType = "fqdn"
 	}
+	ike.DHGroup, ike.AdditionalKeyExchange = inAPI(c.Group)
 	if c.v1() {
 		ike.IKEVersion, ike.Phase1NegotiationMode = "v1", strings.TrimPrefix(c.Mode, "v1 ")
 	}
-	ipsec := &declare.IPsecPolicy{EncryptionAlgorithm: c.ESPCipher, PFS: c.PFS, AuthenticationAlgorithm: "sha2-256"}
+	ipsec := &declare.IPsecPolicy{EncryptionAlgorithm: c.ESPCipher, AuthenticationAlgorithm: "sha2-256"}
+	ipsec.PFS, ipsec.AdditionalKeyExchange = inAPI(c.PFS)
 	if c.ESPHash != noHash {
 		ipsec.AuthenticationAlgorithm = c.ESPHash
 	}
@@ -186,6 +219,10 @@ func (c cell) declaration() (declare.CustomerGateway, declare.Connection) {
 		// Without them the API takes any that are free, which another cell may want.
 		TunnelLocalAddress: fmt.Sprintf("169.254.%d.1/30", c.Number),
 		TunnelPeerAddress:  fmt.Sprintf("169.254.%d.2/30", c.Number),
+	}
+	if c.hasPPK() {
+		required := c.PPK == "required"
+		connection.PPK, ike.PPKID, ike.PPKRequired = c.ppk(), c.name(), &required
 	}
 	if c.gateway() == gatewayNATed {
 		connection.VGWIP = netlab.EIP2
@@ -197,6 +234,15 @@ func (c cell) declaration() (declare.CustomerGateway, declare.Connection) {
 	}
 	connection.Style = "static"
 	return customer, connection
+}
+
+// inAPI is a choice of key exchanges in the words of the API.
+func inAPI(choice string) (group, additional string) {
+	group, mlkem := keyExchange(choice)
+	if mlkem {
+		additional = "mlkem768"
+	}
+	return group, additional
 }
 
 // initiate begins the cells that are the peers' to begin.
@@ -255,10 +301,34 @@ func (m *matrix) waitUp(array []cell) {
 	}
 }
 
-// rekey renews the CHILD_SAs of IKEv2, since the first comes without the key
-// exchange that PFS asks for (RFC 7296, section 1.2), and waits until the new
-// ones have taken their place at the peers.
+// checkInitiators looks at who began by the peers, which who rekeys an IKE SA has
+// done from then on.
+func (m *matrix) checkInitiators() {
+	m.t.Helper()
+	for i, r := range m.routers {
+		views, err := m.peers[i].tunnels(m.ctx)
+		m.check(err)
+		for _, c := range r.cells {
+			if have := views[c.name()].initiator; have != c.Initiator {
+				m.fail(c, "who began is %q by the peer, want %q", have, c.Initiator)
+			}
+		}
+	}
+}
+
+// rekey renews the IKE SAs of the additions, and the CHILD_SAs of IKEv2, since the
+// first comes without the key exchange that PFS asks for (RFC 7296, section 1.2).
 func (m *matrix) rekey() {
+	m.t.Helper()
+	m.renew("IKE SA", func(c cell) bool { return c.PPK != "" }, func(v view) string { return v.ike },
+		func(p peer, c cell) error { return p.(*strongSwan).daemon.RekeyIKE(m.ctx, c.name()) })
+	m.renew("CHILD_SA", func(c cell) bool { return !c.v1() }, func(v view) string { return v.child },
+		func(p peer, c cell) error { return p.rekeyChild(m.ctx, c) })
+}
+
+// renew has the peers rekey an SA of the cells that want it, and waits until the new
+// ones have taken their place at the peers.
+func (m *matrix) renew(kind string, wanted func(c cell) bool, sa func(v view) string, begin func(p peer, c cell) error) {
 	m.t.Helper()
 	before := map[string]view{}
 	for _, p := range m.peers {
@@ -266,13 +336,13 @@ func (m *matrix) rekey() {
 		m.check(err)
 		maps.Copy(before, views)
 	}
-	due := func(c cell) bool { return !c.v1() && m.failed[c.Number] == "" }
+	due := func(c cell) bool { return wanted(c) && m.failed[c.Number] == "" }
 	m.each(func(p peer, c cell) error {
 		if !due(c) {
 			return nil
 		}
-		if err := p.rekeyChild(m.ctx, c); err != nil {
-			return fmt.Errorf("the peer cannot rekey: %w", err)
+		if err := begin(p, c); err != nil {
+			return fmt.Errorf("the peer cannot rekey the %s: %w", kind, err)
 		}
 		return nil
 	})
@@ -285,12 +355,12 @@ func (m *matrix) rekey() {
 			m.check(err)
 			left = slices.DeleteFunc(slices.Clone(r.cells), func(c cell) bool {
 				v := views[c.name()]
-				return !due(c) || v.childSAs == 1 && v.child != before[c.name()].child
+				return !due(c) || v.ikeSAs == 1 && v.childSAs == 1 && sa(v) != sa(before[c.name()])
 			})
 			return len(left) == 0, nil
 		})
 		for _, c := range left {
-			m.fail(c, "the peer has not rekeyed the CHILD_SA")
+			m.fail(c, "the peer has not rekeyed the %s", kind)
 		}
 	}
 }
@@ -337,13 +407,13 @@ func difference(before, after string) int {
 // differs says what of a cell the peer sees otherwise.
 func (v view) differs(c cell) string {
 	for _, x := range []struct{ what, have, want string }{
-		{"who began", v.initiator, c.Initiator},
 		{"the IKE SA's cipher", v.cipher, c.Cipher},
 		{"the IKE SA's hash", v.hash, c.Hash},
 		{"the IKE SA's group", v.group, c.Group},
 		{"the CHILD_SA's cipher", v.espCipher, c.ESPCipher},
 		{"the CHILD_SA's hash", v.espHash, c.ESPHash},
 		{"the group of PFS", v.pfs, c.PFS},
+		{"a post-quantum pre-shared key", strconv.FormatBool(v.ppk), strconv.FormatBool(c.hasPPK())},
 	} {
 		if x.have != x.want {
 			return fmt.Sprintf("%s is %q by the peer, want %q", x.what, x.have, x.want)
@@ -382,9 +452,8 @@ func (m *matrix) end(array []cell) {
 	}
 }
 
-// report fails the test for each cell that has a defect. With -update it writes
-// the page's section.
-func (m *matrix) report(s section, array []cell, versions string) {
+// report fails the test for each cell that has a defect.
+func (m *matrix) report(s section, array []cell, versions string) result {
 	m.t.Helper()
 	for _, c := range array {
 		if defect, failed := m.failed[c.Number]; failed {
@@ -397,7 +466,21 @@ func (m *matrix) report(s section, array []cell, versions string) {
 			m.t.Logf("peer:\n%s", p.log())
 		}
 	}
+	return result{versions, array, m.failed}
+}
+
+// write writes the page's section, with -update.
+func (m *matrix) write(s section, array []cell, results ...result) {
+	m.t.Helper()
 	if *update {
-		m.check(s.write(s.table(array, m.failed, versions)))
+		m.check(s.write(s.table(array, results...)))
 	}
+}
+
+// version is that of a router's peer.
+func (m *matrix) version(router int) string {
+	m.t.Helper()
+	version, err := m.peers[router].version(m.ctx)
+	m.check(err)
+	return version
 }

@@ -16,39 +16,71 @@ const pageFile = "../../docs/interop.md"
 // passes is a cell's result on the page when it has no defect.
 const passes = "passes"
 
-var columns = []string{"#", "IKE", "begins", "IKE cipher", "hash", "group", "ESP cipher", "hash", "PFS", "path", "style", "result"}
+// notRun is that of a cell that the peer does not speak.
+const notRun = "-"
+
+// columns are those of all tables; the additions have one more.
+var columns = []string{"#", "IKE", "begins", "IKE cipher", "hash", "group", "ESP cipher", "hash", "PFS", "path", "style", "PPK"}
 
 // section is a part of the page that one run writes.
 type section struct{ name string }
 
 var (
-	swanUserspace = section{"strongSwan with ESP in userspace"}
-	swanKernel    = section{"strongSwan with ESP in the kernel"}
-	lswKernel     = section{"libreswan"}
-	bothKernels   = section{"ESP in the kernel at both ends"}
-	lswImpaired   = section{"libreswan's impairments"}
+	swanUserspace  = section{"strongSwan with ESP in userspace"}
+	swanAdditions  = section{"additions with strongSwan 5"}
+	newerAdditions = section{"additions with strongSwan 6"}
+	swanKernel     = section{"strongSwan with ESP in the kernel"}
+	lswKernel      = section{"libreswan"}
+	bothKernels    = section{"ESP in the kernel at both ends"}
+	lswImpaired    = section{"libreswan's impairments"}
 )
 
 func (s section) begin() string { return "<!-- " + s.name + " -->\n" }
 func (s section) end() string   { return "<!-- end of " + s.name + " -->\n" }
 
-// table is the section's text for results by number of the cell, of peers with
-// the versions.
-func (s section) table(array []cell, failed map[int]string, versions string) string {
+// result is what became of an array with peers of the versions.
+type result struct {
+	versions string
+	array    []cell
+	failed   map[int]string // by number of the cell
+}
+
+// table is the section's text for the results of an array, each with a column of
+// its own.
+func (s section) table(array []cell, results ...result) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %d of %d cells pass.\n\n", versions, len(array)-len(failed), len(array))
-	fmt.Fprintf(&b, "| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
-	for _, c := range array {
-		result := passes
-		if defect, ok := failed[c.Number]; ok {
-			result, _, _ = strings.Cut(defect, "\n")
+	head := slices.Clone(columns)
+	if array[0].PPK == "" {
+		head = head[:len(head)-1]
+	}
+	for _, r := range results {
+		fmt.Fprintf(&b, "%s: %d of %d cells pass.\n", r.versions, len(r.array)-len(r.failed), len(r.array))
+		if len(results) == 1 {
+			head = append(head, "result")
+		} else {
+			head = append(head, r.versions)
 		}
-		b.WriteString(row(c, result))
+	}
+	fmt.Fprintf(&b, "\n| %s |\n|%s\n", strings.Join(head, " | "), strings.Repeat("---|", len(head)))
+	for _, c := range array {
+		words := make([]string, len(results))
+		for i, r := range results {
+			words[i] = passes
+			if !slices.Contains(r.array, c) {
+				words[i] = notRun
+			}
+			if defect, ok := r.failed[c.Number]; ok {
+				words[i], _, _ = strings.Cut(defect, "\n")
+			}
+		}
+		b.WriteString(row(c, words...))
 	}
 	return b.String()
 }
 
-func row(c cell, result string) string { return fmt.Sprintf("| %d | %s | %s |\n", c.Number, c, result) }
+func row(c cell, results ...string) string {
+	return fmt.Sprintf("| %d | %s | %s |\n", c.Number, c, strings.Join(results, " | "))
+}
 
 // on returns the section's text on the page, and what is before and after.
 func (s section) on(page string) (before, text, after string, err error) {
@@ -83,13 +115,22 @@ func TestPageHasTheCells(t *testing.T) {
 	}
 	for s, array := range map[section][]cell{
 		swanUserspace: cells(), swanKernel: cells(), lswKernel: cells(libreswanLimits...), bothKernels: cells(kernelLimits...),
+		swanAdditions: additions.cells(withoutMLKEM...), newerAdditions: additions.cells(),
 	} {
+
 		_, text, _, err := s.on(string(page))
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, c := range array {
-			if !strings.Contains(text, row(c, passes)) {
+			results := []string{passes}
+			if s == swanUserspace { // twice
+				results = append(results, passes)
+				if !allows(c, newerLimits) {
+					results[1] = notRun
+				}
+			}
+			if !strings.Contains(text, row(c, results...)) {
 				t.Errorf("%s: the page lacks the cell, or it does not pass: %d: %s; run with -update", s.name, c.Number, c)
 			}
 		}
@@ -139,16 +180,23 @@ func TestPageHasTheImpairments(t *testing.T) {
 // All pairs of choices that can go together are in some cell.
 func TestArraysCoverAllPairs(t *testing.T) {
 	t.Parallel()
-	for name, limits := range map[string][]limit{"strongSwan": nil, "libreswan": libreswanLimits, "kernel": kernelLimits} {
-		array := cells(limits...)
-		for a := range parameters {
-			for b := a + 1; b < len(parameters); b++ {
-				for _, av := range parameters[a] {
-					for _, bv := range parameters[b] {
+	for name, of := range map[string]struct {
+		all    choices
+		limits []limit
+	}{
+		"strongSwan": {ofAPI, nil}, "libreswan": {ofAPI, libreswanLimits}, "kernel": {ofAPI, kernelLimits},
+		"additions": {additions, nil}, "additions without ML-KEM": {additions, withoutMLKEM},
+	} {
+		all, limits := of.all, of.limits
+		array := all.cells(limits...)
+		for a := range all {
+			for b := a + 1; b < len(all); b++ {
+				for _, av := range all[a] {
+					for _, bv := range all[b] {
 						var open cell
 						*open.fields()[a], *open.fields()[b] = av, bv
 						covered := slices.ContainsFunc(array, func(c cell) bool { return *c.fields()[a] == av && *c.fields()[b] == bv })
-						if !covered && completable(open, limits) {
+						if !covered && all.completable(open, limits) {
 							t.Errorf("%s: no cell has both %s and %s", name, av, bv)
 						}
 					}
@@ -164,18 +212,18 @@ func TestArraysCoverAllPairs(t *testing.T) {
 }
 
 // completable tells whether the open choices can be made.
-func completable(c cell, limits []limit) bool {
+func (all choices) completable(c cell, limits []limit) bool {
 	if !allows(c, limits) {
 		return false
 	}
-	for i, f := range c.fields() {
+	for i, f := range c.fields()[:len(all)] {
 		if *f != "" {
 			continue
 		}
-		return slices.ContainsFunc(parameters[i], func(v string) bool {
+		return slices.ContainsFunc(all[i], func(v string) bool {
 			next := c
 			*next.fields()[i] = v
-			return completable(next, limits)
+			return all.completable(next, limits)
 		})
 	}
 	return true

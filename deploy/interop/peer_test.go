@@ -5,8 +5,6 @@ package interop
 import (
 	"context"
 	"os"
-	"os/exec"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -24,21 +22,10 @@ type peer interface {
 	rekeyChild(ctx context.Context, c cell) error
 	// tunnels returns what stands, by the name of the cell.
 	tunnels(ctx context.Context) (map[string]view, error)
+	// version names the maker's program and its version.
+	version(ctx context.Context) (string, error)
 	// log is what it tells of itself.
 	log() string
-}
-
-// strongSwanVersion returns what strongSwan says its version is.
-func strongSwanVersion(ctx context.Context, t *testing.T) string {
-	t.Helper()
-	cmd := exec.CommandContext(ctx, "swanctl", "--version")
-	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin")
-	out, err := cmd.CombinedOutput()
-	version := regexp.MustCompile(`\d+\.\d+\.\d+`).FindString(string(out))
-	if version == "" {
-		t.Fatalf("swanctl --version: %v: %s", err, out)
-	}
-	return version
 }
 
 // kernelVersion returns the first two numbers of the running kernel's version.
@@ -54,11 +41,12 @@ func kernelVersion(t *testing.T) string {
 // view is a cell as the peer sees it.
 type view struct {
 	ikeSAs, childSAs        int
+	ike                     string // what tells an IKE SA from others
 	child                   string // what tells a CHILD_SA from others
 	initiator               string
 	cipher, hash, group     string // of the IKE SA, in the words of the API
 	espCipher, espHash, pfs string
-	encapsulated            bool
+	encapsulated, ppk       bool
 	in, out                 counters
 }
 
@@ -74,22 +62,24 @@ type strongSwan struct {
 	// routes tells how a route-based cell is made: with VTI devices where the
 	// kernel has ESP; the userspace has one device for all.
 	vti bool
+	// newer tells that it is strongSwan 6, and not the system's.
+	newer bool
 }
 
 // The words of strongSwan's configuration and of its lists.
 var (
 	swanCiphers = map[string]string{
 		"3des": "3des", "aes-128": "aes128", "aes-192": "aes192", "aes-256": "aes256",
-		"aes-128-gcm-16": "aes128gcm16", "aes-256-gcm-16": "aes256gcm16",
+		"aes-128-gcm-16": "aes128gcm16", "aes-256-gcm-16": "aes256gcm16", "chacha20-poly1305": "chacha20poly1305",
 	}
 	swanHashes = map[string]string{"md5": "md5", "sha1": "sha1", "sha2-256": "sha256", "sha2-384": "sha384", "sha2-512": "sha512"}
 	swanGroups = map[string]string{
 		"group1": "modp768", "group2": "modp1024", "group5": "modp1536", "group14": "modp2048", "group15": "modp3072",
-		"group16": "modp4096", "group19": "ecp256", "group20": "ecp384", "group21": "ecp521",
+		"group16": "modp4096", "group19": "ecp256", "group20": "ecp384", "group21": "ecp521", "group31": "curve25519",
 	}
 	swanListedCiphers = map[string]string{
 		"3DES_CBC": "3des", "AES_CBC-128": "aes-128", "AES_CBC-192": "aes-192", "AES_CBC-256": "aes-256",
-		"AES_GCM_16-128": "aes-128-gcm-16", "AES_GCM_16-256": "aes-256-gcm-16",
+		"AES_GCM_16-128": "aes-128-gcm-16", "AES_GCM_16-256": "aes-256-gcm-16", "CHACHA20_POLY1305": "chacha20-poly1305", "CHACHA20_POLY1305-256": "chacha20-poly1305",
 	}
 	swanListedHashes = map[string]string{
 		"":            noHash,
@@ -99,6 +89,6 @@ var (
 	swanListedGroups = map[string]string{
 		"":         noPFS,
 		"MODP_768": "group1", "MODP_1024": "group2", "MODP_1536": "group5", "MODP_2048": "group14", "MODP_3072": "group15",
-		"MODP_4096": "group16", "ECP_256": "group19", "ECP_384": "group20", "ECP_521": "group21",
+		"MODP_4096": "group16", "ECP_256": "group19", "ECP_384": "group20", "ECP_521": "group21", "CURVE_25519": "group31",
 	}
 )

@@ -29,7 +29,11 @@ func (s *strongSwan) start(ctx context.Context, r *router) error {
 		connections = append(connections, s.connection(c))
 	}
 	var err error
-	if s.daemon, err = r.StartStrongSwan(ctx, r.name, netlab.SwanConfig(connections...), swanSettings); err != nil {
+	start := r.StartStrongSwan
+	if s.newer {
+		start = r.StartNewerStrongSwan
+	}
+	if s.daemon, err = start(ctx, r.name, netlab.SwanConfig(connections...), swanSettings); err != nil {
 		return err
 	}
 	if s.daemon.KernelESP {
@@ -42,17 +46,20 @@ func (s *strongSwan) connection(c cell) netlab.SwanConnection {
 	swan := netlab.SwanConnection{
 		Name: c.name(), Local: c.local(), Remote: c.gateway(), LocalID: c.id(), RemoteID: c.gateway().String(), PSK: c.psk(),
 		V1: c.v1(), Aggressive: c.Mode == v1Aggressive,
-		Proposal:    swanCiphers[c.Cipher] + "-" + swanHashes[c.Hash] + "-" + swanGroups[c.Group],
+		Proposal:    swanCiphers[c.Cipher] + "-" + swanHashes[c.Hash] + "-" + swanKeyExchange(c.Group),
 		ESPProposal: swanCiphers[c.ESPCipher],
 	}
 	if isAEAD(c.Cipher) {
-		swan.Proposal = swanCiphers[c.Cipher] + "-prf" + swanHashes[c.Hash] + "-" + swanGroups[c.Group]
+		swan.Proposal = swanCiphers[c.Cipher] + "-prf" + swanHashes[c.Hash] + "-" + swanKeyExchange(c.Group)
 	}
 	if c.ESPHash != noHash {
 		swan.ESPProposal += "-" + swanHashes[c.ESPHash]
 	}
 	if c.PFS != noPFS {
-		swan.ESPProposal += "-" + swanGroups[c.PFS]
+		swan.ESPProposal += "-" + swanKeyExchange(c.PFS)
+	}
+	if c.hasPPK() {
+		swan.PPK, swan.PPKID, swan.PPKRequired = c.ppk(), c.name(), c.PPK == "required"
 	}
 	child := netlab.SwanChild{Name: c.name(), Local: []netip.Prefix{c.subnet()}, Remote: cloudSubnets[:1]}
 	if c.Style == "route" {
@@ -63,6 +70,15 @@ func (s *strongSwan) connection(c cell) netlab.SwanConnection {
 	}
 	swan.Children = []netlab.SwanChild{child}
 	return swan
+}
+
+// swanKeyExchange is a group in strongSwan's words, and what is beside it.
+func swanKeyExchange(choice string) string {
+	group, mlkem := keyExchange(choice)
+	if mlkem {
+		return swanGroups[group] + "-ke1_mlkem768"
+	}
+	return swanGroups[group]
 }
 
 func (s *strongSwan) initiate(ctx context.Context, c cell) error {
@@ -82,12 +98,12 @@ func (s *strongSwan) tunnels(ctx context.Context) (map[string]view, error) {
 	for _, ike := range sas {
 		v := all[ike.Name]
 		v.ikeSAs++
-		v.initiator = byGateway
+		v.initiator, v.ike, v.ppk = byGateway, ike.InitiatorSPI+ike.ResponderSPI, ike.PPK
 		if ike.Initiator {
 			v.initiator = byPeer
 		}
 		v.cipher = swanCipher(ike.Encryption, ike.EncryptionBits)
-		v.hash, v.group = swanListedHashes[ike.Integrity], swanListedGroups[ike.Group]
+		v.hash, v.group = swanListedHashes[ike.Integrity], swanListedKeyExchange(ike.Group, ike.Additional)
 		if isAEAD(v.cipher) {
 			v.hash = swanListedHashes[ike.PRF]
 		}
@@ -98,7 +114,7 @@ func (s *strongSwan) tunnels(ctx context.Context) (map[string]view, error) {
 			v.childSAs++
 			v.child = child.SPIIn
 			v.espCipher = swanCipher(child.Encryption, child.EncryptionBits)
-			v.espHash, v.pfs = swanListedHashes[child.Integrity], swanListedGroups[child.Group]
+			v.espHash, v.pfs = swanListedHashes[child.Integrity], swanListedKeyExchange(child.Group, child.Additional)
 			v.encapsulated = child.Encap
 			v.in = counters{child.PacketsIn, child.BytesIn}
 			v.out = counters{child.PacketsOut, child.BytesOut}
@@ -106,6 +122,17 @@ func (s *strongSwan) tunnels(ctx context.Context) (map[string]view, error) {
 		all[ike.Name] = v
 	}
 	return all, nil
+}
+
+// swanListedKeyExchange returns the choice that a list of strongSwan shows.
+func swanListedKeyExchange(group, additional string) string {
+	switch additional {
+	case "":
+		return swanListedGroups[group]
+	case "ML_KEM_768":
+		return swanListedGroups[group] + withMLKEM
+	}
+	return group + ", " + additional
 }
 
 // swanCipher returns the API's word for a cipher, or strongSwan's own where the
@@ -118,6 +145,11 @@ func swanCipher(name, bits string) string {
 		return word
 	}
 	return name
+}
+
+func (s *strongSwan) version(ctx context.Context) (string, error) {
+	version, err := s.daemon.Version(ctx)
+	return "strongSwan " + version, err
 }
 
 func (s *strongSwan) log() string { return s.daemon.Log() }

@@ -18,18 +18,14 @@ const umlPatience = 10 * time.Minute
 func TestUMLStrongSwan(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), umlPatience)
 	defer cancel()
-	one(ctx, t, swanKernel, cells(), &strongSwan{vti: true}, "strongSwan "+strongSwanVersion(ctx, t))
+	one(ctx, t, swanKernel, cells(), &strongSwan{vti: true})
 }
 
 // The peer is libreswan, whose ESP is the kernel's.
 func TestUMLLibreswan(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), umlPatience)
 	defer cancel()
-	version, err := netlab.LibreswanVersion(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	one(ctx, t, lswKernel, cells(libreswanLimits...), &libreswan{}, "libreswan "+version)
+	one(ctx, t, lswKernel, cells(libreswanLimits...), &libreswan{})
 }
 
 // ESP is the kernel's at both ends: every algorithm of it, raw and in UDP, with
@@ -37,10 +33,6 @@ func TestUMLLibreswan(t *testing.T) {
 func TestUMLKernelAtBothEnds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), umlPatience)
 	defer cancel()
-	lswVersion, err := netlab.LibreswanVersion(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
 	array := cells(kernelLimits...)
 	w := newWorld(ctx, t, netlab.DaemonOptions{CustomerGateways: len(array), RawESP: true, Kernel: true})
 	m := &matrix{world: w, rawESP: true}
@@ -52,5 +44,5 @@ func TestUMLKernelAtBothEnds(t *testing.T) {
 	m.add(w.connect("router1", turns[0]), &strongSwan{vti: true})
 	m.add(w.connect("router2", turns[1]), &libreswan{})
 	m.run(array)
-	m.report(bothKernels, array, "Odd cells: strongSwan "+strongSwanVersion(ctx, t)+", even cells: libreswan "+lswVersion+", Linux "+kernelVersion(t))
+	m.write(bothKernels, array, m.report(bothKernels, array, "Odd cells: "+m.version(0)+", even cells: "+m.version(1)+", Linux "+kernelVersion(t)))
 }

@@ -84,6 +84,11 @@ func (c cell) roaming() bool { return c.Initiator == byPeer && c.Mode != v1Main 
 
 func (c cell) psk() string { return fmt.Sprintf("Interop-psk-%03d-of-its-own!", c.Number) }
 
+// ppk is the post-quantum pre-shared key of a cell that has one.
+func (c cell) ppk() string {
+	return fmt.Sprintf("Interop-ppk-%03d-which-no-quantum-computer-tells", c.Number)
+}
+
 // world is a gateway with its daemon, and the peers' routers.
 type world struct {
 	*netlab.Topology

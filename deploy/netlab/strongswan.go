@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ type StrongSwan struct {
 	// KernelESP says that the kernel carries ESP, and not libipsec.
 	KernelESP bool
 
+	newer     bool // strongSwan 6 of NewerDebian, and not the host's
 	namespace *Namespace
 	dir       string
 	process   *Process
@@ -45,12 +47,18 @@ var swanctlDirs = []string{
 // configuration. Settings are those of charon, dotted ("retransmit_tries"), and
 // go above the defaults, which are: routes are installed, log level 1.
 func (n *Namespace) StartStrongSwan(ctx context.Context, name, config string, settings map[string]string) (*StrongSwan, error) {
-	s := &StrongSwan{
-		Name:      name,
-		KernelESP: kernelHasESP(ctx, n),
-		namespace: n,
-		dir:       filepath.Join(n.lab.Dir, name),
-	}
+	return n.startStrongSwan(ctx, &StrongSwan{Name: name}, config, settings)
+}
+
+// StartNewerStrongSwan is StartStrongSwan with the strongSwan 6 of NewerDebian, which
+// has additional key exchanges (RFC 9370).
+func (n *Namespace) StartNewerStrongSwan(ctx context.Context, name, config string, settings map[string]string) (*StrongSwan, error) {
+	return n.startStrongSwan(ctx, &StrongSwan{Name: name, newer: true}, config, settings)
+}
+
+func (n *Namespace) startStrongSwan(ctx context.Context, s *StrongSwan, config string, settings map[string]string) (*StrongSwan, error) {
+	name := s.Name
+	s.KernelESP, s.namespace, s.dir = kernelHasESP(ctx, n), n, filepath.Join(n.lab.Dir, name)
 	for _, d := range swanctlDirs {
 		if err := os.MkdirAll(filepath.Join(s.dir, "swanctl", d), 0o700); err != nil {
 			return nil, fmt.Errorf("configure %s: %w", name, err)
@@ -68,7 +76,7 @@ func (s *StrongSwan) Start(ctx context.Context, config string) error {
 	if err := os.Remove(s.Socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	process, err := s.namespace.Start(s.Name, s.Environment(), "charon-systemd")
+	process, err := s.namespace.Start(s.Name, s.Environment(), s.command("charon-systemd")...)
 	if err != nil {
 		return err
 	}
@@ -105,8 +113,29 @@ func (s *StrongSwan) Load(ctx context.Context, config string) error {
 // Control runs swanctl against this charon.
 func (s *StrongSwan) Control(ctx context.Context, args ...string) (string, error) {
 	command := append([]string{"env"}, s.Environment()...)
-	command = append(command, "swanctl", args[0], "--uri", "unix://"+s.Socket())
+	command = append(command, s.command("swanctl", args[0], "--uri", "unix://"+s.Socket())...)
 	return run(ctx, "", append(command, args[1:]...)...)
+}
+
+// command makes of a command one that runs the programs of this strongSwan.
+func (s *StrongSwan) command(args ...string) []string {
+	if s.newer {
+		return NewerDebian(args...)
+	}
+	return args
+}
+
+// Version returns what strongSwan says its version is, such as "5.9.8".
+func (s *StrongSwan) Version(ctx context.Context) (string, error) {
+	out, err := s.Control(ctx, "--version", "--daemon")
+	if err != nil {
+		return "", err
+	}
+	version := regexp.MustCompile(`\d+\.\d+\.\d+`).FindString(out)
+	if version == "" {
+		return "", fmt.Errorf("%s calls its version %q", s.Name, out)
+	}
+	return version, nil
 }
 
 // Initiate brings a child up and waits for it. The error carries charon's own

@@ -21,6 +21,8 @@ type SwanIKE struct {
 	Encryption, Integrity       string
 	EncryptionBits              string
 	PRF, Group                  string
+	Additional                  string // the first additional key exchange, such as "ML_KEM_768"
+	PPK                         bool
 	NATLocal, NATRemote, NATAny bool
 	Children                    []SwanChildSA
 }
@@ -32,6 +34,7 @@ type SwanChildSA struct {
 	Encap                 bool
 	Encryption, Integrity string
 	EncryptionBits, Group string
+	Additional            string // as of an IKE SA
 	BytesIn, BytesOut     uint64
 	PacketsIn, PacketsOut uint64
 	Local, Remote         []string // traffic selectors
@@ -81,6 +84,8 @@ func (v *viciSection) ike(name string) SwanIKE {
 		Integrity:      v.values["integ-alg"],
 		PRF:            v.values["prf-alg"],
 		Group:          v.values["dh-group"],
+		Additional:     v.values["ake1"],
+		PPK:            v.values["ppk"] == "yes",
 		NATLocal:       v.values["nat-local"] == "yes",
 		NATRemote:      v.values["nat-remote"] == "yes",
 		NATAny:         v.values["nat-any"] == "yes",
@@ -111,6 +116,7 @@ func (v *viciSection) child() SwanChildSA {
 		EncryptionBits: v.values["encr-keysize"],
 		Integrity:      v.values["integ-alg"],
 		Group:          v.values["dh-group"],
+		Additional:     v.values["ake1"],
 		BytesIn:        number("bytes-in"),
 		BytesOut:       number("bytes-out"),
 		PacketsIn:      number("packets-in"),
