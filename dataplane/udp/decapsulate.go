@@ -34,7 +34,7 @@ func (m *Mux) Decapsulate(local, remote netip.AddrPort, on bool) error {
 	case !on:
 		delete(m.decapsulated, key)
 		if s != nil {
-			return s.file.Close()
+			return s.close()
 		}
 		return nil
 	case known && s != nil:
@@ -77,7 +77,7 @@ func (m *Mux) SetRawESP(on bool) error {
 	var gone []*socket
 	for a, sockets := range m.hosts {
 		if !on {
-			raw := func(s *socket) bool { return slices.Contains(rawKinds(a), s.kind) }
+			raw := func(s *socket) bool { return s.kind.raw() }
 			for _, s := range sockets {
 				if raw(s) {
 					gone = append(gone, s)
@@ -86,21 +86,17 @@ func (m *Mux) SetRawESP(on bool) error {
 			m.hosts[a] = slices.DeleteFunc(sockets, raw)
 			continue
 		}
-		for _, kind := range rawKinds(a) {
-			s, err := openSocket(m, kind, netip.AddrPortFrom(a, 0))
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			m.hosts[a] = append(m.hosts[a], s)
-			if kind != kindPathMTU {
-				m.done.Go(s.run)
-			}
+		raw, err := m.openRaw(a)
+		if err != nil {
+			errs = append(errs, err)
+			continue
 		}
+		m.hosts[a] = append(m.hosts[a], raw...)
+		m.done.Go(raw[0].run)
 	}
 	m.publish()
 	for _, s := range gone {
-		s.file.Close()
+		s.close()
 	}
 	return errors.Join(errs...)
 }

@@ -14,7 +14,9 @@
 // has one goroutine, which reads up to 64 datagrams with a system call (UDP_GRO,
 // recvmmsg) and hands them to a Receiver of its own, in whose calls the whole
 // further way of the packets lies. A Sender sends many ESP packets with one
-// system call (UDP_SEGMENT, sendmmsg).
+// system call (UDP_SEGMENT, sendmmsg). Go's poller does not know the sockets, and
+// wakes nobody for what happens to them while their goroutine is at work; each has
+// an epoll instance for when it is not.
 //
 // A Port does the same for a UDP port of another protocol, without sorting.
 //

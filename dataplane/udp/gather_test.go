@@ -94,7 +94,7 @@ func TestPaceLetsOthersIn(t *testing.T) {
 		if r.pace.pauses != maxPauses {
 			t.Errorf("%d pauses in a row, want %d", r.pace.pauses, maxPauses)
 		}
-		if r.recv(uintptr(fd)) || r.pace.pauses != 0 {
+		if r.recv(uintptr(fd)); r.n != 0 || r.err != nil || r.pace.pauses != 0 {
 			t.Errorf("%d pauses after the socket was empty", r.pace.pauses)
 		}
 	}

@@ -172,7 +172,7 @@ func (m *Mux) SetAddresses(want []netip.Addr) error {
 	m.publish()
 	for _, s := range gone {
 		m.stats.overflow.Add(s.overflow())
-		s.file.Close()
+		s.close()
 	}
 	return errors.Join(errs...)
 }
@@ -194,7 +194,7 @@ func (m *Mux) open(a netip.Addr) (sockets []*socket, err error) {
 	defer func() {
 		if err != nil {
 			for _, s := range sockets {
-				s.file.Close()
+				s.close()
 			}
 		}
 	}()
@@ -215,26 +215,40 @@ func (m *Mux) open(a netip.Addr) (sockets []*socket, err error) {
 		}
 	}
 	if !m.noRaw {
-		for _, kind := range rawKinds(a) {
-			if err := add(kind, 0); err != nil {
-				return sockets, err
-			}
+		raw, err := m.openRaw(a)
+		if err != nil {
+			return sockets, err
 		}
+		sockets = append(sockets, raw...)
 	}
 	for _, s := range sockets {
-		if s.kind != kindPathMTU {
+		if s.kind.receives() {
 			m.done.Go(s.run)
 		}
 	}
 	return sockets, nil
 }
 
-// rawKinds are the sockets for IP protocol 50 of an address.
-func rawKinds(a netip.Addr) []socketKind {
-	if a.Is6() {
-		return []socketKind{kindRaw, kindPathMTU}
+// openRaw opens the sockets for IP protocol 50 of an address: the one that receives
+// and that which goes with it.
+func (m *Mux) openRaw(a netip.Addr) ([]*socket, error) {
+	local := netip.AddrPortFrom(a, 0)
+	raw, err := openSocket(m, kindRaw, local)
+	if err != nil {
+		return nil, err
 	}
-	return []socketKind{kindRaw}
+	kind := kindRawSend
+	if a.Is6() {
+		kind = kindPathMTU
+	}
+	other, err := openSocket(m, kind, local)
+	if err != nil {
+		return nil, errors.Join(err, raw.close())
+	}
+	if kind == kindRawSend {
+		raw.sends = other
+	}
+	return []*socket{raw, other}, nil
 }
 
 // publish makes the table that senders read. The caller holds mu.
@@ -242,7 +256,7 @@ func (m *Mux) publish() {
 	table := socketTable{}
 	for _, sockets := range m.hosts {
 		for _, s := range sockets {
-			if s.kind != kindPathMTU {
+			if s.kind.receives() {
 				table[s.local] = append(table[s.local], s)
 			}
 		}
@@ -257,13 +271,13 @@ func (m *Mux) Close() error {
 	for a, sockets := range m.hosts {
 		for _, s := range sockets {
 			m.stats.overflow.Add(s.overflow())
-			s.file.Close()
+			s.close()
 		}
 		delete(m.hosts, a)
 	}
 	for key, s := range m.decapsulated {
 		if s != nil {
-			s.file.Close()
+			s.close()
 		}
 		delete(m.decapsulated, key)
 	}

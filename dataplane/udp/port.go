@@ -54,7 +54,7 @@ func Listen(local netip.AddrPort, newReceiver func() DatagramReceiver, o PortOpt
 		s, err := openSocket(m, kindDatagram, local)
 		if err != nil {
 			for _, s := range sockets {
-				s.file.Close()
+				s.close()
 			}
 			return nil, err
 		}

@@ -4,6 +4,7 @@ package udp
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
 	"os/exec"
 	"runtime"
@@ -167,14 +168,106 @@ func TestNetNSPathMTU(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		p, err := NewPath(netip.AddrPortFrom(local, PortNATT), netip.AddrPortFrom(remote, PortNATT), true)
+		for _, encap := range []bool{true, false} {
+			p, err := NewPath(netip.AddrPortFrom(local, PortNATT), netip.AddrPortFrom(remote, PortNATT), encap)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			failed, err := m.NewSender().Send(p, make([]byte, 3*1450), 1450, 0)
+			if failed != 0 || !errors.Is(err, ErrTooBig) {
+				t.Errorf("in UDP %t: %d failed, %v", encap, failed, err)
+			}
+		}
+	})
+}
+
+// TestNetNSRawTooBig: raw packets that are too long for the device or for what is
+// known of the path go in fragments, among others that are not, and arrive whole.
+func TestNetNSRawTooBig(t *testing.T) {
+	inNamespace(t, func() {
+		ip(t, "link", "set", "lo", "mtu", "1400")
+		a, b := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")
+		m := New(Options{})
+		defer m.Close()
+		c := &collector{all: make(chan got, 1000)}
+		m.OnESP(func() Receiver { return c })
+		if err := m.SetAddresses([]netip.Addr{a, b}); err != nil {
+			t.Error(err)
+			return
+		}
+		path := mustPath(t, a, b, false)
+		for _, p := range []*Path{path, path.Fragmentable()} {
+			const size = 1450
+			for _, packets := range []int{1, 5, MaxSegments / 2} {
+				var data []byte
+				for i := range packets {
+					data = append(data, bytes.Repeat([]byte{byte(i + 1)}, size)...)
+				}
+				data = append(data, bytes.Repeat([]byte{byte(packets + 1)}, 100)...)
+				if failed, err := m.NewSender().Send(p, data, size, 0); failed != 0 || !errors.Is(err, ErrTooBig) {
+					t.Errorf("fragmentable %t: %d failed, %v", p.fragmentable, failed, err)
+				}
+				want := map[int]int{size: packets, 100: 1}
+				for range packets + 1 {
+					g := c.next(t)
+					if g.kind != "esp" || g.data != strings.Repeat(g.data[:1], len(g.data)) {
+						t.Errorf("%s of %d octets is broken", g.kind, len(g.data))
+					}
+					want[len(g.data)]--
+				}
+				if want[size] != 0 || want[100] != 0 {
+					t.Errorf("fragmentable %t: missing %v", p.fragmentable, want)
+				}
+			}
+		}
+		c.empty(t)
+	})
+}
+
+// TestNetNSRawHeader reads the headers of raw packets over IPv4 from the wire.
+func TestNetNSRawHeader(t *testing.T) {
+	inNamespace(t, func() {
+		a, b := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")
+		m := New(Options{})
+		defer m.Close()
+		if err := m.SetAddresses([]netip.Addr{a}); err != nil {
+			t.Error(err)
+			return
+		}
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ESP)
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		failed, err := m.NewSender().Send(p, make([]byte, 3*1450), 1450, 0)
-		if failed != 0 || err == nil || !strings.Contains(err.Error(), ErrTooBig.Error()) {
-			t.Errorf("%d failed, %v", failed, err)
+		defer unix.Close(fd)
+		timeout := unix.NsecToTimeval(patience.Nanoseconds())
+		if err := errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
+			unix.Bind(fd, sockaddr(netip.AddrPortFrom(b, 0)))); err != nil {
+			t.Error(err)
+			return
+		}
+		s, packet := m.NewSender(), bytes.Repeat([]byte{7}, 333)
+		path := mustPath(t, a, b, false)
+		for _, tt := range []struct {
+			path *Path
+			tos  uint8
+			df   byte
+		}{{path, 0, flagDF}, {path, 0xb9, flagDF}, {path.Fragmentable(), 3, 0}, {path, 1, flagDF}} {
+			if failed, err := s.Send(tt.path, packet, len(packet), tt.tos); failed != 0 || err != nil {
+				t.Errorf("%d failed: %v", failed, err)
+			}
+			data := make([]byte, 2000)
+			n, err := unix.Read(fd, data)
+			if err != nil || n != ipv4HeaderLen+len(packet) {
+				t.Errorf("%d octets: %v", n, err)
+				return
+			}
+			h := data[:ipv4HeaderLen]
+			if h[0] != 0x45 || h[1] != tt.tos || h[6] != tt.df || h[7] != 0 || h[8] != 64 || h[9] != protocolESP ||
+				netip.AddrFrom4([4]byte(h[12:])) != a || netip.AddrFrom4([4]byte(h[16:])) != b || !bytes.Equal(data[ipv4HeaderLen:n], packet) {
+				t.Errorf("tos %02x: header %x", tt.tos, h)
+			}
 		}
 	})
 }

@@ -48,9 +48,13 @@ type reader struct {
 
 	pace pace // of a Port
 
-	n    int // what recvmmsg returned
+	n    int // what recvmmsg returned; zero without an error: there was nothing
 	err  error
-	recv func(fd uintptr) bool
+	recv func(fd uintptr)
+	// wait receives, or arms the socket's watch, whose descriptor is epoll meanwhile.
+	wait  func(epoll uintptr) bool
+	arm   func(fd uintptr)
+	epoll uintptr
 }
 
 func newReader(s *socket) *reader {
@@ -76,29 +80,48 @@ func newReader(s *socket) *reader {
 		r.iovs[i].Base = unsafe.SliceData(r.bufs[i])
 		r.iovs[i].SetLen(min(room, maxReceive))
 		h := &r.msgs[i].hdr
-		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
-		h.Control = (*byte)(unsafe.Pointer(&r.ctrls[i]))
+		if !r.headers() {
+			h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
+			h.Control = (*byte)(unsafe.Pointer(&r.ctrls[i]))
+		}
 		h.Iov = &r.iovs[i]
 		h.SetIovlen(1)
 	}
-	// The socket never blocks, so that the scheduler need not hear of the call.
-	r.recv = func(fd uintptr) bool {
+	// The call never blocks, so that the scheduler need not hear of it.
+	r.recv = func(fd uintptr) {
 		for {
 			n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(unsafe.SliceData(r.msgs))),
 				uintptr(len(r.msgs)), unix.MSG_DONTWAIT, 0, 0)
 			switch errno {
 			case 0:
 				r.n, r.err = int(n), nil
-				return true
 			case unix.EINTR:
+				continue
 			case unix.EAGAIN:
 				r.pace.empty()
-				return false
+				r.n, r.err = 0, nil
 			default:
 				r.n, r.err = 0, errno
-				return true
 			}
+			return
 		}
+	}
+	r.arm = func(fd uintptr) {
+		if errno := s.watch.arm(r.epoll, fd); errno != 0 {
+			r.err = errno
+		}
+	}
+	r.wait = func(epoll uintptr) bool {
+		s.watch.disarm(epoll)
+		r.epoll = epoll
+		closed := s.conn.Control(r.recv)
+		if closed == nil && r.n == 0 && r.err == nil {
+			closed = s.conn.Control(r.arm)
+		}
+		if closed != nil {
+			r.n, r.err = 0, closed
+		}
+		return r.n > 0 || r.err != nil
 	}
 	return r
 }
@@ -119,9 +142,11 @@ func (s *socket) run() {
 	for {
 		for i := range r.msgs {
 			h := &r.msgs[i].hdr
-			h.Namelen = uint32(unsafe.Sizeof(r.names[i]))
-			h.SetControllen(int(unsafe.Sizeof(r.ctrls[i])))
 			h.Flags = 0
+			if !r.headers() {
+				h.Namelen = uint32(unsafe.Sizeof(r.names[i]))
+				h.SetControllen(int(unsafe.Sizeof(r.ctrls[i])))
+			}
 		}
 		switch {
 		case s.kind == kindRaw && r.n >= rawBurst && r.n < rawBatch:
@@ -129,7 +154,7 @@ func (s *socket) run() {
 		case s.kind == kindDatagram && r.n < portBatch:
 			r.pace.gather()
 		}
-		if s.conn.Read(r.recv) != nil {
+		if s.watch.conn.Read(r.wait) != nil {
 			return
 		}
 		if r.err != nil {
@@ -159,6 +184,10 @@ func (s *socket) run() {
 	}
 }
 
+// headers reports whether packets come with their IP headers, which tell what
+// socket addresses and control messages would.
+func (r *reader) headers() bool { return r.s.kind == kindRaw && !r.s.v6 }
+
 // octets is how many all messages of recvmmsg have.
 func (r *reader) octets() (n int) {
 	for i := range r.n {
@@ -175,6 +204,10 @@ func (r *reader) message(i int) {
 		return
 	}
 	data := r.bufs[i][:m.n]
+	if r.headers() {
+		r.rawIPv4(data)
+		return
+	}
 	if r.names[i] != r.lastName {
 		r.lastName = r.names[i]
 		r.origin.Remote = r.names[i].addrPort()
@@ -192,7 +225,8 @@ func (r *reader) message(i int) {
 		}
 	})
 	if r.s.kind == kindRaw {
-		r.raw(data)
+		r.origin.Remote = netip.AddrPortFrom(r.origin.Remote.Addr(), 0)
+		r.deliver(data[:len(data):len(data)])
 		return
 	}
 	if r.s.kind == kindDatagram {
@@ -209,17 +243,15 @@ func (r *reader) message(i int) {
 	r.datagram(data[:len(data):len(data)])
 }
 
-// raw takes a packet of a raw socket: IPv4 comes with its header.
-func (r *reader) raw(data []byte) {
-	if !r.s.v6 {
-		if len(data) < 20 || len(data) < int(data[0]&0xf)*4 {
-			r.s.mux.stats.short.Add(1)
-			return
-		}
-		r.origin.TOS = data[1]
-		data = data[int(data[0]&0xf)*4:]
+// rawIPv4 takes a packet of a raw socket with its IP header.
+func (r *reader) rawIPv4(data []byte) {
+	if len(data) < ipv4HeaderLen || len(data) < int(data[0]&0xf)*4 {
+		r.s.mux.stats.short.Add(1)
+		return
 	}
-	r.origin.Remote = netip.AddrPortFrom(r.origin.Remote.Addr(), 0)
+	r.origin.TOS = data[1]
+	r.origin.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte(data[12:])), 0)
+	data = data[int(data[0]&0xf)*4:]
 	r.deliver(data[:len(data):len(data)])
 }
 

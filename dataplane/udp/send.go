@@ -106,28 +106,30 @@ var ErrTooBig = errors.New("longer than the path MTU")
 
 // Sender sends ESP packets for one goroutine at a time.
 type Sender struct {
-	mux   *Mux
-	msgs  []mmsghdr
-	iovs  []unix.Iovec
-	ctrl  control
-	first int // of msgs, for send
-	n     int // of messages that the kernel took
-	errno unix.Errno
-	send  func(fd uintptr)
-	wait  func(fd uintptr) bool
+	mux  *Mux
+	msgs []mmsghdr
+	iovs []unix.Iovec // two for each: the first is for a header
+	ctrl control
+	// headers are those of raw packets over IPv4.
+	headers [MaxSegments][ipv4HeaderLen]byte
+	first   int // of msgs, for send
+	n       int // of messages that the kernel took
+	errno   unix.Errno
+	send    func(fd uintptr)
+	wait    func(fd uintptr) bool // send, waiting for room for up to sendPatience
 }
 
 // NewSender returns a Sender for one more goroutine.
 func (m *Mux) NewSender() *Sender {
 	s := &Sender{
-		mux: m, msgs: make([]mmsghdr, MaxSegments), iovs: make([]unix.Iovec, MaxSegments),
+		mux: m, msgs: make([]mmsghdr, MaxSegments), iovs: make([]unix.Iovec, 2*MaxSegments),
 	}
-	// The socket never blocks, so that the scheduler need not hear of the call.
+	// The call never blocks, so that the scheduler need not hear of it.
 	s.send = func(fd uintptr) {
 		for {
 			batch := s.msgs[s.first:]
 			n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(unsafe.SliceData(batch))),
-				uintptr(len(batch)), 0, 0, 0)
+				uintptr(len(batch)), unix.MSG_DONTWAIT, 0, 0)
 			if errno != unix.EINTR {
 				s.n, s.errno = int(n), errno
 				return
@@ -135,8 +137,11 @@ func (m *Mux) NewSender() *Sender {
 		}
 	}
 	s.wait = func(fd uintptr) bool {
-		s.send(fd)
-		return s.errno != unix.EAGAIN
+		batch := s.msgs[s.first:]
+		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(unsafe.SliceData(batch))),
+			uintptr(len(batch)), 0, 0, 0)
+		s.n, s.errno = int(n), errno
+		return errno != unix.EAGAIN && errno != unix.EINTR
 	}
 	return s
 }
@@ -176,6 +181,9 @@ func (s *Sender) Send(p *Path, data []byte, size int, tos uint8) (failed int, er
 			return packets, fmt.Errorf("udp: send to %s: %w", p.Remote, err)
 		}
 	}
+	if socket.sends != nil {
+		return s.sendRaw(socket, p, data, size, tos)
+	}
 	return s.sendEach(socket, p, data, size, tos)
 }
 
@@ -201,11 +209,12 @@ func (s *Sender) control(p *Path, segment int, tos uint8) int {
 
 // prepare fills in message i.
 func (s *Sender) prepare(i int, p *Path, data []byte, controlLen int) {
-	s.iovs[i].Base = unsafe.SliceData(data)
-	s.iovs[i].SetLen(len(data))
+	iov := &s.iovs[2*i+1]
+	iov.Base = unsafe.SliceData(data)
+	iov.SetLen(len(data))
 	h := &s.msgs[i].hdr
 	h.Name, h.Namelen = (*byte)(unsafe.Pointer(&p.name)), p.nameLen
-	h.Iov = &s.iovs[i]
+	h.Iov = iov
 	h.SetIovlen(1)
 	h.Control = nil
 	if controlLen > 0 {
@@ -256,7 +265,7 @@ func (s *Sender) call(socket *socket, p *Path, first, end int) error {
 	s.msgs, s.first = all[:end], first
 	closed := socket.conn.Control(s.send)
 	if closed == nil && s.errno == unix.EAGAIN {
-		closed = socket.conn.Write(s.wait)
+		closed = socket.waitRoom(s.wait)
 	}
 	s.msgs = all
 	if closed != nil {

@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +26,15 @@ const (
 	// connected or asks for errors (rawv6_err), and an error that is asked for
 	// makes the next call on the socket fail.
 	kindPathMTU
+	// kindRawSend sends IP protocol 50 over IPv4, with the headers of the packets: the
+	// kernel has less to do for them. It receives nothing.
+	kindRawSend
 )
+
+func (k socketKind) raw() bool { return k == kindRaw || k == kindPathMTU || k == kindRawSend }
+
+// receives reports whether there is a goroutine that reads such a socket.
+func (k socketKind) receives() bool { return k != kindPathMTU && k != kindRawSend }
 
 // socketBuffer is the octets that the kernel may hold for a socket in each
 // direction: 40 ms at 3 Gbit/s. It has room for the first packets of a thousand TCP
@@ -40,12 +48,16 @@ type socket struct {
 	kind  socketKind
 	local netip.AddrPort
 	v6    bool
-	file  *os.File
-	conn  syscall.RawConn
+	conn  descriptor
+	watch *watch     // nil for a kind that does not receive
+	room  sync.Mutex // of the one sender that waits for room in the buffer
 	noGSO gsoState
 	df    dfState
 
 	newReceiver func() DatagramReceiver // of a Port
+
+	sends *socket // of kindRawSend, for one of kindRaw over IPv4
+	ttl   uint8   // of the headers that one of kindRawSend sends
 
 	// decapsulates is the only peer that the socket is for, whose ESP the kernel
 	// takes out; it is not valid for all other sockets.
@@ -61,15 +73,18 @@ func (s *socket) open() error {
 	local, kind := s.local, s.kind
 	what := fmt.Sprintf("udp: socket on %s", local)
 	typ, protocol := unix.SOCK_DGRAM, unix.IPPROTO_UDP
-	if kind == kindRaw || kind == kindPathMTU {
+	if kind.raw() {
 		what = fmt.Sprintf("udp: raw ESP socket on %s", local.Addr())
 		typ, protocol = unix.SOCK_RAW, unix.IPPROTO_ESP
+	}
+	if kind == kindRawSend {
+		protocol = unix.IPPROTO_RAW // each packet begins with its header (raw(7))
 	}
 	family := unix.AF_INET
 	if s.v6 {
 		family = unix.AF_INET6
 	}
-	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
@@ -77,10 +92,34 @@ func (s *socket) open() error {
 		unix.Close(fd) //nolint:errcheck // The first error is the one to report.
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	s.file = os.NewFile(uintptr(fd), "socket")
-	if s.conn, err = s.file.SyscallConn(); err != nil {
-		s.file.Close()
-		return fmt.Errorf("%s: %w", what, err)
+	if kind.receives() {
+		if s.watch, err = newWatch(fd); err != nil {
+			unix.Close(fd) //nolint:errcheck // The first error is the one to report.
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	s.conn.fd, s.conn.open = fd, true
+	return nil
+}
+
+// close ends the socket and its goroutine.
+func (s *socket) close() error {
+	var err error
+	if s.watch != nil { // at first, for the goroutine to find its end there
+		err = s.watch.file.Close()
+	}
+	return errors.Join(err, s.conn.Close())
+}
+
+// receiveNothing has the kernel drop what comes for a socket.
+func receiveNothing(fd int) error {
+	const smallest = 1 // the kernel makes it a few kB
+	nothing := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing[0]}); err != nil {
+		return fmt.Errorf("attach a filter: %w", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, smallest); err != nil {
+		return fmt.Errorf("set socket buffer: %w", err)
 	}
 	return nil
 }
@@ -89,13 +128,8 @@ func (s *socket) open() error {
 // MTUs. The errors that it queues are never read: there is room for a few, and the
 // kernel learns from the others all the same.
 func watchPathMTU(fd int, local netip.AddrPort) error {
-	const smallest = 1 // the kernel makes it a few kB
-	nothing := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
-	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing[0]}); err != nil {
-		return fmt.Errorf("attach a filter: %w", err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, smallest); err != nil {
-		return fmt.Errorf("set socket buffer: %w", err)
+	if err := receiveNothing(fd); err != nil {
+		return err
 	}
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1); err != nil {
 		return fmt.Errorf("set IPV6_RECVERR: %w", err)
@@ -127,7 +161,12 @@ func (s *socket) configure(fd int) error {
 			}
 		}
 	}
-	var err error
+	// Who waits for room does not see that the socket is closed meanwhile.
+	patience := unix.NsecToTimeval(sendPatience.Nanoseconds())
+	err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience)
+	if err != nil {
+		return fmt.Errorf("set SO_SNDTIMEO: %w", err)
+	}
 	if s.v6 {
 		if s.kind != kindRaw {
 			err = set("IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
@@ -139,7 +178,8 @@ func (s *socket) configure(fd int) error {
 			err = set("IPV6_RECVTCLASS", unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1)
 		}
 	} else {
-		if err = set("IP_MTU_DISCOVER", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_WANT); err == nil && s.kind != kindDatagram {
+		err = set("IP_MTU_DISCOVER", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_WANT)
+		if err == nil && s.kind != kindDatagram && !s.kind.raw() { // whose packets come with their headers
 			err = set("IP_RECVTOS", unix.IPPROTO_IP, unix.IP_RECVTOS, 1)
 		}
 	}
@@ -167,7 +207,15 @@ func (s *socket) configure(fd int) error {
 		}
 		return set("UDP_ENCAP", unix.IPPROTO_UDP, udpEncap, udpEncapESPInUDP)
 	}
-	if s.kind == kindDatagram && s.local.Port() == 0 {
+	switch {
+	case s.kind == kindRawSend:
+		var ttl int
+		if ttl, err = unix.GetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL); err != nil {
+			return fmt.Errorf("get IP_TTL: %w", err)
+		}
+		s.ttl = uint8(ttl)
+		err = receiveNothing(fd)
+	case s.kind == kindDatagram && s.local.Port() == 0:
 		s.local, err = bound(fd)
 	}
 	return err
@@ -184,8 +232,8 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 // overflow returns the datagrams that the kernel dropped since there was no room
 // for them. Kernels before 4.12 do not tell.
 func (s *socket) overflow() uint64 {
-	if s.kind == kindPathMTU {
-		return 0 // which drops everything
+	if !s.kind.receives() {
+		return 0 // it drops everything
 	}
 	var info [unix.SK_MEMINFO_VARS]uint32
 	size := uint32(unsafe.Sizeof(info))
@@ -212,7 +260,7 @@ type dfState struct {
 // lockDF makes sure that packets which the socket sends until unlockDF may be
 // fragmented by routers, or may not. The result is for unlockDF.
 func (s *socket) lockDF(fragmentable bool) (alone bool, err error) {
-	if s.v6 {
+	if s.v6 || s.kind == kindRawSend { // whose packets have the bit in their headers
 		return false, nil
 	}
 	s.df.mu.RLock()
@@ -248,7 +296,7 @@ func (s *socket) setDF(fragmentable bool) error {
 
 func (s *socket) unlockDF(alone bool) {
 	switch {
-	case s.v6:
+	case s.v6 || s.kind == kindRawSend:
 	case alone:
 		s.df.mu.Unlock()
 	default:
@@ -268,19 +316,31 @@ func (s *socket) sendTo(remote netip.AddrPort, datagram []byte) error {
 	}
 	defer s.unlockDF(alone)
 	to := sockaddr(remote)
-	if closed := s.conn.Write(func(fd uintptr) bool {
-		for {
-			err = unix.Sendto(int(fd), datagram, 0, to)
-			switch {
-			case errors.Is(err, unix.EINTR):
-			case errors.Is(err, unix.EAGAIN):
-				return false
-			default:
-				return true
-			}
-		}
+	if s.conn.Control(func(fd uintptr) { err = unix.Sendto(int(fd), datagram, unix.MSG_DONTWAIT, to) }) != nil {
+		return os.ErrClosed
+	}
+	if !errors.Is(err, unix.EAGAIN) {
+		return err
+	}
+	if closed := s.waitRoom(func(fd uintptr) bool {
+		err = unix.Sendto(int(fd), datagram, 0, to)
+		return !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN)
 	}); closed != nil {
 		return os.ErrClosed
 	}
 	return err
+}
+
+// sendPatience is how long one system call may wait for room in a socket's buffer.
+const sendPatience = time.Second
+
+// waitRoom calls send, which waits in the kernel, until it reports true or the socket
+// is closed. One sender at a time does: each holds a thread.
+func (s *socket) waitRoom(send func(fd uintptr) bool) (closed error) {
+	s.room.Lock()
+	defer s.room.Unlock()
+	for done := false; !done && closed == nil; {
+		closed = s.conn.Control(func(fd uintptr) { done = send(fd) })
+	}
+	return closed
 }
