@@ -34,7 +34,7 @@ func (m *Mux) Decapsulate(local, remote netip.AddrPort, on bool) error {
 	case !on:
 		delete(m.decapsulated, key)
 		if s != nil {
-			return s.close()
+			s.close()
 		}
 		return nil
 	case known && s != nil:

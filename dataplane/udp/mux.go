@@ -243,7 +243,8 @@ func (m *Mux) openRaw(a netip.Addr) ([]*socket, error) {
 	}
 	other, err := openSocket(m, kind, local)
 	if err != nil {
-		return nil, errors.Join(err, raw.close())
+		raw.close()
+		return nil, err
 	}
 	if kind == kindRawSend {
 		raw.sends = other

@@ -66,7 +66,7 @@ func newReader(s *socket) *reader {
 		batch = 1
 	case kindDatagram:
 		batch, room = portBatch, maxReceive+Slack
-	case kindNATT, kindPathMTU:
+	case kindNATT, kindPathMTU, kindRawSend:
 	}
 	r := &reader{
 		s: s, msgs: make([]mmsghdr, batch), iovs: make([]unix.Iovec, batch),

@@ -102,13 +102,12 @@ func (s *socket) open() error {
 	return nil
 }
 
-// close ends the socket and its goroutine.
-func (s *socket) close() error {
-	var err error
+// close ends the socket and its goroutine. Closing again does nothing.
+func (s *socket) close() {
 	if s.watch != nil { // at first, for the goroutine to find its end there
-		err = s.watch.file.Close()
+		_ = s.watch.file.Close() // it was open, or is closed already
 	}
-	return errors.Join(err, s.conn.Close())
+	_ = s.conn.Close() // the same
 }
 
 // receiveNothing has the kernel drop what comes for a socket.
