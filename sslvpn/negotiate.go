@@ -158,6 +158,9 @@ func (s *session) establish(k *keyState, state *tls.ConnectionState, client *wir
 	now := time.Now()
 	p.token = s.ep.token(id, now)
 
+	// A request for the settings waits until there is traffic to be had by them.
+	k.reading.Lock()
+	defer k.reading.Unlock()
 	s.mu.Lock()
 	if s.phase != phaseOpening || k.err != nil {
 		defer s.mu.Unlock()
