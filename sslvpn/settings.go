@@ -43,6 +43,9 @@ func (s *session) pushChangeLocked() {
 		return
 	}
 	now := s.ep.config().pushed(c, &p, s.stream)
+	if !p.info.UpdatesDNS() {
+		now.DNS, now.Domain = s.told.DNS, s.told.Domain
+	}
 	for _, m := range now.Update(s.told) {
 		s.send(m)
 	}

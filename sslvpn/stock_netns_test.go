@@ -25,6 +25,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vpngw/vpngw/deploy/netlab"
 	"github.com/vpngw/vpngw/sslvpn/wire"
 )
 
@@ -42,6 +43,7 @@ var (
 type site struct {
 	t      *testing.T
 	client string // namespace
+	newer  bool   // clients are of OpenVPN 2.7, and not of 2.6
 	dir    string
 	server *Server
 	ca     *authority
@@ -181,7 +183,11 @@ func (s *site) connect(profile string) *stock {
 		s.t.Fatal(err)
 	}
 	c := &stock{s: s, log: &syncBuffer{}}
-	c.cmd = exec.Command("ip", "netns", "exec", s.client, "openvpn", "--config", file)
+	command := []string{"openvpn", "--config", file}
+	if s.newer {
+		command = netlab.NewerDebian(command...)
+	}
+	c.cmd = exec.Command("ip", append([]string{"netns", "exec", s.client}, command...)...)
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
 	// It ends with the site's thread, also when the test is killed.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -251,15 +257,19 @@ func (s *site) pingBoth(virtual netip.Addr) {
 func TestNetNSStockPasswordTCP(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
+		newer  bool
 		cipher Cipher
 		extra  string
 	}{
-		{"AES-128-GCM, TLS 1.3", AES128GCM, "tls-version-min 1.3"},
-		{"AES-256-GCM, TLS 1.2", AES256GCM, "tls-version-max 1.2"},
+		{"AES-128-GCM, TLS 1.3", false, AES128GCM, "tls-version-min 1.3"},
+		{"AES-256-GCM, TLS 1.2", false, AES256GCM, "tls-version-max 1.2"},
+		{"2.7, AES-128-GCM, TLS 1.2", true, AES128GCM, "tls-version-max 1.2"},
+		{"2.7, AES-256-GCM, TLS 1.3", true, AES256GCM, "tls-version-min 1.3"},
+		{"2.7, ChaCha20-Poly1305", true, ChaCha20Poly1305, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			atSite(t, Options{}, func(s *site) {
-				s.cfg.Cipher = tt.cipher
+				s.cfg.Cipher, s.newer = tt.cipher, tt.newer
 				s.apply()
 				c := s.connect(s.profile("tcp", 443, s.password("alice", "wonderland"), tt.extra))
 				defer c.stop()
@@ -278,38 +288,52 @@ func TestNetNSStockPasswordTCP(t *testing.T) {
 }
 
 func TestNetNSStockCertificateUDP(t *testing.T) {
-	atSite(t, Options{}, func(s *site) {
-		// Certificates that take more packets than any window holds.
-		var names []string
-		for i := range 400 {
-			names = append(names, fmt.Sprintf("gateway-%d.vpn.example.org", i))
-		}
-		long := func(c *x509.Certificate) { c.DNSNames = names }
-		clients := newAuthority(t, "client CA")
-		s.cfg.Certificate = s.ca.client("vpn.example.org", func(c *x509.Certificate) {
-			long(c)
-			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	for _, tt := range []struct {
+		name  string
+		newer bool
+	}{{"2.6", false}, {"2.7", true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			atSite(t, Options{}, func(s *site) {
+				s.newer = tt.newer
+				s.connectsByCertificate()
+			})
 		})
-		s.cfg.Auth, s.cfg.ClientCAs = AuthCertificate, []*x509.Certificate{clients.cert}
-		s.cfg.UDP = []netip.AddrPort{netip.AddrPortFrom(stockServer, 1194)}
-		s.apply()
-		cert := clients.client("laptop-7", long)
-		inline := "<cert>\n" + certificatePEM(cert.Certificate[0]) + "</cert>\n<key>\n" + keyPEM(t, cert) + "</key>"
-		c := s.connect(s.profile("udp", 1194, inline))
-		defer c.stop()
-		if !c.logs("Initialization Sequence Completed", 1) {
-			return
-		}
-		e := s.event(EventConnected)
-		if e.Session.User != "laptop-7" || e.Session.UserID != "" {
-			t.Errorf("connected: %+v", e)
-		}
-		s.pingBoth(e.Session.VirtualIP)
-		c.stop() // says so
-		if e := s.event(EventDisconnected); e.Reason != "the client has left" || e.Session.Inbound.Packets == 0 || e.Session.Outbound.Packets == 0 {
-			t.Errorf("disconnected: %+v", e)
-		}
+	}
+}
+
+// connectsByCertificate has a client in and out over UDP.
+func (s *site) connectsByCertificate() {
+	t := s.t
+	// Certificates that take more packets than any window holds.
+	var names []string
+	for i := range 400 {
+		names = append(names, fmt.Sprintf("gateway-%d.vpn.example.org", i))
+	}
+	long := func(c *x509.Certificate) { c.DNSNames = names }
+	clients := newAuthority(t, "client CA")
+	s.cfg.Certificate = s.ca.client("vpn.example.org", func(c *x509.Certificate) {
+		long(c)
+		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	})
+	s.cfg.Auth, s.cfg.ClientCAs = AuthCertificate, []*x509.Certificate{clients.cert}
+	s.cfg.UDP = []netip.AddrPort{netip.AddrPortFrom(stockServer, 1194)}
+	s.apply()
+	cert := clients.client("laptop-7", long)
+	inline := "<cert>\n" + certificatePEM(cert.Certificate[0]) + "</cert>\n<key>\n" + keyPEM(t, cert) + "</key>"
+	c := s.connect(s.profile("udp", 1194, inline))
+	defer c.stop()
+	if !c.logs("Initialization Sequence Completed", 1) {
+		return
+	}
+	e := s.event(EventConnected)
+	if e.Session.User != "laptop-7" || e.Session.UserID != "" {
+		t.Errorf("connected: %+v", e)
+	}
+	s.pingBoth(e.Session.VirtualIP)
+	c.stop() // says so
+	if e := s.event(EventDisconnected); e.Reason != "the client has left" || e.Session.Inbound.Packets == 0 || e.Session.Outbound.Packets == 0 {
+		t.Errorf("disconnected: %+v", e)
+	}
 }
 
 // TestNetNSStockRefused asserts what a client is told, and the log, when its
@@ -348,23 +372,27 @@ func TestNetNSStockRefused(t *testing.T) {
 	})
 }
 
-// TestNetNSStockRenegotiates has soft resets begun by each side every two seconds
+// TestNetNSStockRenegotiates has soft resets begun by each side every second or two
 // under a steady TCP stream and a steady stream of datagrams, past the wrap of
 // the key id: every datagram arrives once.
 func TestNetNSStockRenegotiates(t *testing.T) {
 	for _, tt := range []struct {
 		name, proto string
 		port        int
+		newer       bool
 		options     Options
 		extra       string
 	}{
-		{"by the client, TCP", "tcp", 443, Options{}, "reneg-sec 2"},
-		{"by the server, TCP", "tcp", 443, Options{RenegotiateAfter: 2 * time.Second}, ""},
-		{"by the server, UDP, TLS 1.2", "udp", 1194, Options{RenegotiateAfter: 2 * time.Second}, "tls-version-max 1.2"},
-		{"by both, UDP", "udp", 1194, Options{RenegotiateAfter: 2 * time.Second}, "reneg-sec 2"},
+		{"by the client, TCP", "tcp", 443, false, Options{}, "reneg-sec 2"},
+		{"by the server, TCP", "tcp", 443, false, Options{RenegotiateAfter: 2 * time.Second}, ""},
+		{"by the server, UDP, TLS 1.2", "udp", 1194, false, Options{RenegotiateAfter: 2 * time.Second}, "tls-version-max 1.2"},
+		{"by both, UDP", "udp", 1194, false, Options{RenegotiateAfter: 2 * time.Second}, "reneg-sec 2"},
+		{"2.7, by the server, TCP", "tcp", 443, true, Options{RenegotiateAfter: time.Second}, ""},
+		{"2.7, by both, UDP", "udp", 1194, true, Options{RenegotiateAfter: time.Second}, "reneg-sec 1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			atSite(t, tt.options, func(s *site) {
+				s.newer = tt.newer
 				s.cfg.UDP = []netip.AddrPort{netip.AddrPortFrom(stockServer, 1194)}
 				s.apply()
 				profile := s.profile(tt.proto, tt.port, s.password("alice", "wonderland"), tt.extra,
@@ -409,11 +437,13 @@ func TestNetNSStockRenegotiates(t *testing.T) {
 // it, with and without the key of the auth-tokens: it is back each time.
 func TestNetNSStockComesBack(t *testing.T) {
 	for _, tt := range []struct {
-		proto string
-		port  int
-	}{{"tcp", 443}, {"udp", 1194}} {
-		t.Run(tt.proto, func(t *testing.T) {
+		name, proto string
+		port        int
+		newer       bool
+	}{{"tcp", "tcp", 443, false}, {"udp", "udp", 1194, false}, {"2.7", "udp", 1194, true}} {
+		t.Run(tt.name, func(t *testing.T) {
 			atSite(t, Options{}, func(s *site) {
+				s.newer = tt.newer
 				s.cfg.UDP = []netip.AddrPort{netip.AddrPortFrom(stockServer, 1194)}
 				s.apply()
 				c := s.connect(s.profile(tt.proto, tt.port, s.password("alice", "wonderland")))

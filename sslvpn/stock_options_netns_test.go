@@ -26,11 +26,13 @@ import (
 // client has said it again. A revoked key opens nothing.
 func TestNetNSStockTLSCryptV2(t *testing.T) {
 	for _, tt := range []struct {
-		proto string
-		port  int
-	}{{"tcp", 443}, {"udp", 1194}} {
-		t.Run(tt.proto, func(t *testing.T) {
+		name, proto string
+		port        int
+		newer       bool
+	}{{"tcp", "tcp", 443, false}, {"udp", "udp", 1194, false}, {"2.7", "udp", 1194, true}} {
+		t.Run(tt.name, func(t *testing.T) {
 			atSite(t, Options{RenegotiateAfter: 2 * time.Second}, func(s *site) {
+				s.newer = tt.newer
 				s.cfg.TLSCryptV2Key = randomKey(wire.TLSCryptV2KeyLen)
 				s.cfg.UDP = []netip.AddrPort{netip.AddrPortFrom(stockServer, 1194)}
 				s.apply()

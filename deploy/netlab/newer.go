@@ -4,11 +4,20 @@ package netlab
 // and the libraries they need.
 const newerDebianRoot = "/var/cache/vpngw-newer-debian"
 
+// newerDebian lays the tree's /usr over that of the host, and a scratch layer over
+// /etc, where OpenVPN 2.7 installs DNS servers unasked: in a plain resolv.conf, which
+// is no other program's. Whatever is to run follows.
+const newerDebian = `set -e
+mount -t overlay -o "lowerdir=$0/usr:/usr" none /usr
+mount -t tmpfs none /mnt
+mkdir /mnt/etc /mnt/work
+cp -L /etc/resolv.conf /mnt/etc/ 2>/dev/null || : >/mnt/etc/resolv.conf
+mount -t overlay -o lowerdir=/etc,upperdir=/mnt/etc,workdir=/mnt/work none /etc
+exec "$@"`
+
 // NewerDebian makes of a command one that finds those programs and libraries before
-// the host's: OpenVPN 2.7 and strongSwan 6. They are laid over /usr where this
-// process alone sees it, so that what they start finds all else as on the host. /etc
-// is the host's.
+// the host's: OpenVPN 2.7 and strongSwan 6. This process and those it starts see them
+// in /usr, where all else is as on the host, and alone see what they write to /etc.
 func NewerDebian(args ...string) []string {
-	const overlay = `mount -t overlay -o "lowerdir=$0/usr:/usr" none /usr && exec "$@"`
-	return append([]string{"unshare", "--mount", "sh", "-c", overlay, newerDebianRoot}, args...)
+	return append([]string{"unshare", "--mount", "sh", "-c", newerDebian, newerDebianRoot}, args...)
 }

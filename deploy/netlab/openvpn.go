@@ -8,15 +8,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
 
 // OpenVPN is a stock OpenVPN client.
 type OpenVPN struct {
-	n       *Namespace
 	name    string
-	args    []string
 	process *Process
 }
 
@@ -26,15 +25,13 @@ const ovpnUp = "Initialization Sequence Completed"
 // StartOpenVPN starts a client with a profile, and with a user and password
 // unless the user is empty. Name is unique in the lab.
 func (n *Namespace) StartOpenVPN(name, profile, user, password string) (*OpenVPN, error) {
-	var login []string
-	if user != "" {
-		file, err := n.openVPNFile(name, "login", user+"\n"+password+"\n")
-		if err != nil {
-			return nil, err
-		}
-		login = []string{"--auth-user-pass", file}
-	}
-	return n.startOpenVPN(name, profile, login...)
+	return n.startOpenVPN([]string{"openvpn"}, name, profile, user, password)
+}
+
+// StartNewerOpenVPN is StartOpenVPN for a client of OpenVPN 2.7, which installs the
+// server's DNS servers by itself, where this client alone sees them.
+func (n *Namespace) StartNewerOpenVPN(name, profile, user, password string) (*OpenVPN, error) {
+	return n.startOpenVPN(NewerDebian("openvpn"), name, profile, user, password)
 }
 
 // openresolv is where the package of that name is unpacked, so that it does not
@@ -55,21 +52,9 @@ exec "$@"`
 // DNS servers installed: with the script of Debian's package for that, on a host with
 // openresolv. The host's own files stay as they are.
 func (n *Namespace) StartOpenVPNResolving(name, profile, user, password string) (*OpenVPN, error) {
-	login, err := n.openVPNFile(name, "login", user+"\n"+password+"\n")
-	if err != nil {
-		return nil, err
-	}
-	file, err := n.openVPNFile(name, "client.ovpn", profile)
-	if err != nil {
-		return nil, err
-	}
 	const script = "/etc/openvpn/update-resolv-conf"
-	c := &OpenVPN{n: n, name: name, args: []string{
-		"unshare", "--mount", "sh", "-c", resolving, openresolv, "openvpn", "--config", file, "--suppress-timestamps",
-		"--auth-user-pass", login, "--script-security", "2", "--up", script, "--down", script,
-	}}
-	c.process, err = n.Start(name, nil, c.args...)
-	return c, err
+	return n.startOpenVPN([]string{"unshare", "--mount", "sh", "-c", resolving, openresolv, "openvpn"}, name, profile, user, password,
+		"--script-security", "2", "--up", script, "--down", script)
 }
 
 // Etc opens /etc as the client sees it, which stays to be read when the client has
@@ -91,7 +76,7 @@ type OpenVPNLogin struct{ User, Password, Code string }
 // one each time that it asks. The context ends that.
 func (n *Namespace) StartOpenVPNAsking(ctx context.Context, name, profile string, answers ...OpenVPNLogin) (*OpenVPN, error) {
 	socket := filepath.Join(n.lab.Dir, name+".management")
-	c, err := n.startOpenVPN(name, profile, "--management", socket, "unix", "--management-query-passwords", "--auth-retry", "interact")
+	c, err := n.startOpenVPN([]string{"openvpn"}, name, profile, "", "", "--management", socket, "unix", "--management-query-passwords", "--auth-retry", "interact")
 	if err != nil {
 		return nil, err
 	}
@@ -129,13 +114,22 @@ func answer(conn net.Conn, answers []OpenVPNLogin) {
 	}
 }
 
-func (n *Namespace) startOpenVPN(name, profile string, args ...string) (*OpenVPN, error) {
+// startOpenVPN starts a client by a command, with options beside the usual ones.
+func (n *Namespace) startOpenVPN(command []string, name, profile, user, password string, options ...string) (*OpenVPN, error) {
 	file, err := n.openVPNFile(name, "client.ovpn", profile)
 	if err != nil {
 		return nil, err
 	}
-	c := &OpenVPN{n: n, name: name, args: append([]string{"openvpn", "--config", file, "--suppress-timestamps"}, args...)}
-	c.process, err = n.Start(name, nil, c.args...)
+	args := slices.Concat(command, []string{"--config", file, "--suppress-timestamps"}, options)
+	if user != "" {
+		login, err := n.openVPNFile(name, "login", user+"\n"+password+"\n")
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "--auth-user-pass", login)
+	}
+	c := &OpenVPN{name: name}
+	c.process, err = n.Start(name, nil, args...)
 	return c, err
 }
 

@@ -80,6 +80,24 @@ func TestPeerInfo(t *testing.T) {
 	}
 }
 
+func TestUpdatesDNS(t *testing.T) {
+	for _, tt := range []struct {
+		info string
+		want bool
+	}{
+		{"IV_VER=2.6.14\nIV_PLAT=win\nIV_PROTO=990\n", false}, // takes no PUSH_UPDATE at all
+		{"IV_VER=2.7.8\nIV_PLAT=linux\nIV_PROTO=8094\n", false},
+		{"IV_VER=2.7.8\nIV_PLAT=mac\nIV_PROTO=8094\n", false},
+		{"IV_VER=2.7.8\nIV_PLAT=win\nIV_PROTO=8094\n", true},
+		{"IV_VER=3.12\nIV_PLAT=linux\nIV_PROTO=8094\n", true},
+		{"IV_VER=vpngw\nIV_PLAT=linux\nIV_PROTO=8094\n", true},
+	} {
+		if p := ParsePeerInfo(tt.info); p.UpdatesDNS() != tt.want {
+			t.Errorf("%q: %t", tt.info, !tt.want)
+		}
+	}
+}
+
 func TestSupports(t *testing.T) {
 	tests := []struct {
 		name           string

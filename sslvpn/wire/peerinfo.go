@@ -85,6 +85,15 @@ func (p *PeerInfo) Supports(cipher, options string) bool {
 // Negotiates reports whether the client understands a pushed cipher.
 func (p *PeerInfo) Negotiates() bool { return len(p.Ciphers) > 0 || p.NCP >= 2 }
 
+// UpdatesDNS reports whether the client installs the DNS servers of a PUSH_UPDATE.
+// OpenVPN 2.7 forgets on taking them which program it installs DNS servers with, so
+// that those of before stay even when it has ended; on Windows and Android it has no
+// such program.
+func (p *PeerInfo) UpdatesDNS() bool {
+	return p.Proto.Has(ProtoPushUpdate) &&
+		(!strings.HasPrefix(p.Version, "2.") || p.Platform == "win" || p.Platform == "android")
+}
+
 // printable reports whether s has nothing but printable ASCII.
 func printable(s string) bool {
 	for i := range len(s) {
