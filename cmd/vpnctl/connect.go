@@ -205,8 +205,12 @@ func (o *connectOptions) connect(ctx context.Context, server sslvpn.ProfileServe
 		return errors.Join(err, c.Close())
 	}
 	p := c.Settings()
-	options.Logger.Info("connected", "server", options.Remote.String(), "device", host.dev.Name(), "address", p.Local.String(),
-		"address_ipv6", p.Local6.String(), "routes", fmt.Sprint(p.Routes), "dns", fmt.Sprint(p.DNS), "domain", p.Domain)
+	addresses := p.Local.String()
+	if p.Local6.IsValid() {
+		addresses += " " + p.Local6.String()
+	}
+	options.Logger.Info("connected", "server", options.Remote.String(), "device", host.dev.Name(), "addresses", addresses,
+		"routes", fmt.Sprint(p.Routes), "dns", fmt.Sprint(p.DNS), "domain", p.Domain)
 	done := make(chan struct{})
 	var following sync.WaitGroup
 	following.Go(func() {

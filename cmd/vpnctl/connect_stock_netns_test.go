@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,20 +23,26 @@ import (
 func TestNetNSConnectToOpenVPN(t *testing.T) {
 	for _, tt := range []struct {
 		name, proto string
+		newer       bool // OpenVPN 2.7, and not 2.6
 		server      []string
 	}{
-		{"TCP", "tcp", []string{"--proto", "tcp-server", "--topology", "net30"}},
-		{"UDP", "udp", []string{"--proto", "udp", "--topology", "subnet"}},
-		{"UDP, auth-token, TLS 1.2", "udp", []string{"--proto", "udp", "--topology", "subnet", "--auth-gen-token", "0", "120", "--tls-version-max", "1.2"}},
+		{"TCP", "tcp", false, []string{"--local", "198.51.100.1", "--proto", "tcp-server", "--topology", "net30"}},
+		{"UDP", "udp", false, []string{"--local", "198.51.100.1", "--proto", "udp", "--topology", "subnet"}},
+		{
+			"UDP, auth-token, TLS 1.2", "udp", false,
+			[]string{"--local", "198.51.100.1", "--proto", "udp", "--topology", "subnet", "--auth-gen-token", "0", "120", "--tls-version-max", "1.2"},
+		},
+		{"2.7, TCP beside UDP", "tcp", true, []string{"--local", "198.51.100.1", "1194", "tcp", "--local", "198.51.100.1", "1194", "udp", "--topology", "net30"}},
+		{"2.7, UDP beside TCP", "udp", true, []string{"--local", "198.51.100.1", "1194", "tcp", "--local", "198.51.100.1", "1194", "udp", "--topology", "subnet"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			connectToOpenVPN(t, tt.proto, tt.server)
+			connectToOpenVPN(t, tt.proto, tt.newer, tt.server)
 		})
 	}
 }
 
-func connectToOpenVPN(t *testing.T, proto string, options []string) {
+func connectToOpenVPN(t *testing.T, proto string, newer bool, options []string) {
 	check := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -70,14 +77,19 @@ func connectToOpenVPN(t *testing.T, proto string, options []string) {
 	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
 	check(err)
 	login, caFile := write("login", "alice\nwonderland\n"), write("ca.pem", ca)
-	openvpn, err := server.Start("openvpn", nil, append([]string{
-		"openvpn", "--dev", "tun9", "--dev-type", "tun", "--local", "198.51.100.1", "--port", "1194", "--server", "10.9.0.0", "255.255.255.0",
+	management := filepath.Join(dir, "management")
+	command := append([]string{
+		"openvpn", "--dev", "tun9", "--dev-type", "tun", "--port", "1194", "--server", "10.9.0.0", "255.255.255.0",
 		"--push", "route 10.1.0.0 255.255.255.0", "--keepalive", "10", "60", "--data-ciphers", "AES-256-GCM", "--disable-dco",
 		"--dh", "none", "--ca", caFile, "--cert", caFile, "--key", write("key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))),
 		// The client's login, in a file, has to be the same as ours.
 		"--verify-client-cert", "none", "--script-security", "2", "--auth-user-pass-verify", "/usr/bin/cmp -s " + login, "via-file",
-		"--reneg-sec", "2", "--verb", "3",
-	}, options...)...)
+		"--reneg-sec", "2", "--verb", "4", "--management", management, "unix",
+	}, options...)
+	if newer {
+		command = netlab.NewerDebian(command...)
+	}
+	openvpn, err := server.Start("openvpn", nil, command...)
 	check(err)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -124,6 +136,20 @@ func connectToOpenVPN(t *testing.T, proto string, options []string) {
 	logged("Control Channel: TLSv1", negotiations+3)
 	_, err = client.Run(ctx, "ping", "-n", "-q", "-c", "1", "-w", "20", "-s", "8000", host.String())
 	check(err)
+	if newer {
+		logged("Outgoing Epoch Data key 1:", 1)
+		console, err := net.Dial("unix", management)
+		check(err)
+		defer console.Close()
+		// Where a renegotiation begins before it has sent the message, the server forgets it.
+		check(netlab.Poll(ctx, 200*time.Millisecond, func() (bool, error) {
+			if _, err := fmt.Fprintln(console, `push-update-broad "route 10.1.0.0 255.255.255.0,route 10.2.0.0 255.255.255.0"`); err != nil {
+				return false, err
+			}
+			routes, err := client.Run(ctx, "ip", "-4", "route")
+			return strings.Contains(routes, "10.1.0.0/24 ") && strings.Contains(routes, "10.2.0.0/24 "), err
+		}))
+	}
 	for _, p := range []*netlab.Ping{up, down} {
 		if report, err := p.Finish(ctx); err != nil || report.Sent < 20 || len(report.Lost) > 0 {
 			t.Errorf("%v, %v", report, err)
