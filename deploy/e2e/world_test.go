@@ -139,8 +139,22 @@ func (w *world) expectNothingInClear() {
 // peer starts strongSwan as the router of a site.
 func (w *world) peer(site int, settings map[string]string, connections ...netlab.SwanConnection) *netlab.StrongSwan {
 	w.t.Helper()
+	return w.peerBy(w.Sites[site].Router.StartStrongSwan, site, settings, connections...)
+}
+
+// newerPeer is peer with strongSwan 6.
+func (w *world) newerPeer(site int, settings map[string]string, connections ...netlab.SwanConnection) *netlab.StrongSwan {
+	w.t.Helper()
+	return w.peerBy(w.Sites[site].Router.StartNewerStrongSwan, site, settings, connections...)
+}
+
+// startSwan starts one of the strongSwans.
+type startSwan = func(ctx context.Context, name, config string, settings map[string]string) (*netlab.StrongSwan, error)
+
+func (w *world) peerBy(start startSwan, site int, settings map[string]string, connections ...netlab.SwanConnection) *netlab.StrongSwan {
+	w.t.Helper()
 	name := fmt.Sprintf("strongswan%d", site)
-	peer, err := w.Sites[site].Router.StartStrongSwan(w.ctx, name, netlab.SwanConfig(connections...), settings)
+	peer, err := start(w.ctx, name, netlab.SwanConfig(connections...), settings)
 	if peer != nil {
 		w.peers[site] = peer
 	}

@@ -45,8 +45,16 @@ type choices [][]string
 var (
 	ofAPI     = choices{modes, initiators, ciphers, hashes, groups, ciphers, espHashes, pfsGroups, paths, styles}
 	additions = choices{
-		{v2}, initiators, {"chacha20-poly1305", "aes-256-gcm-16"}, {"sha2-512", "sha2-256"}, {"group31", "group31" + withMLKEM, "group14" + withMLKEM},
-		{"chacha20-poly1305", "aes-128"}, {noHash, "sha2-256"}, {noPFS, "group31", "group31" + withMLKEM}, paths, styles, {noPPK, "optional", "required"},
+		{v2},
+		initiators,
+		{"chacha20-poly1305", "aes-256-gcm-16"},
+		{"sha2-512", "sha2-256"},
+		{"group31", "group31" + withMLKEM, "group14" + withMLKEM},
+		{"chacha20-poly1305", "aes-128"},
+		{noHash, "sha2-256"},
+		{noPFS, "group31", "group31" + withMLKEM},
+		paths, styles,
+		{noPPK, "optional", "required"},
 	}
 )
 
