@@ -104,7 +104,9 @@ func (w *world) waitExchanges(site int, ppk bool) {
 func TestHybridRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 3*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 2)}, netlab.DaemonOptions{Retransmit: true})
-	without := func(c *netlab.SwanConnection) { c.Proposal, c.ESPProposal = "aes128gcm16-prfsha256-curve25519", "aes128gcm16-curve25519" }
+	without := func(c *netlab.SwanConnection) {
+		c.Proposal, c.ESPProposal = "aes128gcm16-prfsha256-curve25519", "aes128gcm16-curve25519"
+	}
 	w.peer(0, nil, w.swan(0, without))
 	w.newerPeer(1, nil, w.swan(1, without))
 	w.apply(w.file([]declare.Connection{w.connection(0, hybrid), w.connection(1, hybrid)}))
