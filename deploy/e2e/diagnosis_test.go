@@ -74,8 +74,8 @@ var mistakes = []mistake{
 	{
 		name:      "ESP encryption",
 		swan:      func(c *netlab.SwanConnection) { c.ESPProposal = "aes256-sha256-ecp256" },
-		initiator: []string{"Reason=[phase2 proposal or pfs mismatch]", "ours: ", "AES-GCM-16-128"},
-		responder: []string{"Reason=[phase2 proposal or pfs mismatch]", "parameter: encryption algorithm", "ours: AES-GCM-16-128", "theirs: AES-CBC-256"},
+		initiator: []string{"Reason=[phase2 proposal or pfs mismatch]", "ours: AES-GCM-16-128", "theirs: AES-CBC-256", "from all that there are it chose"},
+		responder: []string{"Reason=[phase2 proposal or pfs mismatch]", "parameter: encryption algorithm", "ours: AES-GCM-16-128", "theirs: AES-CBC-256", "; remedy: here ipsecpolicy", "exchange: CREATE_CHILD_SA; remedy: "},
 		cause:     "esp-proposal", changes: []string{"ipsecpolicy.encryption_algorithm: aes-128-gcm-16 → aes-256"},
 		peer: []string{"encryption algorithm: AES-CBC-256 → AES-GCM-16-128"}, applied: true,
 	},

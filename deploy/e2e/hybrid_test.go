@@ -99,24 +99,29 @@ func (w *world) waitExchanges(site int, ppk bool) {
 	}
 }
 
-// A peer without ML-KEM gets no tunnel that needs it, and the log tells of the change
-// by which both ends agree, whoever begins.
+// A peer without ML-KEM gets no tunnel that needs it, nor does one that needs it get a
+// tunnel without. The log tells of the change by which both ends agree, whoever
+// begins.
 func TestHybridRefused(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 3*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 2)}, netlab.DaemonOptions{Retransmit: true})
+	w := newWorld(t, 3*time.Minute, netlab.Config{Sites: make([]netlab.SiteConfig, 3)}, netlab.DaemonOptions{Retransmit: true})
 	without := func(c *netlab.SwanConnection) {
 		c.Proposal, c.ESPProposal = "aes128gcm16-prfsha256-curve25519", "aes128gcm16-curve25519"
 	}
 	w.peer(0, nil, w.swan(0, without))
 	w.newerPeer(1, nil, w.swan(1, without))
-	w.apply(w.file([]declare.Connection{w.connection(0, hybrid), w.connection(1, hybrid)}))
-	for site := range w.Sites {
-		w.waitLog(connectionName(site), patience, "from all that there are it chose", "parameter: additional key exchange 1", "ours: ML-KEM-768",
-			"ikepolicy.additional_key_exchange: mlkem768 → disable")
+	w.newerPeer(2, nil, w.swan(2, func(c *netlab.SwanConnection) { c.Proposal, c.ESPProposal = hybridIKE, hybridESP }))
+	w.apply(w.file([]declare.Connection{w.connection(0, hybrid), w.connection(1, hybrid), w.connection(2, func(c *declare.Connection) {
+		hybrid(c)
+		c.IKEPolicy.AdditionalKeyExchange, c.IPsecPolicy.AdditionalKeyExchange = "", ""
+	})}))
+	for site, change := range []string{"mlkem768 → disable", "mlkem768 → disable", "disable → mlkem768"} {
+		change = "ikepolicy.additional_key_exchange: " + change
+		w.waitLog(connectionName(site), patience, "from all that there are it chose", "parameter: additional key exchange 1", change)
 		if err := w.peers[site].Initiate(w.ctx, "net", 3*time.Second); err == nil {
-			t.Errorf("site %d: a tunnel without ML-KEM is up", site)
+			t.Errorf("site %d: a tunnel is up", site)
 		}
-		w.waitLog(connectionName(site), patience, "exchange: IKE_SA_INIT; remedy: here ikepolicy.additional_key_exchange: mlkem768 → disable")
+		w.waitLog(connectionName(site), patience, "exchange: IKE_SA_INIT; remedy: here "+change)
 	}
 	w.expectNothingInClear()
 }

@@ -38,6 +38,7 @@ type slot struct {
 	pursuits int // how often more is yet asked for than the peer gives; see pursue
 	retryAt  time.Time
 	policies []ipsec.Policy
+	finding  childFinding // of IKEv2
 }
 
 // childSA is one CHILD_SA: two ESP SAs.

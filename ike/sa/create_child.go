@@ -435,7 +435,7 @@ func (x *createChild) again(m *Machine, wait time.Duration) {
 
 // childFailed reports that an exchange gave no child, and plans another try.
 func (m *Machine) childFailed(x *createChild, d *Diagnosis) {
-	m.emit(Emit{m.childFailure(x.slot, true, d)})
+	m.emit(Emit{m.childFailure(x.slot, true, m.explain(x.slot, d))})
 	if x.old == nil {
 		m.restore(x.slot)
 		return

@@ -137,7 +137,7 @@ func (x *ikeAuth) child(s *ikeSA, msg *wire.Message, h *handshake) {
 }
 
 func (x *ikeAuth) childRefused(m *Machine, d *Diagnosis) {
-	m.emit(Emit{m.childFailure(x.offer.slot, true, d)})
+	m.emit(Emit{m.childFailure(x.offer.slot, true, m.explain(x.offer.slot, d))})
 	m.restore(x.offer.slot)
 }
 

@@ -196,37 +196,54 @@ var (
 	}
 )
 
-// everyProposal returns all that there is to offer, in messages that fit into one
-// IP packet each. What the connection has comes first: of the peer's choices that
-// are close to it, one is the closest.
-func everyProposal(c *Connection, v1 bool) (messages [][]ipsec.Proposal) {
-	own := func(t ipsec.TransformType, every []ipsec.Transform) []ipsec.Transform {
-		var list []ipsec.Transform
-		for _, p := range c.Proposals {
-			for _, tr := range p.Of(t) {
-				if slices.Contains(every, tr) && !slices.Contains(list, tr) {
-					list = append(list, tr)
-				}
-			}
-		}
-		for _, tr := range every {
-			if !slices.Contains(list, tr) {
+// ownFirst returns every transform of a type, those of the proposals first: of the
+// peer's choices that are close to them, one is the closest.
+func ownFirst(proposals []ipsec.Proposal, t ipsec.TransformType, every []ipsec.Transform) []ipsec.Transform {
+	var list []ipsec.Transform
+	for _, p := range proposals {
+		for _, tr := range p.Of(t) {
+			if slices.Contains(every, tr) && !slices.Contains(list, tr) {
 				list = append(list, tr)
 			}
 		}
-		return list
+	}
+	for _, tr := range every {
+		if !slices.Contains(list, tr) {
+			list = append(list, tr)
+		}
+	}
+	return list
+}
+
+// everyProposal returns all that there is to offer, in messages that fit into one
+// IP packet each.
+func everyProposal(c *Connection, v1 bool) (messages [][]ipsec.Proposal) {
+	own := func(t ipsec.TransformType, every []ipsec.Transform) []ipsec.Transform {
+		return ownFirst(c.Proposals, t, every)
 	}
 	ciphers, integ := own(ipsec.TransformEncryption, everyCipher), own(ipsec.TransformIntegrity, everyIntegrity)
 	prfs := own(ipsec.TransformPRF, everyPRF)
 	groups := own(ipsec.TransformGroup, everyGroup)
 	if !v1 {
 		groups = append(groups, ipsec.Group(ipsec.GroupCurve25519))
-		plain := ipsec.Proposal{Protocol: ipsec.ProtocolIKE, Transforms: slices.Concat(ciphers, integ, prfs, groups)}
-		aead := ipsec.Proposal{Protocol: ipsec.ProtocolIKE, Transforms: slices.Concat(own(ipsec.TransformEncryption, everyAEAD), prfs, groups)}
-		if enc := c.Proposals[0].Of(ipsec.TransformEncryption); len(enc) > 0 && enc[0].IsAEAD() {
-			return [][]ipsec.Proposal{{aead, plain}}
+		lists := [][]ipsec.Transform{
+			slices.Concat(ciphers, integ, prfs, groups),
+			slices.Concat(own(ipsec.TransformEncryption, everyAEAD), prfs, groups),
 		}
-		return [][]ipsec.Proposal{{plain, aead}}
+		if enc := c.Proposals[0].Of(ipsec.TransformEncryption); len(enc) > 0 && enc[0].IsAEAD() {
+			slices.Reverse(lists)
+		}
+		// A proposal with a type that the peer does not know is refused whole.
+		additional := [][]ipsec.Transform{nil, {ipsec.Additional(1, ipsec.GroupMLKEM768)}}
+		if len(c.Proposals[0].Additional()) > 0 {
+			slices.Reverse(additional)
+		}
+		for _, more := range additional {
+			for _, list := range lists {
+				messages = append(messages, []ipsec.Proposal{{Protocol: ipsec.ProtocolIKE, Transforms: slices.Concat(list, more)}})
+			}
+		}
+		return messages
 	}
 	// One hash and two ciphers with all groups are less than 800 octets.
 	for _, f := range prfs {
@@ -315,7 +332,8 @@ func (q *Inquiry) compose() {
 		if q.cookie != nil {
 			payloads = append(payloads, &wire.Notify{NotifyType: wire.Cookie, Data: q.cookie})
 		}
-		payloads = append(payloads, &wire.SA{Proposals: numbered(x.proposals, nil)}, &wire.KE{Group: q.group, Data: q.kex.public()}, &wire.Nonce{Data: q.ni})
+		payloads = append(payloads, &wire.SA{Proposals: numbered(x.proposals, nil)}, &wire.KE{Group: q.group, Data: q.kex.public()}, &wire.Nonce{Data: q.ni},
+			&wire.Notify{NotifyType: wire.IntermediateSupported})
 		msg := wire.Message{Header: wire.Header{InitiatorSPI: q.spi, Exchange: wire.IKESAInit, Initiator: true}, Payloads: payloads}
 		q.datagram, err = msg.Append(nil)
 	}

@@ -383,7 +383,7 @@ func (s *ikeSA) busyWithChild() bool {
 		return false
 	}
 	switch s.active.exchange.(type) {
-	case *createChild, *deleteChild:
+	case *createChild, *deleteChild, *childInquiry, *deleteUnused:
 		return true
 	}
 	return false
