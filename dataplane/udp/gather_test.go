@@ -4,11 +4,8 @@ package udp
 
 import (
 	"net/netip"
-	"runtime"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 func TestPace(t *testing.T) {
@@ -48,54 +45,6 @@ func TestPace(t *testing.T) {
 		}
 		if p.fast != tt.want {
 			t.Errorf("%s: %v", tt.name, p.fast)
-		}
-	}
-}
-
-// mayPause sets GOMAXPROCS so that a reader may pause.
-func mayPause(t *testing.T) {
-	t.Helper()
-	before := runtime.GOMAXPROCS(2)
-	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
-}
-
-// TestPaceOfOne: only one reader holds a processor while it pauses.
-func TestPaceOfOne(t *testing.T) {
-	mayPause(t)
-	if !gathering.CompareAndSwap(false, true) {
-		t.Fatal("another reader pauses")
-	}
-	p := pace{fast: true}
-	p.gather() // which must leave the other's turn alone
-	if p.pauses != 0 || !gathering.CompareAndSwap(true, false) {
-		t.Errorf("%d pauses in the turn of another reader", p.pauses)
-	}
-	p.gather()
-	if p.pauses != 1 || gathering.Load() {
-		t.Errorf("%d pauses, and the turn is given back: %t", p.pauses, !gathering.Load())
-	}
-}
-
-// TestPaceLetsOthersIn: a reader pauses so often until it has found its socket empty,
-// which lets the scheduler look at others.
-func TestPaceLetsOthersIn(t *testing.T) {
-	mayPause(t)
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	r := newReader(&socket{kind: kindDatagram})
-	r.pace.fast = true
-	for range 2 {
-		for range 3 * maxPauses {
-			r.pace.gather()
-		}
-		if r.pace.pauses != maxPauses {
-			t.Errorf("%d pauses in a row, want %d", r.pace.pauses, maxPauses)
-		}
-		if r.recv(uintptr(fd)); r.n != 0 || r.err != nil || r.pace.pauses != 0 {
-			t.Errorf("%d pauses after the socket was empty", r.pace.pauses)
 		}
 	}
 }

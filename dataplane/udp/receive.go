@@ -98,7 +98,6 @@ func newReader(s *socket) *reader {
 			case unix.EINTR:
 				continue
 			case unix.EAGAIN:
-				r.pace.empty()
 				r.n, r.err = 0, nil
 			default:
 				r.n, r.err = 0, errno
@@ -148,13 +147,10 @@ func (s *socket) run() {
 				h.SetControllen(int(unsafe.Sizeof(r.ctrls[i])))
 			}
 		}
-		switch {
-		case s.kind == kindRaw && r.n >= rawBurst && r.n < rawBatch:
-			gather(rawPause)
-		case s.kind == kindDatagram && r.n < portBatch:
-			r.pace.gather()
+		if s.kind == kindRaw && r.n >= rawBurst && r.n < rawBatch {
+			gather()
 		}
-		if s.watch.conn.Read(r.wait) != nil {
+		if r.receive() != nil {
 			return
 		}
 		if r.err != nil {
@@ -182,6 +178,16 @@ func (s *socket) run() {
 			r.datagrams.Flush()
 		}
 	}
+}
+
+// receive waits for packets. It returns an error when the socket is closed.
+func (r *reader) receive() error {
+	if r.pace.fast && r.n < portBatch {
+		if err := r.s.timer.wait(portPause); err != nil {
+			return err
+		}
+	}
+	return r.s.watch.conn.Read(r.wait)
 }
 
 // headers reports whether packets come with their IP headers, which tell what

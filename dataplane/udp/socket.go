@@ -50,6 +50,7 @@ type socket struct {
 	v6    bool
 	conn  descriptor
 	watch *watch     // nil for a kind that does not receive
+	timer *timer     // of a Port's reader
 	room  sync.Mutex // of the one sender that waits for room in the buffer
 	noGSO gsoState
 	df    dfState
@@ -98,6 +99,13 @@ func (s *socket) open() error {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
+	if kind == kindDatagram {
+		if s.timer, err = newTimer(); err != nil {
+			s.watch.file.Close()
+			unix.Close(fd) //nolint:errcheck // The first error is the one to report.
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
 	s.conn.fd, s.conn.open = fd, true
 	return nil
 }
@@ -106,6 +114,9 @@ func (s *socket) open() error {
 func (s *socket) close() {
 	if s.watch != nil { // at first, for the goroutine to find its end there
 		_ = s.watch.file.Close() // it was open, or is closed already
+	}
+	if s.timer != nil {
+		s.timer.close()
 	}
 	_ = s.conn.Close() // the same
 }
