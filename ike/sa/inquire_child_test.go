@@ -68,8 +68,8 @@ func TestChildInquiry(t *testing.T) {
 			if d := l.a.last(Failed).Diagnosis; tt.cause != "" && d.Code() != tt.cause {
 				t.Errorf("later: %s %v", d.Code(), d)
 			}
-			if n := len(l.a.sas) + len(l.b.sas) + len(l.b.machine().children) + len(l.a.machine().children); n != 0 {
-				t.Errorf("%d SAs and children are left:\n%s", n, l.transcript.String())
+			if n := len(l.a.sas) + len(l.b.sas) + len(l.b.machine().children) + len(l.a.machine().children) + len(l.a.policies) + len(l.b.policies); n != 0 {
+				t.Errorf("%d SAs, children and policies are left:\n%s", n, l.transcript.String())
 			}
 			if !l.a.machine().Established() {
 				t.Error("the IKE SA is gone")
@@ -102,28 +102,70 @@ func TestChildInquiryWipes(t *testing.T) {
 		"without any answer": func(l *lab) { l.wire, l.lose = nil, func(packet) bool { return true }; l.pass(10 * time.Minute) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLab(t, 1)
-			a, b := connA(), connB()
-			b.Children[0].Proposals = espOf(ipsec.Encryption(ipsec.EncryptionChaCha20Poly1305, 0), ipsec.Group(ipsec.GroupCurve25519))
-			l.a.conns, l.b.conns = []*Connection{a}, []*Connection{b}
-			l.a.initiate()
-			var kex keyExchange
-			for range 20 {
-				l.deliver(0)
-				if s := l.a.machine().current; s.active != nil {
-					if x, ok := s.active.exchange.(*childInquiry); ok {
-						kex = x.kex
-						break
-					}
-				}
-			}
-			c, ok := kex.(*curveExchange)
+			l := inquiring(t)
+			c, ok := l.a.machine().current.active.exchange.(*childInquiry).kex.(*curveExchange)
 			if !ok || c.key == nil {
-				t.Fatalf("no inquiry with a private value:\n%s", l.transcript.String())
+				t.Fatal("nothing drawn")
 			}
 			end(l)
 			if c.key != nil {
 				t.Error("the private value is still there")
+			}
+		})
+	}
+}
+
+// inquiring is a lab in which end a awaits the answer to an inquiry.
+func inquiring(t *testing.T) *lab {
+	t.Helper()
+	l := newLab(t, 1)
+	a, b := connA(), connB()
+	b.Children[0].Proposals = espOf(ipsec.Encryption(ipsec.EncryptionChaCha20Poly1305, 0), ipsec.Group(ipsec.GroupCurve25519))
+	l.a.conns, l.b.conns = []*Connection{a}, []*Connection{b}
+	l.a.initiate()
+	for range 20 {
+		l.deliver(0)
+		if s := l.a.machine().current; s.active != nil {
+			if _, ok := s.active.exchange.(*childInquiry); ok {
+				return l
+			}
+		}
+	}
+	t.Fatalf("no inquiry:\n%s", l.transcript.String())
+	return nil
+}
+
+// Answers to an inquiry that are authentic, and wrong: no SA comes of any, what the
+// peer may have made is deleted, and the IKE SA goes on.
+func TestAnswersToChildInquiry(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change  func(*wire.Message)
+		deleted bool
+	}{
+		"refusal":             {change: only(wire.NoProposalChosen)},
+		"another refusal":     {change: only(wire.NoAdditionalSAs)},
+		"a group not offered": {change: only(wire.InvalidKEPayload, 0, 24)},
+		"the same group":      {change: only(wire.InvalidKEPayload, 0, 31)},
+		"no group":            {change: only(wire.InvalidKEPayload)},
+		"two proposals":       {change: proposals(func(list []ipsec.Proposal) []ipsec.Proposal { return append(list, list...) }), deleted: true},
+		"a cipher not offered": {change: proposals(func(list []ipsec.Proposal) []ipsec.Proposal {
+			list[0].Transforms[0] = ipsec.Encryption(ipsec.EncryptionAESCBC, 64)
+			return list
+		}), deleted: true},
+		"another key exchange": {change: set(&wire.KE{Group: ipsec.GroupECP256, Data: make([]byte, 64)}), deleted: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := inquiring(t)
+			l.deliver(0)
+			l.tamper(tt.change)
+			before := l.transcript.Len()
+			l.run()
+			told := l.transcript.String()[before:]
+			if deleted := strings.Contains(told, "a sends INFORMATIONAL request"); deleted != tt.deleted {
+				t.Errorf("the SA is deleted: %v, want %v:\n%s", deleted, tt.deleted, told)
+			}
+			if len(l.a.sas) != 0 || len(l.a.machine().children) != 0 || !l.a.machine().Established() {
+				t.Errorf("%d SAs, %d children, established: %v", len(l.a.sas), len(l.a.machine().children), l.a.machine().Established())
 			}
 		})
 	}
