@@ -7,8 +7,8 @@ packages=(
   # the peer: stock strongSwan
   charon-systemd strongswan-swanctl libstrongswan-standard-plugins
   libstrongswan-extra-plugins libcharon-extra-plugins
-  # the stock client of client-to-cloud
-  openvpn
+  # the stock client of client-to-cloud, and what runs that of OpenVPN 3
+  openvpn dbus-daemon
   # namespaces, NAT, captures, load
   iproute2 nftables conntrack iputils-ping iperf3 tcpdump tshark procps ca-certificates
   # a kernel with ESP, for hosts whose own has none, and NAT in it

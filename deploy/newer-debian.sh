@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # newer-debian.sh - unpacks programs of Debian's testing suite, newer than those of
-# this host: OpenVPN 2.7 and strongSwan 6, with the libraries they need. The host's
+# this host: OpenVPN 2.7 and 3, and strongSwan 6, with the libraries they need. The host's
 # own packages and its apt stay as they are: netlab lays usr/ of the tree over the
 # /usr that such a program sees.
 #
@@ -11,12 +11,12 @@ set -euo pipefail
 suite=forky
 tree=/var/cache/vpngw-newer-debian
 packages=(
-  openvpn
+  openvpn openvpn3-client
   charon-systemd strongswan-swanctl libstrongswan-standard-plugins
   libstrongswan-extra-plugins libcharon-extra-plugins libcharon-extauth-plugins
 )
 # These want more to be installed than what their programs use here.
-assumed=(adduser debconf libcurl4t64 libip4tc2 libldap2 libtss2-sys1t64 systemd)
+assumed=(adduser debconf libcurl4t64 libip4tc2 libldap2 libtss2-sys1t64 python3 systemd)
 
 fail() {
   echo "newer-debian.sh: $*" >&2
@@ -36,7 +36,7 @@ setup() {
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$work/sources.list"
   for p in "${assumed[@]}"; do
     printf '%s\n' "Package: $p" 'Status: install ok installed' 'Version: 9999' \
-      "Architecture: $(dpkg --print-architecture)" 'Maintainer: none' 'Description: assumed' ''
+      "Architecture: $(dpkg --print-architecture)" 'Multi-Arch: allowed' 'Maintainer: none' 'Description: assumed' ''
   done >"$work/status"
   apt=(
     apt-get -qq -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=-

@@ -16,7 +16,7 @@ mount -t overlay -o lowerdir=/etc,upperdir=/mnt/etc,workdir=/mnt/work none /etc
 exec "$@"`
 
 // NewerDebian makes of a command one that finds those programs and libraries before
-// the host's: OpenVPN 2.7 and strongSwan 6. This process and those it starts see them
+// the host's: OpenVPN 2.7 and 3, and strongSwan 6. This process and those it starts see them
 // in /usr, where all else is as on the host, and alone see what they write to /etc.
 func NewerDebian(args ...string) []string {
 	return append([]string{"unshare", "--mount", "sh", "-c", newerDebian, newerDebianRoot}, args...)

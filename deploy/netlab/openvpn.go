@@ -16,11 +16,9 @@ import (
 // OpenVPN is a stock OpenVPN client.
 type OpenVPN struct {
 	name    string
+	up      string // what it writes when tunnel, addresses and routes stand
 	process *Process
 }
-
-// ovpnUp is what the client writes when tunnel, addresses and routes stand.
-const ovpnUp = "Initialization Sequence Completed"
 
 // StartOpenVPN starts a client with a profile, and with a user and password
 // unless the user is empty. Name is unique in the lab.
@@ -128,7 +126,7 @@ func (n *Namespace) startOpenVPN(command []string, name, profile, user, password
 		}
 		args = append(args, "--auth-user-pass", login)
 	}
-	c := &OpenVPN{name: name}
+	c := &OpenVPN{name: name, up: "Initialization Sequence Completed"}
 	c.process, err = n.Start(name, nil, args...)
 	return c, err
 }
@@ -156,7 +154,7 @@ func (c *OpenVPN) WaitUp(ctx context.Context, times int) error {
 			return false, fmt.Errorf("it has ended: %w", c.process.Wait(ctx))
 		default:
 		}
-		return strings.Count(c.Log(), ovpnUp) >= times, nil
+		return strings.Count(c.Log(), c.up) >= times, nil
 	})
 	if err != nil {
 		return fmt.Errorf("%s: not connected %d times: %w\n%s", c.name, times, err, c.Log())
