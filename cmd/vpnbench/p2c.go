@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -92,6 +93,12 @@ type p2cResult struct {
 	// server's process and of all clients' processes.
 	ServerCPU float64 `json:"server_cpu_seconds_per_gb"`
 	ClientCPU float64 `json:"client_cpu_seconds_per_gb"`
+	// ServerCores, ClientCores and MachineCores are CPU seconds for each second: of the
+	// server's process, of all clients' processes, and of everything on the machine.
+	// A process of OpenVPN has one thread, so that one core is its limit.
+	ServerCores  float64 `json:"server_cores"`
+	ClientCores  float64 `json:"client_cores"`
+	MachineCores float64 `json:"machine_cores"`
 	// RoundTrip is the mean time in milliseconds of pings from the first client to
 	// the host and back meanwhile.
 	RoundTrip float64 `json:"round_trip_ms"`
@@ -178,7 +185,7 @@ func measureP2C(ctx context.Context, pair, transport string, o p2cOptions) (resu
 
 // measure sends one flow for each client.
 func (l *p2cLab) measure(ctx context.Context, direction string, o p2cOptions) (r p2cResult, err error) {
-	serverBefore, clientsBefore, err := l.cpu()
+	before, err := l.cpu()
 	if err != nil {
 		return r, err
 	}
@@ -209,17 +216,19 @@ func (l *p2cLab) measure(ctx context.Context, direction string, o p2cOptions) (r
 	if failed != nil {
 		return r, failed
 	}
-	server, clients, err := l.cpu()
+	used, err := l.cpu()
 	if err != nil {
 		return r, err
 	}
+	used = used.since(before)
 	gigabytes := bits / 8e9 * float64(o.seconds)
 	if gigabytes == 0 {
 		return r, fmt.Errorf("%s: nothing arrived", direction)
 	}
 	r.GbitPerSecond = bits / 1e9
-	r.ServerCPU = (server - serverBefore).Seconds() / gigabytes
-	r.ClientCPU = (clients - clientsBefore).Seconds() / gigabytes
+	seconds := float64(o.seconds)
+	r.ServerCPU, r.ClientCPU = used.server.Seconds()/gigabytes, used.clients.Seconds()/gigabytes
+	r.ServerCores, r.ClientCores, r.MachineCores = used.server.Seconds()/seconds, used.clients.Seconds()/seconds, used.machine.Seconds()/seconds
 	return r, nil
 }
 
@@ -260,16 +269,19 @@ func addP2CRatios(results []p2cResult) {
 // p2cTable prints results for people.
 func p2cTable(results []p2cResult) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-16s %-5s %-5s %7s %8s %9s %9s %8s %7s %10s\n", "", "", "", "", "", "server", "clients", "ping", "", "server")
-	fmt.Fprintf(&b, "%-16s %-5s %-5s %7s %8s %9s %9s %8s %7s %10s\n", "server/client", "", "", "clients", "Gbit/s", "CPU s/GB", "CPU s/GB", "ms", "ratio", "CPU ratio")
+	const head = "%-16s %-5s %-5s %7s %8s %9s %9s %7s %8s %8s %8s %7s %10s\n"
+	fmt.Fprintf(&b, head, "", "", "", "", "", "server", "clients", "server", "clients", "machine", "ping", "", "server")
+	fmt.Fprintf(&b, head, "server/client", "", "", "clients", "Gbit/s", "CPU s/GB", "CPU s/GB", "cores", "cores", "cores", "ms", "ratio", "CPU ratio")
 	for _, r := range results {
 		ratio, cpu := "", ""
 		if r.Ratio > 0 {
 			ratio, cpu = fmt.Sprintf("%.2f", r.Ratio), fmt.Sprintf("1/%.1f", 1/r.CPURatio)
 		}
-		fmt.Fprintf(&b, "%-16s %-5s %-5s %7d %8.2f %9.2f %9.2f %8.1f %7s %10s\n",
-			r.Pair, r.Transport, r.Direction, r.Clients, r.GbitPerSecond, r.ServerCPU, r.ClientCPU, r.RoundTrip, ratio, cpu)
+		fmt.Fprintf(&b, "%-16s %-5s %-5s %7d %8.2f %9.2f %9.2f %7.2f %8.2f %8.2f %8.1f %7s %10s\n",
+			r.Pair, r.Transport, r.Direction, r.Clients, r.GbitPerSecond, r.ServerCPU, r.ClientCPU,
+			r.ServerCores, r.ClientCores, r.MachineCores, r.RoundTrip, ratio, cpu)
 	}
-	fmt.Fprintf(&b, "ratios: to %s/%s in this run\n", stock, stock)
+	fmt.Fprintf(&b, "ratios: to %s/%s in this run; cores: CPU seconds a second, of %d on this machine; a process of %s has one thread\n",
+		stock, stock, runtime.NumCPU(), stock)
 	return b.String()
 }

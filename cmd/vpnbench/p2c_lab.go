@@ -265,17 +265,31 @@ func parseRoundTrip(out string) (float64, error) {
 	return strconv.ParseFloat(parts[1], 64)
 }
 
-// cpu returns the CPU time of the server and of all clients so far.
-func (l *p2cLab) cpu() (server, clients time.Duration, err error) {
-	if server, err = processTime(fmt.Sprint(l.serverProcess.PID)); err != nil {
-		return 0, 0, err
+// p2cTimes are CPU times used so far: of the server, of all clients and of
+// everything on the machine.
+type p2cTimes struct{ server, clients, machine time.Duration }
+
+// since returns what was used after an earlier time.
+func (t p2cTimes) since(before p2cTimes) p2cTimes {
+	return p2cTimes{t.server - before.server, t.clients - before.clients, t.machine - before.machine}
+}
+
+// cpu returns the CPU times so far.
+func (l *p2cLab) cpu() (t p2cTimes, err error) {
+	if t.server, err = processTime(fmt.Sprint(l.serverProcess.PID)); err != nil {
+		return t, err
 	}
 	for _, p := range l.clientProcesses {
 		used, err := processTime(fmt.Sprint(p.PID))
 		if err != nil {
-			return 0, 0, err
+			return t, err
 		}
-		clients += used
+		t.clients += used
 	}
-	return server, clients, nil
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return t, err
+	}
+	t.machine, err = busyTime(string(stat))
+	return t, err
 }

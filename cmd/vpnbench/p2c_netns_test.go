@@ -18,7 +18,7 @@ func TestNetNSMeasureP2C(t *testing.T) {
 		t.Errorf("%d results", len(results))
 	}
 	for _, r := range results {
-		if r.GbitPerSecond <= 0 || r.ServerCPU <= 0 || r.ClientCPU <= 0 || r.Ratio != 0 {
+		if r.GbitPerSecond <= 0 || r.ServerCPU <= 0 || r.ClientCPU <= 0 || r.ClientCores <= 0 || r.MachineCores <= 0 || r.Ratio != 0 {
 			t.Errorf("%+v", r)
 		}
 	}

@@ -118,7 +118,7 @@ func measureSessions(ctx context.Context, server string, o sessionsOptions) (r s
 		return r, err
 	}
 	fmt.Fprintf(os.Stderr, "%s, %s, %d sessions …\n", server, o.transport, o.sessions)
-	cpuBefore, _, err := lab.cpu()
+	before, err := lab.cpu()
 	if err != nil {
 		return r, err
 	}
@@ -134,7 +134,7 @@ func measureSessions(ctx context.Context, server string, o sessionsOptions) (r s
 	if err != nil {
 		return r, err
 	}
-	cpu, _, err := lab.cpu()
+	used, err := lab.cpu()
 	if err != nil {
 		return r, err
 	}
@@ -150,7 +150,7 @@ func measureSessions(ctx context.Context, server string, o sessionsOptions) (r s
 	if r.Seconds, err = strconv.ParseFloat(m[2], 64); err != nil {
 		return r, err
 	}
-	r.ServerCPU = 1000 * (cpu - cpuBefore).Seconds() / float64(o.sessions)
+	r.ServerCPU = 1000 * used.since(before).server.Seconds() / float64(o.sessions)
 	r.ServerMemory = float64(memory-memoryBefore) / float64(o.sessions)
 	if o.reconnect > 0 {
 		r.Storm, err = lab.measureStorm(ctx, o, staying.Devices)

@@ -8,16 +8,16 @@ import (
 
 func TestP2CRatiosAndTable(t *testing.T) {
 	results := []p2cResult{
-		{Pair: "vpngw/vpngw", Transport: "tcp", Direction: "down", Clients: 1, GbitPerSecond: 5, ServerCPU: 1.25, ClientCPU: 1, RoundTrip: 2.5},
+		{Pair: "vpngw/vpngw", Transport: "tcp", Direction: "down", Clients: 1, GbitPerSecond: 5, ServerCPU: 1.25, ClientCPU: 1, ServerCores: 0.78, ClientCores: 0.625, MachineCores: 1.9, RoundTrip: 2.5},
 		{Pair: "vpngw/vpngw", Transport: "udp", Direction: "down", Clients: 1, GbitPerSecond: 4, ServerCPU: 1.5, ClientCPU: 1},
 		{Pair: "openvpn/openvpn", Transport: "tcp", Direction: "down", Clients: 1, GbitPerSecond: 0.25, ServerCPU: 25, ClientCPU: 13},
 	}
 	addP2CRatios(results)
 	lines := strings.Split(p2cTable(results), "\n")
 	for i, want := range []string{
-		"vpngw/vpngw tcp down 1 5.00 1.25 1.00 2.5 20.00 1/20.0",
-		"vpngw/vpngw udp down 1 4.00 1.50 1.00 0.0",
-		"openvpn/openvpn tcp down 1 0.25 25.00 13.00 0.0 1.00 1/1.0",
+		"vpngw/vpngw tcp down 1 5.00 1.25 1.00 0.78 0.62 1.90 2.5 20.00 1/20.0",
+		"vpngw/vpngw udp down 1 4.00 1.50 1.00 0.00 0.00 0.00 0.0",
+		"openvpn/openvpn tcp down 1 0.25 25.00 13.00 0.00 0.00 0.00 0.0 1.00 1/1.0",
 	} {
 		if got := strings.Join(strings.Fields(lines[2+i]), " "); got != want {
 			t.Errorf("line %q, want %q", got, want)
