@@ -1,7 +1,8 @@
 package netlab
 
 // openVPN3 runs the services of OpenVPN 3 on a message bus of their own, and the
-// client on them with a profile until SIGTERM. Its log is what the services write.
+// client on them with a profile until SIGTERM, again where one of them was too slow for
+// the others. Its log is what the services write.
 // The rest of the arguments answers what the client asks for, a line each.
 const openVPN3 = `set -e
 mount -t tmpfs none /run
@@ -18,6 +19,7 @@ done
 cat >/run/dbus/bus.conf <<END
 <busconfig>
 <type>session</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth><servicedir>/run/dbus/services</servicedir>
+<limit name="service_start_timeout">60000</limit>
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_type="*"/><allow receive_type="*"/></policy>
 </busconfig>
 END
@@ -26,7 +28,7 @@ bus=$!
 until [ -S /run/dbus/system_bus_socket ]; do sleep 0.05; done
 profile=$0
 trap 'openvpn3 session-manage --disconnect --config "$profile"; kill $bus; exit 0' TERM
-printf '%s\n' "$@" | openvpn3 session-start --config "$profile"
+until printf '%s\n' "$@" | openvpn3 session-start --config "$profile" --timeout 60; do sleep 1; done
 wait $bus
 `
 
