@@ -1,6 +1,7 @@
 package isakmp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -94,9 +95,11 @@ func (r *Reassembler) Pending() bool { return r.present > 0 }
 func (r *Reassembler) Reset() { *r = Reassembler{} }
 
 // Add takes a fragment and returns the whole message, as a datagram, when it was
-// the last one missing. A fragment with another ID starts anew.
+// the last one missing. A fragment with another ID starts anew, and so does one
+// that has come with other data: peers use an ID again, and what somebody has put
+// in its place must not spoil each repetition of the message. The data is copied.
 func (r *Reassembler) Add(f *Fragment) (datagram []byte, err error) {
-	if r.present > 0 && f.ID != r.id {
+	if r.present > 0 && (f.ID != r.id || r.contradicts(f)) {
 		r.Reset()
 	}
 	if r.pieces == nil {
@@ -114,7 +117,7 @@ func (r *Reassembler) Add(f *Fragment) (datagram []byte, err error) {
 		return nil, malformed(0, "more than %d octets in fragments", MaxReassembled)
 	}
 	r.id = f.ID
-	r.pieces[i] = f.Data
+	r.pieces[i] = bytes.Clone(f.Data) // not the whole datagram that it came in
 	r.present++
 	r.size += len(f.Data)
 	if f.Last {
@@ -134,4 +137,10 @@ func (r *Reassembler) Add(f *Fragment) (datagram []byte, err error) {
 	}
 	r.Reset()
 	return whole, nil
+}
+
+// contradicts reports whether a fragment of the same number has come with other data.
+func (r *Reassembler) contradicts(f *Fragment) bool {
+	i := int(f.Number) - 1
+	return i >= 0 && i < len(r.pieces) && r.pieces[i] != nil && !bytes.Equal(r.pieces[i], f.Data)
 }

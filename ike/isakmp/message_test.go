@@ -317,7 +317,8 @@ func TestFragments(t *testing.T) {
 			t.Fatalf("fragment %d: %x, %v", i, got, err)
 		}
 	}
-	if got, err := r.Add(read(1)); err != nil || !bytes.Equal(got, whole) {
+	got, err := r.Add(read(1))
+	if err != nil || !bytes.Equal(got, whole) {
 		t.Fatalf("got %x, %v", got, err)
 	}
 	if r.Pending() {
@@ -329,6 +330,38 @@ func TestFragments(t *testing.T) {
 	_, _ = r.Add(read(1))
 	if got, err := r.Add(other); got != nil || err != nil || r.present != 1 {
 		t.Errorf("got %x, %v, %d pieces", got, err, r.present)
+	}
+	// So does a piece that differs from what came for it: what somebody has made up
+	// spoils one repetition of a message at most.
+	r.Reset()
+	forged := *read(2)
+	forged.Data = []byte("made up")
+	_, _ = r.Add(&forged)
+	for range 2 {
+		for i := range list {
+			if got, err = r.Add(read(i)); err != nil {
+				t.Fatal(err)
+			}
+			if got != nil {
+				break
+			}
+		}
+	}
+	if !bytes.Equal(got, whole) {
+		t.Errorf("with a forged piece ahead of it: got %x", got)
+	}
+	// What is kept is a piece, not the datagram that it came in.
+	r.Reset()
+	b := bytes.Clone(list[0])
+	p, err := Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, _ := Find[*Fragment](p)
+	_, _ = r.Add(f)
+	clear(b)
+	if !bytes.Equal(r.pieces[0], read(0).Data) {
+		t.Error("the datagram of a piece is kept")
 	}
 	r.Reset()
 	for _, f := range []*Fragment{{ID: 1, Number: 2, Last: true, Data: []byte{1}}, {ID: 1, Number: 3, Data: []byte{1}}} {

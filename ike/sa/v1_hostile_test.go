@@ -14,10 +14,19 @@ import (
 	"github.com/vpngw/vpngw/ipsec"
 )
 
-// fingerprintV1 is all of a machine's state that a message might change.
+// fingerprintV1 is all of a machine's state that a message might change, but for
+// the pieces of one that is not whole: see dropPieces.
 func fingerprintV1(m *MachineV1) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%v %s current %t attempt %t queue %d;", m.Deadline(), m.lastSeen, m.current != nil, m.attempt != nil, len(m.queue))
+	waits := make([]time.Time, len(m.sas))
+	for i, s := range m.sas {
+		waits[i], s.reassemblyAt = s.reassemblyAt, time.Time{}
+	}
+	deadline := m.Deadline()
+	for i, s := range m.sas {
+		s.reassemblyAt = waits[i]
+	}
+	fmt.Fprintf(&b, "%v %s current %t attempt %t queue %d;", deadline, m.lastSeen, m.current != nil, m.attempt != nil, len(m.queue))
 	for _, s := range m.sas {
 		awaits := 0
 		if s.phase1 != nil {
@@ -29,6 +38,19 @@ func fingerprintV1(m *MachineV1) string {
 		fmt.Fprintf(&b, " %s %s %s in %t out %t;", c.in, c.out, c.state, c.hasIn, c.hasOut)
 	}
 	return b.String()
+}
+
+// dropPieces forgets the fragments of messages that are not whole. Nobody
+// authenticates those, so that anybody may have a machine keep them: for a while only.
+func dropPieces(t *testing.T, m *MachineV1) {
+	t.Helper()
+	for _, s := range m.sas {
+		if s.fragments.Pending() == s.reassemblyAt.IsZero() || s.reassemblyAt.After(m.now.Add(reassemblyTimeout)) {
+			t.Errorf("fragments wait: %t, until %s", s.fragments.Pending(), s.reassemblyAt)
+		}
+		s.fragments.Reset()
+		s.reassemblyAt = time.Time{}
+	}
 }
 
 const hostileSteps = 8
@@ -203,7 +225,7 @@ func TestV1MessageIDsRunOut(t *testing.T) {
 }
 
 // encodeV1 returns a message of a machine's peer in the clear.
-func encodeV1(t *testing.T, s *ISAKMPSA, x isakmp.ExchangeType, payloads ...isakmp.Payload) []byte {
+func encodeV1(t testing.TB, s *ISAKMPSA, x isakmp.ExchangeType, payloads ...isakmp.Payload) []byte {
 	t.Helper()
 	msg := isakmp.Message{Header: s.header(x, 0), Payloads: payloads}
 	b, err := msg.Encode(0, nil)
@@ -403,6 +425,45 @@ func TestV1ForceEncapForged(t *testing.T) {
 	l.settled(1)
 }
 
+// What anybody may send in fragments disturbs no SA: the pieces are kept for a bounded
+// time, which others do not make longer, and give way to those of the peer.
+func TestV1FragmentsOfAnybody(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1(manyProposals)
+	l.establish()
+	s := m(l.b).current
+	say := func(payloads ...isakmp.Payload) {
+		l.b.perform(m(l.b).Handle(l.now, Datagram{Local: s.path.local, Remote: s.path.remote, Bytes: encodeV1(t, s, isakmp.QuickMode, payloads...)}))
+	}
+	piece := func(n uint8) *isakmp.Fragment {
+		return &isakmp.Fragment{ID: m(l.a).current.fragmentID + 1, Number: n, Data: []byte("made up")}
+	}
+	say(piece(1), &isakmp.VendorID{Data: make([]byte, 16)})
+	responder := s.spir
+	s.spir = 0 // for the header of what is sent
+	unknown := encodeV1(t, s, isakmp.QuickMode, piece(1))
+	s.spir = responder
+	l.b.perform(m(l.b).Handle(l.now, Datagram{Local: s.path.local, Remote: s.path.remote, Bytes: unknown}))
+	if s.fragments.Pending() {
+		t.Error("a fragment beside another payload, or without both cookies, is kept")
+	}
+	before := fingerprintV1(m(l.b))
+	say(piece(1))
+	until := s.reassemblyAt
+	l.now = l.now.Add(time.Second)
+	say(piece(2))
+	if after := fingerprintV1(m(l.b)); after != before || !s.fragments.Pending() || !s.reassemblyAt.Equal(until) {
+		t.Errorf("kept %t, until %s and then %s\n%s\n%s", s.fragments.Pending(), until, s.reassemblyAt, before, after)
+	}
+	l.a.do(RekeyChild{l.a.conns[0].Children[0].ReqID})
+	l.run()
+	l.pass(time.Minute)
+	l.settled(1)
+	if !strings.Contains(l.transcript.String(), "quick mode fragment 2") || l.a.count(ChildRekeyed) != 1 || s.fragments.Pending() {
+		t.Errorf("rekeyed %d times, pieces kept: %t\n%s", l.a.count(ChildRekeyed), s.fragments.Pending(), l.transcript.String())
+	}
+}
+
 // FuzzV1Handle: no datagram makes a machine of either role panic, in any step of
 // its life, nor, once it has keys, changes it.
 func FuzzV1Handle(f *testing.F) {
@@ -429,6 +490,11 @@ func FuzzV1Handle(f *testing.F) {
 			}
 			genuine[covered(b)] = true
 		}
+		if s := machines[i][0].sas[0]; i < hostileSteps && s.spir != 0 {
+			for _, whole := range []bool{false, true} {
+				target.Add(byte(i), encodeV1(f, s, s.mode, &isakmp.Fragment{ID: 1, Number: 1, Last: whole, Data: encodeV1(f, s, isakmp.Informational, s.deletePayload())}))
+			}
+		}
 	}
 	responder := newLab(&testing.T{}, 2).b.env
 	responder.Candidates = func(_, _ netip.Addr) []*Connection { return []*Connection{mirror(connV1(), "ba")} }
@@ -445,6 +511,7 @@ func FuzzV1Handle(f *testing.F) {
 			before, keys := fingerprintV1(m), m.current != nil
 			m.Handle(start, Datagram{Local: m.sas[0].path.local, Remote: m.sas[0].path.remote, Bytes: b})
 			after := fingerprintV1(m)
+			dropPieces(t, m)
 			if after == before {
 				continue
 			}

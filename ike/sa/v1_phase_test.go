@@ -222,17 +222,20 @@ func TestV1ForceEncap(t *testing.T) {
 	}
 }
 
+// manyProposals makes the offer of a quick mode too large for one packet.
+func manyProposals(c *Connection) {
+	c.Children[0].Proposals = nil
+	for range 30 {
+		c.Children[0].Proposals = append(c.Children[0].Proposals, ipsec.Proposal{Protocol: ipsec.ProtocolESP, Transforms: []ipsec.Transform{
+			ipsec.Encryption(ipsec.EncryptionAESCBC, 256), ipsec.Integrity(ipsec.IntegrityHMACSHA2256128), ipsec.Group(ipsec.GroupECP256),
+		}})
+	}
+}
+
 // A message too large for one packet goes in fragments.
 func TestV1Fragments(t *testing.T) {
 	l := newLab(t, 1)
-	l.useV1(func(c *Connection) {
-		c.Children[0].Proposals = nil
-		for range 30 {
-			c.Children[0].Proposals = append(c.Children[0].Proposals, ipsec.Proposal{Protocol: ipsec.ProtocolESP, Transforms: []ipsec.Transform{
-				ipsec.Encryption(ipsec.EncryptionAESCBC, 256), ipsec.Integrity(ipsec.IntegrityHMACSHA2256128), ipsec.Group(ipsec.GroupECP256),
-			}})
-		}
-	})
+	l.useV1(manyProposals)
 	for _, p := range [][2]*Connection{{l.a.conns[0], l.b.conns[0]}} {
 		if err := p[0].Validate(); err != nil {
 			t.Fatal(err)

@@ -241,7 +241,7 @@ func (s *ISAKMPSA) transmitTo(local, remote netip.AddrPort, datagrams [][]byte) 
 // receive handles a message with the SA's cookies.
 func (s *ISAKMPSA) receive(d Datagram, msg *isakmp.Message) {
 	if f, ok := isakmp.Find[*isakmp.Fragment](msg); ok {
-		s.addFragment(d, f)
+		s.addFragment(d, msg, f)
 		return
 	}
 	switch msg.Exchange {
@@ -257,23 +257,30 @@ func (s *ISAKMPSA) receive(d Datagram, msg *isakmp.Message) {
 }
 
 // addFragment takes a piece of a message, and handles the message once it is
-// whole.
-func (s *ISAKMPSA) addFragment(d Datagram, f *isakmp.Fragment) {
-	whole, err := s.fragments.Add(f)
-	if err != nil {
+// whole. Nobody authenticates a piece, even of an SA that is established: it costs
+// no more than a bounded place for a while, which later pieces do not make longer.
+func (s *ISAKMPSA) addFragment(d Datagram, msg *isakmp.Message, f *isakmp.Fragment) {
+	// Before both cookies are known it is not agreed on, and it travels alone.
+	if msg.ResponderSPI == 0 || len(msg.Payloads) != 1 {
 		s.m.drop(dropFragment)
 		return
 	}
-	s.reassemblyAt = time.Time{}
-	if s.fragments.Pending() {
+	whole, err := s.fragments.Add(f)
+	switch {
+	case !s.fragments.Pending():
+		s.reassemblyAt = time.Time{}
+	case s.reassemblyAt.IsZero():
 		s.reassemblyAt = s.m.now.Add(reassemblyTimeout)
+	}
+	if err != nil {
+		s.m.drop(dropFragment)
+		return
 	}
 	if whole == nil {
 		return
 	}
 	d.Bytes = whole
-	msg, err := isakmp.Parse(whole)
-	if err != nil {
+	if msg, err = isakmp.Parse(whole); err != nil {
 		s.m.drop(dropMalformed)
 		return
 	}
