@@ -216,9 +216,20 @@ func (m *MachineV1) announceDelete(c *childSA) {
 }
 
 func (m *MachineV1) sayDeleted(c *childSA) {
-	m.current.inform([]isakmp.Payload{&isakmp.Delete{
+	m.informOfDelete(&isakmp.Delete{
 		Protocol: ipsec.ProtocolESP, SPIs: [][]byte{binary.BigEndian.AppendUint32(nil, uint32(c.in))},
-	}})
+	})
+}
+
+// informOfDelete sends the DELETE of children. While nothing shows that the peer has the
+// ISAKMP SA that we use, it goes under the ones before it, too: the last message of
+// phase 1 may have been lost or overtaken, and a DELETE is not acknowledged.
+func (m *MachineV1) informOfDelete(p *isakmp.Delete) {
+	for _, s := range m.sas {
+		if s == m.current || s.live() && !m.current.confirmed {
+			s.inform([]isakmp.Payload{p})
+		}
+	}
 }
 
 // maxRetold bounds how often the peer is told again that a child is gone.
@@ -246,8 +257,7 @@ func (m *MachineV1) missed(c *childSA) bool {
 
 // announceEnd tells the peer that everything is gone.
 func (m *MachineV1) announceEnd() {
-	s := m.current
-	if s == nil {
+	if m.current == nil {
 		return
 	}
 	gone := &isakmp.Delete{Protocol: ipsec.ProtocolESP}
@@ -256,12 +266,12 @@ func (m *MachineV1) announceEnd() {
 			gone.SPIs = append(gone.SPIs, binary.BigEndian.AppendUint32(nil, uint32(c.in)))
 		}
 		if len(gone.SPIs) == isakmp.MaxDeleteSPIs {
-			s.inform([]isakmp.Payload{gone})
+			m.informOfDelete(gone)
 			gone = &isakmp.Delete{Protocol: ipsec.ProtocolESP}
 		}
 	}
 	if len(gone.SPIs) > 0 {
-		s.inform([]isakmp.Payload{gone})
+		m.informOfDelete(gone)
 	}
 	for _, each := range m.sas {
 		if each.live() {

@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/vpngw/vpngw/ike/isakmp"
 )
 
 // TestV1RandomLoss runs both ends with short lifetimes, rekeys of both phases
@@ -57,6 +59,32 @@ func TestV1RandomLoss(t *testing.T) {
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
+	}
+}
+
+// A DELETE is not acknowledged: while the peer may not have the ISAKMP SA that is in
+// use, since the last message of phase 1 is lost, it goes under the one before, too.
+func TestV1DeleteUnderNewISAKMPSA(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1()
+	l.establish()
+	l.lose = func(p packet) bool { // what b says under the new one
+		h, err := isakmp.ParseHeader(p.d.Bytes)
+		return p.from == l.b && l.b.count(IKERekeyed) > 0 && err == nil && h.InitiatorSPI == m(l.b).current.spii
+	}
+	l.a.do(RekeyIKE{})
+	for l.b.count(IKERekeyed) == 0 && len(l.wire) > 0 {
+		l.deliver(0)
+	}
+	old, replaced := m(l.a).current, m(l.b).current
+	if old.spii == replaced.spii || replaced.confirmed {
+		t.Fatal("b does not wait for a sign of life under a new ISAKMP SA\n" + l.transcript.String())
+	}
+	l.up = false
+	l.b.do(Expired{ID: m(l.b).children[0].inID(), Hard: true})
+	l.run()
+	if l.a.count(ChildDown) != 1 {
+		t.Error("a does not learn that the child is gone\n" + l.transcript.String())
 	}
 }
 
