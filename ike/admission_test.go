@@ -8,13 +8,14 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/time/rate"
+
 	"github.com/vpngw/vpngw/fuzztest"
 	"github.com/vpngw/vpngw/ike/isakmp"
 	"github.com/vpngw/vpngw/ike/sa"
 	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
 	"github.com/vpngw/vpngw/ipsec/ipsectest"
-	"golang.org/x/time/rate"
 )
 
 // recorder is a Transport that keeps what is sent.
@@ -44,7 +45,7 @@ var (
 )
 
 // idleServer is a Server that takes requests but has no worker to answer them.
-func idleServer(t *testing.T, limits Limits) (*Server, *recorder) {
+func idleServer(t testing.TB, limits Limits) (*Server, *recorder) {
 	t.Helper()
 	transport := &recorder{}
 	s := NewServer(Options{Transport: transport, Backend: ipsectest.NewBackend(), Limits: limits})
@@ -437,12 +438,16 @@ func TestGuardSurvivesAPanic(t *testing.T) {
 	}
 }
 
+// FuzzDeliver: no datagram makes a server panic, answer with more than it got, or keep
+// what it does not count.
 func FuzzDeliver(f *testing.F) {
 	target := fuzztest.New(f)
 	target.Add(initRequest(f, 1, nil))
 	target.Add(initRequest(f, 2, make([]byte, cookieLen)))
+	s, transport := idleServer(f, Limits{CookieAddress: 1})
 	target.Fuzz(func(t *testing.T, b []byte) {
-		s, transport := idleServer(t, Limits{CookieAddress: 1})
+		// No limit of a rate may have been used up by the inputs before.
+		s.answers, s.strangers = rate.NewLimiter(10, 20), rate.NewLimiter(strangerRate, strangerRate/10)
 		for range 2 {
 			s.Deliver(gatewayAddr, peerAddr, b)
 			b = append(slices.Clone(b), 0)
@@ -451,6 +456,18 @@ func FuzzDeliver(f *testing.F) {
 			if len(d.Bytes) > len(b)+cookieLen {
 				t.Errorf("an answer of %d octets to a request of %d", len(d.Bytes), len(b))
 			}
+		}
+		if waiting := len(s.admitted); s.open.total != waiting || len(s.byInit) != waiting {
+			t.Errorf("%d requests wait, %d are counted and %d known", waiting, s.open.total, len(s.byInit))
+		}
+		for len(s.admitted) > 0 {
+			s.leave(<-s.admitted)
+		}
+		for len(s.events) > 0 {
+			<-s.events
+		}
+		if s.open.total != 0 || len(s.open.byAddr) != 0 || len(s.byInit) != 0 || len(s.peers) != 0 {
+			t.Errorf("%d half-open, of %d addresses, %d known and %d machines are left", s.open.total, len(s.open.byAddr), len(s.byInit), len(s.peers))
 		}
 	})
 }
