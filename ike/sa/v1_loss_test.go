@@ -88,6 +88,29 @@ func TestV1DeleteUnderNewISAKMPSA(t *testing.T) {
 	}
 }
 
+// Both ends rekey the child at once, and the tunnel is idle since: that the last packets
+// came on the old one does not bring it back, to be rekeyed again and again.
+func TestV1IdleSinceCollision(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1()
+	l.establish()
+	l.pass(time.Minute)
+	l.checkTraffic()
+	l.up = false // no more packets
+	for _, e := range []*end{l.a, l.b} {
+		e.do(RekeyChild{e.conns[0].Children[0].ReqID})
+	}
+	l.pass(20 * time.Minute)
+	for _, e := range []*end{l.a, l.b} {
+		if n := e.count(ChildRekeyed); n == 0 || n > 2 || len(e.sas) != 2 {
+			t.Errorf("%s: rekeyed %d times, %d SAs", e.name, n, len(e.sas))
+		}
+	}
+	if t.Failed() {
+		t.Log(l.transcript.String())
+	}
+}
+
 // doServed is do while a responder of a new ISAKMP SA is at work, too.
 func (e *end) doServed(c Command) {
 	for _, m := range e.machines {

@@ -60,7 +60,9 @@ func (c *childSA) crosses(o *childSA) bool {
 }
 
 // prefers keeps a child that the peer goes on sending on, rather than the one
-// that we took to have followed it: the ends may have differed in that.
+// that we took to have followed it: the ends may have differed in that. What came
+// before the peer could change over tells nothing: in a tunnel that has gone idle
+// since, nothing has come on the newer one, either.
 func (m *MachineV1) prefers(c *childSA) bool {
 	i := slices.IndexFunc(m.children, func(o *childSA) bool { return o.slot == c.slot && o.inUse() })
 	if i < 0 || m.env.QuerySA == nil || m.children[i].replaces == c.in {
@@ -69,7 +71,7 @@ func (m *MachineV1) prefers(c *childSA) bool {
 	o := m.children[i]
 	mine, err := m.env.QuerySA(c.inID())
 	theirs, errTheirs := m.env.QuerySA(o.inID())
-	if err != nil || errTheirs != nil || !mine.LastUsed.After(theirs.LastUsed) {
+	if err != nil || errTheirs != nil || !mine.LastUsed.After(theirs.LastUsed) || !mine.LastUsed.After(o.established.Add(lingerTime)) {
 		return false
 	}
 	o.setState(Rekeyed)
