@@ -252,15 +252,14 @@ func slicePlan(t reflect.Type) *plan {
 	}
 	return &plan{
 		fix: func(c *copier, at unsafe.Pointer) {
-			v := reflect.NewAt(t, at).Elem()
-			if v.IsNil() {
+			h := (*header)(at)
+			if h.data == nil {
 				return
 			}
-			to := reflect.MakeSlice(t, v.Len(), v.Len())
-			reflect.Copy(to, v)
-			v.Set(to)
+			to := reflect.MakeSlice(t, h.len, h.len)
+			reflect.Copy(to, reflect.NewAt(t, at).Elem())
+			h.data, h.cap = to.UnsafePointer(), h.len
 			if inner.fix != nil {
-				h := (*header)(at)
 				for i := range h.len {
 					inner.fix(c, unsafe.Add(h.data, uintptr(i)*size))
 				}
@@ -310,8 +309,9 @@ func interfacePlan(t reflect.Type) *plan {
 				return
 			}
 			if planOf(inside.Type()).fix != nil {
-				to := c.object(inside.Type().Elem(), inside.UnsafePointer())
-				v.Set(reflect.NewAt(inside.Type().Elem(), to))
+				// An interface is its type and, of what is a pointer, the pointer.
+				data := (*unsafe.Pointer)(unsafe.Add(at, unsafe.Sizeof(uintptr(0))))
+				*data = c.object(inside.Type().Elem(), *data)
 			}
 		},
 		write: func(d *digester, at unsafe.Pointer) {
