@@ -86,6 +86,7 @@ func (s *ISAKMPSA) repeatProbe() {
 		Detail: fmt.Sprintf("no answer to R-U-THERE, sent %d times to %s from %s", s.probe.tries+1, s.path.remote, s.path.local),
 	}
 	if s != m.current || !s.confirmed {
+		s.unconfirmed = nil                           // or the peer might set it up now
 		s.inform([]isakmp.Payload{s.deletePayload()}) // in case that it has it
 		s.leave(ReasonDPDTimeout)
 		return

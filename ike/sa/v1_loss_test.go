@@ -2,6 +2,7 @@ package sa
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -85,6 +86,57 @@ func TestV1DeleteUnderNewISAKMPSA(t *testing.T) {
 	l.run()
 	if l.a.count(ChildDown) != 1 {
 		t.Error("a does not learn that the child is gone\n" + l.transcript.String())
+	}
+}
+
+// The peer takes an ISAKMP SA for the one in use that we have ended, and ends the one
+// before it. Before the children end that are left, another one is negotiated.
+func TestV1OrphansOfADeadISAKMPSA(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1()
+	l.establish()
+	l.b.conns[0].Initiate = false
+	dead := m(l.a).current
+	m(l.a).begin(l.now)
+	dead.inform([]isakmp.Payload{dead.deletePayload()})
+	l.a.perform(m(l.a).finish())
+	l.run()
+	if m(l.b).current != nil || m(l.a).current != dead {
+		t.Fatal("b has an ISAKMP SA, or a has none\n" + l.transcript.String())
+	}
+	l.pass(2 * orphanTime)
+	if l.a.count(ChildDown)+l.b.count(ChildDown) != 0 || m(l.a).current == dead {
+		t.Error("the children end\n" + l.transcript.String())
+	}
+	l.settled(1)
+}
+
+// A new ISAKMP SA that the peer has not taken up, since message 3 of aggressive mode is
+// lost, is given up without that message once more: the peer would set it up.
+func TestV1GivenUpIsNotSetUp(t *testing.T) {
+	l := newLab(t, 1)
+	l.useV1(aggressive)
+	l.establish()
+	old := m(l.a).current
+	said := map[time.Time][]isakmp.ExchangeType{} // by a under the new one
+	l.lose = func(p packet) bool {
+		h, err := isakmp.ParseHeader(p.d.Bytes)
+		if p.from != l.a || err != nil || h.InitiatorSPI == old.spii || h.ResponderSPI == 0 {
+			return false
+		}
+		said[l.now] = append(said[l.now], h.Exchange)
+		return true
+	}
+	l.a.do(RekeyIKE{})
+	l.pass(20 * time.Second)
+	alone := 0
+	for _, list := range said {
+		if slices.Equal(list, []isakmp.ExchangeType{isakmp.Informational}) {
+			alone++
+		}
+	}
+	if l.b.count(IKERekeyed) != 0 || len(said) < 3 || alone != 1 {
+		t.Errorf("a says %v\n%s", said, l.transcript.String())
 	}
 }
 

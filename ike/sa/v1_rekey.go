@@ -280,8 +280,14 @@ func (s *ISAKMPSA) leave(reason Reason) {
 	m.current = nil
 	m.dpdAt, m.keepaliveAt = time.Time{}, time.Time{}
 	m.orphanedAt, m.orphanedBy = m.now.Add(orphanTime), reason
-	if m.attempt == nil && m.mayBegin() && (m.conn.Initiate || reason != ReasonPeerRequest) {
+	switch {
+	case m.attempt != nil || !m.mayBegin():
+	case m.conn.Initiate || reason != ReasonPeerRequest:
 		m.negotiate(at)
+	default:
+		// It is the peer's to begin. But it may take an SA for the one in use that we
+		// have ended: nothing has acknowledged that.
+		m.negotiateAt, m.negotiatePath = m.now.Add(m.jitter(orphanTime/2)), at
 	}
 }
 
