@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,6 +104,49 @@ func TestRevokedClientKey(t *testing.T) {
 			if err := <-done; err == nil {
 				t.Error("it connects")
 			}
+		})
+	}
+}
+
+// A profile that is revoked while its client's password is being judged does not
+// get in.
+func TestRevokedDuringLogin(t *testing.T) {
+	v2 := randomKey(wire.TLSCryptV2KeyLen)
+	for network, udp := range transports {
+		t.Run(network, func(t *testing.T) {
+			asked, answer := make(chan struct{}), make(chan struct{})
+			s := startServer(t, Options{}, func(s *testServer) {
+				s.endpoint.TLSCryptV2Key = v2
+				verify := s.opts.VerifyPassword
+				s.opts.VerifyPassword = func(hash, password string) bool {
+					close(asked)
+					<-answer
+					return verify(hash, password)
+				}
+			})
+			o := s.options(udp)
+			o.TLSCryptV2Key = wrappedFor(t, v2)
+			ended := make(chan error, 1)
+			go func() {
+				c, err := Connect(t.Context(), o)
+				if err == nil {
+					<-c.Ended()
+					err = c.err()
+					_ = c.Close() // it has ended
+				}
+				ended <- err
+			}()
+			<-asked
+			s.endpoint.RevokedClientKeys = []string{wire.ClientKeyIDOf(o.TLSCryptV2Key[wire.StaticKeyLen:]).String()}
+			err := s.Apply(Config{Endpoints: []Endpoint{s.endpoint}})
+			close(answer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := <-ended; err == nil || !strings.Contains(err.Error(), "revoked") {
+				t.Errorf("the client's end: %v", err)
+			}
+			wait(t, "the end of the session", func() bool { return len(s.Snapshot()[0].Sessions) == 0 })
 		})
 	}
 }
