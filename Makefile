@@ -67,7 +67,7 @@ interop: build ## the matrix of tunnels to strongSwan in userspace, and ike-scan
 .PHONY: uml uml-xfrm uml-e2e uml-interop
 uml: uml-xfrm uml-e2e uml-interop ## kernel ESP, of ours and of peers, in user-mode Linux (root)
 uml-xfrm:
-	deploy/e2e/uml.sh -t 400 test ipsec/xfrm -test.parallel 16 -test.run 'Conformance|Traffic/(route|to|from)|Early'
+	deploy/e2e/uml.sh -t 400 test ipsec/xfrm -test.parallel 16 -test.run 'Conformance|Traffic/(route|to|from)|Early|Bandwidth|SegmentSize'
 uml-e2e: build
 	deploy/e2e/uml.sh test deploy/e2e
 uml-interop: build

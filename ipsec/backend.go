@@ -70,6 +70,9 @@ type Interface struct {
 	MTU  int    // inner octets; zero: from the outer MTU and the largest overhead
 	// Plane is the data plane that serves the tunnel, of a Backend that has both.
 	Plane Plane
+	// Local is the outer address on this side, by which a tunnel in the kernel draws
+	// from the Bandwidth of that address. The zero value: from none.
+	Local netip.Addr
 }
 
 // Plane is a data plane.
@@ -92,7 +95,8 @@ func (p Plane) String() string {
 	return "invalid data plane"
 }
 
-// Bandwidth is what the tunnels of some local addresses may carry together.
+// Bandwidth is what the tunnels of some local addresses may carry together, on each
+// of the data planes.
 type Bandwidth struct {
 	Name      string // tells it from others
 	Addresses []netip.Addr

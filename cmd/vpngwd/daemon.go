@@ -104,7 +104,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.reconciler = reconcile.New(reconcile.Options{
-		Objects: objects, KeyExchange: d.ike, Devices: d.backend(), Plane: d.planeOf, Policer: d.engine, Router: d.routes, Sockets: d.mux, Prober: d.prober,
+		Objects: objects, KeyExchange: d.ike, Devices: d.backend(), Plane: d.planeOf, Policer: d.policer(), Router: d.routes, Sockets: d.mux, Prober: d.prober,
 		Clients: d.clients, ClientLog: d.clientLog, History: d.history,
 		Inventory: &c.Inventory, Fleet: d.fleet(), HostAddresses: addressSet, Farewell: d.farewell, Version: version,
 		ForceEncap: c.Dataplane.ForceEncapsulation, MOBIKE: c.IKE.MOBIKE, Childless: c.IKE.Childless, RedirectTo: c.IKE.RedirectTargets,

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"github.com/vpngw/vpngw/control/reconcile"
 	"github.com/vpngw/vpngw/dataplane"
 	"github.com/vpngw/vpngw/dataplane/udp"
 	"github.com/vpngw/vpngw/ipsec"
@@ -75,13 +76,22 @@ func (d *daemon) openKernel(backend string) error {
 		d.kernel = kernel
 		d.onClose(kernel.Close)
 		a := kernel.Abilities()
-		d.log.Info("the kernel's data plane is used", "devices", a.Devices, "ipv6", a.IPv6, "lacking", len(a.Lacking()))
+		d.log.Info("the kernel's data plane is used", "devices", a.Devices, "ipv6", a.IPv6, "lacking", len(a.Lacking()),
+			"bandwidth", a.Bandwidth == nil, "segment_size", a.SegmentSize == nil)
 	}
 	return nil
 }
 
 // backend is what serves the tunnels.
 func (d *daemon) backend() ipsec.Backend {
+	if d.planes != nil {
+		return d.planes
+	}
+	return d.engine
+}
+
+// policer is what limits the bandwidth of EIPs.
+func (d *daemon) policer() reconcile.Policer {
 	if d.planes != nil {
 		return d.planes
 	}
@@ -110,10 +120,10 @@ func pickPlane(a *xfrm.Abilities, only bool, esp ipsec.Proposal, local netip.Add
 		lack = errors.New("the kernel has no ESP over IPv6")
 	case local.Is6() && a.Devices != "xfrm":
 		lack = errors.New("the kernel has no XFRM interfaces, and VTI is for IPv4")
-	case limited && only:
-		return ipsec.PlaneKernel, "dataplane.backend is kernel, which does not limit the bandwidth of the EIP", nil
-	case limited:
-		lack = errors.New("it would not limit the bandwidth of the EIP")
+	case limited && a.Bandwidth != nil && only:
+		return ipsec.PlaneKernel, "dataplane.backend is kernel, which does not limit the bandwidth of the EIP: " + a.Bandwidth.Error(), nil
+	case limited && a.Bandwidth != nil:
+		lack = fmt.Errorf("it would not limit the bandwidth of the EIP: %w", a.Bandwidth)
 	default:
 		return ipsec.PlaneKernel, "the kernel has all that the connection needs", nil
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ func TestPickPlane(t *testing.T) {
 	esp := ipsec.Proposal{Protocol: ipsec.ProtocolESP, Transforms: []ipsec.Transform{ipsec.Encryption(ipsec.EncryptionAESGCM16, 128)}}
 	unknown := ipsec.Proposal{Protocol: ipsec.ProtocolESP, Transforms: []ipsec.Transform{ipsec.Encryption(99, 0)}}
 	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	unlimited := xfrm.Abilities{Devices: "xfrm", IPv6: true, Bandwidth: errors.New("no act_police")}
 	kernel, vti, none := xfrm.Abilities{Devices: "xfrm", IPv6: true}, xfrm.Abilities{Devices: "vti", IPv6: true}, xfrm.Abilities{Devices: "none"}
 	for _, c := range []struct {
 		name      string
@@ -27,7 +29,9 @@ func TestPickPlane(t *testing.T) {
 		{"all there", &kernel, esp, v4, false, ipsec.PlaneKernel, "all that the connection needs", "all that the connection needs"},
 		{"IPv6", &kernel, esp, v6, false, ipsec.PlaneKernel, "all that the connection needs", "all that the connection needs"},
 		{"algorithm", &kernel, unknown, v4, false, ipsec.PlaneUserspace, "encryption algorithm 99", "encryption algorithm 99"},
-		{"bandwidth", &kernel, esp, v4, true, ipsec.PlaneUserspace, "the bandwidth of the EIP", "does not limit the bandwidth"},
+		{"bandwidth", &kernel, esp, v4, true, ipsec.PlaneKernel, "all that the connection needs", "all that the connection needs"},
+		{"no bandwidth", &unlimited, esp, v4, true, ipsec.PlaneUserspace, "the bandwidth of the EIP: no act_police", "does not limit the bandwidth of the EIP: no act_police"},
+		{"no bandwidth wanted", &unlimited, esp, v4, false, ipsec.PlaneKernel, "all that the connection needs", "all that the connection needs"},
 		{"VTI", &vti, esp, v4, false, ipsec.PlaneKernel, "all that the connection needs", "all that the connection needs"},
 		{"VTI and IPv6", &vti, esp, v6, false, ipsec.PlaneUserspace, "VTI is for IPv4", "VTI is for IPv4"},
 		{"no device", &none, esp, v4, false, ipsec.PlaneUserspace, "neither XFRM interfaces nor VTI", "neither XFRM interfaces nor VTI"},

@@ -2,11 +2,17 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/vpngw/vpngw/ipsec"
 	"github.com/vpngw/vpngw/ipsec/xfrm"
+)
+
+const (
+	bandwidthModules   = "modprobe -a sch_ingress cls_matchall act_police   # of the kernel's package"
+	segmentSizeModules = "modprobe nf_tables   # of the kernel's package; CONFIG_NF_TABLES_IPV4, CONFIG_NF_TABLES_IPV6"
 )
 
 const kernelModules = "modprobe -a xfrm_user esp4 esp6 xfrm_interface   # of the kernel's package; CONFIG_INET_ESP, CONFIG_XFRM_INTERFACE"
@@ -55,6 +61,19 @@ func (h *host) dataPlane(c *config) []finding {
 	findings := []finding{f}
 	if err == nil && !a.IPv6 {
 		findings = append(findings, finding{verdictWarn, f.Subject, "the kernel has no ESP over IPv6: user space serves such tunnels", kernelModules})
+	}
+	if err != nil || a.Devices == "none" {
+		return findings
+	}
+	if a.Bandwidth != nil {
+		findings = append(findings, finding{
+			verdictWarn, f.Subject, fmt.Sprintf("the kernel cannot limit the bandwidth of EIPs (%v): user space serves such tunnels", a.Bandwidth), bandwidthModules,
+		})
+	}
+	if a.SegmentSize != nil {
+		findings = append(findings, finding{
+			verdictWarn, f.Subject, fmt.Sprintf("the kernel does not lower the TCP segment size in tunnels (%v): hosts need ICMP errors", a.SegmentSize), segmentSizeModules,
+		})
 	}
 	return findings
 }

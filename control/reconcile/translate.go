@@ -159,7 +159,7 @@ func (t *translator) translate(s subject) (*tunnel, error) {
 	if ifID == 0 {
 		return nil, errors.New("no interface number is free")
 	}
-	device := ipsec.Interface{IfID: ifID, Name: deviceName(ifID)}
+	device := ipsec.Interface{IfID: ifID, Name: deviceName(ifID), Local: s.local}
 	var why string
 	if t.plane != nil {
 		if device.Plane, why, err = t.plane(esp, s.local, s.limited()); err != nil {

@@ -28,7 +28,7 @@ cache=${VPNGW_QEMU_DIR:-/var/cache/vpngw-qemu}
 modules='9p 9pnet_virtio virtio_pci xfrm_user xfrm_interface esp4 esp6 ip_vti authenc authencesn
  cbc ctr gcm seqiv echainiv aesni_intel chacha20poly1305 chacha_generic poly1305_generic des_generic
  sha256_generic sha512_generic md5 xfrm4_tunnel xfrm6_tunnel tun veth nf_tables nft_nat
- nft_chain_nat nft_masq nft_ct udp_tunnel'
+ nft_chain_nat nft_masq nft_ct udp_tunnel cls_matchall act_police sch_ingress'
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/vpngw-qemu.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -82,6 +82,7 @@ INIT
   chmod 755 "$image/init"
   (cd "$image" && find . | cpio -o -H newc 2>/dev/null | gzip -1 >"$work/initrd")
   cp "$work/kernel/boot/vmlinuz-$release" "$cache/vmlinuz"
+  echo "$modules" >"$cache/modules"
   mv "$work/initrd" "$cache/initrd" # last: it says that all is there
 }
 
@@ -99,7 +100,7 @@ if [ "$1" = setup ]; then
   setup
   exit 0
 fi
-[ -s "$cache/initrd" ] || setup
+[ -s "$cache/initrd" ] && [ "$(cat "$cache/modules" 2>/dev/null)" = "$modules" ] || setup
 
 if [ "$1" = test ]; then
   [ $# -gt 1 ] || usage

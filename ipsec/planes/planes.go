@@ -42,6 +42,11 @@ type Keeper interface {
 	Release(id ipsec.SAID)
 }
 
+// Policer is a data plane that limits what its tunnels carry. Both are.
+type Policer interface {
+	SetBandwidths([]ipsec.Bandwidth) error
+}
+
 // Backend is both data planes as one. Its methods may be called by several
 // goroutines.
 type Backend struct {
@@ -377,6 +382,18 @@ func (b *Backend) SetInterfaces(want []ipsec.Interface) error {
 	}
 	b.devices = next
 	return errors.Join(b.userspace.SetInterfaces(all[ipsec.PlaneUserspace]), b.kernel.SetInterfaces(all[ipsec.PlaneKernel]))
+}
+
+// SetBandwidths gives each data plane the limits of local addresses, for the tunnels
+// that it serves.
+func (b *Backend) SetBandwidths(want []ipsec.Bandwidth) error {
+	var errs []error
+	for _, plane := range []ipsec.Backend{b.userspace, b.kernel} {
+		if p, ok := plane.(Policer); ok {
+			errs = append(errs, p.SetBandwidths(want))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // List implements ipsec.Backend.

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,11 @@ type Abilities struct {
 	Devices string
 	// IPv6 says that outer packets can be IPv6.
 	IPv6 bool
+	// Bandwidth is why SetBandwidths has no effect, or nil.
+	Bandwidth error
+	// SegmentSize is why the maximum segment size of TCP connections through tunnels
+	// is not lowered to what fits, or nil.
+	SegmentSize error
 
 	lacking map[ipsec.Transform]error // why not, of the known algorithms
 }
@@ -95,6 +101,10 @@ func (b *Backend) probe() error {
 		}
 	}
 	b.abilities.Devices = b.kind.String()
+	if b.kind == kindNone {
+		return nil
+	}
+	b.abilities.SegmentSize = b.trySegmentSize()
 	return nil
 }
 
@@ -139,9 +149,21 @@ func (b *Backend) tryDevice() error {
 	}
 	link, err := b.links.LinkByName(probeName)
 	if err == nil {
+		b.abilities.Bandwidth = b.tryPolice(link)
 		err = b.links.LinkDel(link)
 	}
 	return err
+}
+
+// tryPolice limits a device that goes at once.
+func (b *Backend) tryPolice(link netlink.Link) error {
+	unused := &bandwidth{mbps: 1} // whose numbers the kernel chooses
+	for _, d := range directions {
+		if err := b.addPolice(link, police{parent: d.parent}, unused, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // statReasons are the counters of /proc/net/xfrm_stat by the reasons of the data
@@ -175,13 +197,16 @@ var statReasons = map[string]string{
 // Drops returns the packets that the kernel's IPsec has dropped in the network
 // namespace since New, by reason: those of other daemons there, too. A counter
 // of /proc/net/xfrm_stat without a reason of the data plane in user space has its
-// own name.
+// own name. What is above a limit of SetBandwidths is "bandwidth".
 func (b *Backend) Drops() map[string]uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	sum := map[string]uint64{}
 	if b.closed {
 		return sum
+	}
+	if b.countBandwidth(); b.aboveBandwidth != 0 {
+		sum["bandwidth"] = b.aboveBandwidth
 	}
 	for name, n := range b.readStat() {
 		n -= min(n, b.statStart[name])

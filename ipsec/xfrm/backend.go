@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -47,6 +48,12 @@ type Backend struct {
 	devices   map[uint32]ipsec.Interface // by IfID
 	early     map[ipsec.SAID]*early      // SPIs whose packets are kept for their SA
 	recovered uint64                     // packets that the kernel has dropped first and taken then
+
+	limits         map[netip.Addr]*bandwidth // by local address
+	limited        map[uint32]bandwidth      // what devices have, by IfID; zero: no limit
+	policed        map[int]uint64            // what actions had dropped when last asked, by number
+	aboveBandwidth uint64                    // packets dropped since New
+	clamped        map[uint32]int            // MTUs by which TCP SYNs are lowered, by IfID; zero: not known
 }
 
 // New returns a Backend for the network namespace of the calling thread. It asks
@@ -96,7 +103,7 @@ func newBackend(o Options) *Backend {
 		sas: map[ipsec.SAID]*association{}, reserved: map[ipsec.SAID]time.Time{},
 		policies: map[ipsec.PolicyID]ipsec.Policy{}, entries: map[entryKey][]entry{},
 		inherited: map[entryKey]entry{}, devices: map[uint32]ipsec.Interface{},
-		early: map[ipsec.SAID]*early{},
+		early: map[ipsec.SAID]*early{}, limited: map[uint32]bandwidth{}, policed: map[int]uint64{}, clamped: map[uint32]int{},
 	}
 }
 

@@ -4,6 +4,7 @@
 //
 //	AddSA, AddPolicy … ──► NETLINK_XFRM ──► SAD and SPD of the kernel
 //	SetInterfaces      ──► rtnetlink    ──► XFRM interfaces, or VTI devices before Linux 4.19
+//	SetBandwidths      ──► rtnetlink    ──► police actions of the devices
 //	Run                ◄── multicast: acquire, expire, mapping
 //
 // The packets never come here. What is told of them are counters, which

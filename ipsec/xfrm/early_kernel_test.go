@@ -123,20 +123,44 @@ func wholeOf(prefix string) []ipsec.TrafficSelector {
 
 // datagram is an IPv4 packet from the second site to the first with UDP and one octet.
 func datagram(payload byte) []byte {
-	p := make([]byte, 29)
-	p[0], p[8], p[9] = 0x45, 64, unix.IPPROTO_UDP
-	binary.BigEndian.PutUint16(p[2:], uint16(len(p)))
-	copy(p[12:], netip.MustParseAddr("10.9.0.5").AsSlice())
-	copy(p[16:], netip.MustParseAddr("10.1.0.5").AsSlice())
-	sum := uint32(0)
-	for i := 0; i < 20; i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(p[i:]))
+	return ipPacket(netip.MustParseAddr("10.9.0.5"), netip.MustParseAddr("10.1.0.5"), unix.IPPROTO_UDP, udpBody([]byte{payload}))
+}
+
+// udpBody is a UDP header without checksum and a payload.
+func udpBody(payload []byte) []byte {
+	u := binary.BigEndian.AppendUint16(nil, 5000)
+	u = binary.BigEndian.AppendUint16(u, 5001)
+	u = binary.BigEndian.AppendUint16(u, uint16(8+len(payload)))
+	return append(append(u, 0, 0), payload...)
+}
+
+// ipPacket is an IP packet without options that must not be fragmented.
+func ipPacket(src, dst netip.Addr, protocol byte, body []byte) []byte {
+	if src.Is6() {
+		p := make([]byte, 40, 40+len(body))
+		p[0], p[6], p[7] = 6<<4, protocol, 64
+		binary.BigEndian.PutUint16(p[4:], uint16(len(body)))
+		copy(p[8:], src.AsSlice())
+		copy(p[24:], dst.AsSlice())
+		return append(p, body...)
 	}
-	sum = sum&0xffff + sum>>16
-	binary.BigEndian.PutUint16(p[10:], ^uint16(sum&0xffff+sum>>16))
-	binary.BigEndian.PutUint16(p[20:], 5000)
-	binary.BigEndian.PutUint16(p[22:], 5001)
-	binary.BigEndian.PutUint16(p[24:], 9)
-	p[28] = payload
-	return p
+	p := make([]byte, 20, 20+len(body))
+	p[0], p[6], p[8], p[9] = 0x45, 0x40, 64, protocol
+	binary.BigEndian.PutUint16(p[2:], uint16(20+len(body)))
+	copy(p[12:], src.AsSlice())
+	copy(p[16:], dst.AsSlice())
+	binary.BigEndian.PutUint16(p[10:], ^onesSum(p))
+	return append(p, body...)
+}
+
+// onesSum is the sum of the Internet checksum (RFC 1071).
+func onesSum(b []byte) uint16 {
+	sum := uint32(0)
+	for i, octet := range b {
+		sum += uint32(octet) << (8 * (1 - i%2))
+	}
+	for sum > 0xffff {
+		sum = sum&0xffff + sum>>16
+	}
+	return uint16(sum)
 }

@@ -30,11 +30,12 @@ import (
 type host struct {
 	t         *testing.T
 	namespace *os.File
+	tooBig    chan []byte // ICMP errors that reach the protected side
 }
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	h := &host{t: t}
+	h := &host{t: t, tooBig: make(chan []byte, 16)}
 	h.must(onThread(func() (err error) {
 		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
 			h.namespace, err = os.Open("/proc/thread-self/ns/net")
@@ -209,15 +210,24 @@ func (h *host) protectedSide(index int) (send func([]byte), receive func(time.Du
 		return nil
 	})
 	arrived := make(chan []byte, 4096)
-	h.run(func(context.Context) error {
+	h.run(func(ctx context.Context) error {
 		buf := make([]byte, 65536)
 		for {
 			n, err := f.Read(buf)
 			if err != nil {
 				return nil // closed at the end of the test
 			}
-			if isDatagram(buf[:n]) {
-				arrived <- append([]byte(nil), buf[:n]...)
+			switch packet := append([]byte(nil), buf[:n]...); {
+			case isOfTest(packet):
+				select {
+				case arrived <- packet:
+				case <-ctx.Done():
+				}
+			case isTooBig(packet):
+				select {
+				case h.tooBig <- packet:
+				default: // which nobody waits for
+				}
 			}
 		}
 	})
@@ -231,6 +241,11 @@ func (h *host) protectedSide(index int) (send func([]byte), receive func(time.Du
 		select {
 		case packet := <-arrived:
 			return packet
+		default: // or one that is there would lose to a short wait
+		}
+		select {
+		case packet := <-arrived:
+			return packet
 		case <-time.After(wait):
 			return nil
 		}
@@ -238,13 +253,25 @@ func (h *host) protectedSide(index int) (send func([]byte), receive func(time.Du
 	return send, receive
 }
 
-// isDatagram tells a packet of the suite from the kernel's own errors.
-func isDatagram(packet []byte) bool {
+// isOfTest tells a packet of a test, with UDP or TCP, from the kernel's own errors.
+func isOfTest(packet []byte) bool {
 	switch packet[0] >> 4 {
 	case 4:
-		return len(packet) > 20 && packet[9] == unix.IPPROTO_UDP
+		return len(packet) > 20 && (packet[9] == unix.IPPROTO_UDP || packet[9] == unix.IPPROTO_TCP)
 	case 6:
-		return len(packet) > 40 && packet[6] == unix.IPPROTO_UDP
+		return len(packet) > 40 && (packet[6] == unix.IPPROTO_UDP || packet[6] == unix.IPPROTO_TCP)
+	}
+	return false
+}
+
+// isTooBig tells the error that a packet is too long for its path (RFC 792, RFC
+// 4443, section 3.2).
+func isTooBig(packet []byte) bool {
+	switch packet[0] >> 4 {
+	case 4:
+		return len(packet) > 28 && packet[9] == unix.IPPROTO_ICMP && packet[20] == 3 && packet[21] == 4
+	case 6:
+		return len(packet) > 48 && packet[6] == unix.IPPROTO_ICMPV6 && packet[40] == 2
 	}
 	return false
 }

@@ -57,6 +57,7 @@ func (b *Backend) SetInterfaces(want []ipsec.Interface) error {
 		return fmt.Errorf("set interfaces: %w", errClosed)
 	}
 	checked, errs := checkInterfaces(want)
+	b.countBandwidth() // before devices go
 	// Those that go make room for their names first.
 	for ifID, have := range b.devices {
 		if wanted, ok := checked[ifID]; ok && wanted.Name == have.Name {
@@ -67,6 +68,7 @@ func (b *Backend) SetInterfaces(want []ipsec.Interface) error {
 			continue
 		}
 		delete(b.devices, ifID)
+		delete(b.limited, ifID)
 		b.log.Info("interface removed", "interface", have.Name, "if_id", ifID)
 	}
 	for ifID, i := range checked {
@@ -82,6 +84,15 @@ func (b *Backend) SetInterfaces(want []ipsec.Interface) error {
 			b.log.Info("interface made", "interface", i.Name, "if_id", ifID, "kind", b.kind)
 		}
 		b.devices[ifID] = i
+		if b.abilities.Bandwidth != nil {
+			continue
+		}
+		if err := b.limit(i); err != nil {
+			errs = append(errs, fmt.Errorf("interface %s: %w", i.Name, err))
+		}
+	}
+	if err := b.clampSegmentSize(); err != nil {
+		b.log.Warn("the segment size of TCP is not lowered to what fits the tunnels", "error", err)
 	}
 	return errors.Join(errs...)
 }
@@ -119,6 +130,7 @@ func (b *Backend) makeDevice(i ipsec.Interface) error {
 		if err := b.links.LinkAdd(b.linkOf(i.Name, i.IfID, mtu)); err != nil {
 			return fmt.Errorf("make the %s device: %w", b.kind, err)
 		}
+		delete(b.limited, i.IfID)
 		link, err = b.links.LinkByName(i.Name)
 	}
 	if err != nil {
@@ -248,6 +260,7 @@ func (b *Backend) adoptDevices() error {
 			continue
 		}
 		b.devices[ifID] = ipsec.Interface{IfID: ifID, Name: link.Attrs().Name, MTU: link.Attrs().MTU}
+		b.clamped[ifID] = 0
 	}
 	return nil
 }
