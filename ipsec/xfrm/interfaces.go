@@ -265,12 +265,18 @@ func (b *Backend) adoptDevices() error {
 	return nil
 }
 
-// inNamespace calls a function in the network namespace of the Backend.
+// inNamespace calls a function in the network namespace of the Backend. Only where
+// that is another than the process's it needs CAP_SYS_ADMIN.
 func (b *Backend) inNamespace(f func() error) error {
 	done := make(chan error)
 	go func() {
-		// The thread ends with the goroutine, which does not unlock it.
 		runtime.LockOSThread()
+		if b.isHere() {
+			defer runtime.UnlockOSThread()
+			done <- f()
+			return
+		}
+		// The thread ends with the goroutine, which does not unlock it.
 		if err := unix.Setns(int(b.namespace.Fd()), unix.CLONE_NEWNET); err != nil {
 			done <- fmt.Errorf("enter the network namespace: %w", err)
 			return
@@ -278,4 +284,11 @@ func (b *Backend) inNamespace(f func() error) error {
 		done <- f()
 	}()
 	return <-done
+}
+
+// isHere reports whether the calling thread is in the network namespace of the Backend.
+func (b *Backend) isHere() bool {
+	var here, there unix.Stat_t
+	return unix.Stat("/proc/thread-self/ns/net", &here) == nil && unix.Fstat(int(b.namespace.Fd()), &there) == nil &&
+		here.Dev == there.Dev && here.Ino == there.Ino
 }

@@ -42,11 +42,6 @@ type ipVersion struct {
 
 var ipVersions = []ipVersion{{nftables.TableFamilyIPv4, 20}, {nftables.TableFamilyIPv6, ipv6HeaderLen}}
 
-// nft begins a batch that the kernel carries out whole or not at all.
-func (b *Backend) nft() *nftables.Conn {
-	return &nftables.Conn{NetNS: int(b.namespace.Fd())}
-}
-
 // clampSegmentSize has SYNs lowered by the devices that there are. The caller holds mu.
 func (b *Backend) clampSegmentSize() error {
 	if b.abilities.SegmentSize != nil {
@@ -59,7 +54,7 @@ func (b *Backend) clampSegmentSize() error {
 	if maps.Equal(mtus, b.clamped) {
 		return nil
 	}
-	batch := b.nft()
+	batch := &nftables.Conn{}
 	for _, v := range ipVersions {
 		if len(b.devices) == 0 {
 			removeSegmentTable(batch, v, segmentTable)
@@ -69,17 +64,17 @@ func (b *Backend) clampSegmentSize() error {
 			return err
 		}
 	}
-	if err := flush(batch); err != nil {
+	if err := b.flush(batch); err != nil {
 		return err
 	}
 	b.clamped = mtus
 	return nil
 }
 
-// flush carries a batch out. Of the kernel's errors, one for each message, it returns
-// the first.
-func flush(batch *nftables.Conn) error {
-	err := batch.Flush()
+// flush has the kernel carry a batch out, whole or not at all. Of its errors, one for
+// each message, it returns the first.
+func (b *Backend) flush(batch *nftables.Conn) error {
+	err := b.inNamespace(batch.Flush)
 	if first := unix.Errno(0); errors.As(err, &first) {
 		err = first
 	}
@@ -165,17 +160,17 @@ const tcpOptionSegmentSize = 2
 
 // trySegmentSize makes such tables and removes them, in one step.
 func (b *Backend) trySegmentSize() error {
-	batch := b.nft()
+	batch := &nftables.Conn{}
 	for _, v := range ipVersions {
 		if err := addSegmentTable(batch, v, probeName, map[uint32]ipsec.Interface{1: {Name: probeName}}); err != nil {
 			return err
 		}
 	}
-	if err := flush(batch); err != nil {
+	if err := b.flush(batch); err != nil {
 		return err
 	}
 	for _, v := range ipVersions {
 		removeSegmentTable(batch, v, probeName)
 	}
-	return flush(batch)
+	return b.flush(batch)
 }
