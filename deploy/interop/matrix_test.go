@@ -305,13 +305,21 @@ func (m *matrix) waitUp(array []cell) {
 // done from then on.
 func (m *matrix) checkInitiators() {
 	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.ctx, patience)
+	defer cancel()
 	for i, r := range m.routers {
-		views, err := m.peers[i].tunnels(m.ctx)
-		m.check(err)
-		for _, c := range r.cells {
-			if have := views[c.name()].initiator; have != c.Initiator {
-				m.fail(c, "who began is %q by the peer, want %q", have, c.Initiator)
-			}
+		var views map[string]view
+		var others []cell
+		_ = netlab.Poll(ctx, 200*time.Millisecond, func() (_ bool, err error) {
+			views, err = m.peers[i].tunnels(m.ctx)
+			m.check(err)
+			others = slices.DeleteFunc(slices.Clone(r.cells), func(c cell) bool {
+				return views[c.name()].initiator == c.Initiator || m.failed[c.Number] != ""
+			})
+			return len(others) == 0, nil
+		})
+		for _, c := range others {
+			m.fail(c, "who began is %q by the peer, want %q", views[c.name()].initiator, c.Initiator)
 		}
 	}
 }
