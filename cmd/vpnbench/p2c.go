@@ -32,6 +32,7 @@ type p2cOptions struct {
 	transports []string
 	directions []string
 	clients    int
+	newer      bool
 }
 
 // p2cPairs are server and client; the last one is what ratios are taken to.
@@ -78,6 +79,7 @@ Needs root, iproute2, iperf3 and OpenVPN.`,
 	f.StringSliceVar(&o.transports, "transports", []string{"tcp"}, "of "+strings.Join(p2cTransports, ", "))
 	f.StringSliceVar(&o.directions, "directions", p2cDirections, "of "+strings.Join(p2cDirections, ", "))
 	f.IntVar(&o.clients, "clients", 1, "sessions at the same time, each with one flow")
+	f.BoolVar(&o.newer, "newer", false, "of OpenVPN take the one that deploy/newer-debian.sh fetches, and not the host's")
 	return cmd
 }
 
@@ -164,6 +166,7 @@ func measureP2C(ctx context.Context, pair, transport string, o p2cOptions) (resu
 			err = e
 		}
 	}()
+	lab.newer = o.newer
 	server, client, _ := strings.Cut(pair, "/")
 	if err := lab.startServer(ctx, server); err != nil {
 		return nil, err

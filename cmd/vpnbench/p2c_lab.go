@@ -37,6 +37,7 @@ type p2cLab struct {
 	lab             *netlab.Lab
 	server, clients *netlab.Namespace
 	udp             bool
+	newer           bool // OpenVPN is the newer one
 	serverProcess   *netlab.Process
 	clientProcesses []*netlab.Process
 	addresses       []netip.Addr // virtual, of each client
@@ -155,6 +156,15 @@ func (l *p2cLab) proto(tcp, udp string) string {
 
 const openVPNReady = "Initialization Sequence Completed"
 
+// openVPN returns the command of an OpenVPN with options.
+func (l *p2cLab) openVPN(options ...string) []string {
+	command := append([]string{"openvpn"}, options...)
+	if l.newer {
+		return netlab.NewerDebian(command...)
+	}
+	return command
+}
+
 // startServer starts the server of a kind.
 func (l *p2cLab) startServer(ctx context.Context, kind string) (err error) {
 	if kind == ours {
@@ -166,12 +176,12 @@ func (l *p2cLab) startServer(ctx context.Context, kind string) (err error) {
 		return err
 	}
 	// 16 bits are as many addresses as OpenVPN lends.
-	l.serverProcess, err = l.start(ctx, l.server, "server", openVPNReady, append([]string{
-		"openvpn", "--dev", p2cDevice, "--dev-type", "tun", "--proto", l.proto("tcp-server", "udp"),
+	l.serverProcess, err = l.start(ctx, l.server, "server", openVPNReady, l.openVPN(append([]string{
+		"--dev", p2cDevice, "--dev-type", "tun", "--proto", l.proto("tcp-server", "udp"),
 		"--local", p2cServer.String(), "--port", fmt.Sprint(p2cPort), "--server", p2cPool.Addr().String(), "255.255.0.0",
 		"--topology", "net30", "--max-clients", "16000", "--dh", "none", "--duplicate-cn", "--data-ciphers", "AES-128-GCM", "--disable-dco",
 		"--keepalive", "10", "60", "--push", fmt.Sprintf("route %s 255.255.255.0", p2cRoute.Addr()),
-	}, credentials...)...)
+	}, credentials...)...)...)
 	return err
 }
 
@@ -192,11 +202,11 @@ func (l *p2cLab) startClients(ctx context.Context, kind string, count int) error
 			if err != nil {
 				return err
 			}
-			process, err := l.start(ctx, l.clients, name, openVPNReady, append([]string{
-				"openvpn", "--client", "--dev", fmt.Sprintf("%s%d", p2cClientDevice, i), "--dev-type", "tun",
+			process, err := l.start(ctx, l.clients, name, openVPNReady, l.openVPN(append([]string{
+				"--client", "--dev", fmt.Sprintf("%s%d", p2cClientDevice, i), "--dev-type", "tun",
 				"--proto", l.proto("tcp-client", "udp"), "--remote", p2cServer.String(), fmt.Sprint(p2cPort), "--nobind",
 				"--remote-cert-tls", "server", "--data-ciphers", "AES-128-GCM", "--disable-dco", "--route-noexec",
-			}, credentials...)...)
+			}, credentials...)...)...)
 			if err != nil {
 				return err
 			}
