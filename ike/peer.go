@@ -217,16 +217,21 @@ func (p *peer) timeout() bool {
 	return false
 }
 
-// setTimer has the peer woken when something is due.
+// setTimer has the peer woken when something is due. What is due already is so in
+// a nanosecond: a timer that is set to the past in a synctest bubble runs at once, on
+// the race detector's state of the bubble, which two goroutines must not use together.
 func (p *peer) setTimer() {
-	switch deadline := p.deadline(); {
-	case deadline.IsZero():
+	deadline := p.deadline()
+	if deadline.IsZero() {
 		p.stopTimer()
-	case p.timer == nil:
-		p.timer = time.AfterFunc(time.Until(deadline), p.in.wake)
-	default:
-		p.timer.Reset(time.Until(deadline))
+		return
 	}
+	wait := max(time.Until(deadline), time.Nanosecond)
+	if p.timer == nil {
+		p.timer = time.AfterFunc(wait, p.in.wake)
+		return
+	}
+	p.timer.Reset(wait)
 }
 
 func (p *peer) stopTimer() {
