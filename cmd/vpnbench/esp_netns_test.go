@@ -61,12 +61,13 @@ func TestNetNSTunnels(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := loads(5)
-	if len(results) != len(want) || results[0].Ratio != 1 || results[1].TunnelsRatio != 1 {
+	if len(results) != len(want) || results[0].Ratio != 1 || results[1].TunnelsRatio != 1 || results[4].TunnelsRatio != 1 {
 		t.Fatalf("%+v", results)
 	}
 	for i, r := range results {
-		gateways := r.Tunnels > 0
+		gateways, datagrams := r.Tunnels > 0, r.Protocol == "udp"
 		if r.flowLoad != want[i] || r.GbitPerSecond <= 0 || r.MachineCPU <= 0 || (r.GatewayCPU > 0) != gateways || (r.Memory > 0) != gateways ||
+			(r.Offered > 0) != datagrams || (r.Ratio > 0) == datagrams ||
 			r.Fairness < 1/float64(r.Flows) || r.Fairness > 1.001 || r.Least > 1 || r.Most < 1 {
 			t.Errorf("%+v", r)
 		}

@@ -25,17 +25,25 @@ import (
 // sides.
 const maxTunnels = 1 << 14
 
-// flowLoad is some TCP flows, spread over tunnels of their own. Without tunnels they go
+// flowLoad is some flows, spread over tunnels of their own. Without tunnels they go
 // over the bare wire.
 type flowLoad struct {
-	Tunnels int `json:"tunnels"`
-	Flows   int `json:"flows"`
+	// Protocol is tcp, or udp: the same number of datagrams in each flow, as many as the
+	// sender can make, whatever becomes of them.
+	Protocol string `json:"protocol"`
+	Tunnels  int    `json:"tunnels"`
+	Flows    int    `json:"flows"`
 }
 
-func (l flowLoad) String() string { return fmt.Sprintf("%d flows in %d tunnels", l.Flows, l.Tunnels) }
+func (l flowLoad) String() string {
+	return fmt.Sprintf("%d flows of %s in %d tunnels", l.Flows, l.Protocol, l.Tunnels)
+}
 
-// loads are what tells the cost of n tunnels from that of n flows.
-func loads(n int) []flowLoad { return []flowLoad{{1, 1}, {1, n}, {n, n}, {0, n}} }
+// loads are what tells the cost of n tunnels from that of n flows, and what the
+// gateways do to a flow from what its TCP makes of it.
+func loads(n int) []flowLoad {
+	return []flowLoad{{"tcp", 1, 1}, {"tcp", 1, n}, {"tcp", n, n}, {"tcp", 0, n}, {"udp", 1, n}, {"udp", n, n}}
+}
 
 // tunnelsResult is what the flows of a load carried at the same time.
 type tunnelsResult struct {
@@ -55,8 +63,10 @@ type tunnelsResult struct {
 	MachineCPU float64 `json:"machine_cpu_seconds_per_gb"`
 	// Memory is what a gateway has resident under this load, in MiB.
 	Memory float64 `json:"gateway_mib"`
-	// Ratio is the throughput to that of one flow in one tunnel.
-	Ratio float64 `json:"ratio"`
+	// Offered is what was sent in all flows together, of datagrams.
+	Offered float64 `json:"offered_gbit_per_second,omitempty"`
+	// Ratio is the throughput to that of one flow in one tunnel; zero for datagrams.
+	Ratio float64 `json:"ratio,omitempty"`
 	// TunnelsRatio is the throughput to that of as many flows in one tunnel.
 	TunnelsRatio float64 `json:"tunnels_ratio,omitempty"`
 }
@@ -79,11 +89,15 @@ func runTunnels(ctx context.Context, o espOptions) ([]tunnelsResult, error) {
 		slices.SortFunc(list, func(x, y tunnelsResult) int { return cmp.Compare(x.GbitPerSecond, y.GbitPerSecond) })
 		results = append(results, list[len(list)/2])
 	}
-	one, together := results[0].GbitPerSecond, results[1].GbitPerSecond
+	one := results[0].GbitPerSecond
+	together := map[string]float64{"tcp": results[1].GbitPerSecond, "udp": results[4].GbitPerSecond}
 	for i := range results {
-		results[i].Ratio = results[i].GbitPerSecond / one
-		if results[i].Flows == o.tunnels {
-			results[i].TunnelsRatio = results[i].GbitPerSecond / together
+		r := &results[i]
+		if r.Protocol == "tcp" {
+			r.Ratio = r.GbitPerSecond / one
+		}
+		if r.Flows == o.tunnels {
+			r.TunnelsRatio = r.GbitPerSecond / together[r.Protocol]
 		}
 	}
 	return results, nil
@@ -110,7 +124,11 @@ func measureTunnels(ctx context.Context, l flowLoad, o espOptions) (r tunnelsRes
 			return r, err
 		}
 	}
-	flows, err := p.openFlows(ctx, l)
+	open := p.openFlows
+	if l.Protocol == "udp" {
+		open = p.openDatagrams
+	}
+	flows, err := open(ctx, l)
 	if err != nil {
 		return r, err
 	}
@@ -120,7 +138,7 @@ func measureTunnels(ctx context.Context, l flowLoad, o espOptions) (r tunnelsRes
 	return r, err
 }
 
-// flows are TCP flows from a to b.
+// flows go from a to b.
 type flows struct {
 	p        pair
 	listener net.Listener
@@ -128,6 +146,11 @@ type flows struct {
 	conns    []net.Conn // guarded by mu
 	running  errgroup.Group
 	arrived  []atomic.Uint64 // octets, by flow
+	offered  atomic.Uint64   // octets of datagrams
+}
+
+func newFlows(p *pair, l flowLoad) *flows {
+	return &flows{p: *p, arrived: make([]atomic.Uint64, l.Flows)}
 }
 
 const flowsPort = 5300
@@ -143,7 +166,7 @@ func (p *pair) to(l flowLoad, flow int) netip.Addr {
 
 // openFlows connects all flows and begins to send.
 func (p *pair) openFlows(ctx context.Context, l flowLoad) (f *flows, err error) {
-	f = &flows{p: *p, arrived: make([]atomic.Uint64, l.Flows)}
+	f = newFlows(p, l)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.close())
@@ -243,7 +266,7 @@ func (f *flows) measure(ctx context.Context, length time.Duration) (r tunnelsRes
 		return r, ctx.Err()
 	case <-time.After(length / 4): // the windows open
 	}
-	begin, first := time.Now(), f.counts()
+	begin, first, offered := time.Now(), f.counts(), f.offered.Load()
 	before, err := f.p.sample(ctx)
 	if err != nil {
 		return r, err
@@ -254,6 +277,7 @@ func (f *flows) measure(ctx context.Context, length time.Duration) (r tunnelsRes
 	case <-time.After(length):
 	}
 	last, took := f.counts(), time.Since(begin)
+	offered = f.offered.Load() - offered
 	after, err := f.p.sample(ctx)
 	if err != nil {
 		return r, err
@@ -272,8 +296,8 @@ func (f *flows) measure(ctx context.Context, length time.Duration) (r tunnelsRes
 	}
 	equal := sum / float64(len(octets))
 	return tunnelsResult{
-		GbitPerSecond: sum * 8 / 1e9 / took.Seconds(),
-		Least:         slices.Min(octets) / equal, Most: slices.Max(octets) / equal, Fairness: fairness,
+		GbitPerSecond: sum * 8 / 1e9 / took.Seconds(), Offered: float64(offered) * 8 / 1e9 / took.Seconds(),
+		Least: slices.Min(octets) / equal, Most: slices.Max(octets) / equal, Fairness: fairness,
 		GatewayCPU: (after.gateways - before.gateways).Seconds() / sum * 1e9,
 		MachineCPU: (after.machine - before.machine).Seconds() / sum * 1e9,
 		Memory:     float64(memory) / 2 / (1 << 20),
@@ -327,7 +351,7 @@ func (f *flows) counts() []float64 {
 func tunnelsTable(results []tunnelsResult) string {
 	var b strings.Builder
 	row := func(cells ...any) {
-		fmt.Fprintf(&b, "%7s %6s %7s %6s %8s %7s %18s %9s %9s %8s\n", cells...)
+		fmt.Fprintf(&b, "%5s %7s %6s %7s %7s %6s %8s %7s %18s %9s %9s %8s\n", cells...)
 	}
 	figure := func(format string, v float64) string {
 		if v == 0 {
@@ -335,10 +359,10 @@ func tunnelsTable(results []tunnelsResult) string {
 		}
 		return fmt.Sprintf(format, v)
 	}
-	row("", "", "", "", "to one", "Jain's", "slowest, fastest", "gateways", "machine", "MiB each")
-	row("tunnels", "flows", "Gbit/s", "ratio", "tunnel", "index", "of an equal share", "CPU s/GB", "CPU s/GB", "gateway")
+	row("", "", "", "Gbit/s", "Gbit/s", "", "to one", "Jain's", "slowest, fastest", "gateways", "machine", "MiB each")
+	row("", "tunnels", "flows", "offered", "carried", "ratio", "tunnel", "index", "of an equal share", "CPU s/GB", "CPU s/GB", "gateway")
 	for _, r := range results {
-		row(strconv.Itoa(r.Tunnels), strconv.Itoa(r.Flows), figure("%.2f", r.GbitPerSecond), figure("%.2f", r.Ratio),
+		row(r.Protocol, strconv.Itoa(r.Tunnels), strconv.Itoa(r.Flows), figure("%.2f", r.Offered), figure("%.2f", r.GbitPerSecond), figure("%.2f", r.Ratio),
 			figure("%.2f", r.TunnelsRatio), figure("%.3f", r.Fairness), fmt.Sprintf("%.2f, %.2f", r.Least, r.Most),
 			figure("%.2f", r.GatewayCPU), figure("%.2f", r.MachineCPU), figure("%.1f", r.Memory))
 	}
