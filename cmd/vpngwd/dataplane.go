@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"sync"
 
 	"github.com/vpngw/vpngw/control/reconcile"
@@ -36,9 +37,18 @@ func (d *daemon) openDataPlanes() error {
 	if err := d.openKernel(c.Backend); err != nil {
 		return err
 	}
-	d.mux = udp.New(udp.Options{
+	sockets := udp.Options{
 		Logger: d.log.With("part", "udp"), Sockets: socketsPerAddress(c.Queues), Guard: d.guard(), Decapsulation: d.kernel != nil,
-	})
+		Inherited: inheritedFiles(os.Getenv),
+	}
+	switch manager, err := openServiceManager(os.Getenv); {
+	case err != nil:
+		d.log.Warn("sockets of the kernel's ESP in UDP will not outlive this process", "error", err)
+	case manager != nil:
+		d.onClose(manager.Close)
+		sockets.Store = manager
+	}
+	d.mux = udp.New(sockets)
 	d.onClose(d.mux.Close)
 	o := dataplane.Options{Mux: d.mux, Logger: d.log.With("part", "dataplane"), Queues: c.Queues, OuterMTU: c.OuterMTU, OuterDF: outerDFs[c.OuterDF]}
 	if d.kernel != nil {
@@ -52,6 +62,7 @@ func (d *daemon) openDataPlanes() error {
 	if d.kernel != nil {
 		d.planes, err = planes.New(d.kernel, d.engine, d.mux, d.log.With("part", "planes"))
 	}
+	d.mux.DropInherited()
 	return err
 }
 

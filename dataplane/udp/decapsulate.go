@@ -33,7 +33,13 @@ func (m *Mux) Decapsulate(local, remote netip.AddrPort, on bool) error {
 	switch {
 	case !on:
 		delete(m.decapsulated, key)
+		if f := m.inherited[key]; f != nil {
+			delete(m.inherited, key)
+			m.drop(key)
+			return f.Close()
+		}
 		if s != nil {
+			m.drop(key)
 			s.close()
 		}
 		return nil
@@ -52,8 +58,17 @@ func (m *Mux) Decapsulate(local, remote netip.AddrPort, on bool) error {
 // openDecapsulated opens the socket of one peer. The caller holds mu.
 func (m *Mux) openDecapsulated(key pathKey) error {
 	s := &socket{mux: m, kind: kindNATT, local: key.local, v6: key.local.Addr().Is6(), decapsulates: key.remote}
-	if err := s.open(); err != nil {
+	inherited := m.inherited[key]
+	delete(m.inherited, key)
+	open := s.open
+	if inherited != nil {
+		open = func() error { return s.adopt(inherited) }
+	}
+	if err := open(); err != nil {
 		return fmt.Errorf("ESP in UDP from %s for the kernel: %w", key.remote, err)
+	}
+	if inherited == nil {
+		m.keep(key, s)
 	}
 	m.decapsulated[key] = s
 	m.done.Go(s.run)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,11 @@ type Options struct {
 	NoRawESP bool
 	// Decapsulation prepares the sockets on UDP 4500 for Decapsulate.
 	Decapsulation bool
+	// Store keeps the sockets of Decapsulate beyond the end of the process, and
+	// Inherited are those that a process before has left there, which the Mux closes.
+	// nil: none are kept.
+	Store     SocketStore
+	Inherited []*os.File
 	// Guard tells whether a local address may be used at this moment. While it
 	// may not, nothing is sent from it and what arrives there is dropped. It is
 	// asked for each batch before it is sent and after it was received, so that
@@ -82,6 +88,7 @@ type Mux struct {
 	// decapsulated are the sockets of Decapsulate; nil where the local address is
 	// not served. guarded by mu
 	decapsulated map[pathKey]*socket
+	inherited    map[pathKey]*os.File // guarded by mu; of Options.Inherited, not used so far
 	done         sync.WaitGroup
 }
 
@@ -105,8 +112,9 @@ func New(o Options) *Mux {
 	}
 	m := &Mux{
 		options: o, log: o.Logger, noRaw: o.NoRawESP,
-		hosts: map[netip.Addr][]*socket{}, decapsulated: map[pathKey]*socket{},
+		hosts: map[netip.Addr][]*socket{}, decapsulated: map[pathKey]*socket{}, inherited: map[pathKey]*os.File{},
 	}
+	m.inherit(o.Inherited)
 	m.table.Store(&socketTable{})
 	return m
 }
@@ -163,6 +171,7 @@ func (m *Mux) SetAddresses(want []netip.Addr) error {
 			for key, s := range m.decapsulated {
 				if key.local.Addr() == a && s != nil {
 					gone = append(gone, s)
+					m.drop(key)
 					m.decapsulated[key] = nil
 				}
 			}
@@ -281,6 +290,10 @@ func (m *Mux) Close() error {
 			s.close()
 		}
 		delete(m.decapsulated, key)
+	}
+	for key, f := range m.inherited {
+		f.Close()
+		delete(m.inherited, key)
 	}
 	m.publish()
 	m.mu.Unlock()

@@ -107,6 +107,11 @@ func (w *world) end() {
 			w.t.Errorf("stop vpngwd: %v", err)
 		}
 	}
+	if w.daemon != nil && w.daemon.Store != nil {
+		if err := w.daemon.Store.Close(); err != nil {
+			w.t.Error(err)
+		}
+	}
 	if w.daemon != nil {
 		for line := range strings.Lines(w.daemon.Log()) {
 			if hasAny(line, "level=ERROR", "DATA RACE", "panic") {

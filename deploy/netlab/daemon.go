@@ -46,6 +46,9 @@ type Daemon struct {
 	// KeyDir is where the daemon writes Wireshark's tables of keys; empty
 	// without DaemonOptions.KeyLog.
 	KeyDir string
+	// Store keeps the daemon's sockets while it is not there; nil without
+	// DaemonOptions.KeepSockets. Whoever asks for it closes it at the end.
+	Store *DescriptorStore
 
 	namespace *Namespace
 	name      string // of the process
@@ -68,6 +71,8 @@ type DaemonOptions struct {
 	RawESP bool
 	// Kernel has the kernel's data plane serve the tunnels.
 	Kernel bool
+	// KeepSockets starts the daemon as a service manager does that keeps descriptors.
+	KeepSockets bool
 	// CustomerGateways is how many a project may have; zero means the daemon's
 	// default.
 	CustomerGateways int
@@ -111,6 +116,11 @@ func (t *Topology) startDaemon(ctx context.Context, program, name string, o Daem
 	}
 	if o.KeyLog {
 		d.KeyDir = filepath.Join(d.dir, "keys")
+	}
+	if o.KeepSockets {
+		if d.Store, err = openDescriptorStore(filepath.Join(d.dir, "notify")); err != nil {
+			return nil, err
+		}
 	}
 	d.rendered = d.render(t, o)
 	if err := os.WriteFile(d.config(), []byte(d.rendered), 0o600); err != nil {
@@ -201,7 +211,13 @@ inventory:
 
 // Start starts a daemon that was stopped or killed, from the store it left.
 func (d *Daemon) Start(ctx context.Context) error {
-	process, err := d.namespace.Start(d.name, nil, d.program, "--config", d.config())
+	args := []string{d.program, "--config", d.config()}
+	var env []string
+	var files []*os.File
+	if d.Store != nil {
+		args, env, files = d.Store.pass(args)
+	}
+	process, err := d.namespace.startWith(files, d.name, env, args...)
 	if err != nil {
 		return err
 	}

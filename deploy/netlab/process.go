@@ -40,6 +40,11 @@ type Process struct {
 // the files name.out and name.err in the lab's directory. Env adds to the
 // environment, each entry written as KEY=value.
 func (n *Namespace) Start(name string, env []string, args ...string) (*Process, error) {
+	return n.startWith(nil, name, env, args...)
+}
+
+// startWith is Start for a program that gets files as its descriptors 3 and up.
+func (n *Namespace) startWith(files []*os.File, name string, env []string, args ...string) (*Process, error) {
 	p := &Process{
 		Name:   name,
 		stdout: filepath.Join(n.lab.Dir, name+".out"),
@@ -47,7 +52,7 @@ func (n *Namespace) Start(name string, env []string, args ...string) (*Process, 
 		done:   make(chan struct{}),
 	}
 	cmd := exec.Command("ip", append([]string{"netns", "exec", n.Name}, args...)...)
-	cmd.Env = environment(env...)
+	cmd.Env, cmd.ExtraFiles = environment(env...), files
 	// A group of its own: Ctrl-C at the terminal is for the owner alone.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	stdout, err := appendTo(p.stdout)
