@@ -19,6 +19,10 @@ type inquiry struct {
 	about   sa.Diagnosis
 	at      time.Time
 	finding *sa.Diagnosis // nil: nothing so far
+
+	// When the peer was last asked about a CHILD_SA that it refuses, by the child's name.
+	childrenOf *sa.Connection // as it was configured
+	children   map[string]time.Time
 }
 
 // refine puts what an inquiry has found in the place of a failure of our own
@@ -87,4 +91,24 @@ func (s *Server) found(e sa.Event) {
 	if current {
 		s.hand(e)
 	}
+}
+
+// inquireChild implements sa.Host.InquireChild: a peer that ends the IKE SA with its
+// last CHILD_SA, or does not bear to be asked, is asked no more often than others.
+func (s *Server) inquireChild(cfg *sa.Connection, child string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.conns[cfg.Name]
+	if c == nil {
+		return false
+	}
+	i, now := &c.inquiry, time.Now()
+	if i.children == nil || i.childrenOf != c.cfg {
+		i.childrenOf, i.children = c.cfg, map[string]time.Time{}
+	}
+	if last, ok := i.children[child]; ok && now.Sub(last) < inquiryEvery {
+		return false
+	}
+	i.children[child] = now
+	return true
 }

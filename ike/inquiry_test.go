@@ -90,3 +90,35 @@ func TestInquiryTellsAFilteredPort(t *testing.T) {
 		})
 	}
 }
+
+// A peer is asked about a CHILD_SA once in ten minutes, however many IKE SAs there are
+// meanwhile, and again when the connection is configured anew.
+func TestChildInquiriesAreRare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a := start(t, n, west, Options{})
+		cfg, _ := joined("c", 1, west)
+		cfg.Initiate = false
+		apply(t, a, cfg)
+		settleFor(time.Second)
+		want := func(child string, may bool) {
+			t.Helper()
+			if got := a.inquireChild(&cfg, child); got != may {
+				t.Errorf("asked about %q: %v, want %v", child, got, may)
+			}
+		}
+		want("net", true)
+		want("other", true)
+		settleFor(inquiryEvery - time.Second)
+		want("net", false)
+		settleFor(time.Second)
+		want("net", true)
+		want("net", false)
+		next := cfg
+		next.PSK = []byte("another pre-shared key")
+		apply(t, a, next)
+		settleFor(time.Second)
+		want("net", true)
+		want("net", false)
+	})
+}

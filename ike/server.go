@@ -168,7 +168,7 @@ func NewServer(opts Options) *Server {
 		KeyLog:     opts.KeyLog,
 		Retransmit: opts.Retransmit,
 	}
-	s.host.FollowRedirect, s.host.AllowProof = s.followRedirect, s.allowProof
+	s.host.FollowRedirect, s.host.AllowProof, s.host.InquireChild = s.followRedirect, s.allowProof, s.inquireChild
 	return s
 }
 

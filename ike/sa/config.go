@@ -372,6 +372,11 @@ type Host struct {
 	// redirect, and counts it: MaxRedirects within RedirectPeriod. Unset: it may not.
 	FollowRedirect func(*Connection) bool
 
+	// InquireChild, when set, reports whether the peer may be asked what it would take
+	// for a child that it refuses, and notes that it is. A machine asks once in ten
+	// minutes for each child; but IKE SAs may follow each other faster.
+	InquireChild func(c *Connection, child string) bool
+
 	// KeyLog, when set, is handed the keys of each SA for a packet analyser.
 	// It is for an explicit debug switch only.
 	KeyLog func(Keys)

@@ -42,17 +42,16 @@ const (
 )
 
 // explain returns what is known of a refusal of a child that we asked for, and plans
-// an inquiry where that is nothing. While there is another CHILD_SA of the slot the
-// peer is not asked: it could take the answer for its successor.
+// an inquiry where that is nothing.
 func (m *Machine) explain(k *slot, d *Diagnosis) *Diagnosis {
-	if d.Reason != ReasonPhase2Proposal || d.Offers == nil || len(d.Offers.Theirs) > 0 || len(k.cfg.Proposals) == 0 {
+	if d.Reason != ReasonPhase2Proposal || d.Offers == nil || len(d.Offers.Theirs) > 0 || len(k.cfg.Proposals) == 0 || k.template != nil {
 		return d
 	}
 	f := &k.finding
 	if f.of != k.cfg {
 		*f = childFinding{of: k.cfg}
 	}
-	if (f.at.IsZero() || m.now.Sub(f.at) >= childInquiryEvery) && m.current != nil && !m.carries(k) {
+	if (f.at.IsZero() || m.now.Sub(f.at) >= childInquiryEvery) && m.current != nil && m.bare() {
 		f.at = m.now
 		m.current.enqueue(&childInquiry{slot: k, cfg: k.cfg, about: d})
 	}
@@ -60,6 +59,19 @@ func (m *Machine) explain(k *slot, d *Diagnosis) *Diagnosis {
 		return f.found
 	}
 	return d
+}
+
+// bare reports whether there is no CHILD_SA with the peer, nor another IKE SA. With
+// one, the peer is not asked: of proposals that have everything it may choose those
+// of the child that it has, whichever that is, and take the answer for its successor.
+// Nor is an IKE SA that carries traffic put at risk where the peer does not answer.
+func (m *Machine) bare() bool {
+	for _, c := range m.children {
+		if c.state != Deleted {
+			return false
+		}
+	}
+	return m.env.InitialContact == nil || m.env.InitialContact(m.conn)
 }
 
 func (x *childInquiry) wipe() {
@@ -71,9 +83,9 @@ func (x *childInquiry) wipe() {
 
 func (x *childInquiry) kind() wire.ExchangeType { return wire.CreateChildSA }
 
-// moot reports whether the slot is another one by now.
+// moot reports whether the slot is another one by now, or the peer has a child.
 func (x *childInquiry) moot(s *ikeSA) bool {
-	return x.slot.removed || x.slot.cfg != x.cfg || s.state != Established || s.m.carries(x.slot)
+	return x.slot.removed || x.slot.cfg != x.cfg || s.state != Established || !s.m.bare()
 }
 
 func (x *childInquiry) request(s *ikeSA) ([]wire.Payload, bool) {
@@ -81,6 +93,18 @@ func (x *childInquiry) request(s *ikeSA) ([]wire.Payload, bool) {
 		return nil, false
 	}
 	m := s.m
+	if len(s.queue) > 0 && x.rounds == 0 {
+		// What may carry traffic goes first. The slot's next refusal brings another one.
+		x.slot.finding.at = time.Time{}
+		return nil, false
+	}
+	local, remote := unused(x.cfg.Local), unused(x.cfg.Remote)
+	if len(local) == 0 || len(remote) == 0 {
+		return nil, false
+	}
+	if ask := m.env.InquireChild; ask != nil && x.rounds == 0 && !ask(m.conn, x.cfg.Name) {
+		return nil, false
+	}
 	var err error
 	if x.in, err = m.env.AllocSPI(s.childPath().local.Addr()); err != nil {
 		return nil, false
@@ -97,20 +121,21 @@ func (x *childInquiry) request(s *ikeSA) ([]wire.Payload, bool) {
 	}
 	return []wire.Payload{
 		&wire.SA{Proposals: x.proposals}, &wire.Nonce{Data: x.ni}, &wire.KE{Group: x.group, Data: x.kex.public()},
-		&wire.TS{Selectors: unused(x.cfg.Local)}, &wire.TS{Responder: true, Selectors: unused(x.cfg.Remote)},
+		&wire.TS{Selectors: local}, &wire.TS{Responder: true, Selectors: remote},
 	}, true
 }
 
-// unused returns selectors of traffic that there is not, within the given ones where
-// these are not of one protocol.
+// unused returns selectors of traffic that there is not, within those of the given
+// ones that are of any protocol.
 func unused(list []ipsec.TrafficSelector) []ipsec.TrafficSelector {
-	list = slices.Clone(list)
-	for i := range list {
-		if list[i].Protocol == 0 {
-			list[i].Protocol = unusedProtocol
+	var within []ipsec.TrafficSelector
+	for _, ts := range list {
+		if ts.Protocol == 0 {
+			ts.Protocol = unusedProtocol
+			within = append(within, ts)
 		}
 	}
-	return list
+	return within
 }
 
 // everyChildProposal returns all that there is to offer for a CHILD_SA, what it is
@@ -141,12 +166,18 @@ func (x *childInquiry) response(s *ikeSA, _ Datagram, msg *wire.Message) {
 			x.rounds++
 			x.group = g
 			s.queue = append([]exchange{x}, s.queue...)
+		} else if n.NotifyType != wire.TemporaryFailure && x.slot.cfg == x.cfg {
+			x.slot.finding.found = nil
 		}
 		return
 	}
 	s.queue = append([]exchange{&deleteUnused{x.in}}, s.queue...)
+	if x.moot(s) {
+		return
+	}
+	x.slot.finding.found = nil // what was true at the last inquiry
 	p, err := chosen(x.proposals, msg)
-	if err != nil || x.moot(s) {
+	if err != nil {
 		return
 	}
 	if _, err = ipsec.Choose(x.slot.proposals(true), []ipsec.Proposal{p}); err == nil {

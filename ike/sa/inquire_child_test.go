@@ -93,6 +93,122 @@ func TestChildInquirySparesChildren(t *testing.T) {
 	}
 }
 
+// While another child of the connection is up, the peer could choose that one's
+// proposals, and take the answer for its successor.
+func TestChildInquirySparesOtherChildren(t *testing.T) {
+	gcm, cbc := ipsec.Encryption(ipsec.EncryptionAESGCM16, 128), ipsec.Encryption(ipsec.EncryptionAESCBC, 256)
+	for _, first := range []bool{true, false} { // the first child is refused, or the second
+		l := newLab(t, 1)
+		a, b := connA(), connB()
+		b.Children[0].Proposals = espOf(gcm)
+		whole, part := a.Children[0], a.Children[0]
+		whole.Proposals = b.Children[0].Proposals
+		part.Name, part.ReqID, part.Proposals = "part", 2, espOf(cbc, ipsec.Integrity(ipsec.IntegrityHMACSHA2256128))
+		part.Local, part.Remote = selectors("10.1.7.0/24"), selectors("10.2.7.0/24")
+		if a.Children = []Child{whole, part}; first {
+			a.Children = []Child{part, whole}
+		}
+		l.a.conns, l.b.conns = []*Connection{a}, []*Connection{b}
+		l.a.initiate()
+		l.run()
+		l.pass(3 * childInquiryEvery)
+		if told := l.transcript.String(); strings.Contains(told, "[253]") {
+			t.Errorf("the first is refused: %v; the peer is asked:\n%s", first, told)
+		}
+		for _, e := range []*end{l.a, l.b} {
+			if len(e.sas) != 2 || len(e.policies) != 2 || e.count(ChildUp) != 1 || e.count(ChildDown)+e.count(ChildRekeyed) != 0 {
+				t.Errorf("the first is refused: %v; %s: %d SAs, %d policies, %d times up", first, e.name, len(e.sas), len(e.policies), e.count(ChildUp))
+			}
+		}
+		if d := l.a.last(Failed).Diagnosis; d.Reason != ReasonPhase2Proposal || d.Theirs != "" {
+			t.Errorf("the first is refused: %v; %v", first, d)
+		}
+	}
+}
+
+// Where all children are refused, the peer is asked about each.
+func TestChildInquiryAboutEach(t *testing.T) {
+	l := newLab(t, 1)
+	a, b := connA(), connB()
+	for _, c := range []*Connection{a, b} {
+		more := c.Children[0]
+		more.Name, more.ReqID, more.Local, more.Remote = "more", more.ReqID+1, selectors("10.3.0.0/16"), selectors("10.4.0.0/16")
+		if c == b {
+			more.Local, more.Remote = more.Remote, more.Local
+		}
+		c.Children = append(c.Children, more)
+	}
+	for i := range b.Children {
+		b.Children[i].Proposals = espOf(ipsec.Encryption(ipsec.EncryptionChaCha20Poly1305, 0))
+	}
+	l.a.conns, l.b.conns = []*Connection{a}, []*Connection{b}
+	l.a.initiate()
+	l.run()
+	l.pass(childInquiryEvery / 2)
+	found := map[string]int{}
+	for _, e := range l.a.events {
+		if e.Kind == Failed && strings.Contains(e.Diagnosis.Detail, "from all that there are it chose") {
+			found[e.Child]++
+		}
+	}
+	if found["net"] == 0 || found["more"] == 0 {
+		t.Errorf("found %v:\n%s", found, l.transcript.String())
+	}
+	if n := len(l.a.sas) + len(l.b.sas) + len(l.a.policies) + len(l.b.policies); n != 0 {
+		t.Errorf("%d SAs and policies are left:\n%s", n, l.transcript.String())
+	}
+}
+
+// Nobody is asked about traffic that there is, beside another IKE SA, or when the
+// connection's turn has not come.
+func TestNoChildInquiry(t *testing.T) {
+	for name, edit := range map[string]func(l *lab){
+		"one protocol": func(l *lab) {
+			for _, e := range []*end{l.a, l.b} {
+				c := &e.conns[0].Children[0]
+				c.Local, c.Remote = selectors("10.1.0.0/16"), selectors("10.2.0.0/16")
+				if e == l.b {
+					c.Local, c.Remote = c.Remote, c.Local
+				}
+				c.Remote[0].Protocol = 6
+			}
+		},
+		"another IKE SA": func(l *lab) { l.a.env.InitialContact = func(*Connection) bool { return false } },
+		"not its turn":   func(l *lab) { l.a.env.InquireChild = func(*Connection, string) bool { return false } },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, 1)
+			a, b := connA(), connB()
+			b.Children[0].Proposals = espOf(ipsec.Encryption(ipsec.EncryptionChaCha20Poly1305, 0))
+			l.a.conns, l.b.conns = []*Connection{a}, []*Connection{b}
+			edit(l)
+			l.a.initiate()
+			l.run()
+			l.pass(2 * childInquiryEvery)
+			if told := l.transcript.String(); l.a.count(Failed) < 2 || strings.Contains(told, "it chose") || strings.Contains(told, "D(") {
+				t.Errorf("failed %d times:\n%s", l.a.count(Failed), told)
+			}
+		})
+	}
+}
+
+// What the peer chose at one inquiry does not explain its refusals after the next one,
+// at which it chooses nothing.
+func TestChildInquiryFindingEnds(t *testing.T) {
+	l := inquiring(t)
+	l.run()
+	if d := l.a.last(Failed).Diagnosis; d.Theirs == "" {
+		t.Fatal("nothing is found")
+	}
+	b := connB()
+	b.Children[0].Proposals = espOf(ipsec.Encryption(ipsec.EncryptionChaCha20Poly1305, 0), ipsec.ESN(true))
+	l.b.do(Update{b})
+	l.pass(2 * childInquiryEvery)
+	if d := l.a.last(Failed).Diagnosis; d.Reason != ReasonPhase2Proposal || d.Theirs != "" {
+		t.Errorf("after the next inquiry: %v", d)
+	}
+}
+
 // The private value of an inquiry goes with its request, however that ends.
 func TestChildInquiryWipes(t *testing.T) {
 	for name, end := range map[string]func(l *lab){
