@@ -1,9 +1,12 @@
 package sa
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vpngw/vpngw/ike/wire"
 	"github.com/vpngw/vpngw/ipsec"
@@ -318,5 +321,36 @@ func TestInitialContact(t *testing.T) {
 		if got := l.b.last(IKEUp).InitialContact; got != want {
 			t.Errorf("%t, want %t", got, want)
 		}
+	}
+}
+
+// A peer sets up children for parts of the traffic beside the one in use, and deletes
+// each: no policy of theirs stays.
+func TestPoliciesOfPartsEnd(t *testing.T) {
+	l := newLab(t, 1)
+	l.establish()
+	want := maps.Clone(l.b.policies)
+	m := l.a.machine()
+	for i := range 5 {
+		part := *m.slots[0].cfg
+		part.Local = selectors(fmt.Sprintf("10.1.%d.0/24", i))
+		x := &createChild{slot: &slot{cfg: &part}}
+		for _, ask := range []func() exchange{
+			func() exchange { return x },
+			func() exchange { return &deleteUnused{x.offer.in} },
+		} {
+			m.begin(l.now)
+			m.current.enqueue(ask())
+			l.a.perform(m.finish())
+			l.deliver(0)
+			l.wire, m.current.active = nil, nil // whatever the answer is
+		}
+	}
+	if len(l.b.policies) == len(want) {
+		t.Fatal("no part was set up\n" + l.transcript.String())
+	}
+	l.pass(time.Minute)
+	if !maps.Equal(l.b.policies, want) || len(l.b.machine().slots[0].policies) != len(want) || len(l.b.sas) != 2 {
+		t.Errorf("%d policies, %d SAs\n%s", len(l.b.policies), len(l.b.sas), l.transcript.String())
 	}
 }

@@ -240,7 +240,7 @@ func (c *childSA) completed() {
 	if !c.hasOut {
 		return // refused
 	}
-	c.slot.prune(c)
+	c.slot.prune(c.m, c)
 	kind := ChildUp
 	if c.rekeys && c.slot.up {
 		kind = ChildRekeyed
@@ -314,6 +314,7 @@ func (c *childSA) gone() {
 		c.m.emit(DeleteSA{c.inID()})
 		c.hasIn = false
 	}
+	c.slot.outlive(c)
 }
 
 // protect adds the policies of one direction for the child's selectors.
@@ -354,11 +355,25 @@ func (c *childSA) policies(d ipsec.Direction) []ipsec.Policy {
 	return list
 }
 
-// prune removes the policies that a completed child no longer has.
-func (k *slot) prune(c *childSA) {
+// outlive removes the policies that a child which is gone had alone among others that
+// are there: a peer may set up any number beside the one in use, for some of the
+// traffic each.
+func (k *slot) outlive(c *childSA) {
+	left := slices.DeleteFunc(slices.Clone(c.m.children), func(o *childSA) bool {
+		return o == c || o.slot != k || !o.counts() && !o.hasIn && !o.hasOut
+	})
+	if len(left) > 0 {
+		k.prune(c.m, left...)
+	}
+}
+
+// prune removes the policies that the children do not have which are left.
+func (k *slot) prune(m *core, left ...*childSA) {
 	keep := map[ipsec.PolicyID]bool{}
-	for _, p := range append(c.policies(ipsec.In), c.policies(ipsec.Out)...) {
-		keep[p.PolicyID] = true
+	for _, c := range left {
+		for _, p := range append(c.policies(ipsec.In), c.policies(ipsec.Out)...) {
+			keep[p.PolicyID] = true
+		}
 	}
 	var gone []ipsec.PolicyID
 	k.policies = slices.DeleteFunc(k.policies, func(p ipsec.Policy) bool {
@@ -367,7 +382,7 @@ func (k *slot) prune(c *childSA) {
 		}
 		return !keep[p.PolicyID]
 	})
-	c.m.deletePolicies(gone)
+	m.deletePolicies(gone)
 }
 
 // deletePolicies removes policies that a slot no longer has. What another slot
@@ -591,6 +606,6 @@ func (m *core) unfit(c *childSA, err error) {
 		m.lost(c, d.Reason, d)
 	}
 	if i := slices.IndexFunc(m.children, func(o *childSA) bool { return o.slot == k && o.hasOut }); i >= 0 {
-		k.prune(m.children[i])
+		k.prune(m, m.children[i])
 	}
 }
