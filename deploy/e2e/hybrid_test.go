@@ -31,7 +31,7 @@ func hybrid(c *declare.Connection) {
 func TestHybridRekeys(t *testing.T) {
 	t.Parallel()
 	config := netlab.Config{Sites: []netlab.SiteConfig{{}, {NAT: true}}}
-	w := newWorld(t, 4*time.Minute, config, netlab.DaemonOptions{Lifetime: 20 * time.Second, ChildLifetime: 12 * time.Second})
+	w := newWorld(t, 4*time.Minute, config, netlab.DaemonOptions{Lifetime: 40 * time.Second, ChildLifetime: 30 * time.Second})
 	required := true
 	near, far := w.connection(0, hybrid), w.connection(1, hybrid)
 	far.PPK, far.IKEPolicy.PPKID, far.IKEPolicy.PPKRequired = ppk, "office", &required
